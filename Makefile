@@ -1,0 +1,62 @@
+# Every target makes what it needs, in .venv; nothing outside this folder is touched.
+SHELL := /bin/bash
+VENV ?= .venv
+BIN := $(VENV)/bin
+# Two test processes: importing TensorFlow costs each of them about 5 s and 1 GB.
+WORKERS ?= 2
+export TF_CPP_MIN_LOG_LEVEL ?= 3
+
+REQUIREMENTS := setup.cfg pyproject.toml constraints.txt
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help demo install install-dev test test-slow lint docs check-docs check serve clean
+
+help:  ## this list
+	@echo "make TARGET [PYTHON=python3.12] [VENV=.venv]"
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.installed  ## transfer the embedded backbone to handwritten digits: train, test, export
+	$(BIN)/kerastl fit digits
+
+install: $(VENV)/.installed  ## make the virtual environment and install kerastl into it
+	@echo "kerastl is in $(BIN)/kerastl; try: $(BIN)/kerastl --help"
+
+install-dev: $(VENV)/.installed-dev  ## the same with the tools for tests and checks
+
+test: $(VENV)/.installed-dev  ## the quick tests
+	$(BIN)/python -m pytest -n $(WORKERS)
+
+test-slow: $(VENV)/.installed-dev  ## real architectures, and real weights where ../shared/weights has them
+	$(BIN)/python -m pytest -m "slow or weights"
+
+lint: $(VENV)/.installed-dev  ## style, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+docs: $(VENV)/.installed-dev  ## write the generated pages of docs/ anew
+	$(BIN)/python tools/docs.py
+
+check-docs: $(VENV)/.installed-dev  ## fail if a generated page of docs/ is stale
+	$(BIN)/python tools/docs.py --check
+
+check: test lint check-docs test-slow  ## all that .ci/run does
+
+serve:  ## serve saved_models/MODEL with TensorFlow Serving: gRPC on 8500, REST on 8501 (needs Docker)
+	@tools/serve.sh "$(MODEL)"
+
+clean:  ## remove the virtual environment and the caches; runs/ and saved_models/ stay
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build dist kerastl.egg-info
+	find kerastl tests tools benchmarks -name __pycache__ -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@tools/make_venv.sh "$(VENV)" "$(PYTHON)"
+
+$(VENV)/.installed: $(REQUIREMENTS) | $(BIN)/python
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: $(REQUIREMENTS) | $(BIN)/python
+	$(PIP) --editable ".[dev]"
+	@touch $(VENV)/.installed $@

@@ -1,0 +1,117 @@
+"""The registry of pretrained networks: what each is called, costs and can be cut at.
+
+Strings and numbers only, read from `backbones.json` beside this module, so that listing and
+validating need no TensorFlow. `tools/backbone_table.py` writes that file from the networks
+themselves, and a test over every backbone proves that it is true.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kerastl.errors import UserError, nearest
+
+REGISTRY_FILE = Path(__file__).with_name("backbones.json")
+BUNDLED_WEIGHTS_FOLDER = Path(__file__).with_name("weights")
+
+
+@dataclass(frozen=True)
+class PublishedWeights:
+    """One of Keras' published ImageNet weight files, without the classifier.
+
+    Attributes:
+        image_size: Side of the images it was trained on, where Keras publishes several; 0 otherwise.
+        file: Name under which Keras caches it.
+        url: Where Keras downloads it from; its last part may differ from `file`.
+        md5: Checksum that Keras verifies; empty where Keras states none.
+    """
+
+    image_size: int
+    file: str
+    url: str
+    md5: str = ""
+
+
+@dataclass(frozen=True)
+class BackboneSpec:
+    """A network that features can be taken from.
+
+    Attributes:
+        name: What recipes call it, `resnet50`.
+        builder: Function in `keras.applications`, `ResNet50`.
+        module: Its module, whose `preprocess_input` the network expects, `resnet50`.
+        preprocessing: What that does to 0..255 RGB: `caffe` (BGR minus the ImageNet mean), `tf` (-1..1),
+            `torch` (ImageNet mean and deviation) or `identity` (the network rescales by itself).
+        image_size: Side in pixels that it was published for.
+        min_image_size: Smallest side that the builder allows without its classifier.
+        parameters: Number of weights without the classifier.
+        feature_channels: Channels of its last activation.
+        unfreeze_points: `backbone` (nothing thawed), joins from the output down to the input, `input` (all
+            thawed); trainable parameters strictly grow along it.
+        trained_parameters: For each of these points, the weights that train above it, BatchNorm's left out.
+        arguments: What the builder is passed besides, as (keyword, value) pairs.
+        bundled_weights: File of pretrained weights in `kerastl/weights`, if any ships with kerastl.
+        published: Keras' own ImageNet files; the first is for the default size.
+    """
+
+    name: str
+    builder: str
+    module: str
+    preprocessing: str
+    image_size: int
+    min_image_size: int
+    parameters: int
+    feature_channels: int
+    unfreeze_points: tuple[str, ...]
+    trained_parameters: tuple[int, ...]
+    arguments: tuple[tuple[str, float | int | str | bool], ...] = ()
+    bundled_weights: str | None = None
+    published: tuple[PublishedWeights, ...] = ()
+
+    def point_of_share(self, share: float) -> str:
+        """The unfreeze point above which about this share (0..1) of the network's weights trains."""
+        wanted = share * self.trained_parameters[-1]
+        nearest_index = min(
+            range(1, len(self.unfreeze_points)),
+            key=lambda index: abs(self.trained_parameters[index] - wanted),
+        )
+        return self.unfreeze_points[nearest_index]
+
+
+@functools.cache
+def _registry() -> dict[str, BackboneSpec]:
+    entries = json.loads(REGISTRY_FILE.read_text(encoding="utf-8"))
+    return {entry["name"]: spec_from_dict(entry) for entry in entries}
+
+
+def spec_from_dict(entry: dict[str, Any]) -> BackboneSpec:
+    """The spec that one entry of `backbones.json` describes."""
+    values = dict(entry)
+    values["unfreeze_points"] = tuple(values["unfreeze_points"])
+    values["trained_parameters"] = tuple(values["trained_parameters"])
+    values["arguments"] = tuple((key, value) for key, value in values.get("arguments", ()))
+    values["published"] = tuple(PublishedWeights(**file) for file in values.get("published", ()))
+    return BackboneSpec(**values)
+
+
+def backbone_names() -> tuple[str, ...]:
+    """Names of all backbones, the ones worth trying first in front."""
+    return tuple(_registry())
+
+
+def get_backbone(name: str) -> BackboneSpec:
+    """The backbone called `name`.
+
+    Raises:
+        UserError: There is none; the message names the nearest.
+    """
+    registry = _registry()
+    if name not in registry:
+        raise UserError(
+            f"Unknown backbone '{name}'.{nearest(name, registry)} Expected one of: {', '.join(registry)}."
+        )
+    return registry[name]

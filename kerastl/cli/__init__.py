@@ -1,0 +1,110 @@
+"""The command line: find the command, run it, and turn whatever goes wrong into one message and an exit code.
+
+A command is a module of this package whose function has the module's name; it is imported when it is
+asked for. Exit codes: 0 done, 1 something went wrong, 2 something that the user can mend, 130 Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn, cast
+
+import click
+
+from kerastl import __version__
+from kerastl.cli.options import Invocation, debug_option
+from kerastl.errors import KerastlError, nearest
+
+COMMANDS = ("fit", "plan", "evaluate", "predict", "export", "backbones", "datasets", "check")
+
+
+class Commands(click.Group):
+    """The group whose commands are imported one at a time."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        """All names, in the order of a user's work."""
+        return list(COMMANDS)
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        """The command of that name, or None."""
+        if name not in COMMANDS:
+            return None
+        return cast(click.Command, getattr(importlib.import_module(f"kerastl.cli.{name}"), name))
+
+    def resolve_command(
+        self, context: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that the first argument names.
+
+        Raises:
+            click.UsageError: there is none; the message names the nearest.
+        """
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            hint = nearest(args[0], COMMANDS)
+            context.fail(f"Unknown command '{args[0]}'.{hint} Expected one of: {', '.join(COMMANDS)}.")
+        return super().resolve_command(context, args)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, message="%(prog)s %(version)s")
+@debug_option
+def cli() -> None:
+    r"""Transfer a pretrained network to your labelled images.
+
+    \b
+    kerastl fit digits                               the shipped demo
+    kerastl fit --data photos --backbone resnet50    a folder with one folder a class
+    kerastl predict runs/<run> picture.jpg           ask the model that came out
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run a command line and end the process with its exit code.
+
+    Args:
+        arguments: the words after `kerastl`; those of the process without them.
+    """
+    invocation = Invocation()
+    try:
+        code = cli.main(arguments, prog_name="kerastl", standalone_mode=False, obj=invocation)
+    except BaseException as error:
+        if isinstance(error, SystemExit):  # click ends so when nobody reads stdout any more
+            raise
+        if invocation.debug and not isinstance(error, (click.ClickException, click.Abort)):
+            raise
+        code, message = explain(error)
+        sys.stderr.write(message)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def explain(error: BaseException) -> tuple[int, str]:
+    """Exit code and message for what ended a command."""
+    if isinstance(error, click.UsageError):
+        context = error.ctx
+        how = f"Try '{context.command_path} --help'.\n" if context else ""
+        return 2, f"error: {error.format_message()}\n{how}"
+    if isinstance(error, click.ClickException):
+        return error.exit_code, f"error: {error.format_message()}\n"
+    if isinstance(error, (click.Abort, KeyboardInterrupt)):
+        return 130, "\nstopped by Ctrl-C\n"
+    if isinstance(error, KerastlError):
+        return error.exit_code, f"error: {error}\n"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        where = f" for {error.filename}" if error.filename else ""
+        return (
+            2,
+            f"error: No space left on the device{where}. Free some, or choose another disk, and run again.\n",
+        )
+    if isinstance(error, OSError) and error.filename and error.errno is not None:
+        return 2, f"error: {error.filename}: {os.strerror(error.errno)}.\n"
+    if isinstance(error, MemoryError):
+        return 1, "error: Out of memory. Lower the batch size, the image size or augment.views.\n"
+    first_line = (str(error).strip().splitlines() or ["no message"])[0]
+    return 1, (
+        f"error: {type(error).__name__}: {first_line}\n"
+        "This is a fault in kerastl, or in what it stands on; run again with --debug to see where.\n"
+    )

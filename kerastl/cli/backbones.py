@@ -1,0 +1,47 @@
+"""`kerastl backbones`: which networks there are, and where each can be thawed from."""
+
+from __future__ import annotations
+
+import click
+
+from kerastl.backbones import BackboneSpec, backbone_names, get_backbone
+from kerastl.cli.options import debug_option, json_option
+from kerastl.cli.terminal import print_json, table
+
+
+@click.command()
+@click.argument("name", required=False)
+@json_option
+@debug_option
+def backbones(name: str | None, as_json: bool) -> None:
+    """List the pretrained networks; with NAME, all about that one."""
+    specs = [get_backbone(each) for each in backbone_names()] if name is None else [get_backbone(name)]
+    if as_json:
+        print_json(specs if name is None else specs[0])
+    else:
+        click.echo(overview(specs) if name is None else details(specs[0]))
+
+
+def overview(specs: list[BackboneSpec]) -> str:
+    """A line for each network."""
+    header = ("name", "pixels", "at least", "parameters", "preprocessing", "unfreeze points")
+    rows = [
+        (s.name, s.image_size, s.min_image_size, s.parameters, s.preprocessing, len(s.unfreeze_points))
+        for s in specs
+    ]
+    return table(header, rows)
+
+
+def details(spec: BackboneSpec) -> str:
+    """All that is known of a network."""
+    facts = [
+        ("network", f"keras.applications.{spec.builder}"),
+        ("image size", f"{spec.image_size} pixels, at least {spec.min_image_size}"),
+        ("parameters", f"{spec.parameters:,}"),
+        ("features", f"{spec.feature_channels:,} channels"),
+        ("preprocessing", spec.preprocessing),
+        ("pretrained", "bundled with kerastl" if spec.bundled_weights else "imagenet"),
+    ]
+    lines = [f"{label:<14} {value}" for label, value in facts]
+    points = [f"  {point}" for point in spec.unfreeze_points]
+    return "\n".join([spec.name, *lines, "unfreeze points, from nothing thawed to everything:", *points])

@@ -1,0 +1,40 @@
+"""`kerastl evaluate`: the model of a run on its own test images, or on others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from kerastl.cli.options import debug_option, json_option, progress_option
+from kerastl.cli.terminal import print_json, quiet_tensorflow, table
+from kerastl.progress import Progress
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--data", metavar="SOURCE", help="Images to evaluate on; the run's own test split without it.")
+@json_option
+@progress_option
+@debug_option
+def evaluate(run: Path, data: str | None, as_json: bool, progress: Progress) -> None:
+    """Measure the model of a run on labelled images."""
+    quiet_tensorflow()
+    from kerastl import workflow
+
+    metrics = workflow.evaluate(run, data, progress=progress)
+    if as_json:
+        print_json(metrics)
+        return
+    low, high = metrics.accuracy_interval
+    what = "all labels right" if metrics.multi_label else "accuracy"
+    click.echo(
+        f"{what} {metrics.accuracy:.3f} (95 % interval {low:.3f} to {high:.3f}) on {metrics.count:,} images"
+    )
+    click.echo(f"log-loss {metrics.log_loss:.3f}\n")
+    rows = [(c.name, c.support, _share(c.precision), _share(c.recall), _share(c.f1)) for c in metrics.classes]
+    click.echo(table(("class", "images", "precision", "recall", "F1"), rows))
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

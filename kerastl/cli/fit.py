@@ -1,0 +1,62 @@
+"""`kerastl fit`: from a recipe to a tested and exported model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from kerastl.cli.options import (
+    debug_option,
+    json_option,
+    models_option,
+    progress_option,
+    recipe_options,
+    runs_option,
+)
+from kerastl.cli.terminal import print_json, quiet_tensorflow
+from kerastl.progress import Progress
+from kerastl.recipe.schema import Recipe
+
+
+@click.command()
+@recipe_options
+@runs_option
+@models_option
+@click.option("--no-export", is_flag=True, help="Export no model; `kerastl export` can do it later.")
+@click.option("--tensorboard", is_flag=True, help="Write logs for TensorBoard into the run's folder.")
+@json_option
+@progress_option
+@debug_option
+def fit(
+    recipe: Recipe,
+    runs_dir: Path,
+    models_dir: Path,
+    no_export: bool,
+    tensorboard: bool,
+    as_json: bool,
+    progress: Progress,
+) -> None:
+    """Train on your images, test once, and export the model.
+
+    RECIPE is a TOML file or the name of a shipped one, such as digits; without it the flags say all.
+    """
+    quiet_tensorflow()
+    from kerastl import workflow
+    from kerastl.report.page import report_text
+
+    summary = workflow.fit(
+        recipe,
+        runs_dir=runs_dir,
+        models_dir=models_dir,
+        export_model=not no_export,
+        tensorboard=tensorboard,
+        progress=progress,
+    )
+    if as_json:
+        print_json(summary)
+        return
+    click.echo(report_text(summary.report))
+    click.echo(f"\nrun    {summary.run}")
+    if summary.exported is not None:
+        click.echo(f"model  {summary.exported.path}")

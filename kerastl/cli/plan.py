@@ -1,0 +1,30 @@
+"""`kerastl plan`: what each phase would train, without training."""
+
+from __future__ import annotations
+
+import click
+
+from kerastl.cli.options import debug_option, json_option, progress_option, recipe_options
+from kerastl.cli.terminal import print_json, quiet_tensorflow
+from kerastl.progress import Progress
+from kerastl.recipe.schema import Recipe
+
+
+@click.command()
+@recipe_options
+@json_option
+@progress_option
+@debug_option
+def plan(recipe: Recipe, as_json: bool, progress: Progress) -> None:
+    """Print what each phase would train, without training.
+
+    Takes what `kerastl fit` takes, and prints blocks, parameters and learning rates.
+    """
+    quiet_tensorflow()
+    from kerastl import workflow
+
+    planned = workflow.plan(recipe, progress=progress)
+    if as_json:
+        print_json(planned)
+    else:
+        click.echo(planned.text())

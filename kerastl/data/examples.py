@@ -1,0 +1,214 @@
+"""The nouns of the data room: labelled examples as columns, and the splits that point into them.
+
+A million examples must stay cheap, so there is no object per example: each property is one array.
+Text columns have dtype object. A fixed-width `<U` column costs four bytes for every character of the
+*longest* value in every row, so that one path of 1,000 characters among a million would cost 4 GB; an
+object column costs a pointer a row, and values that repeat (splits, groups, the empty string) are one
+shared string. NumPy's StringDType is denser still, but TensorFlow and older pickles cannot read it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+TRAIN, VALIDATION, TEST = SPLIT_NAMES = ("train", "validation", "test")
+CARVE = ""
+
+_ROWS_AT_ONCE = 16_384
+_SKIPPED_LINES = 1_000
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """Labelled images of one source, in the order of their identities (for TFDS: in stored order).
+
+    Attributes:
+        ids: object [n] of unique str. A path relative to the source's folder with forward slashes (an
+            absolute path where the image lies elsewhere), `split:index` for TFDS, `digits:index`.
+        labels: int32 [n], an index into `class_names`; or uint8 [n, classes], 0 or 1, for multi-label.
+        class_names: sorted, or in TFDS' own order.
+        groups: object [n] of str; equal values must stay in one split; '' for none.
+        splits: object [n] of 'train', 'validation', 'test', or '' where the split is still to be carved.
+        encoded: strictly increasing int64 indices -> dataset of scalar tf.string, in that order: the
+            original encoded bytes. A file that cannot be read raises at its turn, not before.
+        origin: the source in words, for messages.
+        fingerprint: sha256 hex over ids, labels, splits, groups, and for files their size and time of change.
+        skipped: a line 'name: reason' for each thing left out while indexing.
+    """
+
+    ids: np.ndarray
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+    groups: np.ndarray
+    splits: np.ndarray
+    encoded: Callable[[np.ndarray], tf.data.Dataset]
+    origin: str
+    fingerprint: str
+    skipped: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether an example may have several labels, or none."""
+        return self.labels.ndim == 2
+
+    def indexed(self, indices: np.ndarray) -> tf.data.Dataset:
+        """`encoded` with each example's index before it, as (tf.int64, tf.string).
+
+        An example that fails takes its index along, so that `ignore_errors()` leaves the others paired
+        as they were. Parallel work is best mapped onto this, not put before it.
+        """
+        import tensorflow as tf
+
+        positions = tf.data.Dataset.from_tensor_slices(np.asarray(indices, dtype=np.int64))
+        return tf.data.Dataset.zip(positions, self.encoded(indices))
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """One of train, validation and test: increasing positions in the examples."""
+
+    name: str
+    examples: Examples
+    indices: np.ndarray
+
+    @property
+    def ids(self) -> np.ndarray:
+        """Identities, object [count] of str."""
+        return self.examples.ids[self.indices]
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Labels, int32 [count] or uint8 [count, classes] for multi-label."""
+        return self.examples.labels[self.indices]
+
+    @property
+    def count(self) -> int:
+        """How many examples there are."""
+        return len(self.indices)
+
+    def encoded(self) -> tf.data.Dataset:
+        """The encoded images as scalar tf.string, in the order of `ids`."""
+        return self.examples.encoded(self.indices)
+
+
+@dataclass(frozen=True, eq=False)
+class Splits:
+    """The three splits of one source; no example is in two of them.
+
+    Attributes:
+        fingerprint: sha256 hex over the examples' fingerprint and which of them is in which split.
+        warnings: what the user may want to know, such as classes without a test example.
+    """
+
+    train: Split
+    validation: Split
+    test: Split
+    class_names: tuple[str, ...]
+    fingerprint: str
+    warnings: tuple[str, ...] = ()
+
+    def __iter__(self) -> Iterator[Split]:
+        return iter((self.train, self.validation, self.test))
+
+    def counts(self) -> dict[str, int]:
+        """How many examples each split holds, by its name."""
+        return {split.name: split.count for split in self}
+
+
+def without(split: Split, positions: Iterable[int]) -> Split:
+    """The split less some of its examples, for example those that cannot be read.
+
+    Args:
+        split: the split to leave them out of.
+        positions: positions within the split, 0..count-1, in any order.
+
+    Raises:
+        IndexError: if a position is not in the split.
+    """
+    left_out = np.asarray(sorted(positions), dtype=np.int64)
+    return Split(split.name, split.examples, np.delete(split.indices, left_out))
+
+
+def label_counts(labels: np.ndarray, class_count: int) -> np.ndarray:
+    """How many examples each class has, as int64 [class_count]; for either form of labels."""
+    if labels.ndim == 2:
+        return labels.sum(axis=0, dtype=np.int64)
+    return np.bincount(labels, minlength=class_count).astype(np.int64)
+
+
+def text_column(values: Sequence[str]) -> np.ndarray:
+    """A column of text as object [n]; see the module's docstring for why."""
+    column = np.empty(len(values), dtype=object)
+    column[:] = values
+    return column
+
+
+def repeated(value: str, count: int) -> np.ndarray:
+    """A column in which every row is the same string, held once."""
+    column = np.empty(count, dtype=object)
+    column.fill(value)
+    return column
+
+
+def fingerprint(text_columns: Iterable[np.ndarray], number_columns: Iterable[np.ndarray], *facts: str) -> str:
+    """sha256 hex over whole columns, piece by piece so that no second copy of them is held.
+
+    Args:
+        text_columns: object [n] of str.
+        number_columns: integers of any shape.
+        *facts: further words that identify the data, such as class names.
+    """
+    digest = hashlib.sha256()
+    for column in text_columns:
+        for start in range(0, len(column), _ROWS_AT_ONCE):
+            piece = "\0".join(column[start : start + _ROWS_AT_ONCE]) + "\0"
+            digest.update(piece.encode("utf-8", "surrogatepass"))
+        digest.update(b"\1")
+    for numbers in number_columns:
+        digest.update(repr(numbers.shape).encode())
+        digest.update(np.ascontiguousarray(numbers, dtype="<i8" if numbers.ndim == 1 else None).data)
+    digest.update("\0".join(facts).encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
+
+
+def listed(names: Sequence[str], limit: int = 5) -> str:
+    """Names for a message: `'a', 'b' and 3 more`."""
+    shown = ", ".join(f"'{name}'" for name in names[:limit])
+    return shown if len(names) <= limit else f"{shown} and {len(names) - limit:,} more"
+
+
+class SkippedNames:
+    """What was left out while indexing; bounded, as a folder may hold a million stray files."""
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+        self._unlisted = 0
+
+    def add(self, name: str, reason: str) -> None:
+        """Remember that `name` was left out, and why."""
+        if len(self._lines) < _SKIPPED_LINES:
+            self._lines.append(f"{printable(name)}: {reason}")
+        else:
+            self._unlisted += 1
+
+    def lines(self) -> tuple[str, ...]:
+        """One line for each, and a last one for those that were only counted."""
+        if not self._unlisted:
+            return tuple(self._lines)
+        return (*self._lines, f"{self._unlisted:,} more: left out as well, not listed")
+
+
+def printable(name: str) -> str:
+    """A file name that any terminal and any UTF-8 file can take."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -1,0 +1,222 @@
+"""A folder with one folder a class, flat or under train/, validation/ and test/: what most users have."""
+
+from __future__ import annotations
+
+import os
+from array import array
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from kerastl.data.examples import (
+    CARVE,
+    TRAIN,
+    Examples,
+    SkippedNames,
+    fingerprint,
+    printable,
+    repeated,
+    text_column,
+)
+from kerastl.data.files import IMAGE_SUFFIXES, encoded_files, is_hidden, suffix_of
+from kerastl.errors import DataError
+
+SPLIT_FOLDERS = {
+    "train": "train",
+    "validation": "validation",
+    "val": "validation",
+    "valid": "validation",
+    "test": "test",
+}
+
+LAYOUT = (
+    "Expected one folder a class (FOLDER/cat/1.jpg, FOLDER/dog/2.jpg), or these under train/, validation/ and test/ "
+    "(FOLDER/train/cat/1.jpg)"
+)
+
+
+@dataclass
+class _Found:
+    """Columns while they grow, a row for each image file."""
+
+    ids: list[str] = field(default_factory=list)
+    labels: array[int] = field(default_factory=lambda: array("i"))
+    splits: list[str] = field(default_factory=list)
+    sizes: array[int] = field(default_factory=lambda: array("q"))
+    changed: array[int] = field(default_factory=lambda: array("q"))
+    skipped: SkippedNames = field(default_factory=SkippedNames)
+
+
+def open_folder(root: Path) -> Examples:
+    """Index a folder of images: the name of a class is the name of its folder.
+
+    Folders nested below a class belong to it. Links to files and folders are followed; a folder that
+    one class reaches in two ways is read once, so that neither circles nor copies of an image under a
+    second identity come of it. Hidden files are passed over; other files are listed in `skipped`.
+
+    Args:
+        root: either the folder of classes, or one with train/ and perhaps validation/ (also val/,
+            valid/) and test/, in any case.
+
+    Raises:
+        DataError: if there are no images, or they do not lie in class folders.
+    """
+    root_text = str(root)
+    folders, files = _listing(root_text, "")
+    images = [name for name in files if suffix_of(name) in IMAGE_SUFFIXES]
+    if not folders and not files:
+        raise DataError(f"The data folder '{root}' is empty. {LAYOUT}.")
+    if not folders:
+        what = f"{len(images):,} images, but no class folders" if images else "no images and no class folders"
+        raise DataError(
+            f"The data folder '{root}' holds {what}. {LAYOUT}; or write a manifest (.csv) of the files."
+        )
+    found = _Found()
+    _skip_loose(found, "", files)
+    parts = _parts(root, folders, found)
+    classes = {below: [name for name in names if not is_hidden(name)] for below, (_, names) in parts.items()}
+    class_names = tuple(sorted({name for names in classes.values() for name in names}))
+    codes = {name: code for code, name in enumerate(class_names)}
+    real = root.resolve()
+    above = {_identity(folder) for folder in (real, *real.parents)}
+    for below, (split, _) in parts.items():
+        for name in classes[below]:
+            _walk(root_text, below + name, split, codes[name], found, above | {_identity(root / below)})
+    if not found.ids:
+        raise DataError(
+            f"The data folder '{root}' holds no image files ({', '.join(IMAGE_SUFFIXES)}) in its class folders. {LAYOUT}."
+        )
+    return _columns(root, class_names, found)
+
+
+def _parts(root: Path, folders: list[str], found: _Found) -> dict[str, tuple[str, list[str]]]:
+    """Where class folders lie: path below the root ('' or 'train/') -> (given split, class folders there)."""
+    by_split: dict[str, str] = {}
+    has_train = any(name.lower() == TRAIN for name in folders)
+    others = [name for name in folders if name.lower() not in SPLIT_FOLDERS]
+    for name in folders:
+        split = SPLIT_FOLDERS.get(name.lower(), "")
+        if has_train and split in by_split:
+            raise DataError(
+                f"The data folder '{root}' holds both '{by_split[split]}' and '{name}', and both mean the {split} split. "
+                "Keep one of them."
+            )
+        if split:
+            by_split[split] = name
+    if not has_train:
+        return {"": (CARVE, folders)}
+    listings = {split: _listing(str(root), name) for split, name in by_split.items()}
+    if others and not listings[TRAIN][0]:
+        # Car, bus, train: a class that is called train, not a split.
+        return {"": (CARVE, folders)}
+    for name in others:
+        found.skipped.add(f"{name}/", "not one of train, validation and test")
+    for split, name in by_split.items():
+        inner, loose = listings[split]
+        if not inner and any(suffix_of(file) in IMAGE_SUFFIXES for file in loose):
+            raise DataError(f"The folder '{root / name}' holds images, but no class folders. {LAYOUT}.")
+        _skip_loose(found, f"{name}/", loose)
+    return {f"{name}/": (split, listings[split][0]) for split, name in sorted(by_split.items())}
+
+
+def _listing(root: str, below: str) -> tuple[list[str], list[str]]:
+    """Sorted names of the folders and of the other entries in one folder, without hidden ones."""
+    folders: list[str] = []
+    files: list[str] = []
+    with _scan(root, below) as entries:
+        for entry in entries:
+            if not is_hidden(entry.name):
+                (folders if entry.is_dir() else files).append(entry.name)
+    return sorted(folders), sorted(files)
+
+
+def _scan(root: str, below: str) -> os._ScandirIterator[str]:
+    path = os.path.join(root, below) if below else root
+    try:
+        return os.scandir(path)
+    except OSError as error:
+        raise DataError(
+            f"Cannot read the folder '{printable(path)}': {error.strerror}. Mend its permissions, or take it out."
+        ) from error
+
+
+def _skip_loose(found: _Found, prefix: str, files: list[str]) -> None:
+    for name in files:
+        found.skipped.add(prefix + name, "not in a class folder")
+
+
+def _identity(folder: str | Path) -> tuple[int, int]:
+    state = os.stat(folder)
+    return state.st_dev, state.st_ino
+
+
+def _walk(
+    root: str, class_folder: str, split: str, label: int, found: _Found, above: set[tuple[int, int]]
+) -> None:
+    """Append every image below one class folder; real folders first, so that links never rename a file.
+
+    `above` are the folders that hold the class: a link back to one would bring all other classes in.
+    """
+    before = len(found.ids)
+    folders = [class_folder]
+    links: list[str] = []
+    seen = set(above)
+    while folders or links:
+        if not folders:
+            links.sort(reverse=True)
+        below = folders.pop() if folders else links.pop()
+        identity = _identity(os.path.join(root, below))
+        if identity in seen:
+            found.skipped.add(f"{below}/", "a link to a folder that was read already, or that holds this one")
+            continue
+        seen.add(identity)
+        with _scan(root, below) as entries:
+            for entry in entries:
+                name = entry.name
+                if is_hidden(name):
+                    continue
+                path = f"{below}/{name}"
+                if entry.is_dir():
+                    (links if entry.is_symlink() else folders).append(path)
+                elif suffix_of(name) not in IMAGE_SUFFIXES:
+                    found.skipped.add(path, f"not a file of type {', '.join(IMAGE_SUFFIXES)}")
+                elif not entry.is_file():
+                    found.skipped.add(path, "a broken link" if entry.is_symlink() else "not a regular file")
+                elif printable(path) != path:
+                    found.skipped.add(path, "its name is not valid UTF-8")
+                else:
+                    info = entry.stat()
+                    found.ids.append(path)
+                    found.labels.append(label)
+                    found.splits.append(split)
+                    found.sizes.append(info.st_size)
+                    found.changed.append(info.st_mtime_ns)
+    if len(found.ids) == before:
+        found.skipped.add(f"{class_folder}/", "no images in this class folder")
+
+
+def _columns(root: Path, class_names: tuple[str, ...], found: _Found) -> Examples:
+    # Folders list their files in an order of their own; sorted, the same data give the same columns.
+    order = np.array(sorted(range(len(found.ids)), key=found.ids.__getitem__), dtype=np.int64)
+    ids = text_column(found.ids)[order]
+    splits = text_column(found.splits)[order]
+    codes = np.frombuffer(found.labels, dtype=np.intc)[order]
+    present = np.unique(codes)
+    renumbered = np.zeros(len(class_names), dtype=np.int32)
+    renumbered[present] = np.arange(len(present))
+    labels = renumbered[codes]
+    names = tuple(class_names[code] for code in present)
+    sizes = np.frombuffer(found.sizes, dtype=np.int64)[order]
+    changed = np.frombuffer(found.changed, dtype=np.int64)[order]
+    return Examples(
+        ids=ids,
+        labels=labels,
+        class_names=names,
+        groups=repeated("", len(ids)),
+        splits=splits,
+        encoded=encoded_files(str(root), ids),
+        origin=f"folder {root}",
+        fingerprint=fingerprint((ids, splits), (labels, sizes, changed), *names),
+        skipped=found.skipped.lines(),
+    )

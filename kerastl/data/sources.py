@@ -1,0 +1,72 @@
+"""Which kind of source the recipe's `data.source` names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kerastl.data.digits import open_digits
+from kerastl.data.examples import Examples
+from kerastl.data.folder import open_folder
+from kerastl.data.manifest import MANIFEST_SUFFIXES, open_manifest
+from kerastl.data.tfds_source import open_tfds
+from kerastl.errors import DataError, nearest
+from kerastl.recipe.schema import DataRecipe
+
+EXPECTED = (
+    "Expected a folder with one folder a class, a .csv or .parquet manifest, tfds:NAME (see `kerastl datasets`), "
+    "or digits"
+)
+
+
+def open_examples(data: DataRecipe) -> Examples:
+    """Index the labelled images that a recipe names; no image is decoded.
+
+    Whether the labels suffice for training (two classes, two examples of each) is checked by
+    `make_splits`, so that a trained model can be evaluated on fewer.
+
+    Args:
+        data: the recipe's `data`.
+
+    Returns:
+        The examples, with the splits that the source itself gives.
+
+    Raises:
+        DataError: if the source does not exist, is empty, or is not laid out as expected.
+    """
+    source = data.source.strip()
+    if not source:
+        raise DataError(f"data.source is empty. {EXPECTED}.")
+    path = Path(source).expanduser()
+    is_manifest = path.suffix.lower() in MANIFEST_SUFFIXES and not path.is_dir()
+    if data.multi_label and not is_manifest:
+        raise DataError(
+            f"data.multi_label = true, but '{source}' gives each image one label. Use a .csv or .parquet manifest "
+            "with labels separated by |, or set data.multi_label = false."
+        )
+    if source == "digits":
+        return open_digits()
+    if source.lower().startswith("tfds:"):
+        return open_tfds(source[len("tfds:") :], data)
+    if not path.exists():
+        raise DataError(f"data.source '{source}' does not exist.{_nearest_path(path)} {EXPECTED}.")
+    if is_manifest:
+        return open_manifest(path, data)
+    if not path.is_dir():
+        raise DataError(f"data.source '{source}' is a file, but neither .csv nor .parquet. {EXPECTED}.")
+    return open_folder(path)
+
+
+def _nearest_path(path: Path) -> str:
+    """A hint: the most similar name beside the missing one, or how far the path does exist."""
+    parent = path.parent
+    if not parent.is_dir():
+        there = next((folder for folder in parent.parents if folder.is_dir()), None)
+        return f" Its folder '{parent}' does not exist either" + (f"; '{there}' does." if there else ".")
+    try:
+        names = [entry.name for entry in parent.iterdir() if not entry.name.startswith(".")]
+    except OSError:
+        return ""
+    hint = nearest(path.name, [*names, "digits"])
+    if hint or len(path.parts) > 1 or path.suffix:
+        return hint
+    return f" If a TFDS set is meant, write 'tfds:{path.name}'."

@@ -1,0 +1,223 @@
+"""Division into train, validation and test by a stable hash, so that an example never changes sides.
+
+Why a hash of the example's identity alone (`_share`):
+
+- An example's side depends on nothing but itself: adding, removing or reordering others moves none,
+  and no seed does. A shuffle, or scikit-learn's stratified split, moves nearly all when one is added;
+  then last week's test images are in this week's training.
+- The class is left out of the hash, so that mending a wrong label in a manifest does not move the
+  example either. The division is stratified all the same: the hash knows nothing of classes, so each
+  class has the same share in expectation, n·p examples give or take √(n·p·(1−p)). Exact shares per
+  class would need ranks, and a rank changes with every example that is added.
+- In a group (all pictures of one patient, say) the group's name is hashed in place of the identity.
+
+The idea is TensorFlow's own for image retraining (`which_set`, Speech Commands, P. Warden 2018).
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+
+from kerastl.data.examples import (
+    SPLIT_NAMES,
+    TEST,
+    TRAIN,
+    VALIDATION,
+    Examples,
+    Split,
+    Splits,
+    fingerprint,
+    label_counts,
+    listed,
+)
+from kerastl.errors import DataError, nearest
+from kerastl.recipe.schema import DataRecipe
+
+_NOT_GIVEN, _TRAIN, _VALIDATION, _TEST = -1, 0, 1, 2
+_LEAST_PER_CLASS = 2
+
+
+def make_splits(examples: Examples, data: DataRecipe) -> Splits:
+    """Divide examples into train, validation and test.
+
+    A split that the source gives is kept as it is. One that it lacks is carved from the examples
+    whose split is left open, or, where none is, from the given train split; what remains is train.
+    `data.examples_per_class` then thins the train split alone: fewer images to learn from must not
+    change what they are measured on. The images kept for 10 a class are among those kept for 20.
+
+    Args:
+        examples: from `open_examples`.
+        data: `validation_fraction`, `test_fraction` and `examples_per_class` are read.
+
+    Raises:
+        DataError: if there are too few classes, examples of a class, or examples in a split, or if a
+            group lies in two given splits.
+    """
+    _check_given(examples)
+    sides = _sides(examples, data)
+    _check_sides(examples, sides, data)
+    train = np.flatnonzero(sides == _TRAIN)
+    if data.examples_per_class is not None:
+        train = _thinned(examples, train, data.examples_per_class)
+    rows = (train, np.flatnonzero(sides == _VALIDATION), np.flatnonzero(sides == _TEST))
+    splits = [Split(name, examples, indices) for name, indices in zip(SPLIT_NAMES, rows, strict=True)]
+    return Splits(
+        train=splits[0],
+        validation=splits[1],
+        test=splits[2],
+        class_names=examples.class_names,
+        fingerprint=fingerprint((), rows, examples.fingerprint),
+        warnings=_warnings(splits),
+    )
+
+
+def _share(text: str, purpose: bytes) -> bytes:
+    """Eight bytes that are as good as random, but the same for the same text, on any machine."""
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8, person=purpose).digest()
+
+
+def _shares(texts: np.ndarray, purpose: bytes) -> np.ndarray:
+    """float64 [n] in [0, 1), a pure function of each text."""
+    digests = b"".join(_share(text, purpose) for text in texts)
+    # The upper 53 bits are what a float64 holds: rounding up to 1.0 cannot happen.
+    return (np.frombuffer(digests, dtype=">u8") >> 11) * 2.0**-53
+
+
+def _sides(examples: Examples, data: DataRecipe) -> np.ndarray:
+    """int8 [n]: which split each example belongs to."""
+    sides = np.full(len(examples), _NOT_GIVEN, dtype=np.int8)
+    for code, name in enumerate(SPLIT_NAMES):
+        sides[examples.splits == name] = code
+    has_open = bool((sides == _NOT_GIVEN).any())
+    has_validation, has_test = bool((sides == _VALIDATION).any()), bool((sides == _TEST).any())
+    grouped = np.flatnonzero(examples.groups != "")
+    if len(grouped):
+        _keep_groups_together(examples, sides, grouped)
+    pool = np.flatnonzero(sides == (_NOT_GIVEN if has_open else _TRAIN))
+    identities = examples.ids[pool]
+    in_group = examples.groups[pool] != ""
+    identities[in_group] = examples.groups[pool][in_group]
+    shares = _shares(identities, b"kerastl split")
+    test_below = 0.0 if has_test else data.test_fraction
+    validation_below = test_below + (0.0 if has_validation else data.validation_fraction * (1 - test_below))
+    sides[pool] = np.select([shares < test_below, shares < validation_below], [_TEST, _VALIDATION], _TRAIN)
+    return sides
+
+
+def _keep_groups_together(examples: Examples, sides: np.ndarray, grouped: np.ndarray) -> None:
+    """Members of a group whose split is open follow those whose split is given."""
+    given: dict[str, int] = {}
+    torn: dict[str, str] = {}
+    for row in grouped[sides[grouped] != _NOT_GIVEN]:
+        group, side = examples.groups[row], int(sides[row])
+        first = given.setdefault(group, side)
+        if first != side:
+            torn.setdefault(group, f"{SPLIT_NAMES[min(first, side)]} and {SPLIT_NAMES[max(first, side)]}")
+    if torn:
+        group, where = next(iter(torn.items()))
+        more = f" (and {len(torn) - 1:,} more groups)" if len(torn) > 1 else ""
+        raise DataError(
+            f"Group '{group}' is in both {where}{more} in the {examples.origin}. "
+            "A group must lie in one split: mend the split column, or leave it empty to have it carved by group."
+        )
+    for row in grouped[sides[grouped] == _NOT_GIVEN]:
+        sides[row] = given.get(examples.groups[row], _NOT_GIVEN)
+
+
+def _check_given(examples: Examples) -> None:
+    """What no division could mend: too few classes, or classes that cannot be learnt."""
+    names, class_count = examples.class_names, len(examples.class_names)
+    counts = label_counts(examples.labels, class_count)
+    present = [name for name, count in zip(names, counts, strict=True) if count]
+    if len(present) < 2 and not examples.multi_label:
+        found = f"one class only: {listed(present)}" if present else "no labelled images"
+        raise DataError(f"The {examples.origin} has {found}. Expected at least 2 classes to tell apart.")
+    held_out = np.isin(examples.splits, (VALIDATION, TEST))
+    learnable = label_counts(examples.labels[~held_out], class_count)
+    for split in (TEST, VALIDATION):
+        there = label_counts(examples.labels[examples.splits == split], class_count)
+        missing = [
+            name for name, here, learnt in zip(names, there, learnable, strict=True) if here and not learnt
+        ]
+        if missing:
+            known = [name for name, learnt in zip(names, learnable, strict=True) if learnt]
+            hint = nearest(missing[0], known) if len(missing) == 1 else ""
+            raise DataError(
+                f"{_classes(missing)} in {split} but not in train in the {examples.origin}.{hint} "
+                f"Add training images, or take {'it' if len(missing) == 1 else 'them'} out of {split}."
+            )
+    _raise_if_few(examples, learnable, "")
+
+
+def _raise_if_few(examples: Examples, counts: np.ndarray, after: str) -> None:
+    few = [
+        f"{name}' ({count}"
+        for name, count in zip(examples.class_names, counts, strict=True)
+        if count < _LEAST_PER_CLASS
+    ]
+    if few:
+        shown = ", ".join(f"'{text})" for text in few[:5]) + (
+            f" and {len(few) - 5:,} more" if len(few) > 5 else ""
+        )
+        raise DataError(
+            f"Too few training images in the {examples.origin}{after}: {shown}; at least {_LEAST_PER_CLASS} needed in "
+            f"each class. Add images, or take {'this class' if len(few) == 1 else 'these classes'} out"
+            + (
+                ", or lower data.test_fraction or data.validation_fraction, or give the splits yourself."
+                if after
+                else "."
+            )
+        )
+
+
+def _check_sides(examples: Examples, sides: np.ndarray, data: DataRecipe) -> None:
+    given = set(np.unique(examples.splits))
+    pool_name = "train" if "" not in given else "unassigned"
+    pool_count = int((examples.splits == ("" if "" in given else TRAIN)).sum())
+    for code, split in ((_VALIDATION, VALIDATION), (_TEST, TEST)):
+        if not (sides == code).any():
+            fraction = getattr(data, f"{split}_fraction")
+            what = "groups" if (examples.groups != "").any() else "images"
+            raise DataError(
+                f"The {split} split came out empty: data.{split}_fraction = {fraction:g} of {pool_count:,} {pool_name} "
+                f"images in the {examples.origin}. Add {what}, raise data.{split}_fraction, or give a {split} split "
+                f"yourself ({split}/ folder, manifest column or TFDS split)."
+            )
+    learnt = label_counts(examples.labels[sides == _TRAIN], len(examples.class_names))
+    _raise_if_few(examples, learnt, " after validation and test were carved off")
+
+
+def _thinned(examples: Examples, train: np.ndarray, per_class: int) -> np.ndarray:
+    """Of each class the `per_class` examples with the smallest hash; all where there are fewer.
+
+    With several labels an example is kept if any of its classes keeps it; those without a label count
+    as a class of their own.
+    """
+    order = train[np.argsort(_shares(examples.ids[train], b"kerastl thin"), kind="stable")]
+    labels = examples.labels[order]
+    if not examples.multi_label:
+        by_class = np.argsort(labels, kind="stable")
+        starts = np.searchsorted(labels[by_class], np.arange(len(examples.class_names)))
+        rank = np.arange(len(labels)) - starts[labels[by_class]]
+        return np.sort(order[by_class[rank < per_class]])
+    none = labels.sum(axis=1, keepdims=True) == 0
+    member = np.concatenate([labels.astype(bool), none], axis=1)
+    keep = (member & (np.cumsum(member, axis=0) <= per_class)).any(axis=1)
+    return np.sort(order[keep])
+
+
+def _classes(names: list[str]) -> str:
+    return f"Class {listed(names)} is" if len(names) == 1 else f"Classes {listed(names)} are"
+
+
+def _warnings(splits: list[Split]) -> tuple[str, ...]:
+    lines = []
+    for split in splits[1:]:
+        names = split.examples.class_names
+        counts = label_counts(split.labels, len(names))
+        absent = [name for name, count in zip(names, counts, strict=True) if not count]
+        if absent:
+            lines.append(f"{_classes(absent)} absent from {split.name}: its figures say nothing of them.")
+    return tuple(lines)

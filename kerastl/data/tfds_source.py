@@ -1,0 +1,288 @@
+"""Image classification sets of TensorFlow Datasets that are prepared on this machine; never downloads.
+
+What TFDS stores can only be read from front to back. Indexing therefore reads a split once for its
+labels (without decoding an image), and every later reading passes over the images that are not wanted:
+it costs the bytes between the first and the last wanted image, not those of the wanted ones alone.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kerastl.data.examples import (
+    SPLIT_NAMES,
+    TRAIN,
+    Examples,
+    SkippedNames,
+    fingerprint,
+    listed,
+    repeated,
+    text_column,
+)
+from kerastl.data.tfds_listing import INFO_FILE, prepared_datasets, tfds_folder
+from kerastl.errors import DataError, nearest
+from kerastl.recipe.schema import DataRecipe
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+
+def open_tfds(name: str, data: DataRecipe) -> Examples:
+    """Index a prepared TFDS set by its name.
+
+    Without keys of the recipe that say otherwise, 'train' is trained on; 'validation' and 'test' are
+    used where the set has them with labels (some publish their test images with -1 in their place).
+
+    Args:
+        name: `NAME`, `NAME/config`, `NAME:version` or `NAME/config:version`.
+        data: `data_dir`, `train_split`, `validation_split` and `test_split` are read; a split is written
+            as TFDS writes it, such as `train[:80%]`.
+
+    Returns:
+        Examples with ids such as `train:000123`: the position within TFDS' own split, whatever part of
+        it is used. The image as stored is its encoded form (TFDS stores PNG or JPEG always).
+
+    Raises:
+        DataError: if the set is unknown, not prepared, not for image classification, or its splits
+            are not as asked for.
+    """
+    builder = _builder(name, data.data_dir)
+    image_key, label_key = _feature_keys(builder, name)
+    parts: list[_Part] = []
+    labels: list[np.ndarray] = []
+    splits: list[np.ndarray] = []
+    skipped = SkippedNames()
+    for split, spec, is_default in _split_specs(builder, name, data):
+        found = [_labelled(builder, label_key, *piece) for piece in _pieces(builder, name, split, spec)]
+        if not sum(len(part.stored) for part, _ in found):
+            if not is_default or split == TRAIN:
+                raise DataError(
+                    f"The {split} split '{spec}' of 'tfds:{name}' holds no labels (TFDS marks images without a label "
+                    f"with -1). Choose another data.{split}_split, or leave it out to have it carved from train."
+                )
+            skipped.add(f"split '{spec}'", "its images have no labels")
+            continue
+        for part, part_labels in found:
+            if len(part.stored) < part.stop - part.start:
+                left_out = part.stop - part.start - len(part.stored)
+                skipped.add(f"split '{part.split}'", f"{left_out:,} images without a label")
+            parts.append(part)
+            labels.append(part_labels)
+            splits.append(repeated(split, len(part_labels)))
+    ids = text_column([f"{part.split}:{index:06d}" for part in parts for index in part.stored])
+    _check_disjoint(ids, np.concatenate(splits), name)
+    return _columns(builder, parts, ids, labels, np.concatenate(splits), image_key, label_key, skipped)
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """A stretch of one stored split; `stored` are the increasing positions in it that have a label."""
+
+    split: str
+    start: int
+    stop: int
+    stored: np.ndarray
+
+
+def _builder(name: str, data_dir: str | None) -> Any:
+    """The read-only side of a prepared set."""
+    import tensorflow_datasets as tfds
+
+    folder = os.path.expanduser(data_dir) if data_dir else None
+    try:
+        builder = tfds.builder(name, data_dir=folder, try_gcs=False)
+    except tfds.core.DatasetNotFoundError as error:
+        known = [
+            *tfds.list_builders(with_community_datasets=False),
+            *(prepared for prepared, _ in prepared_datasets(data_dir)),
+        ]
+        raise DataError(
+            f"Unknown TFDS set '{name}'.{nearest(name.partition('/')[0].partition(':')[0], known)} Expected a name from "
+            f"`kerastl datasets`, or a set prepared in '{tfds_folder(data_dir)}'."
+        ) from error
+    except (ValueError, AssertionError, OSError) as error:
+        # TFDS answers an unknown config, version or data folder with a page of text.
+        reason = str(error).strip().partition("\n")[0]
+        raise DataError(
+            f"TFDS cannot open '{name}': {reason} Expected NAME, NAME/config or NAME/config:version."
+        ) from error
+    if not (Path(builder.data_path) / INFO_FILE).is_file():
+        where = f", data_dir={data_dir!r}" if data_dir else ""
+        raise DataError(
+            f"The TFDS set '{name}' is not prepared in '{builder.data_path}', and kerastl downloads nothing by itself. "
+            "To get it, on a machine with a network:\n"
+            f"  python -c \"import tensorflow_datasets as tfds; tfds.builder('{name}'{where}).download_and_prepare()\"\n"
+            "If it lies elsewhere, set data.data_dir (--data-dir) or TFDS_DATA_DIR to the folder that holds "
+            f"'{builder.name}/'."
+        )
+    return builder
+
+
+def _feature_keys(builder: Any, name: str) -> tuple[str, str]:
+    """Names of the image and of the class label among the set's features."""
+    import tensorflow_datasets as tfds
+
+    features = dict(builder.info.features) if hasattr(builder.info.features, "keys") else {}
+    # Exactly Image: its subclasses are masks and labelled images, which are answers, not questions.
+    images = [key for key, feature in features.items() if type(feature) is tfds.features.Image]
+    images = [key for key in images if np.dtype(features[key].np_dtype) in (np.uint8, np.uint16)]
+    labels = [key for key, feature in features.items() if isinstance(feature, tfds.features.ClassLabel)]
+    supervised = builder.info.supervised_keys or ()
+    preferred = (*(key for key in supervised if isinstance(key, str)), "image", "label")
+    image = next((key for key in preferred if key in images), images[0] if len(images) == 1 else None)
+    label = next((key for key in preferred if key in labels), labels[0] if len(labels) == 1 else None)
+    if image is None or label is None:
+        described = ", ".join(f"{key}: {type(feature).__name__}" for key, feature in features.items())
+        raise DataError(
+            f"The TFDS set '{name}' is not one for image classification. Expected an Image and a ClassLabel among its "
+            f"features; it has {described or builder.info.features}."
+        )
+    return image, label
+
+
+def _split_specs(builder: Any, name: str, data: DataRecipe) -> Iterator[tuple[str, str, bool]]:
+    """(our split, TFDS' words for it, whether it is only the default), for those there are."""
+    present = list(builder.info.splits)
+    asked = {split: getattr(data, f"{split}_split") for split in SPLIT_NAMES}
+    # Whoever tests on 'validation', or trains on 'train+validation', does not mean to validate on it too.
+    taken = {piece.partition("[")[0].strip() for spec in asked.values() if spec for piece in spec.split("+")}
+    for split in SPLIT_NAMES:
+        if asked[split] is not None or (split in present and (split == TRAIN or split not in taken)):
+            yield split, asked[split] or split, asked[split] is None
+        elif split == TRAIN:
+            raise DataError(
+                f"The TFDS set '{name}' has no split 'train'. Set data.train_split to one of {listed(present, 20)}."
+            )
+
+
+def _pieces(builder: Any, name: str, split: str, spec: str) -> list[tuple[str, int, int]]:
+    """Which stretches of which stored splits a split in TFDS' words means: (stored split, start, stop)."""
+    import tensorflow_datasets as tfds
+
+    stored = builder.info.splits
+    try:
+        instructions = tfds.core.ReadInstruction.from_spec(spec).to_absolute(stored)
+    except (ValueError, KeyError, AssertionError) as error:
+        base = spec.partition("[")[0]
+        hint = "" if base in stored else nearest(base, stored)
+        raise DataError(
+            f"data.{split}_split = '{spec}' is no split of 'tfds:{name}'.{hint} Expected one of {listed(list(stored), 20)}, "
+            "or a part of one such as train[:80%]."
+        ) from error
+    return [
+        (
+            piece.splitname,
+            piece.from_ or 0,
+            stored[piece.splitname].num_examples if piece.to is None else piece.to,
+        )
+        for piece in instructions
+    ]
+
+
+def _read(builder: Any, split: str, start: int, stop: int, decoders: Any) -> tf.data.Dataset:
+    """Examples `start` to `stop` of a stored split, in the order in which they are stored."""
+    import tensorflow_datasets as tfds
+
+    return builder.as_dataset(
+        split=tfds.core.ReadInstruction(split, from_=start, to=stop, unit="abs"),
+        shuffle_files=False,
+        decoders=decoders,
+        read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False),
+    )
+
+
+def _labelled(builder: Any, label_key: str, split: str, start: int, stop: int) -> tuple[_Part, np.ndarray]:
+    """A stretch of a stored split, and int32 labels of those in it that have one."""
+    import tensorflow_datasets as tfds
+
+    if stop <= start:
+        return _Part(split, start, start, np.zeros(0, np.int64)), np.zeros(0, np.int32)
+    only_label = tfds.decode.PartialDecoding({label_key: True})
+    rows = _read(builder, split, start, stop, only_label).map(lambda row: row[label_key]).batch(4096)
+    labels = np.concatenate(list(rows.as_numpy_iterator())).astype(np.int32)
+    has_label = labels >= 0
+    return _Part(split, start, stop, start + np.flatnonzero(has_label)), labels[has_label]
+
+
+def _check_disjoint(ids: np.ndarray, splits: np.ndarray, name: str) -> None:
+    if len(set(ids)) == len(ids):
+        return
+    first: dict[str, str] = {}
+    for identity, split in zip(ids, splits, strict=True):
+        if identity in first:
+            keys = sorted({f"data.{first[identity]}_split", f"data.{split}_split"})
+            raise DataError(
+                f"{' and '.join(keys)} of 'tfds:{name}' name the image '{identity}' twice, and perhaps more. "
+                "Expected parts that do not overlap, such as train[:80%] and train[80%:]."
+            )
+        first[identity] = split
+
+
+def _columns(
+    builder: Any,
+    parts: list[_Part],
+    ids: np.ndarray,
+    part_labels: list[np.ndarray],
+    splits: np.ndarray,
+    image_key: str,
+    label_key: str,
+    skipped: SkippedNames,
+) -> Examples:
+    all_names = builder.info.features[label_key].names
+    codes = np.concatenate(part_labels)
+    present = np.unique(codes)
+    names = tuple(all_names[code] for code in present)
+    if len(present) < len(all_names):
+        skipped.add(
+            f"{len(all_names) - len(present):,} of {len(all_names):,} class names", "no image has them"
+        )
+    labels = np.searchsorted(present, codes).astype(np.int32)
+    ends = np.cumsum([len(part.stored) for part in parts])
+
+    def encoded(indices: np.ndarray) -> tf.data.Dataset:
+        import tensorflow as tf
+
+        wanted = np.asarray(indices, dtype=np.int64)
+        if (np.diff(wanted) <= 0).any():
+            raise ValueError("indices must increase strictly: TFDS can only be read from front to back")
+        whole = tf.data.Dataset.from_tensor_slices(tf.zeros([0], tf.string))
+        for part, end in zip(parts, ends, strict=True):
+            inside = wanted[(wanted >= end - len(part.stored)) & (wanted < end)] - (end - len(part.stored))
+            if len(inside):
+                whole = whole.concatenate(_encoded_part(builder, image_key, part.split, part.stored[inside]))
+        return whole.apply(tf.data.experimental.assert_cardinality(len(wanted)))
+
+    return Examples(
+        ids=ids,
+        labels=labels,
+        class_names=names,
+        groups=repeated("", len(ids)),
+        splits=splits,
+        encoded=encoded,
+        origin=f"TFDS set {builder.info.full_name}",
+        fingerprint=fingerprint((ids, splits), (labels,), builder.info.full_name, *names),
+        skipped=skipped.lines(),
+    )
+
+
+def _encoded_part(builder: Any, image_key: str, split: str, stored: np.ndarray) -> tf.data.Dataset:
+    """The stored images at increasing positions of one stored split, as scalar tf.string."""
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+
+    start, stop = int(stored[0]), int(stored[-1]) + 1
+    mask = np.zeros(stop - start, dtype=bool)
+    mask[stored - start] = True
+    decoders = tfds.decode.PartialDecoding(
+        {image_key: True}, decoders={image_key: tfds.decode.SkipDecoding()}
+    )
+    rows = _read(builder, split, start, stop, decoders)
+    keep = tf.data.Dataset.from_tensor_slices(mask)
+    wanted = tf.data.Dataset.zip(keep, rows).filter(lambda kept, row: kept)
+    return wanted.map(lambda kept, row: row[image_key])

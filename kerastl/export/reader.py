@@ -1,0 +1,115 @@
+"""Answers with a published model in this process; its graph decodes the images itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from kerastl.errors import DataError, UserError, nearest
+from kerastl.export.publish import published_versions
+
+_BATCH_SIZE = 32
+
+
+class ExportedReader:
+    """A loaded SavedModel. Made by `load_exported`.
+
+    Attributes:
+        path: folder of the version.
+        class_names: names of the classes, in the order of the probabilities.
+    """
+
+    def __init__(self, path: Path) -> None:
+        import tensorflow as tf
+
+        from kerastl.export.signatures import SERVING_BYTES, read_labels
+
+        self.path = path
+        self._loaded = tf.saved_model.load(str(path))  # its signatures hold only weak references to it
+        signature = self._loaded.signatures.get(SERVING_BYTES)
+        inputs = list(signature.structured_input_signature[1]) if signature else []
+        try:
+            self.class_names = read_labels(path)
+        except OSError:
+            self.class_names = ()
+        if (
+            inputs != ["image_bytes"]
+            or "probabilities" not in signature.structured_outputs
+            or not self.class_names
+        ):
+            raise UserError(
+                f"{path} is not a model that kerastl exported: expected a signature {SERVING_BYTES!r} with the input "
+                f"'image_bytes' and the output 'probabilities', and assets/labels.txt. Its signatures: "
+                f"{', '.join(self._loaded.signatures) or 'none'}."
+            )
+        self._answer = signature
+
+    def predict_bytes(self, images: Sequence[bytes]) -> np.ndarray:
+        """Probabilities of encoded images.
+
+        Args:
+            images: the bytes of JPEG, PNG, GIF, BMP or WebP files.
+
+        Returns:
+            float32 [n, k]; columns in the order of `class_names`.
+
+        Raises:
+            DataError: if an image cannot be read; says which and why.
+        """
+        if not images:
+            return np.zeros((0, len(self.class_names)), np.float32)
+        starts = range(0, len(images), _BATCH_SIZE)
+        return np.concatenate([self._predict(images, start) for start in starts])
+
+    def _predict(self, images: Sequence[bytes], start: int, count: int = _BATCH_SIZE) -> np.ndarray:
+        import tensorflow as tf
+
+        part = list(images[start : start + count])
+        try:
+            return self._answer(image_bytes=tf.constant(part, tf.string))["probabilities"].numpy()
+        except tf.errors.InvalidArgumentError as error:
+            if len(part) > 1:  # which one it was, the graph does not say
+                return np.concatenate([self._predict(images, start + i, 1) for i in range(len(part))])
+            reason = str(error.message).strip().splitlines()[0]
+            raise DataError(
+                f"Image {start} of {len(images)} cannot be read ({len(part[0])} bytes): {reason}. Expected a JPEG, PNG, "
+                "GIF, BMP or WebP file."
+            ) from error
+
+
+def load_exported(path: Path | str) -> ExportedReader:
+    """Load a published model.
+
+    Args:
+        path: a model's folder (`saved_models/<name>`: its largest version) or the folder of one version.
+
+    Raises:
+        UserError: if there is no such model, or it is not one of kerastl's.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        siblings = (
+            [child.name for child in folder.parent.iterdir() if child.is_dir()]
+            if folder.parent.is_dir()
+            else []
+        )
+        raise UserError(
+            f"There is no exported model at {folder}.{nearest(folder.name, siblings)} Expected a model's folder, such "
+            "as saved_models/flowers, or one of its versions, such as saved_models/flowers/1."
+        )
+    if not _is_saved_model(folder):
+        versions = [
+            version for version in published_versions(folder) if _is_saved_model(folder / str(version))
+        ]
+        if not versions:
+            raise UserError(
+                f"{folder} holds no exported model: expected version folders (1, 2, …) with a saved_model.pb."
+            )
+        folder = folder / str(versions[-1])
+    return ExportedReader(folder)
+
+
+def _is_saved_model(folder: Path) -> bool:
+    return (folder / "saved_model.pb").is_file()

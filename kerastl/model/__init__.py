@@ -1,0 +1,1 @@
+"""The network: how it is built, loaded with weights, cut in two and frozen."""

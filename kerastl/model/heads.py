@@ -1,0 +1,143 @@
+"""What stands on a backbone: pooling, standardisation, optional hidden layers, logits. All in float32."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+from kerastl.recipe.schema import HeadRecipe
+
+# Generalised-mean pooling with the exponent that Radenović, Tolias and Chum start from and end near
+# ("Fine-tuning CNN Image Retrieval with No Human Annotation", TPAMI 2018, section 3.2).
+GEM_EXPONENT = 3.0
+GEM_EPSILON = 1e-6
+SMALLEST_VARIANCE = 1e-10
+
+
+@dataclass(frozen=True, eq=False)
+class Head:
+    """A head's layers, which may be applied more than once and keep their weights.
+
+    Attributes:
+        pooling: Activation [batch, height, width, channels] -> float32 [batch, features].
+        layers: What follows the pooling, in order.
+        model: The layers as a model on pooled features.
+    """
+
+    pooling: keras.Model
+    layers: tuple[keras.Layer, ...]
+    model: keras.Model
+
+    @property
+    def normalization(self) -> keras.layers.Normalization:
+        """The first layer, which standardises the features."""
+        return self.layers[0]
+
+    @property
+    def logits(self) -> keras.layers.Dense:
+        """The last layer."""
+        return self.layers[-1]
+
+    def apply(self, features: keras.KerasTensor) -> keras.KerasTensor:
+        """Logits of pooled features."""
+        for layer in self.layers:
+            features = layer(features)
+        return features
+
+
+def make_head(
+    recipe: HeadRecipe,
+    activation_shape: tuple[int, ...],
+    activation_dtype: str,
+    class_count: int,
+    feature_mean: np.ndarray | None = None,
+    feature_variance: np.ndarray | None = None,
+    seed: int = 0,
+) -> Head:
+    """A new head for activations of one shape.
+
+    Args:
+        recipe: What it is made of.
+        activation_shape: Height, width, channels.
+        activation_dtype: Type of the activations; whatever it is, the head computes in float32.
+        class_count: Number of logits.
+        feature_mean: Float [features], or None for no standardisation.
+        feature_variance: Float [features], or None for no standardisation; where it is zero the feature is
+            only centred.
+        seed: Source of the initial weights and of dropout.
+    """
+    pooling = make_pooling(recipe.pooling, activation_shape, activation_dtype)
+    feature_count = int(pooling.outputs[0].shape[1])
+    if feature_mean is None or feature_variance is None:
+        feature_mean, feature_variance = np.zeros(feature_count), np.ones(feature_count)
+    # A feature that is constant over the training images would be divided by almost nothing, and shout
+    # over all others at the first image where it is not.
+    feature_variance = np.where(np.asarray(feature_variance) > SMALLEST_VARIANCE, feature_variance, 1.0)
+    penalty = keras.regularizers.L2(recipe.l2) if recipe.l2 else None
+    stack: list[keras.Layer] = [
+        layers.Normalization(
+            mean=np.asarray(feature_mean, "float32"),
+            variance=np.asarray(feature_variance, "float32"),
+            dtype="float32",
+            name="standardize",
+        )
+    ]
+    for index, units in enumerate(recipe.hidden):
+        initializer = keras.initializers.HeNormal(seed=seed + 1 + index)
+        stack.append(
+            layers.Dense(
+                units,
+                activation="relu",
+                kernel_initializer=initializer,
+                kernel_regularizer=penalty,
+                dtype="float32",
+                name=f"hidden_{index + 1}",
+            )
+        )
+    if recipe.dropout:
+        stack.append(layers.Dropout(recipe.dropout, seed=seed, dtype="float32", name="dropout"))
+    stack.append(
+        layers.Dense(
+            class_count,
+            # From zero, as BiT does: on standardised features random logits are noise that early stopping keeps.
+            kernel_initializer="zeros",
+            kernel_regularizer=penalty,
+            dtype="float32",
+            name="logits",
+        )
+    )
+    features = keras.Input((feature_count,), dtype="float32", name="features")
+    logits = features
+    for layer in stack:
+        logits = layer(logits)
+    return Head(pooling, tuple(stack), keras.Model(features, logits, name="head"))
+
+
+def make_pooling(name: str, activation_shape: tuple[int, ...], activation_dtype: str) -> keras.Model:
+    """Activation [batch, height, width, channels] -> float32 [batch, features], without weights.
+
+    Args:
+        name: `avg`, `max`, `avgmax` (both, concatenated: twice the channels) or `gem`.
+        activation_shape: Height, width, channels.
+        activation_dtype: Type of the activations.
+    """
+    activation = keras.Input(activation_shape, dtype=activation_dtype, name="activation")
+    # Sums over a few hundred positions lose digits in 16 bits.
+    exact = layers.Activation("linear", dtype="float32", name="float32")(activation)
+    average = layers.GlobalAveragePooling2D(dtype="float32", name="average")
+    maximum = layers.GlobalMaxPooling2D(dtype="float32", name="maximum")
+    if name == "avg":
+        features = average(exact)
+    elif name == "max":
+        features = maximum(exact)
+    elif name == "avgmax":
+        features = layers.Concatenate(dtype="float32", name="avgmax")([average(exact), maximum(exact)])
+    elif name == "gem":
+        powers = ops.power(ops.maximum(exact, GEM_EPSILON), GEM_EXPONENT)
+        features = ops.power(average(powers), 1.0 / GEM_EXPONENT)
+    else:
+        raise ValueError(f"unknown pooling {name!r}")
+    return keras.Model(activation, features, name=f"{name}_pooling")

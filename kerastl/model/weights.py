@@ -1,0 +1,209 @@
+"""Pretrained weights: where they come from, and whole or not at all.
+
+A file is read and compared with the network tensor by tensor before the first weight is touched. Keras'
+own loaders are not used for it: they ignore tensors that only the file has, and stop half-way at the first
+that does not fit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import math
+import os
+import socket
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from kerastl.backbones import (
+    BUNDLED_WEIGHTS_FOLDER,
+    BackboneSpec,
+    PublishedWeights,
+    backbone_names,
+    get_backbone,
+)
+from kerastl.errors import WeightsError, nearest
+from kerastl.model.joins import walk_layers
+from kerastl.model.weights_file import StoredTensor, best_part, network_variables, open_weights
+
+WEIGHTS_DIR_VARIABLE = "KERASTL_WEIGHTS_DIR"
+DOWNLOAD_STALL_SECONDS = 10.0
+KEYWORDS = ("pretrained", "imagenet", "none")
+
+
+@dataclass(frozen=True)
+class LoadedWeights:
+    """What a backbone was loaded with.
+
+    Attributes:
+        origin: `none` (random), `bundled`, `imagenet` or `file`.
+        sha256: Of the file, in hex; None for random weights.
+        path: Of the file; None for random weights.
+    """
+
+    origin: str
+    sha256: str | None
+    path: str | None
+
+
+def load_weights(
+    backbone: keras.Model, spec: BackboneSpec, weights: str, weights_dir: str | None = None
+) -> LoadedWeights:
+    """Give a backbone its pretrained weights.
+
+    Args:
+        backbone: From `build_backbone`, of the same spec. After an error its weights are what they were.
+        spec: Which network it is.
+        weights: `pretrained` (what ships with kerastl, else ImageNet), `imagenet` (Keras' published file),
+            `none`, or the path of a `.weights.h5`, a legacy `.h5` or a `.keras` file. In a file of a whole
+            model the part with the same layers is found.
+        weights_dir: Folder with Keras' published files, used instead of a download; the environment
+            variable KERASTL_WEIGHTS_DIR without it.
+
+    Raises:
+        WeightsError: There is no such file, it cannot be had or read, or it does not fit.
+    """
+    if weights == "none":
+        return LoadedWeights("none", None, None)
+    if weights == "pretrained" and spec.bundled_weights:
+        origin, path = "bundled", BUNDLED_WEIGHTS_FOLDER / spec.bundled_weights
+    elif weights in KEYWORDS:
+        origin, path = "imagenet", _imagenet_file(backbone, spec, weights_dir)
+    else:
+        origin, path = "file", Path(weights).expanduser()
+    _check_is_file(path, weights)
+    load_file(backbone, spec, path)
+    return LoadedWeights(origin, _sha256(path), str(path))
+
+
+def load_file(backbone: keras.Model, spec: BackboneSpec, path: Path) -> None:
+    """Load a backbone's weights from a file, or raise and leave them as they are.
+
+    Kernels may be stored in 16 bits; they become what the network computes with.
+
+    Raises:
+        WeightsError: The file cannot be read or does not fit; the message names the first
+            tensor that differs.
+    """
+    with open_weights(path) as stored:
+        wanted = network_variables(backbone, stored.legacy)
+        found = best_part(stored, wanted)
+        problem = _difference(found, wanted, stored.legacy)
+        if problem:
+            raise WeightsError(
+                f"Weights file '{path}' does not fit backbone '{spec.name}': {problem}.{_guess(found, spec)} "
+                f"Nothing was loaded. Expected the {spec.parameters:,} weights of {spec.builder} without its "
+                "classifier (include_top=False)."
+            )
+        tensors = list(found.values()) if stored.legacy else [found[name] for name in wanted]
+        arrays = [tensor.read() for tensor in tensors]
+    for tensor, array in zip(tensors, arrays, strict=True):
+        if not np.all(np.isfinite(array)):
+            raise WeightsError(
+                f"Weights file '{path}' holds values that are not finite, in tensor '{tensor.name}'. "
+                "Nothing was loaded; take an undamaged file."
+            )
+    for variable, array in zip(wanted.values(), arrays, strict=True):
+        variable.assign(array.astype(variable.dtype))
+    for layer in walk_layers(backbone):
+        # Normalization keeps what it computes with beside its weights.
+        if isinstance(layer, keras.layers.Normalization):
+            layer.finalize_state()
+
+
+def _difference(
+    found: dict[str, StoredTensor], wanted: dict[str, keras.Variable], by_order: bool
+) -> str | None:
+    pairs = (
+        list(zip(found.items(), wanted.items(), strict=False))
+        if by_order
+        else [((name, found[name]), (name, variable)) for name, variable in wanted.items() if name in found]
+    )
+    missing = list(wanted)[len(found) :] if by_order else [name for name in wanted if name not in found]
+    extra = list(found)[len(wanted) :] if by_order else [name for name in found if name not in wanted]
+    for (name, tensor), (_, variable) in pairs:
+        if tensor.shape != tuple(variable.shape):
+            return (
+                f"tensor '{name}' has shape {tensor.shape} in the file, {tuple(variable.shape)} in the "
+                f"network ({variable.path})"
+            )
+    if missing:
+        return f"{len(missing)} tensors of the network are not in the file, first '{wanted[missing[0]].path}'"
+    if extra:
+        return f"{len(extra)} tensors of the file are not in the network, first '{found[extra[0]].name}'"
+    return None
+
+
+def _guess(found: dict[str, StoredTensor], spec: BackboneSpec) -> str:
+    parameters = sum(math.prod(tensor.shape) for tensor in found.values())
+    names = [name for name in backbone_names() if get_backbone(name).parameters == parameters]
+    if spec.name in names or not names:
+        return f" The file holds {parameters:,} weights."
+    return f" By its {parameters:,} weights it is a file of {' or '.join(names)}."
+
+
+def _imagenet_file(backbone: keras.Model, spec: BackboneSpec, weights_dir: str | None) -> Path:
+    side = int(backbone.inputs[0].shape[1])
+    published = next((file for file in spec.published if file.image_size == side), spec.published[0])
+    folder = weights_dir or os.environ.get(WEIGHTS_DIR_VARIABLE)
+    if not folder:
+        return _download(spec, published)
+    names = [*_file_names(published), *_file_names(spec.published[0])]
+    names += [f"{spec.name}_notop.weights.h5", f"{spec.name}.weights.h5"]
+    names = list(dict.fromkeys(names))
+    for name in names:
+        path = Path(folder).expanduser() / name
+        if path.is_file():
+            return path
+    raise WeightsError(
+        f"No ImageNet weights for backbone '{spec.name}' in '{folder}' (backbone.weights_dir or "
+        f"{WEIGHTS_DIR_VARIABLE}). Expected one of these files: {', '.join(names)}. "
+        f"Keras publishes them at {published.url}"
+    )
+
+
+def _file_names(published: PublishedWeights) -> tuple[str, str]:
+    return published.file, published.url.rsplit("/", 1)[-1]
+
+
+def _download(spec: BackboneSpec, published: PublishedWeights) -> Path:
+    # Without a limit a firewall that drops packets makes this wait for minutes.
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(DOWNLOAD_STALL_SECONDS)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            path = keras.utils.get_file(
+                published.file, published.url, cache_subdir="models", file_hash=published.md5 or None
+            )
+    except Exception as error:
+        raise WeightsError(
+            f"The ImageNet weights of backbone '{spec.name}' could not be downloaded: {published.url} "
+            f"({error}). Without a network, fetch the file '{published.file}' elsewhere and pass it with "
+            "--weights FILE, or put it into a folder named by --weights-dir or the environment variable "
+            f"{WEIGHTS_DIR_VARIABLE}; --weights none starts from random weights."
+        ) from error
+    finally:
+        socket.setdefaulttimeout(before)
+    return Path(path)
+
+
+def _check_is_file(path: Path, weights: str) -> None:
+    if path.is_dir():
+        raise WeightsError(
+            f"backbone.weights = '{weights}' is a folder. Expected a file; a folder with Keras' published "
+            "files is passed as backbone.weights_dir."
+        )
+    if not path.is_file():
+        raise WeightsError(
+            f"There is no weights file '{path}'.{nearest(weights, KEYWORDS)} Expected pretrained, imagenet, "
+            "none, or the path of a .weights.h5, .h5 or .keras file."
+        )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,39 @@
+"""How the work says how far it is, without knowing who listens.
+
+The library calls a `Progress`; the command line passes one that draws bars on the terminal, Python
+callers get the silent one unless they pass their own.
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+
+class Tracker:
+    """One piece of work of known length; use it as a context manager."""
+
+    def advance(self, count: int = 1, detail: str = "") -> None:
+        """`count` more units are done; `detail` is a short word on the state, such as a loss."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """The work ended, well or not."""
+
+
+class Progress:
+    """Listens to the work and says nothing."""
+
+    def note(self, message: str) -> None:
+        """A line worth knowing."""
+
+    def warn(self, message: str) -> None:
+        """Something that the user may want to act on."""
+
+    def track(self, label: str, total: int, unit: str = "images") -> Tracker:
+        """Announce `total` units of work; the tracker takes their progress."""
+        return Tracker()

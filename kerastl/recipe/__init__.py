@@ -1,0 +1,39 @@
+"""What was asked of a run: the keys, where they come from, and the rule that fills in the rest."""
+
+from kerastl.recipe.load import (
+    load_recipe,
+    recipe_from_dict,
+    recipe_keys,
+    recipe_to_dict,
+    recipe_to_toml,
+    shipped_recipes,
+)
+from kerastl.recipe.rule import resolve
+from kerastl.recipe.schema import (
+    AugmentRecipe,
+    BackboneRecipe,
+    DataRecipe,
+    FinetunePhaseRecipe,
+    HeadPhaseRecipe,
+    HeadRecipe,
+    PhaseRecipe,
+    Recipe,
+)
+
+__all__ = [
+    "AugmentRecipe",
+    "BackboneRecipe",
+    "DataRecipe",
+    "FinetunePhaseRecipe",
+    "HeadPhaseRecipe",
+    "HeadRecipe",
+    "PhaseRecipe",
+    "Recipe",
+    "load_recipe",
+    "recipe_from_dict",
+    "recipe_keys",
+    "recipe_to_dict",
+    "recipe_to_toml",
+    "resolve",
+    "shipped_recipes",
+]

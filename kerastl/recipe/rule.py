@@ -1,0 +1,144 @@
+"""The rule that fills in what a recipe leaves open, from the number of images and the backbone.
+
+The model is BiT-HyperRule (Kolesnikov et al. 2020, Big Transfer): few images train few steps with
+little augmentation, many images train longer; everything else is fixed. The figures were chosen on
+the runs in `benchmarks/` and are explained in `docs/rule.md`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any, TypeVar
+
+from kerastl.backbones import get_backbone
+from kerastl.recipe.schema import AugmentRecipe, FinetunePhaseRecipe, HeadPhaseRecipe, Recipe
+
+Part = TypeVar("Part", HeadPhaseRecipe, FinetunePhaseRecipe, AugmentRecipe)
+
+LEVELS: dict[str, dict[str, Any]] = {
+    "none": {},
+    "light": {"horizontal_flip": True, "crop_min_area": 0.35, "color": 0.1},
+    "medium": {
+        "horizontal_flip": True,
+        "crop_min_area": 0.25,
+        "color": 0.3,
+        "rotation_degrees": 10.0,
+        "erase_probability": 0.25,
+    },
+    "strong": {
+        "horizontal_flip": True,
+        "crop_min_area": 0.2,
+        "color": 0.3,
+        "erase_probability": 0.25,
+        "policy_operations": 2,
+        "policy_magnitude": 0.5,
+        "mixup_alpha": 0.2,
+        "cutmix_alpha": 1.0,
+    },
+}
+NO_AUGMENTATION: dict[str, Any] = {
+    "horizontal_flip": False,
+    "crop_min_area": 1.0,
+    "color": 0.0,
+    "rotation_degrees": 0.0,
+    "erase_probability": 0.0,
+    "policy_operations": 0,
+    "policy_magnitude": 0.5,
+    "mixup_alpha": 0.0,
+    "cutmix_alpha": 0.0,
+}
+SMALL_BACKBONE_PARAMETERS = 2_000_000
+THAWED_SHARE = 0.55
+VIEW_BUDGET = 12_000
+MOST_VIEWS = 6
+
+
+def resolve(recipe: Recipe, train_count: int, class_count: int) -> Recipe:
+    """Fill in every key that is None.
+
+    Args:
+        recipe: a checked recipe.
+        train_count: images in the train split, after `data.examples_per_class`.
+        class_count: classes, or labels when multi-label.
+
+    Returns:
+        A recipe without open keys, apart from those that mean "not used" when they are left out
+        (`data_dir`, the TFDS splits, `examples_per_class`, `weights_dir`).
+    """
+    spec = get_backbone(recipe.backbone.name or "resnet50")
+    size = recipe.backbone.image_size or spec.image_size
+    head_phase = _fill(recipe.head_phase, _head_phase(train_count))
+    finetune_phase = _fill(recipe.finetune_phase, _finetune_phase(recipe, train_count))
+    return dataclasses.replace(
+        recipe,
+        name=recipe.name or default_name(recipe),
+        backbone=dataclasses.replace(recipe.backbone, name=spec.name, image_size=size),
+        head_phase=head_phase,
+        finetune_phase=finetune_phase,
+        augment=resolve_augment(recipe.augment, train_count),
+    )
+
+
+def default_name(recipe: Recipe) -> str:
+    """The name of a run whose recipe gives none: data and backbone."""
+    source = recipe.data.source.removeprefix("tfds:").rstrip("/").rsplit("/", 1)[-1]
+    stem = source.removesuffix(".csv").removesuffix(".parquet")
+    text = "".join(c if c.isalnum() or c in "-_" else "-" for c in f"{stem}-{recipe.backbone.name}")
+    return text.strip("-").lower()
+
+
+def resolve_augment(augment: AugmentRecipe, train_count: int) -> AugmentRecipe:
+    """The level's knobs where none is given; as many views as pay for the number of images."""
+    filled = _fill(augment, NO_AUGMENTATION | LEVELS[augment.level])
+    if filled.views is None:
+        changes = dataclasses.replace(filled, level="none", views=None) != _fill(
+            AugmentRecipe("none"), NO_AUGMENTATION
+        )
+        views = min(MOST_VIEWS, max(2, VIEW_BUDGET // max(train_count, 1))) if changes else 1
+        filled = dataclasses.replace(filled, views=views)
+    return filled
+
+
+def batch_size(train_count: int) -> int:
+    """The power of two that gives about 16 steps an epoch, within 8..64."""
+    return 2 ** min(6, max(3, round(math.log2(max(train_count, 1) / 16))))
+
+
+def _head_phase(train_count: int) -> dict[str, Any]:
+    # A head on stored features costs microseconds an image, so it trains until validation says stop.
+    return {
+        "epochs": 60,
+        "batch_size": 2 * batch_size(train_count),
+        "learning_rate": 1e-3,
+        "weight_decay": 1e-2,
+        "warmup_epochs": 1.0,
+        "label_smoothing": 0.1,
+        "gradient_clip_norm": 1.0,
+        "patience_epochs": 15,
+    }
+
+
+def _finetune_phase(recipe: Recipe, train_count: int) -> dict[str, Any]:
+    spec = get_backbone(recipe.backbone.name or "resnet50")
+    small = spec.parameters < SMALL_BACKBONE_PARAMETERS
+    sgd = recipe.finetune_phase.optimizer == "sgd"
+    adam_rate = 1e-3 if small else 3e-5
+    return {
+        "unfreeze_from": "input" if small else spec.point_of_share(THAWED_SHARE),
+        "epochs": 20 if small else 10,
+        "batch_size": batch_size(train_count),
+        "learning_rate": 30 * adam_rate if sgd else adam_rate,
+        "weight_decay": 1e-4 if sgd else 1e-2,
+        "warmup_epochs": 1.0,
+        "label_smoothing": 0.1,
+        "gradient_clip_norm": 1.0,
+        "layer_decay": 0.9,
+        # No early stop: what a cosine gains, it gains at its end. The best epoch is restored all the same.
+        "patience_epochs": 0,
+    }
+
+
+def _fill(part: Part, defaults: dict[str, Any]) -> Part:
+    missing = {name: value for name, value in defaults.items() if getattr(part, name) is None}
+    return dataclasses.replace(part, **missing)

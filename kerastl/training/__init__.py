@@ -1,0 +1,1 @@
+"""The two phases, and what they have in common."""

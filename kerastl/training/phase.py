@@ -1,0 +1,285 @@
+"""One phase: train a model on features until validation stops improving, and keep its best weights.
+
+Both phases run through `run_phase`; what differs between them is what they are given.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from kerastl.errors import TrainingError
+from kerastl.evaluation.metrics import evaluate_logits
+from kerastl.features.extract import Features
+from kerastl.progress import Progress, Tracker
+from kerastl.recipe import PhaseRecipe
+from kerastl.training.schedule import make_optimizer
+
+BatchReader = Callable[[np.ndarray, int], np.ndarray]
+EVALUATION_BATCH = 256
+PHASE_TITLES = {"head_phase": "head phase", "finetune_phase": "fine-tune phase"}
+
+
+@dataclass(frozen=True)
+class PhaseResult:
+    """How a phase went.
+
+    Attributes:
+        name: `head_phase` or `finetune_phase`, the recipe's table.
+        history: one row an epoch: epoch, loss, accuracy, learning_rate, val_loss, val_accuracy, seconds.
+        best_epoch: epoch of the restored weights, counted from 1; 0 where no epoch improved on the start.
+        monitor: the metric that decided.
+        best: validation metrics of the restored weights; empty where the phase was stopped before any.
+        weights: the model's best weights, in the order of `model.weights`.
+        seconds: wall time of the phase.
+        images_per_second: training images over that time.
+        ended: `epochs`, `patience` or `interrupted`.
+    """
+
+    name: str
+    history: tuple[dict[str, float], ...]
+    best_epoch: int
+    monitor: str
+    best: dict[str, float]
+    weights: tuple[np.ndarray, ...]
+    seconds: float
+    images_per_second: float
+    ended: str
+
+
+@dataclass(frozen=True)
+class PhaseData:
+    """What a phase trains on and is judged by: how to read a batch of inputs, for each split."""
+
+    train: Features
+    train_inputs: BatchReader
+    validation: Features
+    validation_inputs: BatchReader
+
+
+def run_phase(
+    name: str,
+    model: keras.Model,
+    data: PhaseData,
+    settings: PhaseRecipe,
+    *,
+    seed: int,
+    multi_label: bool = False,
+    factors: Callable[[Any], float] = lambda variable: 1.0,
+    start: dict[str, float] | None = None,
+    tensorboard: Path | None = None,
+    progress: Progress = Progress(),
+) -> PhaseResult:
+    """Train `model` and leave it with the weights of its best epoch.
+
+    Args:
+        name: the recipe's table, `head_phase` or `finetune_phase`.
+        model: inputs as `data` reads them, float32 logits [b, classes] out; its trainable flags are set.
+        data: features of the train and validation splits.
+        settings: the phase's resolved recipe.
+        seed: decides the order of the images in each epoch.
+        multi_label: sigmoid instead of softmax.
+        factors: each trainable variable's share of the learning rate.
+        start: validation metrics of the weights that the phase begins with. When given, an epoch has to
+            be better than them, and the beginning's weights are restored where none is.
+        tensorboard: folder for TensorBoard logs.
+        progress: listens.
+
+    Returns:
+        History, best epoch and the best weights.
+
+    Raises:
+        TrainingError: where the loss is no longer a finite number; names the phase and the rate.
+    """
+    assert settings.epochs is not None and settings.batch_size and settings.learning_rate
+    count = data.train.count
+    steps = math.ceil(count / settings.batch_size)
+    variables = model.trainable_variables
+    optimizer = make_optimizer(settings, variables, [factors(v) for v in variables], steps)
+    smoothing = settings.label_smoothing or 0.0
+    loss = (
+        keras.losses.BinaryCrossentropy(from_logits=True, label_smoothing=smoothing)
+        if multi_label
+        else keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=smoothing)
+    )
+    accuracy = (
+        keras.metrics.BinaryAccuracy("accuracy", threshold=0.0)
+        if multi_label
+        else keras.metrics.CategoricalAccuracy("accuracy")
+    )
+    model.compile(optimizer, loss, weighted_metrics=[accuracy], jit_compile=False)
+    started = time.perf_counter()
+    with progress.track(PHASE_TITLES[name], settings.epochs * count) as tracker:
+        watch = _Watch(name, model, data, settings, multi_label, start, tracker)
+        callbacks: list[keras.callbacks.Callback] = [watch]
+        if tensorboard is not None:
+            callbacks.append(keras.callbacks.TensorBoard(str(tensorboard), write_graph=False))
+        try:
+            model.fit(
+                _stream(data, settings, steps, seed, model.input.dtype),
+                epochs=settings.epochs,
+                steps_per_epoch=steps,
+                callbacks=callbacks,
+                shuffle=False,
+                verbose=0,
+            )
+        except KeyboardInterrupt:
+            watch.ended = "interrupted"
+    seconds = time.perf_counter() - started
+    model.set_weights(watch.best_weights)
+    return PhaseResult(
+        name=name,
+        history=tuple(watch.rows),
+        best_epoch=watch.best_epoch,
+        monitor=settings.monitor,
+        best=watch.best or {},
+        weights=tuple(watch.best_weights),
+        seconds=seconds,
+        images_per_second=len(watch.rows) * count / max(seconds, 1e-9),
+        ended=watch.ended,
+    )
+
+
+def validation_metrics(
+    model: Callable[..., Any], features: Features, inputs: BatchReader, multi_label: bool
+) -> dict[str, float]:
+    """Log-loss (without label smoothing) and accuracy of a split's unaugmented images."""
+    logits = predict_logits(model, features.count, inputs)
+    targets = features.views.targets
+    names = [str(index) for index in range(targets.shape[1])]
+    labels = targets.astype(np.int64) if multi_label else targets.argmax(axis=1)
+    metrics = evaluate_logits(logits, labels, names, multi_label)
+    return {"val_loss": metrics.log_loss, "val_accuracy": metrics.accuracy}
+
+
+def predict_logits(model: Callable[..., Any], count: int, inputs: BatchReader) -> np.ndarray:
+    """Logits float32 [count, classes] of view 0, in inference mode."""
+    infer = tf.function(functools.partial(model, training=False), reduce_retracing=True)
+    parts = []
+    for start in range(0, count, EVALUATION_BATCH):
+        positions = np.arange(start, min(start + EVALUATION_BATCH, count))
+        parts.append(infer(tf.convert_to_tensor(inputs(positions, 0))).numpy())
+    return np.concatenate(parts).astype(np.float32)
+
+
+def is_better(monitor: str, candidate: dict[str, float], best: dict[str, float] | None) -> bool:
+    """Whether `candidate` beats `best` on the monitored metric; a tie in accuracy is broken by log-loss."""
+    if best is None:
+        return True
+    if monitor == "val_accuracy" and candidate["val_accuracy"] != best["val_accuracy"]:
+        return candidate["val_accuracy"] > best["val_accuracy"]
+    return candidate["val_loss"] < best["val_loss"]
+
+
+def epoch_order(count: int, seed: int, name: str, epoch: int) -> np.ndarray:
+    """The order of the images in an epoch, a pure function of its arguments."""
+    stream = np.random.SeedSequence([seed, epoch, *name.encode()])
+    return np.random.default_rng(stream).permutation(count)
+
+
+def balanced_weights(targets: np.ndarray) -> np.ndarray:
+    """Weight of each class, float32 [classes], so that all weigh the same and the mean over images is 1."""
+    counts = targets.sum(axis=0)
+    present = counts > 0
+    weights = np.zeros(len(counts), np.float32)
+    weights[present] = targets.shape[0] / (present.sum() * counts[present])
+    return weights
+
+
+def _stream(data: PhaseData, settings: PhaseRecipe, steps: int, seed: int, dtype: str) -> tf.data.Dataset:
+    """Batches of the whole phase. Each is a pure function of its step, whatever ran before it."""
+    assert settings.epochs is not None
+    train = data.train
+    weights = balanced_weights(train.views.targets) if settings.class_weights == "balanced" else None
+    order = functools.lru_cache(maxsize=2)(
+        functools.partial(epoch_order, train.count, seed, settings.__class__.__name__)
+    )
+
+    def batch(step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        epoch, part = divmod(int(step), steps)
+        positions = np.array_split(order(epoch), steps)[part]
+        view = epoch % train.view_count
+        labels = train.views.labels(positions, view)
+        sample_weights = np.ones(len(positions), np.float32) if weights is None else labels @ weights
+        return data.train_inputs(positions, view), labels, sample_weights
+
+    probe = batch(0)
+    specs = [tf.TensorSpec((None, *array.shape[1:]), array.dtype) for array in probe]
+
+    def load(step: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        arrays = tf.numpy_function(batch, [step], [spec.dtype for spec in specs])
+        for array, spec in zip(arrays, specs, strict=True):
+            array.set_shape(spec.shape)
+        return tf.cast(arrays[0], dtype), arrays[1], arrays[2]
+
+    total = settings.epochs * steps
+    return tf.data.Dataset.range(total).map(load, num_parallel_calls=2, deterministic=True).prefetch(4)
+
+
+class _Watch(keras.callbacks.Callback):
+    """Validates after every epoch, remembers the best weights, stops when they no longer improve."""
+
+    def __init__(
+        self,
+        name: str,
+        model: keras.Model,
+        data: PhaseData,
+        settings: PhaseRecipe,
+        multi_label: bool,
+        start: dict[str, float] | None,
+        tracker: Tracker,
+    ) -> None:
+        super().__init__()
+        self.name, self.data, self.settings, self.multi_label = name, data, settings, multi_label
+        self.tracker = tracker
+        self.best = start
+        self.best_epoch = 0
+        self.best_weights: Sequence[np.ndarray] = model.get_weights()
+        self.rows: list[dict[str, float]] = []
+        self.ended = "epochs"
+        self._seen = 0
+        self._began = 0.0
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        self._seen, self._began = 0, time.perf_counter()
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        steps, count = self.params["steps"], self.data.train.count
+        seen = count * (batch + 1) // steps
+        self.tracker.advance(seen - self._seen)
+        self._seen = seen
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        logs = {} if logs is None else logs
+        rate = float(self.model.optimizer.learning_rate)
+        if not np.isfinite(logs["loss"]):
+            raise TrainingError(
+                f"The loss of the {PHASE_TITLES[self.name]} is {logs['loss']} in epoch {epoch + 1}, at a learning rate of "
+                f"up to {self.settings.learning_rate:g}. Lower {self.name}.learning_rate (try a tenth), or set "
+                f"{self.name}.gradient_clip_norm = 1.0. The weights of this phase were not kept"
+            )
+        metrics = validation_metrics(
+            self.model, self.data.validation, self.data.validation_inputs, self.multi_label
+        )
+        logs.update(metrics)
+        row = {"epoch": epoch + 1, "loss": float(logs["loss"]), "accuracy": float(logs["accuracy"])}
+        row |= {"learning_rate": rate, **metrics, "seconds": time.perf_counter() - self._began}
+        self.rows.append(row)
+        self.tracker.advance(
+            0, f"val_loss {metrics['val_loss']:.3f}  val_accuracy {metrics['val_accuracy']:.3f}"
+        )
+        if is_better(self.settings.monitor, metrics, self.best):
+            self.best, self.best_epoch = metrics, epoch + 1
+            self.best_weights = self.model.get_weights()
+        elif self.settings.patience_epochs and epoch + 1 - self.best_epoch >= self.settings.patience_epochs:
+            self.model.stop_training = True
+            self.ended = "patience"

@@ -1,0 +1,101 @@
+"""The routine: train the head on the frozen backbone, then thaw and train on, and keep the better.
+
+head phase       the head alone, on pooled features of the frozen backbone
+fine-tune phase  head and all blocks above the unfreeze point, on the activations there
+winner           whichever validates better; the fine-tune phase can only improve on the head phase
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+
+from kerastl.features.extract import Features
+from kerastl.model.build import Network
+from kerastl.model.cut import Cut
+from kerastl.model.freezing import blocks, depth_of, freeze_backbone, thaw
+from kerastl.progress import Progress
+from kerastl.recipe import FinetunePhaseRecipe, Recipe
+from kerastl.training.phase import PhaseData, PhaseResult, run_phase
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """Both phases and which of them the network now holds.
+
+    Attributes:
+        phases: the phases that ran, in order.
+        winner: name of the phase whose weights were kept.
+        validation: validation metrics of those weights.
+        interrupted: whether the user stopped the training.
+    """
+
+    phases: tuple[PhaseResult, ...]
+    winner: str
+    validation: dict[str, float]
+    interrupted: bool
+
+
+def transfer(
+    network: Network,
+    cut: Cut,
+    train: Features,
+    validation: Features,
+    recipe: Recipe,
+    *,
+    tensorboard: Path | None = None,
+    progress: Progress = Progress(),
+) -> FitResult:
+    """Run both phases; the network ends with the weights of the better one.
+
+    Args:
+        network: backbone with pretrained weights and a fresh head.
+        cut: that network, cut at the recipe's unfreeze point.
+        train: features of the training images, one or more views.
+        validation: features of the validation images, one view.
+        recipe: fully resolved.
+        tensorboard: folder for TensorBoard logs.
+        progress: listens.
+
+    Returns:
+        What each phase did, and the winner.
+
+    Raises:
+        TrainingError: where a loss is not finite.
+    """
+    run = functools.partial(
+        run_phase, seed=recipe.seed, multi_label=recipe.data.multi_label, progress=progress
+    )
+    freeze_backbone(network)
+    head = run(
+        "head_phase",
+        network.head,
+        PhaseData(train, train.pooled_batch, validation, validation.pooled_batch),
+        recipe.head_phase,
+        tensorboard=tensorboard and tensorboard / "head_phase",
+    )
+    settings = recipe.finetune_phase
+    if head.ended == "interrupted" or not finetunes(settings):
+        return FitResult((head,), head.name, head.best, head.ended == "interrupted")
+
+    thaw(network, cut.unfreeze_point, settings.batchnorm)
+    thawed = blocks(network, cut.unfreeze_point)
+    decay = settings.layer_decay or 1.0
+    finetune = run(
+        "finetune_phase",
+        cut.suffix,
+        PhaseData(train, train.activation_batch, validation, validation.activation_batch),
+        settings,
+        factors=lambda variable: decay ** depth_of(variable, thawed),
+        start=head.best,
+        tensorboard=tensorboard and tensorboard / "finetune_phase",
+    )
+    freeze_backbone(network)
+    winner = finetune if finetune.best_epoch else head
+    return FitResult((head, finetune), winner.name, winner.best, finetune.ended == "interrupted")
+
+
+def finetunes(settings: FinetunePhaseRecipe) -> bool:
+    """Whether there is anything to do in the fine-tune phase."""
+    return settings.unfreeze_from != "backbone" and settings.epochs != 0

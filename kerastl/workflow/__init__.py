@@ -1,0 +1,50 @@
+"""The whole job, as the command line and Python call it. Each verb is loaded at its first use."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kerastl.workflow.fitting import FitSummary, fit
+    from kerastl.workflow.listing import CheckLine, DatasetLine, check, datasets
+    from kerastl.workflow.planning import Plan, PlanRow, plan
+    from kerastl.workflow.use import Prediction, evaluate, export, predict
+
+__all__ = [
+    "CheckLine",
+    "DatasetLine",
+    "FitSummary",
+    "Plan",
+    "PlanRow",
+    "Prediction",
+    "check",
+    "datasets",
+    "evaluate",
+    "export",
+    "fit",
+    "plan",
+    "predict",
+]
+
+_HOMES = {
+    "FitSummary": "fitting",
+    "Plan": "planning",
+    "PlanRow": "planning",
+    "CheckLine": "listing",
+    "DatasetLine": "listing",
+    "check": "listing",
+    "datasets": "listing",
+    "Prediction": "use",
+    "evaluate": "use",
+    "export": "use",
+    "fit": "fitting",
+    "plan": "planning",
+    "predict": "use",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,0 +1,152 @@
+"""From a recipe to decoded, split images: the part that every job begins with."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from kerastl.data.examples import Split, Splits, label_counts, without
+from kerastl.data.sources import open_examples
+from kerastl.data.splits import make_splits
+from kerastl.errors import DataError
+from kerastl.features.arrays import new_array
+from kerastl.features.views import Views
+from kerastl.image.read import decode_all
+from kerastl.progress import Progress
+from kerastl.recipe import DataRecipe, Recipe, resolve
+
+NAMED_UNREADABLE = 5
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Split and decoded images.
+
+    Attributes:
+        recipe: fully resolved.
+        splits: the examples of each split that could be read.
+        pixels: for each split, uint8 [n, size, size, 3], memory-mapped.
+        unreadable: identity of an image -> why it was left out.
+    """
+
+    recipe: Recipe
+    splits: Splits
+    pixels: dict[str, np.ndarray]
+    unreadable: dict[str, str]
+
+    def views(self, split: str) -> Views:
+        """The images of a split with their labels and the recipe's augmentation."""
+        part: Split = getattr(self.splits, split)
+        classes = len(self.splits.class_names)
+        targets = part.labels if self.splits.train.examples.multi_label else np.eye(classes)[part.labels]
+        return Views(
+            self.pixels[split], targets.astype(np.float32), part.ids, self.recipe.augment, self.recipe.seed
+        )
+
+
+def open_splits(recipe: Recipe) -> tuple[Recipe, Splits]:
+    """Index and split the recipe's data, and fill in what the recipe leaves to the rule."""
+    splits = make_splits(open_examples(recipe.data), recipe.data)
+    return resolve(recipe, splits.train.count, len(splits.class_names)), splits
+
+
+def decode_splits(recipe: Recipe, splits: Splits, directory: Path, progress: Progress) -> Prepared:
+    """Decode every image once; unreadable ones are left out and listed.
+
+    Args:
+        recipe: resolved.
+        splits: from `open_splits`.
+        directory: for the decoded pixels.
+        progress: listens.
+
+    Raises:
+        DataError: where more than `data.max_unreadable_fraction` of the images cannot be read, or none of
+            a class are left.
+    """
+    assert recipe.backbone.image_size
+    pixels: dict[str, np.ndarray] = {}
+    kept: dict[str, Split] = {}
+    unreadable: dict[str, str] = {}
+    for split in splits:
+        decoded, reasons = decode_split(split, recipe.data, recipe.backbone.image_size, directory, progress)
+        unreadable |= {str(split.ids[position]): reason for position, reason in reasons.items()}
+        pixels[split.name], kept[split.name] = decoded, without(split, reasons)
+    readable = dataclasses.replace(
+        splits, train=kept["train"], validation=kept["validation"], test=kept["test"]
+    )
+    _check_unreadable(unreadable, sum(splits.counts().values()), recipe.data)
+    _check_classes(readable.train, readable.class_names)
+    return Prepared(recipe, readable, pixels, unreadable)
+
+
+def decode_split(
+    split: Split, data: DataRecipe, image_size: int, directory: Path, progress: Progress
+) -> tuple[np.ndarray, dict[int, str]]:
+    """Decode the images of one split.
+
+    Returns:
+        uint8 [readable images, size, size, 3] and, for each unreadable one, its position and the reason.
+    """
+    shape = (split.count, image_size, image_size, 3)
+    pixels = new_array(directory / f"pixels-{split.name}.npy", shape, np.uint8)
+    with progress.track(f"decode {split.name}", split.count) as tracker:
+        reasons = decode_all(
+            split.examples.indexed, split.indices, image_size, data.resize, pixels, tracker.advance
+        )
+    if not reasons:
+        return pixels, reasons
+    readable = np.delete(np.arange(split.count), list(reasons))
+    # In place and upwards: a kept image never moves beyond one that is still to be read.
+    for target, source in enumerate(readable):
+        pixels[target] = pixels[source]
+    return pixels[: len(readable)], reasons
+
+
+@contextmanager
+def precision_of(recipe: Recipe) -> Iterator[str]:
+    """Build networks in the recipe's arithmetic; yields `float32` or `mixed_bfloat16`."""
+    precision = recipe.precision
+    if precision == "auto":
+        # On processors bfloat16 pays only with special instructions, and not for every network.
+        precision = "mixed_bfloat16" if tf.config.list_physical_devices("GPU") else "float32"
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(precision)
+    try:
+        yield precision
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def make_repeatable(recipe: Recipe) -> None:
+    """Seed everything; in deterministic mode also forbid operations whose result depends on timing."""
+    keras.utils.set_random_seed(recipe.seed)
+    if recipe.deterministic:
+        tf.config.experimental.enable_op_determinism()
+
+
+def _check_unreadable(unreadable: dict[str, str], total: int, data: DataRecipe) -> None:
+    share = len(unreadable) / max(total, 1)
+    if share <= data.max_unreadable_fraction:
+        return
+    named = "; ".join(f"{name} ({reason})" for name, reason in list(unreadable.items())[:NAMED_UNREADABLE])
+    raise DataError(
+        f"{len(unreadable)} of {total} images cannot be read, a share of {share:.1%}; "
+        f"data.max_unreadable_fraction allows {data.max_unreadable_fraction:.1%}. "
+        f"The first: {named}. Replace or remove these files, or raise that key"
+    )
+
+
+def _check_classes(train: Split, class_names: tuple[str, ...]) -> None:
+    counts = label_counts(train.labels, len(class_names))
+    empty = [name for name, count in zip(class_names, counts, strict=True) if not count]
+    if empty:
+        raise DataError(
+            f"No readable training image is left of {', '.join(empty)}. Add images, or remove the class"
+        )

@@ -1,0 +1,64 @@
+"""What several tests need: a quiet TensorFlow, a folder of solid colours, and the command line as a process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+COLOURS = {"blue": (30, 60, 220), "green": (40, 200, 60), "red": (220, 50, 40)}
+
+Kerastl = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def weights_folder() -> Path:
+    """The folder with real ImageNet weights beside the project."""
+    folder = Path(__file__).parents[2] / "shared" / "weights"
+    if not folder.is_dir():
+        pytest.skip("real ImageNet weights are not at ../shared/weights")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shared_cifar10() -> Path:
+    """The folder with 2,000 + 1,000 images of CIFAR-10 beside the project."""
+    folder = Path(__file__).parents[2] / "shared" / "data" / "cifar10"
+    if not folder.is_dir():
+        pytest.skip("CIFAR-10 is not at ../shared/data/cifar10")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def solid_colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one folder a colour, 24 noisy PNGs of 32 pixels in each: anyone can learn it."""
+    import numpy as np
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("colours")
+    generator = np.random.default_rng(7)
+    for name, colour in COLOURS.items():
+        (folder / name).mkdir()
+        for number in range(24):
+            noise = generator.integers(-25, 26, (32, 32, 3))
+            pixels = np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{number:03}.png")
+    return folder
+
+
+@pytest.fixture
+def kerastl(tmp_path: Path) -> Kerastl:
+    """`kerastl(*words)` runs the command line as a user would, in an empty folder."""
+
+    def run(*words: str | Path, cwd: Path = tmp_path, **options: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "kerastl", *map(str, words)]
+        return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=600, **options)  # type: ignore[call-overload, no-any-return]
+
+    return run

@@ -1,0 +1,182 @@
+"""The model is one, its parts share its weights, and it needs nothing but Keras to be loaded."""
+
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from kerastl.backbones import get_backbone
+from kerastl.errors import UserError
+from kerastl.model.build import build_backbone, build_model
+from kerastl.model.cut import cut
+from kerastl.model.joins import find_joins, unfreeze_points
+from kerastl.recipe.schema import HeadRecipe
+
+SPEC = get_backbone("mobilenet_025")
+POINTS = ("backbone", "conv_pw_11_relu", "conv_pw_3_relu", "input")
+
+
+def make_network(pooling="avg", size=32, spec=SPEC, **head):
+    network = build_model(build_backbone(spec, size), spec, HeadRecipe(pooling=pooling, **head), 3)
+    # A new head answers zero to everything; random networks answer it nearly. Neither would show a difference.
+    kernel = network.logits.kernel
+    kernel.assign(np.random.default_rng(3).normal(size=kernel.shape))
+    for layer in network.backbone.layers:
+        if isinstance(layer, layers.BatchNormalization):
+            layer.moving_variance.assign(np.full(layer.moving_variance.shape, 0.05))
+    return network
+
+
+def pixels_of(size=32, count=4, seed=0):
+    return np.random.default_rng(seed).uniform(0, 255, (count, size, size, 3)).astype("float32")
+
+
+@pytest.fixture(scope="module")
+def network():
+    return make_network()
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_prefix_and_suffix_are_the_whole(network, point):
+    pixels = pixels_of()
+    whole = np.array(network.model(pixels, training=False))
+    assert whole.std(0).min() > 1e-3, "all images look the same"
+    parts = cut(network, point)
+    activation, features = parts.both(pixels, training=False)
+    np.testing.assert_array_equal(parts.prefix(pixels, training=False), activation)
+    np.testing.assert_array_equal(parts.suffix(activation, training=False), whole)
+    np.testing.assert_array_equal(parts.pooled(pixels, training=False), features)
+    np.testing.assert_array_equal(parts.pooled_from_activation(activation, training=False), features)
+    np.testing.assert_array_equal(network.head(features, training=False), whole)
+
+
+def test_the_suffix_of_input_takes_pixels(network):
+    parts = cut(network, "input")
+    pixels = pixels_of()
+    np.testing.assert_array_equal(parts.prefix(pixels), pixels)
+    assert not parts.prefix.weights
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_parts_share_all_weights_with_the_whole(network, point):
+    parts = cut(network, point)
+    whole = {id(weight) for weight in network.model.weights}
+    below, above = ({id(weight) for weight in part.weights} for part in (parts.prefix, parts.suffix))
+    assert not below & above and below | above == whole
+
+
+def test_training_the_suffix_trains_the_whole():
+    network = make_network()
+    pixels = pixels_of()
+    parts = cut(network, "conv_pw_11_relu")
+    before = network.model.predict(pixels, verbose=0)
+    activation = parts.prefix.predict(pixels, verbose=0)
+    parts.suffix.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    parts.suffix.fit(activation, np.array([0, 1, 2, 0]), epochs=2, verbose=0)
+    after = network.model.predict(pixels, verbose=0)
+    assert np.abs(after - before).max() > 1e-3
+    np.testing.assert_allclose(after, parts.suffix.predict(activation, verbose=0), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("point", ["conv_pw_99_relu", "conv4_block6_out", ""])
+def test_an_unknown_point_is_refused(network, point):
+    with pytest.raises(UserError, match=f"Unknown unfreeze point '{point}' for backbone 'mobilenet_025'"):
+        cut(network, point)
+
+
+def test_model_loads_with_keras_alone(tmp_path):
+    pixels, expected = pixels_of(), {}
+    for pooling in ("avg", "max", "avgmax", "gem"):
+        network = make_network(pooling, hidden=(7,), dropout=0.2)
+        # Cutting must not leave traces in what is saved.
+        cut(network, "conv_pw_11_relu")
+        expected[pooling] = network.model.predict(pixels, verbose=0)
+        network.model.save(tmp_path / f"{pooling}.keras")
+    np.save(tmp_path / "pixels.npy", pixels)
+    (tmp_path / "alone.py").write_text(
+        "import glob, sys, keras, numpy as np\n"
+        "for name in glob.glob('*.keras'):\n"
+        "    m = keras.models.load_model(name)\n"
+        "    assert m.inputs[0].name == 'pixels' and m.layers[1].name == 'mobilenet_025'\n"
+        "    np.save(name + '.npy', m.predict(np.load('pixels.npy'), verbose=0))\n"
+        "assert not any(name.startswith('kerastl') for name in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "alone.py"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for pooling, logits in expected.items():
+        np.testing.assert_array_equal(np.load(tmp_path / f"{pooling}.keras.npy"), logits, err_msg=pooling)
+
+
+def test_logits_and_features_are_float32_in_mixed_precision():
+    keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    try:
+        network = make_network("gem", hidden=(4,))
+        parts = cut(network, "conv_pw_11_relu")
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+    activation, features = parts.both(pixels_of(), training=False)
+    assert keras.backend.standardize_dtype(activation.dtype) == "bfloat16"
+    assert keras.backend.standardize_dtype(features.dtype) == "float32"
+    assert keras.backend.standardize_dtype(parts.suffix(activation).dtype) == "float32"
+    assert network.model.compute_dtype == "float32" or network.model.outputs[0].dtype == "float32"
+    assert {weight.dtype for weight in network.model.weights} == {"float32"}
+
+
+def test_efficientnet_has_the_scale_that_its_published_weights_need(monkeypatch):
+    # keras.applications inserts the layer only under weights="imagenet"; build that and compare.
+    from keras.src.applications import efficientnet
+
+    spec = get_backbone("efficientnet_b0")
+    ours = build_backbone(spec, 32)
+    monkeypatch.setattr(efficientnet.file_utils, "get_file", lambda *a, **k: "nothing.h5")
+    monkeypatch.setattr(efficientnet.Functional, "load_weights", lambda *a, **k: None)
+    published = keras.applications.EfficientNetB0(
+        include_top=False, weights="imagenet", input_shape=(32, 32, 3)
+    )
+    plain = keras.applications.EfficientNetB0(include_top=False, weights=None, input_shape=(32, 32, 3))
+    weights = published.get_weights()
+    weights[0], weights[1] = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225]) ** 2
+    stems = []
+    for network in (published, ours, plain):
+        network.set_weights(weights)
+        stem = keras.Model(network.inputs[0], network.get_layer("stem_activation").output)
+        stems.append(np.array(stem(pixels_of(), training=False)))
+    assert stems[0].std() > 0.01
+    np.testing.assert_array_equal(stems[1], stems[0])
+    assert np.abs(stems[2] - stems[0]).max() > 0.1 * stems[0].max()
+
+
+def diamonds():
+    """Two residual blocks of unnamed layers, then a branch that spans a third."""
+    entry = layers.Input((8, 8, 3))
+    x = layers.Conv2D(4, 1)(entry)
+    for _ in range(2):
+        x = layers.Add()([x, layers.Conv2D(4, 1)(layers.ReLU()(x))])
+    y = layers.Add()([x, layers.Conv2D(4, 1)(x)])
+    z = layers.Add()([layers.Conv2D(4, 1)(y), layers.Conv2D(4, 1)(x)])
+    return keras.Model(entry, layers.Conv2D(5, 1, name="last")(z))
+
+
+def test_joins_are_found_on_the_graph():
+    assert find_joins(diamonds())[1:] == ("conv2d", "add", "add_1", "add_3", "last")
+    assert find_joins(diamonds())[2:4] == ("add", "add_1"), "whatever the process counted before"
+
+
+def test_points_survive_saving(tmp_path):
+    network = diamonds()
+    network.save(tmp_path / "network.keras")
+    assert unfreeze_points(keras.models.load_model(tmp_path / "network.keras")) == unfreeze_points(network)
+
+
+def test_a_layer_used_twice_is_not_cut_in_two():
+    shared = layers.Conv2D(4, 1, padding="same", name="shared")
+    entry = layers.Input((8, 8, 4))
+    x = layers.Conv2D(4, 1, name="first")(entry)
+    x = layers.ReLU(name="between")(shared(x))
+    x = layers.Conv2D(4, 1, name="second")(layers.ReLU(name="after")(shared(x)))
+    joins = find_joins(keras.Model(entry, x))
+    assert "first" in joins and "after" in joins
+    assert "between" not in joins

@@ -1,0 +1,337 @@
+"""Bytes to pixels: against Pillow, with damaged files, and the same in every place that decodes."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image, ImageOps
+
+from kerastl.image.decode import PIXELS_AT_MOST, decode, decode_original
+from kerastl.image.orientation import exif_orientation
+from kerastl.image.read import decode_all
+
+HEIGHT, WIDTH = 37, 53
+STRING = tf.TensorSpec([], tf.string)
+ROWS, COLUMNS = np.mgrid[0:HEIGHT, 0:WIDTH]
+RGB = np.stack([COLUMNS * 4, ROWS * 6, (COLUMNS + ROWS) * 2], -1).astype(np.uint8)
+ALPHA = (COLUMNS * 5 % 256).astype(np.uint8)
+PICTURE = Image.fromarray(RGB)
+TRANSLUCENT = Image.fromarray(np.dstack([RGB, ALPHA]))
+PALETTE = PICTURE.convert("P", palette=Image.Palette.ADAPTIVE)
+
+in_graph = tf.function(decode_original, input_signature=[STRING])
+
+
+def saved(picture: Image.Image, kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def png_16_bit(levels: np.ndarray, color_type: int) -> bytes:
+    """Pillow writes no 16-bit colour."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    height, width = levels.shape[:2]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in levels)
+    header = struct.pack(">IIBBBBB", width, height, 16, color_type, 0, 0, 0)
+    parts = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + parts
+
+
+def patched(data: bytes, at: int, new: bytes) -> bytes:
+    return data[:at] + new + data[at + len(new) :]
+
+
+JPEG = saved(PICTURE, "JPEG", quality=95)
+PNG = saved(PICTURE, "PNG")
+CMYK = saved(PICTURE.convert("CMYK"), "JPEG", quality=95)
+FLIPPED = PICTURE.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+ANIMATED_GIF = saved(PALETTE, "GIF", save_all=True, append_images=[FLIPPED.convert("P")], duration=100)
+ANIMATED_WEBP = saved(PICTURE, "WEBP", save_all=True, append_images=[FLIPPED], lossless=True)
+
+AS_PILLOW = {
+    "jpeg": JPEG,
+    "jpeg-subsampled": saved(PICTURE, "JPEG", quality=75),
+    "jpeg-progressive": saved(PICTURE, "JPEG", progressive=True),
+    "jpeg-grey": saved(PICTURE.convert("L"), "JPEG"),
+    "jpeg-cmyk": CMYK,
+    "jpeg-ycck": patched(CMYK, CMYK.index(b"Adobe") + 11, b"\x02"),
+    "png": PNG,
+    "png-rgba": saved(TRANSLUCENT, "PNG"),
+    "png-grey": saved(PICTURE.convert("L"), "PNG"),
+    "png-grey-alpha": saved(TRANSLUCENT.convert("LA"), "PNG"),
+    "png-1-bit": saved(PICTURE.convert("1"), "PNG"),
+    "png-palette": saved(PALETTE, "PNG"),
+    "png-palette-16-colors": saved(PICTURE.convert("P", palette=Image.Palette.ADAPTIVE, colors=16), "PNG"),
+    "png-palette-transparent": saved(PALETTE, "PNG", transparency=3),
+    "png-color-key": saved(PICTURE, "PNG", transparency=(0, 0, 0)),
+    "png-rgb-16-bit": png_16_bit(RGB.astype(np.uint16) * 257, 2),
+    "png-rgba-16-bit": png_16_bit(np.dstack([RGB, ALPHA]).astype(np.uint16) * 257, 6),
+    "gif": saved(PICTURE, "GIF"),
+    "gif-animated": ANIMATED_GIF,
+    "webp": saved(PICTURE, "WEBP", quality=80),
+    "webp-lossless": saved(PICTURE, "WEBP", lossless=True),
+    "webp-rgba": saved(TRANSLUCENT, "WEBP", lossless=True, exact=True),
+    "webp-animated": ANIMATED_WEBP,
+    "bmp": saved(PICTURE, "BMP"),
+    "bmp-rgba": saved(TRANSLUCENT, "BMP"),
+    "bmp-grey": saved(PICTURE.convert("L"), "BMP"),
+    "bmp-palette": saved(PALETTE, "BMP"),
+}
+
+
+def pillow(data: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+@pytest.mark.parametrize("name", AS_PILLOW)
+def test_every_format_decodes_as_pillow_does(name: str) -> None:
+    np.testing.assert_array_equal(in_graph(AS_PILLOW[name]).numpy(), pillow(AS_PILLOW[name]))
+
+
+def test_16_bit_grey_keeps_its_upper_bits() -> None:
+    levels = (COLUMNS * 1000 + ROWS * 300).astype(np.uint16)
+    pixels = decode_original(saved(Image.fromarray(levels), "PNG")).numpy()
+    assert np.abs(pixels[..., 0].astype(int) - levels / 257).max() <= 1
+    assert pillow(saved(Image.fromarray(levels), "PNG")).mean() > 250  # why Pillow is no model here
+
+
+TOO_LARGE = {
+    "png": patched(PNG, 16, struct.pack(">II", 60_000, 60_000)),
+    "jpeg": patched(JPEG, JPEG.index(b"\xff\xc0") + 5, struct.pack(">HH", 65_000, 65_000)),
+    "gif": patched(AS_PILLOW["gif"], 6, struct.pack("<HH", 65_535, 65_535)),
+    "bmp": patched(AS_PILLOW["bmp"], 18, struct.pack("<ii", 60_000, -60_000)),
+    "webp": patched(ANIMATED_WEBP, 24, b"\xff\xff\x00" * 2),
+}
+
+
+@pytest.mark.parametrize("name", TOO_LARGE)
+def test_decompression_bombs_are_refused(name: str) -> None:
+    for function in (decode_original, in_graph):
+        with pytest.raises(tf.errors.InvalidArgumentError, match=rf"(?s)too large.*{PIXELS_AT_MOST}"):
+            function(tf.constant(TOO_LARGE[name]))
+
+
+UNREADABLE = {
+    "empty": (b"", "empty file"),
+    "text": (b"not an image" * 9, "not an image TensorFlow decodes"),
+    "tiff": (saved(PICTURE, "TIFF"), "not an image TensorFlow decodes"),
+    "jpeg-half": (JPEG[: len(JPEG) // 2], "truncated or damaged jpeg"),
+    "jpeg-without-end": (JPEG[:-2], "truncated or damaged jpeg"),
+    "jpeg-magic-only": (b"\xff\xd8", "truncated or damaged jpeg"),
+    "png-half": (PNG[: len(PNG) // 2], "truncated or damaged png"),
+    "png-without-end": (PNG[:-12], "truncated or damaged png"),
+    "png-flipped-bits": (patched(PNG, len(PNG) // 2, b"\xff\x00\xff"), "truncated or damaged png"),
+    "gif-half": (AS_PILLOW["gif"][:1000], "truncated or damaged gif"),
+    "webp-half": (AS_PILLOW["webp"][: len(AS_PILLOW["webp"]) // 2], "truncated or damaged webp"),
+    "bmp-half": (AS_PILLOW["bmp"][:3000], "truncated or damaged bmp"),
+    "bmp-palette-half": (AS_PILLOW["bmp-palette"][:60], "truncated or damaged bmp"),
+    "bmp-magic-only": (b"BM", "bmp with an OS/2 header"),
+    "bmp-1-bit": (saved(PICTURE.convert("1"), "BMP"), "bmp with 1, 4 or 16 bits"),
+    "bomb": (TOO_LARGE["png"], "image too large: 60000 x 60000 pixels"),
+}
+
+
+def with_exif(
+    orientation: int, big_endian: bool = False, before: bytes = b"", entries_before: int = 1
+) -> bytes:
+    """A JPEG whose Exif segment is written by hand, with other segments before it if wanted."""
+    order = ">" if big_endian else "<"
+    entries = [struct.pack(order + "HHII", 0x0100 + n, 4, 1, 99) for n in range(entries_before)]
+    entries.append(struct.pack(order + "HHIHH", 0x0112, 3, 1, orientation, 0))
+    tiff = (b"MM" if big_endian else b"II") + struct.pack(order + "HIH", 42, 8, len(entries))
+    exif = b"Exif\0\0" + tiff + b"".join(entries) + b"\0" * 4
+    return JPEG[:2] + before + segment(0xE1, exif) + JPEG[2:]
+
+
+def segment(marker: int, data: bytes) -> bytes:
+    return bytes([0xFF, marker]) + struct.pack(">H", len(data) + 2) + data
+
+
+turned_in_graph = tf.function(exif_orientation, input_signature=[STRING])
+
+
+@pytest.mark.parametrize("big_endian", [False, True])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied_as_pillow_does(orientation: int, big_endian: bool) -> None:
+    data = with_exif(orientation, big_endian)
+    expected = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
+    np.testing.assert_array_equal(in_graph(data).numpy(), np.asarray(expected))
+    assert expected.size == ((WIDTH, HEIGHT) if orientation < 5 else (HEIGHT, WIDTH))
+
+
+def test_exif_written_by_pillow_is_read() -> None:
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "a maker"
+    assert turned_in_graph(saved(PICTURE, "JPEG", exif=exif)) == 6
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        segment(0xE0, b"JFIF\0" + b"\0" * 9),
+        segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0" + b"x" * 60_000) + segment(0xE1, b"Exif"),
+        b"\xff" * 9,
+        b"\xff\x01" + segment(0xFE, b"a comment that says Exif\0\0 itself"),
+    ],
+    ids=["app0", "xmp", "fill-bytes", "comment"],
+)
+def test_exif_is_found_behind_other_segments(before: bytes) -> None:
+    assert turned_in_graph(with_exif(8, before=before)) == 8
+
+
+def test_without_exif_or_with_a_wrong_value_an_image_is_upright() -> None:
+    late_exif = with_exif(6).replace(b"\xff\xe1", b"\xff\xda\x00\x02\xff\xe1")
+    for data in (JPEG, PNG, b"", b"Exif\0\0", with_exif(0), with_exif(9), with_exif(65_535), late_exif):
+        assert turned_in_graph(data) == 1
+    assert turned_in_graph(with_exif(6)) == 6  # or else all of this would pass without a parser
+
+
+def test_damaged_exif_neither_crashes_nor_hangs() -> None:
+    random = np.random.default_rng(0)
+    whole = with_exif(6, entries_before=3)[:300]
+    answers = []
+    for attempt in range(300):
+        damaged = bytearray(whole[: random.integers(1, len(whole))] if attempt % 2 else whole)
+        for at in random.integers(0, min(len(damaged), 90), size=attempt % 7):
+            damaged[at] = random.integers(256)
+        answers.append(int(turned_in_graph(bytes(damaged))))
+    assert set(answers) <= set(range(1, 9))
+    assert {1, 6} <= set(answers)
+    for data in (b"\xff" * 200_000 + b"Exif\0\0", b"\xff\xd8" + b"\xff\xe1\x00\x02" * 40_000 + b"Exif\0\0"):
+        assert turned_in_graph(data) == 1
+    for offset in (b"\xff\xff\xff\xff", b"\xff\xff\xff\x7f", b"\x00\x00\x00\x00"):
+        data = with_exif(6)
+        assert turned_in_graph(patched(data, data.index(b"II*\0") + 4, offset)) == 1
+
+
+def solid(height: int, width: int) -> bytes:
+    return saved(Image.fromarray(np.full((height, width, 3), 200, np.uint8)), "PNG")
+
+
+@pytest.mark.parametrize(("height", "width"), [(37, 53), (53, 37), (1, 90), (90, 1), (40, 40), (300, 7)])
+def test_pad_centres_the_whole_image_on_black(height: int, width: int) -> None:
+    size = 41
+    pixels = decode(solid(height, width), size, "pad").numpy()
+    rows, columns = np.nonzero(pixels.any(axis=(1, 2)))[0], np.nonzero(pixels.any(axis=(0, 2)))[0]
+    longer = max(height, width)
+    assert len(rows) == max(int(height * size / longer + 0.5), 1)
+    assert len(columns) == max(int(width * size / longer + 0.5), 1)
+    assert abs(rows[0] - (size - 1 - rows[-1])) <= 1
+    assert abs(columns[0] - (size - 1 - columns[-1])) <= 1
+    assert set(np.unique(pixels)) <= {0, 200}
+
+
+def test_crop_takes_the_middle_and_stretch_takes_all() -> None:
+    stripes = np.zeros((20, 60, 3), np.uint8)
+    stripes[:, :20], stripes[:, 20:40], stripes[:, 40:] = 10, 100, 250
+    data = saved(Image.fromarray(stripes), "PNG")
+    np.testing.assert_array_equal(decode(data, 20, "crop"), stripes[:, 20:40])
+    stretched = decode(data, 20, "stretch").numpy()
+    assert (stretched[:, 0], stretched[:, -1]) == (pytest.approx(10), pytest.approx(250))
+    with pytest.raises(ValueError, match="stretch, crop, pad"):
+        decode(data, 20, "squash")
+
+
+def test_an_image_of_the_right_size_is_not_touched() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    data = saved(Image.fromarray(noise), "PNG")
+    for resize in ("stretch", "crop", "pad"):
+        np.testing.assert_array_equal(decode(data, 32, resize), noise)
+
+
+def test_resizing_agrees_with_pillow_to_a_level() -> None:
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (150, 201, 3), np.uint8))
+    expected = np.asarray(noise.resize((48, 48), Image.Resampling.BILINEAR)).astype(int)
+    data = saved(noise, "PNG")
+    assert np.abs(decode(data, 48, "stretch").numpy() - expected).max() <= 1
+    without_antialias = tf.image.resize(decode_original(data), [48, 48]).numpy()
+    assert np.abs(without_antialias - expected).max() > 20
+
+
+def test_training_and_serving_decode_the_same_bits(tmp_path: Path) -> None:
+    images = [with_exif(6), *(AS_PILLOW[name] for name in ("png-rgba", "webp-rgba", "gif", "bmp-palette"))]
+    eager = np.stack([decode(tf.constant(data), 32, "pad") for data in images])
+    dataset = tf.data.Dataset.from_tensor_slices(images)
+    dataset = dataset.map(lambda data: decode(data, 32, "pad"), num_parallel_calls=tf.data.AUTOTUNE)
+
+    class Served(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
+        def decode(self, images: tf.Tensor) -> tf.Tensor:
+            output = tf.TensorSpec([32, 32, 3], tf.uint8)
+            return tf.map_fn(lambda data: decode(data, 32, "pad"), images, fn_output_signature=output)
+
+    tf.saved_model.save(Served(), str(tmp_path / "served"))
+    served = tf.saved_model.load(str(tmp_path / "served")).decode(tf.constant(images))
+    np.testing.assert_array_equal(np.stack(list(dataset.as_numpy_iterator())), eager)
+    np.testing.assert_array_equal(served, eager)
+
+
+Encoded = Callable[[np.ndarray], tf.data.Dataset]
+
+
+def from_files(paths: list[str]) -> Encoded:
+    table = np.array(paths)
+
+    def encoded(indices: np.ndarray) -> tf.data.Dataset:
+        pairs = tf.data.Dataset.from_tensor_slices((indices, table[indices]))
+        return pairs.map(
+            lambda index, path: (index, tf.io.read_file(path)), num_parallel_calls=tf.data.AUTOTUNE
+        )
+
+    return encoded
+
+
+def test_unreadable_images_are_named_and_do_not_end_the_pass(tmp_path: Path) -> None:
+    good = [f"good-{n}" for n in range(150)]
+    files = {name: solid(8, 8) for name in good} | {name: data for name, (data, _) in UNREADABLE.items()}
+    names = sorted(files, key=lambda name: zlib.crc32(name.encode()))
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    names = ["missing", *names[:80], "folder", *names[80:], "dangling"]
+    reasons = {name: reason for name, (_, reason) in UNREADABLE.items()}
+    reasons |= {"missing": "no such file", "dangling": "no such file", "folder": "a folder, not a file"}
+
+    # Every second place of the table belongs to another split.
+    places = [str(tmp_path / name) for name in names for _ in range(2)]
+    indices = np.arange(0, len(places), 2)
+    out = np.full((len(names), 8, 8, 3), 77, np.uint8)
+    advanced: list[int] = []
+    found = decode_all(from_files(places), indices, 8, "stretch", out, advanced.append)
+
+    assert {names[position] for position in found} == set(reasons)
+    for position, reason in found.items():
+        assert reason.startswith(reasons[names[position]]), names[position]
+        assert not out[position].any()
+    assert all((out[position] == 200).all() for position in range(len(names)) if position not in found)
+    assert sum(advanced) == len(names)
+
+
+def test_readable_images_all_arrive_in_their_places(tmp_path: Path) -> None:
+    for n in range(100):
+        (tmp_path / f"{n}.png").write_bytes(saved(Image.new("RGB", (5, 9), (n, n, n)), "PNG"))
+    out = np.zeros((100, 6, 6, 3), np.uint8)
+    found = decode_all(
+        from_files([str(tmp_path / f"{n}.png") for n in range(100)]), np.arange(100), 6, "crop", out
+    )
+    assert found == {}
+    np.testing.assert_array_equal(out[:, 3, 3, 0], np.arange(100))
+
+
+def test_no_images_and_a_wrong_array() -> None:
+    nothing = from_files(["x"])
+    assert decode_all(nothing, np.arange(0), 4, "crop", np.zeros((0, 4, 4, 3), np.uint8)) == {}
+    with pytest.raises(ValueError, match="expected uint8"):
+        decode_all(nothing, np.arange(1), 4, "crop", np.zeros((1, 4, 4, 3), np.float32))

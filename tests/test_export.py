@@ -1,0 +1,386 @@
+"""Export: what is served equals what was trained, and nothing else ever becomes visible."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from kerastl.errors import DataError, ExportError, UserError
+from kerastl.export.parity import MIXED_PRECISION_TOLERANCE, ParityResult, check_parity, expected_answers
+from kerastl.export.publish import ExportedModel, publish
+from kerastl.export.reader import load_exported
+from kerastl.run import NoSpaceError
+
+ROOT = Path(__file__).parents[1]
+NAMES = ("blau", "grün", "rot")
+SIZE = 24
+
+
+def encode(pixels: np.ndarray, format: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def images() -> list[bytes]:
+    """Coloured noise in several formats, sizes and channel counts."""
+    random = np.random.default_rng(0)
+    colours = [(210, 40, 60), (30, 190, 70), (40, 60, 200)]
+    made = []
+    for i in range(9):
+        side = (20 + 7 * i, 31 + 3 * i, 3)
+        pixels = np.clip(random.normal(colours[i % 3], 30, side), 0, 255).astype(np.uint8)
+        made.append(
+            [encode(pixels, "PNG"), encode(pixels, "JPEG", quality=90), encode(pixels, "WEBP")][i // 3]
+        )
+    made.append(encode(random.integers(0, 256, (30, 50), np.uint8), "PNG"))
+    rotated = Image.Exif()
+    rotated[0x0112] = 6
+    made.append(encode(random.integers(0, 256, (40, 25, 3), np.uint8), "JPEG", exif=rotated))
+    return made
+
+
+def tiny_model(
+    dtype: str = "float32", before: Callable[[Any], Any] = lambda x: x, dtype_out: str = "float32"
+) -> Any:
+    """RGB 0..255 in, three logits out; colour, place and texture all count."""
+    import keras
+
+    keras.utils.set_random_seed(3)
+    inputs = keras.Input((SIZE, SIZE, 3))
+    x = keras.layers.Rescaling(1 / 127.5, -1.0, dtype=dtype)(before(inputs))
+    x = keras.layers.Conv2D(8, 3, strides=2, activation="relu", dtype=dtype)(x)
+    x = keras.layers.BatchNormalization(dtype=dtype)(x)
+    x = keras.layers.Flatten(dtype=dtype)(x)
+    return keras.Model(inputs, keras.layers.Dense(len(NAMES), dtype=dtype_out)(x))
+
+
+def flip_channels(x: Any) -> Any:
+    import keras
+
+    return keras.ops.flip(x, axis=-1)
+
+
+def export(
+    models_dir: Path,
+    images: list[bytes],
+    exported: Any = None,
+    *,
+    names: tuple[str, ...] = NAMES,
+    resize: str = "stretch",
+    tolerance: float = 1e-5,
+    multi_label: bool = False,
+    expected: Any = None,
+) -> ExportedModel:
+    """What the workflow does; `exported`, `names` and `resize` can be made to differ from what is expected."""
+    from kerastl.export.signatures import write_saved_model
+
+    expected = expected or tiny_model()
+    pixels, probabilities = expected_answers(expected, images, SIZE, "stretch", multi_label)
+    return publish(
+        lambda path: write_saved_model(exported or expected, names, SIZE, resize, multi_label, path),
+        lambda path: check_parity(path, images, probabilities, NAMES, pixels, tolerance),
+        models_dir,
+        "colours",
+        {"recipe.toml": "seed = 0\n", "labels.txt": "\n".join(NAMES)},
+    )
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory, images: list[bytes]) -> Iterator[ExportedModel]:
+    yield export(tmp_path_factory.mktemp("saved_models"), images)
+
+
+def test_a_good_model_is_published_whole(exported: ExportedModel) -> None:
+    assert (exported.version, exported.name, exported.path.name) == (1, "colours", "1")
+    assert exported.signatures == ("serving_default", "serving_pixels")
+    assert exported.largest_difference <= 1e-6 and exported.image_count == 11
+    assert [child.name for child in exported.path.parent.iterdir()] == ["1"]
+    assert (exported.path / "assets" / "labels.txt").read_text("utf-8").splitlines() == list(NAMES)
+    assert (exported.path / "assets.extra" / "recipe.toml").read_text() == "seed = 0\n"
+
+
+def test_inputs_and_outputs_have_names_shapes_and_types(exported: ExportedModel) -> None:
+    import tensorflow as tf
+
+    loaded = tf.saved_model.load(str(exported.path))
+    for name, argument, shape in [
+        ("serving_default", "image_bytes", [None]),
+        ("serving_pixels", "pixels", [None, SIZE, SIZE, 3]),
+    ]:
+        signature = loaded.signatures[name]
+        (given,) = signature.structured_input_signature[1].values()
+        assert (given.name, given.shape.as_list()) == (argument, shape)
+        outputs = {
+            key: (spec.dtype.name, spec.shape.as_list()) for key, spec in signature.structured_outputs.items()
+        }
+        assert outputs == {
+            "probabilities": ("float32", [None, 3]),
+            "label": ("string", [None]),
+            "label_index": ("int64", [None]),
+            "score": ("float32", [None]),
+        }
+
+
+def test_an_empty_batch_gets_an_empty_answer(exported: ExportedModel) -> None:
+    import tensorflow as tf
+
+    loaded = tf.saved_model.load(str(exported.path))
+    for name, given in [("default", {"image_bytes": tf.zeros([0], tf.string)}),
+                        ("pixels", {"pixels": tf.zeros([0, SIZE, SIZE, 3])})]:  # fmt: skip
+        answer = loaded.signatures[f"serving_{name}"](**given)
+        assert answer["probabilities"].shape == (0, 3)
+        assert answer["label"].shape == answer["label_index"].shape == answer["score"].shape == (0,)
+
+
+def test_the_reader_answers_as_the_model(exported: ExportedModel, images: list[bytes]) -> None:
+    _, probabilities = expected_answers(tiny_model(), images, SIZE, "stretch", False)
+    for path in (exported.path, exported.path.parent):
+        reader = load_exported(path)
+        assert reader.class_names == NAMES and reader.path == exported.path
+        np.testing.assert_allclose(
+            reader.predict_bytes(images * 4), np.tile(probabilities, (4, 1)), atol=1e-6
+        )
+        assert reader.predict_bytes([]).shape == (0, 3)
+
+
+def test_the_reader_names_the_image_that_it_cannot_read(exported: ExportedModel, images: list[bytes]) -> None:
+    reader = load_exported(exported.path)
+    for broken in (b"", b"no image", images[0][:60]):
+        with pytest.raises(DataError, match="Image 5 of 12 cannot be read"):
+            reader.predict_bytes([*images[:5], broken, *images[5:]])
+
+
+def test_what_is_no_exported_model_is_named(tmp_path: Path, exported: ExportedModel) -> None:
+    import tensorflow as tf
+
+    with pytest.raises(UserError, match="Did you mean 'colours'"):
+        load_exported(exported.path.parents[1] / "colors")
+    with pytest.raises(UserError, match="holds no exported model"):
+        load_exported(tmp_path)
+    module = tf.Module()
+    tf.saved_model.save(module, str(tmp_path / "foreign"))
+    with pytest.raises(UserError, match="not a model that kerastl exported"):
+        load_exported(tmp_path / "foreign")
+
+
+def test_tensorflow_servings_loader_answers(
+    exported: ExportedModel, images: list[bytes], tmp_path: Path
+) -> None:
+    script = """if True:
+        import json, sys
+        import numpy as np, tensorflow as tf
+        v1 = tf.compat.v1
+        images = [bytes.fromhex(each) for each in json.load(open(sys.argv[2]))]
+        with v1.Session(graph=tf.Graph()) as session:
+            graph = v1.saved_model.loader.load(session, ["serve"], sys.argv[1])
+            signature = graph.signature_def["serving_default"]
+            names = {key: each.name for key, each in signature.outputs.items()}
+            answer = session.run(names, {signature.inputs["image_bytes"].name: images})
+        assert not any(name.split(".")[0] == "kerastl" for name in sys.modules)
+        json.dump({k: [x.decode() for x in v] if k == "label" else v.tolist() for k, v in answer.items()},
+                  open(sys.argv[3], "w"))
+    """
+    request, answer = tmp_path / "request.json", tmp_path / "answer.json"
+    request.write_text(json.dumps([each.hex() for each in images]))
+    command = [sys.executable, "-c", script, str(exported.path), str(request), str(answer)]
+    subprocess.run(command, check=True, cwd=tmp_path, capture_output=True)
+    served = json.loads(answer.read_text())
+    _, probabilities = expected_answers(tiny_model(), images, SIZE, "stretch", False)
+    np.testing.assert_allclose(served["probabilities"], probabilities, atol=1e-5)
+    assert served["label"] == [NAMES[i] for i in probabilities.argmax(axis=1)]
+    assert served["label_index"] == probabilities.argmax(axis=1).tolist()
+
+
+def test_blue_for_red_is_refused_and_the_last_version_stays(
+    exported: ExportedModel, images: list[bytes]
+) -> None:
+    models_dir = exported.path.parents[1]
+    with pytest.raises(
+        ExportError, match=r"(?s)Nothing was published; version 1 stays.*probabilities differ by up to"
+    ):
+        export(models_dir, images, tiny_model(before=flip_channels))
+    assert [child.name for child in exported.path.parent.iterdir()] == ["1"]
+
+
+@pytest.mark.slow
+def test_labels_in_another_order_are_refused(tmp_path: Path, images: list[bytes]) -> None:
+    with pytest.raises(
+        ExportError, match=r"(?s)11 of 11 labels are wrong.*assets/labels\.txt says grün, rot, blau"
+    ):
+        export(tmp_path, images, names=("grün", "rot", "blau"))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_another_resize_is_refused_though_pixels_agree(tmp_path: Path, images: list[bytes]) -> None:
+    with pytest.raises(ExportError, match="serving_default in batches") as caught:
+        export(tmp_path, images, resize="crop")
+    assert "serving_pixels in batches" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_augmentation_left_in_is_refused(tmp_path: Path, images: list[bytes]) -> None:
+    import keras
+
+    class Noisy(keras.layers.Layer):
+        def call(self, inputs: Any) -> Any:
+            # far too small for the tolerance: only the graph shows it
+            return inputs + keras.random.normal(keras.ops.shape(inputs)) * 1e-6
+
+    with pytest.raises(ExportError, match=r"The graph holds random operations: .*Random"):
+        export(tmp_path, images, tiny_model(before=Noisy()))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_preprocessing_done_twice_is_refused(tmp_path: Path, images: list[bytes]) -> None:
+    import keras
+
+    with pytest.raises(ExportError, match="probabilities differ"):
+        export(tmp_path, images, tiny_model(before=keras.layers.Rescaling(1 / 127.5, -1.0)))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_multi_label_model_answers_with_a_sigmoid_for_each_label(
+    tmp_path: Path, images: list[bytes]
+) -> None:
+    version = export(tmp_path, images, multi_label=True)
+    sums = load_exported(version.path).predict_bytes(images).sum(axis=1)
+    assert version.largest_difference <= 1e-6 and np.abs(sums - 1).max() > 0.1
+    with pytest.raises(ExportError, match="probabilities differ"):
+        single = tiny_model()
+        pixels, probabilities = expected_answers(single, images, SIZE, "stretch", False)
+        result = check_parity(version.path, images, probabilities, NAMES, pixels)
+        raise ExportError("\n".join(result.problems))
+
+
+@pytest.mark.slow
+def test_mixed_precision_is_served_in_float32(tmp_path: Path, images: list[bytes]) -> None:
+    model = tiny_model("mixed_bfloat16", dtype_out="mixed_bfloat16")
+    assert model.output.dtype == "bfloat16"
+    version = export(tmp_path, images, expected=model, tolerance=MIXED_PRECISION_TOLERANCE)
+    assert load_exported(version.path).predict_bytes(images).dtype == np.float32
+    with pytest.raises(ExportError):
+        export(
+            tmp_path,
+            images,
+            tiny_model(before=flip_channels),
+            expected=model,
+            tolerance=MIXED_PRECISION_TOLERANCE,
+        )
+
+
+def test_names_and_sizes_that_do_not_fit_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    from kerastl.export.signatures import write_saved_model
+
+    with pytest.raises(ExportError) as caught:
+        write_saved_model(tiny_model(), ["a", "a", "b\nc", "d"], 32, "stretch", False, tmp_path / "x")
+    for part in ("4 class names", "not (32, 32, 3)", "same name", "'b\\nc'"):
+        assert part in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+# Publishing alone: what is built does not matter here, so no TensorFlow is needed.
+
+GOOD = ParityResult(0.0, True, 1, True, 1e-5, ("serving_default",), ())
+
+
+def build(path: Path) -> None:
+    path.mkdir()
+    (path / "saved_model.pb").write_bytes(b"graph")
+
+
+@pytest.mark.parametrize("failure", [RuntimeError, KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("step", ["build begins", "build ends", "check", "rename"])
+def test_a_failure_at_any_step_leaves_nothing(
+    tmp_path: Path, step: str, failure: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(build, lambda path: GOOD, tmp_path, "m")
+
+    def failing_build(path: Path) -> None:
+        if step == "build begins":
+            raise failure
+        build(path)
+        if step == "build ends":
+            raise failure
+
+    def failing_check(path: Path) -> ParityResult:
+        assert path.name.startswith(".tmp-")
+        if step == "check":
+            raise failure
+        return GOOD
+
+    def failing_rename(source: Path, target: Path) -> None:
+        raise failure
+
+    if step == "rename":
+        monkeypatch.setattr(os, "rename", failing_rename)
+    for name in ("m", "new"):
+        with pytest.raises(failure):
+            publish(failing_build, failing_check, tmp_path, name, {"recipe.toml": ""})
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == [
+        "m", "m/1", "m/1/saved_model.pb",
+    ]  # fmt: skip
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs Linux' /dev/full")
+def test_a_full_disk_is_said_and_nothing_is_left(tmp_path: Path) -> None:
+    def fill(path: Path) -> None:
+        build(path)
+        Path("/dev/full").write_text("x")
+
+    with pytest.raises(NoSpaceError, match="No space left"):
+        publish(fill, lambda path: GOOD, tmp_path / "saved_models", "m")
+    assert list((tmp_path / "saved_models").iterdir()) == []
+
+
+def test_versions_count_up_over_gaps_and_past_ten(tmp_path: Path) -> None:
+    for taken in ("2", "9", "10", ".tmp-1-11", "old", "12x"):
+        (tmp_path / "m" / taken).mkdir(parents=True)
+    assert publish(build, lambda path: GOOD, tmp_path, "m").version == 11
+    assert publish(build, lambda path: GOOD, tmp_path, "m").version == 12
+
+
+def test_writers_at_the_same_time_get_versions_of_their_own(tmp_path: Path) -> None:
+    script = """if True:
+        import sys, time
+        from pathlib import Path
+        from kerastl.export import publish
+        from kerastl.export.parity import ParityResult
+        def build(path):
+            path.mkdir()
+            (path / "saved_model.pb").write_text(sys.argv[2])
+        def check(path):
+            (Path(sys.argv[1]) / f"ready{sys.argv[2]}").touch()
+            while len(list(Path(sys.argv[1]).glob("ready*"))) < 4: time.sleep(0.001)
+            return ParityResult(0.0, True, 1, True, 1e-5, (), ())
+        for i in range(25): publish.publish(build, check, sys.argv[1], "m")
+        assert "tensorflow" not in sys.modules
+    """
+    writers = [
+        subprocess.Popen([sys.executable, "-c", script, str(tmp_path), str(i)], cwd=ROOT) for i in range(4)
+    ]
+    assert [writer.wait(60) for writer in writers] == [0, 0, 0, 0]
+    written = [(tmp_path / "m" / str(i) / "saved_model.pb").read_text() for i in range(1, 101)]
+    assert sorted(written) == sorted("0123" * 25)
+    assert len(list((tmp_path / "m").iterdir())) == 100
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "..", ".hidden", "-x", "a b", "ä"])
+def test_names_that_servers_do_not_take_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match="cannot be named"):
+        publish(build, lambda path: GOOD, tmp_path, name)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,82 @@
+"""Pooling, standardisation and the layers that are trained first."""
+
+import keras
+import numpy as np
+import pytest
+
+from kerastl.model.heads import make_head, make_pooling
+from kerastl.recipe.schema import HeadRecipe
+
+SHAPE = (3, 4, 6)
+ACTIVATION = np.random.default_rng(1).gamma(1.0, 2.0, (5, *SHAPE)).astype("float32")
+EXPECTED = {
+    "avg": ACTIVATION.mean((1, 2)),
+    "max": ACTIVATION.max((1, 2)),
+    "avgmax": np.concatenate([ACTIVATION.mean((1, 2)), ACTIVATION.max((1, 2))], axis=1),
+    "gem": (np.maximum(ACTIVATION, 1e-6).astype("float64") ** 3).mean((1, 2)) ** (1 / 3),
+}
+
+
+def head_of(recipe=None, **options):
+    return make_head(recipe or HeadRecipe(), SHAPE, "float32", 3, **options)
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_pooling(name):
+    pooled = make_pooling(name, SHAPE, "float32")(ACTIVATION)
+    np.testing.assert_allclose(pooled, EXPECTED[name], rtol=1e-5)
+
+
+def test_gem_lies_between_mean_and_maximum_and_bears_negative_activations():
+    pooled = keras.ops.convert_to_numpy(make_pooling("gem", SHAPE, "float32")(ACTIVATION))
+    assert np.all(EXPECTED["avg"] < pooled) and np.all(pooled < EXPECTED["max"])
+    assert np.all(np.isfinite(make_pooling("gem", SHAPE, "float32")(-ACTIVATION)))
+
+
+def test_an_unknown_pooling_is_refused():
+    with pytest.raises(ValueError, match="unknown pooling 'median'"):
+        make_pooling("median", SHAPE, "float32")
+
+
+def test_pooling_of_16_bits_is_exact():
+    coarse = keras.ops.cast(ACTIVATION, "bfloat16")
+    exact = keras.ops.convert_to_numpy(keras.ops.cast(coarse, "float32")).mean((1, 2))
+    pooled = make_pooling("avg", SHAPE, "bfloat16")(coarse)
+    np.testing.assert_allclose(pooled, exact, rtol=1e-6)
+
+
+def test_features_are_standardised():
+    features = np.random.default_rng(2).normal(3, 5, (1000, 6)).astype("float32")
+    head = head_of(feature_mean=features.mean(0), feature_variance=features.var(0))
+    standard = keras.ops.convert_to_numpy(head.normalization(features))
+    np.testing.assert_allclose(standard.mean(0), 0, atol=1e-4)
+    np.testing.assert_allclose(standard.std(0), 1, atol=1e-4)
+
+
+def test_without_statistics_features_pass_unchanged():
+    features = np.random.default_rng(2).normal(3, 5, (10, 6)).astype("float32")
+    np.testing.assert_array_equal(head_of().normalization(features), features)
+
+
+def test_a_feature_that_never_varied_is_not_blown_up():
+    head = head_of(feature_mean=np.zeros(6), feature_variance=np.zeros(6))
+    assert np.abs(head.normalization(np.full((1, 6), 0.5, "float32"))).max() == 0.5
+
+
+def test_layers_follow_the_recipe():
+    head = head_of(HeadRecipe(hidden=(8, 4), dropout=0.3, l2=0.01))
+    names = [layer.name for layer in head.layers]
+    assert names == ["standardize", "hidden_1", "hidden_2", "dropout", "logits"]
+    assert [tuple(v.shape) for v in head.model.trainable_variables] == [
+        (6, 8), (8,), (8, 4), (4,), (4, 3), (3,)
+    ]  # fmt: skip
+    kernels = sum(np.sum(np.square(v)) for v in head.model.trainable_variables if v.name == "kernel")
+    np.testing.assert_allclose(sum(head.model.losses), 0.01 * kernels, rtol=1e-5)
+    assert [layer.name for layer in head_of().layers] == ["standardize", "logits"]
+
+
+def test_the_seed_alone_decides_the_initial_weights():
+    recipe = HeadRecipe(hidden=(8, 8))
+    first, same, other = (head_of(recipe, seed=seed).model.get_weights() for seed in (1, 1, 2))
+    assert all(np.array_equal(one, two) for one, two in zip(first, same, strict=True))
+    assert not np.array_equal(first[0], other[0])

@@ -1,0 +1,211 @@
+"""One phase: what it trains on, which weights it keeps, and how it ends."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+
+import keras
+import numpy as np
+import pytest
+
+from kerastl.errors import TrainingError
+from kerastl.features.extract import Features
+from kerastl.features.views import Views
+from kerastl.recipe import AugmentRecipe, HeadPhaseRecipe
+from kerastl.training.phase import (
+    PhaseData,
+    balanced_weights,
+    epoch_order,
+    is_better,
+    predict_logits,
+    run_phase,
+    validation_metrics,
+)
+
+CLASSES = 3
+SETTINGS = HeadPhaseRecipe(
+    epochs=12,
+    batch_size=16,
+    learning_rate=0.05,
+    weight_decay=0.0,
+    warmup_epochs=1.0,
+    label_smoothing=0.0,
+    gradient_clip_norm=1.0,
+    patience_epochs=0,
+)
+
+
+def features(count: int, seed: int, views: int = 1) -> Features:
+    """Three clouds of points in eight dimensions."""
+    generator = np.random.default_rng(seed)
+    labels = np.arange(count) % CLASSES
+    centres = np.random.default_rng(0).normal(size=(CLASSES, 8)) * 1.5
+    pooled = tuple(
+        (centres[labels] + generator.normal(size=(count, 8))).astype(np.float32) for _ in range(views)
+    )
+    ids = np.array([f"{seed}/{index}" for index in range(count)], object)
+    images = np.zeros((count, 2, 2, 3), np.uint8)
+    targets = np.eye(CLASSES, dtype=np.float32)[labels]
+    return Features(Views(images, targets, ids, AugmentRecipe("none"), seed=0), pooled)
+
+
+def data(train: Features | None = None) -> PhaseData:
+    train = train or features(120, seed=1)
+    validation = features(60, seed=2)
+    return PhaseData(train, train.pooled_batch, validation, validation.pooled_batch)
+
+
+def linear_model() -> keras.Model:
+    keras.utils.set_random_seed(3)
+    inputs = keras.Input((8,))
+    return keras.Model(inputs, keras.layers.Dense(CLASSES)(inputs))
+
+
+def phase_settings(**changes: object) -> HeadPhaseRecipe:
+    return dataclasses.replace(SETTINGS, **changes)
+
+
+def test_the_best_epochs_weights_are_restored_not_the_last() -> None:
+    model, phase_data = linear_model(), data()
+    # A rate this high overshoots: the last epoch is not the best one.
+    result = run_phase(
+        "head_phase", model, phase_data, phase_settings(learning_rate=3.0, warmup_epochs=0.0), seed=0
+    )
+    best = min(result.history, key=lambda row: row["val_loss"])
+    assert result.best_epoch == best["epoch"]
+    now = validation_metrics(model, phase_data.validation, phase_data.validation_inputs, multi_label=False)
+    assert now["val_loss"] == pytest.approx(best["val_loss"], rel=1e-6)
+    assert result.best == pytest.approx(now)
+    assert best["val_loss"] < result.history[-1]["val_loss"], "the control: the last epoch must be worse here"
+
+
+def test_patience_ends_the_phase() -> None:
+    result = run_phase(
+        "head_phase",
+        linear_model(),
+        data(),
+        phase_settings(epochs=200, learning_rate=3.0, patience_epochs=3),
+        seed=0,
+    )
+    assert result.ended == "patience"
+    assert len(result.history) == result.best_epoch + 3
+
+
+def test_weights_stay_where_no_epoch_beats_the_start() -> None:
+    model = linear_model()
+    before = model.get_weights()
+    perfect = {"val_loss": 0.0, "val_accuracy": 1.0}
+    result = run_phase("finetune_phase", model, data(), SETTINGS, seed=0, start=perfect)
+    assert result.best_epoch == 0 and result.best == perfect
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+    moved = run_phase(
+        "finetune_phase", model, data(), SETTINGS, seed=0, start={"val_loss": 99.0, "val_accuracy": 0.0}
+    )
+    assert moved.best_epoch > 0, "the control: a start that is easily beaten is left behind"
+
+
+def test_a_loss_that_is_not_a_number_names_phase_rate_and_remedy() -> None:
+    poisoned = features(120, seed=1)
+    poisoned.pooled[0][5] = np.nan
+    with pytest.raises(
+        TrainingError, match=r"head phase is nan in epoch 1.*0\.05.*Lower head_phase\.learning_rate"
+    ):
+        run_phase("head_phase", linear_model(), data(poisoned), SETTINGS, seed=0)
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not() -> None:
+    runs = [run_phase("head_phase", linear_model(), data(), SETTINGS, seed=seed) for seed in (5, 5, 6)]
+    for one, two in zip(runs[0].weights, runs[1].weights, strict=True):
+        np.testing.assert_array_equal(one, two)
+    assert any((one != three).any() for one, three in zip(runs[0].weights, runs[2].weights, strict=True))
+
+
+def test_every_epoch_sees_every_image_once_and_the_next_view() -> None:
+    train = features(50, seed=1, views=3)
+    seen: list[tuple[int, tuple[int, ...]]] = []
+
+    def reader(positions: np.ndarray, view: int) -> np.ndarray:
+        seen.append((view, tuple(positions)))
+        return train.pooled_batch(positions, view)
+
+    phase_data = dataclasses.replace(data(train), train_inputs=reader)
+    run_phase("head_phase", linear_model(), phase_data, phase_settings(epochs=4, batch_size=16), seed=0)
+    # The first call asks for shapes; two threads may then swap neighbours, so count instead of comparing order.
+    shown = {view: Counter[int]() for view in range(3)}
+    for view, positions in seen[1:]:
+        shown[view].update(positions)
+    assert [set(shown[view].values()) for view in range(3)] == [{2}, {1}, {1}]
+    assert all(set(counter) == set(range(50)) for counter in shown.values())
+
+
+def test_fewer_images_than_a_batch_are_one_batch() -> None:
+    result = run_phase(
+        "head_phase", linear_model(), data(features(6, seed=1)), phase_settings(batch_size=64), seed=0
+    )
+    assert len(result.history) == 12
+
+
+def test_balanced_weights_give_each_class_the_same_say() -> None:
+    targets = np.eye(3, dtype=np.float32)[[0] * 90 + [1] * 9 + [2]]
+    weights = balanced_weights(targets)
+    assert (targets * weights).sum(axis=0) == pytest.approx([100 / 3] * 3)
+    assert (targets @ weights).mean() == pytest.approx(1.0)
+
+
+def test_class_weights_raise_the_recall_of_a_rare_class() -> None:
+    generator = np.random.default_rng(0)
+    labels = np.array([0] * 190 + [1] * 10)
+    pooled = np.where(labels[:, None] == 1, 0.6, -0.6) + generator.normal(size=(200, 8))
+    base = features(200, seed=1)
+    targets = np.eye(CLASSES, dtype=np.float32)[labels]
+    train = dataclasses.replace(
+        base, pooled=(pooled.astype(np.float32),), views=dataclasses.replace(base.views, targets=targets)
+    )
+    phase_data = PhaseData(train, train.pooled_batch, train, train.pooled_batch)
+    recall = {}
+    for weighting in ("none", "balanced"):
+        model = linear_model()
+        run_phase("head_phase", model, phase_data, phase_settings(class_weights=weighting, epochs=4), seed=0)
+        predicted = predict_logits(model, 200, train.pooled_batch).argmax(axis=1)
+        recall[weighting] = (predicted[labels == 1] == 1).mean()
+    assert recall["balanced"] > recall["none"]
+
+
+def test_multi_label_learns_each_label_by_itself() -> None:
+    base = features(120, seed=1)
+    targets = np.stack([base.pooled[0][:, 0] > 0, base.pooled[0][:, 1] > 0, base.pooled[0][:, 2] > 0], axis=1)
+    train = dataclasses.replace(
+        base, views=dataclasses.replace(base.views, targets=targets.astype(np.float32))
+    )
+    phase_data = PhaseData(train, train.pooled_batch, train, train.pooled_batch)
+    result = run_phase(
+        "head_phase", linear_model(), phase_data, phase_settings(epochs=40), seed=0, multi_label=True
+    )
+    assert result.best["val_accuracy"] > 0.6
+
+
+def test_the_order_of_an_epoch_depends_on_seed_phase_and_epoch_only() -> None:
+    order = epoch_order(100, 1, "head_phase", 0)
+    np.testing.assert_array_equal(order, epoch_order(100, 1, "head_phase", 0))
+    for other in (epoch_order(100, 2, "head_phase", 0), epoch_order(100, 1, "finetune_phase", 0)):
+        assert (order != other).any()
+    assert (order != epoch_order(100, 1, "head_phase", 1)).any()
+
+
+@pytest.mark.parametrize(
+    ("monitor", "candidate", "best", "expected"),
+    [
+        ("val_loss", (0.5, 0.8), (0.6, 0.9), True),
+        ("val_loss", (0.6, 0.9), (0.6, 0.8), False),
+        ("val_accuracy", (0.6, 0.9), (0.5, 0.8), True),
+        ("val_accuracy", (0.5, 0.8), (0.6, 0.8), True),
+        ("val_accuracy", (0.4, 0.7), (0.6, 0.8), False),
+    ],
+)
+def test_better_means_better_on_the_monitored_metric(
+    monitor: str, candidate: tuple[float, float], best: tuple[float, float], expected: bool
+) -> None:
+    one, two = ({"val_loss": loss, "val_accuracy": accuracy} for loss, accuracy in (candidate, best))
+    assert is_better(monitor, one, two) is expected

@@ -1,0 +1,169 @@
+"""The report: what was measured reaches the page, the terminal and the pictures, legibly."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from kerastl.evaluation.metrics import evaluate_logits
+from kerastl.report.page import PhaseSummary, Report, duration, report_text, worst_confusions, write_report
+from kerastl.report.plots import plot_augmentation, plot_confusion, plot_curves
+from kerastl.run import Run, create_run
+
+HISTORIES = [
+    ("head_phase", [{"loss": 2 / n, "val_loss": 2.2 / n, "accuracy": 1 - 0.5 / n, "val_accuracy": 1 - 0.6 / n,
+                     "learning_rate": 1e-3 / n} for n in range(1, 9)]),
+    ("finetune_phase", [{"loss": 0.2, "val_loss": float("nan"), "accuracy": 0.9, "val_accuracy": 0.9,
+                         "learning_rate": 0.0}, {"loss": 0.1, "val_loss": 0.2, "accuracy": 0.95}]),
+]  # fmt: skip
+
+
+def make_report(names: list[str], count: int = 200, multi_label: bool = False) -> Report:
+    random = np.random.default_rng(0)
+    k = len(names)
+    labels = random.integers(0, k - 1, count)  # the last class is absent
+    logits = random.normal(size=(count, k))
+    logits[np.arange(count), labels] += 2
+    given = np.eye(k, dtype=np.uint8)[labels] if multi_label else labels
+    metrics = evaluate_logits(logits, given, names, multi_label)
+    return Report(
+        metrics=metrics,
+        validation_metrics=evaluate_logits(logits[:60], given[:60], names, multi_label),
+        phases=(
+            PhaseSummary("head_phase", 30, 28, "val_loss", 0.687, 12.3, 27_500.0),
+            PhaseSummary("finetune_phase", 10, 6, "val_loss", 0.499, 230.0, 78.0),
+        ),
+        winner="finetune_phase",
+        counts={"train": 1400, "validation": 160, "test": count},
+        unreadable_count=3,
+        weights_origin="shipped mobilenet_025",
+        fingerprint="abc123",
+        class_names=tuple(names),
+        seconds=245.0,
+        warnings=("The class 'truck' has no image in the test split, so nothing is known of it. " * 2,),
+    )
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return create_run(tmp_path, "x")
+
+
+def test_the_json_holds_every_figure(run: Run) -> None:
+    report = make_report(["cat", "dog", "truck"])
+    write_report(run, report)
+    values = json.loads(run.report_json.read_text())
+    assert {field.name for field in dataclasses.fields(Report)} == set(values)
+    assert values["metrics"] == json.loads(json.dumps(report.metrics.to_dict()))
+    assert values["phases"][1]["best_epoch"] == 6
+
+
+def test_the_page_gives_counts_intervals_and_confusions_in_words(run: Run) -> None:
+    report = make_report(["cat", "dog|wolf", "truck"])
+    run.curves_png.touch()
+    write_report(run, report)
+    page = run.report_md.read_text()
+    low, high = report.metrics.accuracy_interval
+    true, predicted, count, support = worst_confusions(report.metrics)[0]
+    for part in (
+        "test (200 images)", "validation (60 images)",
+        f"{report.metrics.accuracy:.3f} (95 % interval {low:.3f} to {high:.3f})",
+        r"| dog\|wolf |", f"- {true} taken for {predicted}: {count} of {support} images".replace("|", r"\|"),
+        "| truck | 0 | ", "–: not defined", "fine-tune phase | 10 | 6 | `val_loss` | 0.4990 | 3 min 50 s | 78 | kept",
+        "3 unreadable", "`abc123`", "shipped mobilenet\\_025", "![Learning curves](curves.png)", "**Warning:**",
+    ):  # fmt: skip
+        assert part in page, part
+    assert "confusion.png" not in page  # not drawn here
+    tables = [line for line in page.splitlines() if line.startswith("| ")]
+    assert all(line.endswith(" |") for line in tables)
+
+
+@pytest.mark.parametrize("count", [2, 10, 11, 200])
+@pytest.mark.parametrize("multi_label", [False, True])
+@pytest.mark.parametrize("width", [60, 80])
+def test_the_terminal_summary_fits_its_width(count: int, multi_label: bool, width: int) -> None:
+    names = [f"a class with quite a long and winding name {i}" for i in range(count)]
+    lines = report_text(make_report(names, multi_label=multi_label), width).splitlines()
+    assert max(len(line) for line in lines) <= width
+    assert len(lines) <= (32 if width == 80 else 36)
+
+
+def test_the_terminal_summary_lists_all_classes_or_the_weakest() -> None:
+    few = report_text(make_report([f"c{i}" for i in range(10)]))
+    assert all(f"\n  c{i} " in few for i in range(10))
+    report = make_report([f"c{i}" for i in range(100)], count=2000)
+    text = report_text(report)
+    weakest = min(
+        (each for each in report.metrics.classes if each.f1 is not None), key=lambda each: each.f1 or 0
+    )
+    assert "The 5 weakest of 100 classes" in text and f"\n  {weakest.name} " in text
+    assert "1 class without a test image" in text
+    assert sum(line.startswith("  c") and "taken for" not in line for line in text.splitlines()) == 6
+
+
+def test_confusions_are_ordered_by_how_often_they_happen() -> None:
+    labels, predicted = np.array([0, 0, 0, 1, 2, 2, 2, 2]), np.array([1, 1, 0, 1, 0, 2, 2, 2])
+    metrics = evaluate_logits(np.eye(3)[predicted], labels, ["a", "b", "c"])
+    assert worst_confusions(metrics) == [("a", "b", 2, 3), ("c", "a", 1, 4)]
+
+
+def test_durations_are_said_as_people_say_them() -> None:
+    said = [duration(seconds) for seconds in (0.04, 9.96, 59.6, 200, 3599.7, 7500)]
+    assert said == ["0.0 s", "10 s", "1 min 00 s", "3 min 20 s", "1 h 00 min", "2 h 05 min"]
+
+
+def test_curves_are_drawn_with_gaps_zero_rates_and_short_phases(tmp_path: Path) -> None:
+    for histories in (HISTORIES, HISTORIES[:1], [("head_phase", [{"loss": 1.0}])]):
+        plot_curves(histories, tmp_path / "curves.png", {"head_phase": 8}, "finetune_phase")
+        assert Image.open(tmp_path / "curves.png").size > (600, 200)
+
+
+def test_the_curves_say_which_epoch_and_phase_were_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from matplotlib.figure import Figure
+
+    drawn: list[Figure] = []
+    save = Figure.savefig
+    monkeypatch.setattr(
+        Figure, "savefig", lambda figure, *a, **k: (drawn.append(figure), save(figure, *a, **k))
+    )
+    plot_curves(HISTORIES, tmp_path / "curves.png", {"head_phase": 7, "finetune_phase": 2}, "finetune_phase")
+    caption = drawn[0].get_suptitle()
+    assert "head phase: best at its epoch 7 of 8 (validation loss 0.314" in caption
+    assert "fine-tune phase, kept: best at its epoch 2 of 2 (validation loss 0.200)" in caption
+    boundary = [line.get_xdata()[0] for line in drawn[0].axes[0].lines if line.get_linestyle() == "--"
+                and len(set(line.get_xdata())) == 1]  # fmt: skip
+    assert boundary == [8.5]
+
+
+@pytest.mark.parametrize("classes", [2, 20, 21, 130])
+def test_confusion_pictures_grow_with_the_classes_but_not_without_end(tmp_path: Path, classes: int) -> None:
+    matrix = np.diag(np.arange(classes))  # the first class is absent
+    plot_confusion(matrix, [f"$class {i}" for i in range(classes)], tmp_path / "confusion.png")
+    width, height = Image.open(tmp_path / "confusion.png").size
+    assert 300 < width < 2300 and 300 < height < 2300
+
+
+def test_augmentation_pictures_take_rows_of_different_lengths(tmp_path: Path) -> None:
+    image = np.zeros((16, 24, 3), np.uint8)
+    plot_augmentation([("a_b$", [image] * 4), ("名前", [image])], tmp_path / "augmentation.png")
+    assert [child.name for child in tmp_path.iterdir()] == ["augmentation.png"]
+
+
+def test_pictures_need_no_window_system_and_pages_no_matplotlib(tmp_path: Path) -> None:
+    script = (
+        "import sys, kerastl.report.page, kerastl.report.plots as plots\n"
+        "assert not {'matplotlib', 'tensorflow', 'sklearn'} & set(sys.modules)\n"
+        "plots.plot_confusion([[1]], ['a'], sys.argv[1])\n"
+        "assert 'matplotlib.pyplot' not in sys.modules"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "x.png")]
+    subprocess.run(command, check=True, cwd=Path(__file__).parents[1])

@@ -1,0 +1,231 @@
+"""The house of docs/architecture.md holds: floors, sizes, and what may stand in one room only."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "kerastl"
+FLOORS = {
+    "__version__": 0,
+    "errors": 1,
+    "progress": 1,
+    "backbones": 2,
+    "recipe": 3,
+    "data": 4,
+    "image": 4,
+    "model": 4,
+    "run": 4,
+    "features": 5,
+    "evaluation": 5,
+    "export": 5,
+    "report": 6,
+    "training": 6,
+    "workflow": 7,
+    "cli": 8,
+    "__main__": 9,
+    "__init__": 9,
+}
+MOST_LINES = 320
+HEAVY = ("tensorflow", "keras", "tensorflow_datasets", "keras_tuner", "sklearn", "matplotlib")
+LIGHT_ROOMS = ("errors", "progress", "backbones", "recipe", "run", "data", "cli", "__init__", "__main__")
+
+Violations = Iterator[str]
+
+
+def modules(package: Path) -> list[Path]:
+    return sorted(package.rglob("*.py"))
+
+
+def room_of(package: Path, module: Path) -> str:
+    return module.relative_to(package).parts[0].removesuffix(".py")
+
+
+def tree_of(module: Path) -> ast.Module:
+    return ast.parse(module.read_text(encoding="utf-8"))
+
+
+def imports_of(tree: ast.AST) -> Iterator[str]:
+    """Dotted names that are imported, also inside functions; `from a import b` gives `a.b`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute here"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def floor_violations(package: Path) -> Violations:
+    """A room imports only from floors below its own, and never from its neighbours."""
+    for module in modules(package):
+        room = room_of(package, module)
+        if room not in FLOORS:
+            yield f"{module.relative_to(package)}: room {room} has no floor in this test"
+            continue
+        for name in imports_of(tree_of(module)):
+            top, *rest = name.split(".")
+            target = rest[0] if rest else "__init__"
+            if top == package.name and target != room and FLOORS.get(target, 99) >= FLOORS[room]:
+                yield f"{module.relative_to(package)} imports {name}"
+
+
+def size_violations(package: Path) -> Violations:
+    for module in modules(package):
+        lines = len(module.read_text(encoding="utf-8").splitlines())
+        if lines > MOST_LINES:
+            yield f"{module.relative_to(package)} has {lines} lines"
+
+
+def heavy_imports(package: Path) -> Violations:
+    """Modules of light rooms import TensorFlow and its like inside functions only."""
+    for module in modules(package):
+        if room_of(package, module) in LIGHT_ROOMS:
+            for node in top_level(tree_of(module)):
+                for name in imports_of(node):
+                    if name.split(".")[0] in HEAVY:
+                        yield f"{module.relative_to(package)} imports {name} at module level"
+
+
+def top_level(tree: ast.Module) -> Iterator[ast.stmt]:
+    """Statements that run at import; those for type checkers do not."""
+    for node in tree.body:
+        if not isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not (
+            isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        ):
+            yield node
+
+
+def import_of(*names: str) -> Callable[[ast.Module], bool]:
+    return lambda tree: any(found.split(".")[0] in names for found in imports_of(tree))
+
+
+def writes_trainable(tree: ast.Module) -> bool:
+    targets: list[ast.expr] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign):
+            targets += node.targets
+        elif isinstance(node, (ast.AugAssign, ast.AnnAssign)):
+            targets.append(node.target)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "setattr":
+            targets += [ast.Attribute(a, str(a.value)) for a in node.args if isinstance(a, ast.Constant)]
+    return any(isinstance(target, ast.Attribute) and target.attr == "trainable" for target in targets)
+
+
+def compiles_or_fits(tree: ast.Module) -> bool:
+    """Calls a method `compile` or `fit`; `re.compile` and our own `workflow.fit` are neither."""
+    return any(
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr in ("compile", "fit", "train_on_batch")
+        and ast.unparse(node.func.value) not in ("re", "workflow")
+        for node in ast.walk(tree)
+    )
+
+
+def prints_or_exits(tree: ast.Module) -> bool:
+    calls = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    return bool(calls & {"print", "exit", "quit", "sys.exit"}) or import_of("click")(tree)
+
+
+def names_saved_models(tree: ast.Module) -> bool:
+    return any(isinstance(node, ast.Constant) and node.value == "saved_models" for node in ast.walk(tree))
+
+
+# what -> (how it is recognised, where alone it may stand)
+ONLY = {
+    "assigns .trainable": (writes_trainable, ("model/freezing.py",)),
+    "calls compile() or fit()": (compiles_or_fits, ("training/",)),
+    "imports tensorflow_datasets": (import_of("tensorflow_datasets"), ("data/",)),
+    "imports keras_tuner": (import_of("keras_tuner"), ("tuning/",)),
+    "imports matplotlib": (import_of("matplotlib"), ("report/plots.py",)),
+    # reader.py is the program of the fresh process that reloads an export; it answers on its stdout
+    "imports click, prints or exits": (
+        prints_or_exits,
+        ("cli/", "export/reader.py", "export/fresh_process.py"),
+    ),
+    # the others only hold it as the default of an argument
+    "names saved_models": (names_saved_models, ("export/", "workflow/", "workflow.py", "cli/options.py")),
+}
+
+
+def only_violations(package: Path) -> Violations:
+    for module in modules(package):
+        place = module.relative_to(package).as_posix()
+        for what, (recognise, places) in ONLY.items():
+            if not place.startswith(places) and recognise(tree_of(module)):
+                yield f"{place} {what}; only {', '.join(places)} may"
+
+
+CHECKS = (floor_violations, size_violations, heavy_imports, only_violations)
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_the_house_holds(check: Callable[[Path], Violations]) -> None:
+    assert list(check(PACKAGE)) == []
+
+
+@pytest.mark.parametrize(
+    ("check", "place", "source"),
+    [
+        (floor_violations, "data/files.py", "from kerastl.training import phase"),
+        (floor_violations, "data/files.py", "def f():\n    from kerastl.image.decode import decode"),
+        (floor_violations, "data/files.py", "from kerastl import workflow"),
+        (floor_violations, "data/files.py", "import kerastl"),
+        (floor_violations, "recipe/load.py", "import kerastl.run"),
+        (floor_violations, "attic/dust.py", ""),
+        (size_violations, "data/files.py", "x = 1\n" * 321),
+        (heavy_imports, "cli/fit.py", "import tensorflow as tf"),
+        (heavy_imports, "recipe/load.py", "try:\n    from keras import ops\nexcept ImportError:\n    pass"),
+        (only_violations, "model/build.py", "layer.trainable = False"),
+        (only_violations, "model/build.py", "setattr(layer, 'trainable', False)"),
+        (only_violations, "workflow.py", "model.fit(data)"),
+        (only_violations, "evaluation/metrics.py", "model.compile()"),
+        (only_violations, "workflow.py", "def f():\n    import tensorflow_datasets as tfds"),
+        (only_violations, "report/page.py", "from matplotlib import pyplot"),
+        (only_violations, "training/phase.py", "print('epoch 1')"),
+        (only_violations, "run.py", "import sys\nsys.exit(1)"),
+        (only_violations, "run.py", "import click"),
+        (only_violations, "run.py", "from pathlib import Path\nPath('saved_models').mkdir()"),
+    ],
+)
+def test_a_crooked_wall_is_caught(
+    tmp_path: Path, check: Callable[[Path], Violations], place: str, source: str
+) -> None:
+    module = tmp_path / "kerastl" / place
+    module.parent.mkdir(parents=True)
+    module.write_text(source)
+    assert len(list(check(tmp_path / "kerastl"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("place", "source"),
+    [
+        ("cli/fit.py", "from kerastl import __version__, workflow\nworkflow.fit()\nprint(1)"),
+        ("workflow.py", "import re\nre.compile('x')\nfrom kerastl.training.phase import run_phase"),
+        ("model/freezing.py", "layer.trainable = False\nlayer.trainable_variables"),
+        ("cli/fit.py", "def f():\n    import tensorflow"),
+        ("data/files.py", "from kerastl.data import folder\nfrom kerastl.errors import DataError"),
+    ],
+)
+def test_a_straight_wall_is_left_alone(tmp_path: Path, place: str, source: str) -> None:
+    module = tmp_path / "kerastl" / place
+    module.parent.mkdir(parents=True)
+    module.write_text(source)
+    assert [found for check in CHECKS for found in check(tmp_path / "kerastl")] == []
+
+
+def test_light_modules_load_no_tensorflow() -> None:
+    names = [
+        ".".join(("kerastl", *module.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
+        for module in modules(PACKAGE)
+        if room_of(PACKAGE, module) in LIGHT_ROOMS and module.name != "__main__.py"
+    ]
+    assert "kerastl.cli.fit" in names
+    program = f"import sys, {', '.join(names)}\nprint(sorted(set({HEAVY!r}) & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("[]\n", "")

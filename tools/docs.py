@@ -1,0 +1,172 @@
+"""Writes the pages of docs/ that the code already knows: the command line, the recipe keys, the backbones.
+
+python tools/docs.py            write them
+python tools/docs.py --check    fail if one is stale, and say which
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from kerastl.backbones import backbone_names, get_backbone
+from kerastl.cli import COMMANDS, cli
+from kerastl.recipe import Recipe, load_recipe, recipe_keys, recipe_to_dict, resolve, shipped_recipes
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+MADE = "<!-- Made by tools/docs.py from the code; `make docs` writes it anew. -->\n"
+WIDTH = 100
+
+
+def command_line_page() -> str:
+    """Every command's own help."""
+    root = click.Context(cli, info_name="kerastl", terminal_width=WIDTH, max_content_width=WIDTH)
+    parts = ["# The command line\n", MADE, _fenced(cli.get_help(root))]
+    for name in COMMANDS:
+        command = cli.get_command(root, name)
+        assert command is not None
+        context = click.Context(
+            command, info_name=name, parent=root, terminal_width=WIDTH, max_content_width=WIDTH
+        )
+        parts += [f"## kerastl {name}\n", _fenced(command.get_help(context))]
+    parts.append(
+        "Exit codes: 0 done, 1 something went wrong, 2 something that you can mend, 130 stopped by Ctrl-C.\n"
+    )
+    return "\n".join(parts)
+
+
+def recipes_page() -> str:
+    """Every recipe key, with its default and the values that it takes."""
+    parts = [
+        "# Recipes\n",
+        MADE,
+        "A recipe is a TOML file; `kerastl fit recipe.toml` runs it. Every key may be left out. A key whose default "
+        "is *auto* is chosen by a rule from the data and the backbone; `kerastl plan` shows what was chosen, and "
+        "`recipe.toml` in the folder of a run holds all of it. `--set table.key=value` wins over the file, and a flag "
+        "wins over `--set`.\n",
+    ]
+    tables = [""] + [f.name for f in dataclasses.fields(Recipe) if f.default is dataclasses.MISSING]
+    keys, decided = list(recipe_keys()), _decided()
+    for table in tables:
+        parts.append(f"## [{table}]\n" if table else "## Top level\n")
+        rows = [
+            (f"`{dotted.rpartition('.')[2]}`", _default(dotted, item.default, decided), _values(item.metadata, hint), item.metadata["help"])
+            for dotted, item, hint in keys
+            if dotted.rpartition(".")[0] == table
+        ]  # fmt: skip
+        parts.append(_table(("key", "default", "values", "meaning"), rows))
+    parts.append("## Shipped recipes\n")
+    for name, path in shipped_recipes().items():
+        parts += [f"### {name}\n", "```toml", path.read_text(encoding="utf-8").strip(), "```\n"]
+    return "\n".join(parts)
+
+
+def backbones_page() -> str:
+    """Every backbone, and every point that it can be thawed from."""
+    specs = [get_backbone(name) for name in backbone_names()]
+    rows = [
+        (
+            f"`{s.name}`",
+            str(s.image_size),
+            str(s.min_image_size),
+            f"{s.parameters:,}",
+            s.preprocessing,
+            "bundled" if s.bundled_weights else "imagenet",
+            str(len(s.unfreeze_points)),
+        )
+        for s in specs
+    ]
+    header = ("name", "pixels", "at least", "parameters", "preprocessing", "pretrained", "unfreeze points")
+    parts = [
+        "# Backbones\n",
+        MADE,
+        "Pixels are the side of the square that a network was published for; any side from *at least* on works. "
+        "Parameters are counted without the classifier. Preprocessing is part of the model: `caffe` is BGR minus "
+        "the ImageNet mean, `tf` -1..1, `torch` the ImageNet mean and deviation, `identity` nothing, because the "
+        "network rescales by itself.\n",
+        _table(header, rows),
+        "## Unfreeze points\n",
+        "From nothing thawed to everything; `--unfreeze-from POINT` trains all that lies above the point.\n",
+    ]
+    parts += [f"- `{s.name}`: {', '.join(f'`{point}`' for point in s.unfreeze_points)}" for s in specs]
+    return "\n".join(parts) + "\n"
+
+
+PAGES = {"cli.md": command_line_page, "recipes.md": recipes_page, "backbones.md": backbones_page}
+
+
+def stale_pages(folder: Path) -> list[str]:
+    """Names of the pages in `folder` that differ from what the code says."""
+    return [
+        name
+        for name, make in PAGES.items()
+        if not (folder / name).is_file() or (folder / name).read_text(encoding="utf-8") != make()
+    ]
+
+
+def _fenced(text: str) -> str:
+    return "```\n" + "\n".join(line.rstrip() for line in text.splitlines()) + "\n```\n"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *([cell.replace("|", "\\|") for cell in row] for row in rows)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _decided() -> set[str]:
+    """Keys that the rule fills in."""
+    resolved = recipe_to_dict(resolve(load_recipe(), 1000, 10))
+    tables = {name: value for name, value in resolved.items() if isinstance(value, dict)}
+    return {f"{table}.{key}" for table, keys in tables.items() for key in keys} | (
+        set(resolved) - set(tables)
+    )
+
+
+def _default(dotted: str, default: Any, decided: set[str]) -> str:
+    if default is None:
+        return "*auto*" if dotted in decided else "none"
+    if isinstance(default, bool):
+        return f"`{str(default).lower()}`"
+    return (
+        f'`"{default}"`' if isinstance(default, str) else f"`{list(default) if default == () else default}`"
+    )
+
+
+def _values(metadata: Mapping[str, Any], hint: Any) -> str:
+    if metadata["choices"]:
+        return ", ".join(f"`{choice}`" for choice in metadata["choices"])
+    kind = _kind(hint)
+    words = {bool: "true or false", str: "text", int: "whole number", float: "number"}.get(
+        kind, "list of whole numbers"
+    )
+    signs = (("low", "≥"), ("above", ">"), ("high", "≤"), ("below", "<"))
+    bounds = [f"{sign} {metadata[name]}" for name, sign in signs if metadata[name] is not None]
+    return " ".join([words, ", ".join(bounds)]).strip()
+
+
+def _kind(hint: Any) -> Any:
+    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    return next(kind for kind in kinds if kind is not types.NoneType)
+
+
+def main() -> None:
+    """Write the pages, or check them."""
+    if sys.argv[1:] == ["--check"]:
+        stale = stale_pages(DOCS)
+        if stale:
+            sys.exit(f"error: stale in docs/: {', '.join(stale)}. Run `make docs` and look at what changed.")
+        return
+    DOCS.mkdir(exist_ok=True)
+    for name, make in PAGES.items():
+        (DOCS / name).write_text(make(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
