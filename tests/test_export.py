@@ -19,7 +19,7 @@ from kerastl.errors import DataError, ExportError, UserError
 from kerastl.export.parity import MIXED_PRECISION_TOLERANCE, ParityResult, check_parity, expected_answers
 from kerastl.export.publish import ExportedModel, publish
 from kerastl.export.reader import load_exported
-from kerastl.run import NoSpaceError
+from kerastl.writing import NoSpaceError
 
 ROOT = Path(__file__).parents[1]
 NAMES = ("blau", "grün", "rot")

@@ -22,7 +22,7 @@ from kerastl.model.cut import cut
 from kerastl.progress import Progress
 from kerastl.recipe import AugmentRecipe, HeadRecipe
 from kerastl.recipe.rule import resolve_augment
-from kerastl.run import NoSpaceError
+from kerastl.writing import NoSpaceError
 
 SIZE = 32
 POINT = "conv_pw_6_relu"

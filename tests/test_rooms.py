@@ -16,6 +16,7 @@ FLOORS = {
     "errors": 1,
     "progress": 1,
     "backbones": 2,
+    "writing": 2,
     "recipe": 3,
     "data": 4,
     "image": 4,
@@ -33,7 +34,18 @@ FLOORS = {
 }
 MOST_LINES = 320
 HEAVY = ("tensorflow", "keras", "tensorflow_datasets", "keras_tuner", "sklearn", "matplotlib")
-LIGHT_ROOMS = ("errors", "progress", "backbones", "recipe", "run", "data", "cli", "__init__", "__main__")
+LIGHT_ROOMS = (
+    "errors",
+    "progress",
+    "backbones",
+    "recipe",
+    "run",
+    "writing",
+    "data",
+    "cli",
+    "__init__",
+    "__main__",
+)
 
 Violations = Iterator[str]
 

@@ -12,15 +12,12 @@ from pathlib import Path
 import pytest
 
 from kerastl.errors import UserError
-from kerastl.run import (
+from kerastl.run import create_run, environment, open_run, safe_name
+from kerastl.writing import (
     NoSpaceError,
     WriteError,
-    create_run,
-    environment,
     explain_write_errors,
-    open_run,
     replace_atomically,
-    safe_name,
     write_json_atomic,
     write_text_atomic,
 )
@@ -77,7 +74,7 @@ def test_readers_never_see_a_part(tmp_path: Path) -> None:
     target = tmp_path / "data.json"
     write_text_atomic(target, "a" * 100_000)
     writer = (
-        "import sys\nfrom kerastl.run import write_text_atomic\n"
+        "import sys\nfrom kerastl.writing import write_text_atomic\n"
         "for i in range(200): write_text_atomic(sys.argv[1], 'ab'[i % 2] * 100_000)"
     )
     with subprocess.Popen(

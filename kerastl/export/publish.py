@@ -17,7 +17,8 @@ from pathlib import Path
 
 from kerastl.errors import ExportError, UserError
 from kerastl.export.parity import ParityResult
-from kerastl.run import explain_write_errors, flush_to_disk, safe_name
+from kerastl.run import safe_name
+from kerastl.writing import explain_write_errors, flush_to_disk
 
 _MODEL_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _VERSION = re.compile(r"[0-9]+")

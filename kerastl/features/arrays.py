@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kerastl.run import explain_write_errors
+from kerastl.writing import explain_write_errors
 
 
 def new_array(path: Path, shape: tuple[int, ...], dtype: type) -> np.ndarray:

@@ -11,7 +11,7 @@ import dataclasses
 import math
 from typing import Any, TypeVar
 
-from kerastl.backbones import get_backbone
+from kerastl.backbones import BackboneSpec, get_backbone
 from kerastl.recipe.schema import AugmentRecipe, FinetunePhaseRecipe, HeadPhaseRecipe, Recipe
 
 Part = TypeVar("Part", HeadPhaseRecipe, FinetunePhaseRecipe, AugmentRecipe)
@@ -68,7 +68,7 @@ def resolve(recipe: Recipe, train_count: int, class_count: int) -> Recipe:
     """
     spec = get_backbone(recipe.backbone.name or "resnet50")
     size = recipe.backbone.image_size or spec.image_size
-    head_phase = _fill(recipe.head_phase, _head_phase(train_count))
+    head_phase = _fill(recipe.head_phase, _head_phase(train_count, spec))
     finetune_phase = _fill(recipe.finetune_phase, _finetune_phase(recipe, train_count))
     return dataclasses.replace(
         recipe,
@@ -105,12 +105,14 @@ def batch_size(train_count: int) -> int:
     return 2 ** min(6, max(3, round(math.log2(max(train_count, 1) / 16))))
 
 
-def _head_phase(train_count: int) -> dict[str, Any]:
+def _head_phase(train_count: int, spec: BackboneSpec) -> dict[str, Any]:
+    # Adam moves each weight by about the rate, so a logit moves by more the more features it adds up.
+    rate = 1e-3 * math.sqrt(256 / spec.feature_channels)
     # A head on stored features costs microseconds an image, so it trains until validation says stop.
     return {
-        "epochs": 60,
+        "epochs": 100,
         "batch_size": 2 * batch_size(train_count),
-        "learning_rate": 1e-3,
+        "learning_rate": float(f"{rate:.1e}"),
         "weight_decay": 1e-2,
         "warmup_epochs": 1.0,
         "label_smoothing": 0.1,

@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from kerastl.evaluation.metrics import ClassMetrics, Metrics
-from kerastl.run import Run, write_json_atomic, write_text_atomic
+from kerastl.run import Run
+from kerastl.writing import write_json_atomic, write_text_atomic
 
 _WORST_CONFUSIONS = 10
 _TERMINAL_CLASSES = 10

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kerastl.report.page import phase_title
-from kerastl.run import replace_atomically
+from kerastl.writing import replace_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

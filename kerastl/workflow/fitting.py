@@ -7,7 +7,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
@@ -26,17 +25,17 @@ from kerastl.model.weights import LoadedWeights, load_weights
 from kerastl.progress import Progress
 from kerastl.recipe import Recipe, recipe_to_toml
 from kerastl.report.page import PhaseSummary, Report, write_report
-from kerastl.report.plots import plot_augmentation, plot_confusion, plot_curves
-from kerastl.run import Run, create_run, environment, replace_atomically, write_json_atomic, write_text_atomic
+from kerastl.report.plots import plot_confusion
+from kerastl.run import create_run, environment
 from kerastl.training.phase import PhaseResult, predict_logits
-from kerastl.training.routine import FitResult, finetunes, transfer
+from kerastl.training.routine import finetunes, transfer
 from kerastl.workflow.logbook import Logbook
 from kerastl.workflow.planning import make_plan
 from kerastl.workflow.prepare import Prepared, decode_splits, make_repeatable, open_splits, precision_of
-from kerastl.workflow.tables import write_rows, write_splits
+from kerastl.workflow.records import write_data, write_histories, write_preview
+from kerastl.writing import replace_atomically, write_json_atomic, write_text_atomic
 
 PARITY_IMAGES = 32
-PREVIEW_IMAGES = 6
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,12 +112,12 @@ def fit(
         progress.warn(warning)
     try:
         prepared = decode_splits(recipe, splits, run.scratch, progress)
-        _write_data(run, prepared)
+        write_data(run, prepared)
         for name, reason in prepared.unreadable.items():
             progress.warn(f"left out {name}: {reason}")
         make_repeatable(recipe)
         if (recipe.augment.views or 1) > 1:
-            _write_preview(run, prepared)
+            write_preview(run, prepared)
         with precision_of(recipe) as precision:
             beginning = begin(prepared, run.scratch, progress)
         network, loaded = beginning.network, beginning.weights
@@ -133,7 +132,7 @@ def fit(
             tensorboard=run.tensorboard if tensorboard else None,
             progress=progress,
         )
-        _write_histories(run, result)
+        write_histories(run, result)
         with replace_atomically(run.model_keras) as temporary:
             network.model.save(temporary)
         if result.interrupted and not result.validation:
@@ -279,42 +278,6 @@ def _summary(phase: PhaseResult) -> PhaseSummary:
         seconds=phase.seconds,
         images_per_second=phase.images_per_second,
     )
-
-
-def _write_data(run: Run, prepared: Prepared) -> None:
-    splits = prepared.splits
-    examples = splits.train.examples
-    data: dict[str, Any] = {
-        "origin": examples.origin,
-        "fingerprint": splits.fingerprint,
-        "classes": list(splits.class_names),
-        "counts": splits.counts(),
-        "unreadable": prepared.unreadable,
-        "skipped": list(examples.skipped),
-        "warnings": list(splits.warnings),
-    }
-    write_json_atomic(run.data_json, data)
-    write_splits(run.splits_csv, splits)
-
-
-def _write_histories(run: Run, result: FitResult) -> None:
-    histories: list[tuple[str, list[dict[str, float]]]] = []
-    for phase, path in zip(result.phases, (run.head_phase_csv, run.finetune_phase_csv), strict=False):
-        rows = [dict(row) for row in phase.history]
-        write_rows(path, rows)
-        histories.append((phase.name, rows))
-    if any(rows for _, rows in histories):
-        best = {phase.name: phase.best_epoch for phase in result.phases}
-        plot_curves(histories, run.curves_png, best, result.winner)
-
-
-def _write_preview(run: Run, prepared: Prepared) -> None:
-    views, split = prepared.views("train"), prepared.splits.train
-    positions = np.unique(np.linspace(0, split.count - 1, PREVIEW_IMAGES).astype(np.int64))
-    shown = range(min(prepared.recipe.augment.views or 1, PREVIEW_IMAGES))
-    by_view = [views.images(positions, view) for view in shown]
-    rows = [(str(split.ids[p]), [images[i] for images in by_view]) for i, p in enumerate(positions)]
-    plot_augmentation(rows, run.augmentation_png)
 
 
 def _values(metrics: dict[str, float]) -> str:

@@ -6,7 +6,7 @@ from datetime import datetime
 from pathlib import Path
 
 from kerastl.progress import Progress, Tracker
-from kerastl.run import explain_write_errors
+from kerastl.writing import explain_write_errors
 
 
 class Logbook(Progress):

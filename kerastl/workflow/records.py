@@ -1,0 +1,90 @@
+"""What a run writes down beside its model: data, splits, histories and pictures."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kerastl.data.examples import Splits
+from kerastl.report.plots import plot_augmentation, plot_curves
+from kerastl.run import Run
+from kerastl.training.routine import FitResult
+from kerastl.workflow.prepare import Prepared
+from kerastl.writing import write_json_atomic, write_text_atomic
+
+PREVIEW_IMAGES = 6
+
+
+def write_data(run: Run, prepared: Prepared) -> None:
+    """Write where the data came from, what was left out, and each image's split."""
+    splits = prepared.splits
+    examples = splits.train.examples
+    data: dict[str, Any] = {
+        "origin": examples.origin,
+        "fingerprint": splits.fingerprint,
+        "classes": list(splits.class_names),
+        "counts": splits.counts(),
+        "unreadable": prepared.unreadable,
+        "skipped": list(examples.skipped),
+        "warnings": list(splits.warnings),
+    }
+    write_json_atomic(run.data_json, data)
+    write_splits(run.splits_csv, splits)
+
+
+def write_histories(run: Run, result: FitResult) -> None:
+    """Write each phase's history as a table, and all of them as a picture."""
+    histories: list[tuple[str, list[dict[str, float]]]] = []
+    for phase, path in zip(result.phases, (run.head_phase_csv, run.finetune_phase_csv), strict=False):
+        rows = [dict(row) for row in phase.history]
+        write_rows(path, rows)
+        histories.append((phase.name, rows))
+    if any(rows for _, rows in histories):
+        best = {phase.name: phase.best_epoch for phase in result.phases}
+        plot_curves(histories, run.curves_png, best, result.winner)
+
+
+def write_preview(run: Run, prepared: Prepared) -> None:
+    """Draw some training images beside their augmented views."""
+    views, split = prepared.views("train"), prepared.splits.train
+    positions = np.unique(np.linspace(0, split.count - 1, PREVIEW_IMAGES).astype(np.int64))
+    shown = range(min(prepared.recipe.augment.views or 1, PREVIEW_IMAGES))
+    by_view = [views.images(positions, view) for view in shown]
+    rows = [(str(split.ids[p]), [images[i] for images in by_view]) for i, p in enumerate(positions)]
+    plot_augmentation(rows, run.augmentation_png)
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write dictionaries with the same keys as CSV with a header; no rows make an empty file."""
+    header = list(rows[0]) if rows else []
+    _write(path, header, ([row[name] for name in header] for row in rows))
+
+
+def write_splits(path: Path, splits: Splits) -> None:
+    """Write the split and the labels of every image."""
+
+    def labels_of(label: Any) -> str:
+        if not splits.train.examples.multi_label:
+            return splits.class_names[label]
+        return "|".join(name for name, present in zip(splits.class_names, label, strict=True) if present)
+
+    rows = (
+        (split.name, identity, labels_of(label))
+        for split in splits
+        for identity, label in zip(split.ids, split.labels, strict=True)
+    )
+    _write(path, ["split", "id", "label"], rows)
+
+
+def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    if header:
+        writer.writerow(header)
+    writer.writerows(rows)
+    write_text_atomic(path, text.getvalue())

@@ -1,0 +1,272 @@
+"""The whole job through the command line, on images that anyone can learn, and on ones that nobody can."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import Kerastl
+
+QUICK = [
+    "--image-size",
+    "32",
+    "--head-epochs",
+    "20",
+    "--finetune-epochs",
+    "3",
+    "--unfreeze-from",
+    "conv_pw_11_relu",
+]
+QUICK += [
+    "--backbone",
+    "mobilenet_025",
+    "--set",
+    "augment.views=2",
+    "--set",
+    "finetune_phase.learning_rate=1e-4",
+]
+
+
+@pytest.fixture(scope="module")
+def fitted(solid_colours: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which `kerastl fit` has run once."""
+    folder = tmp_path_factory.mktemp("fitted")
+    command = [sys.executable, "-m", "kerastl", "fit", "--data", str(solid_colours), "--name", "colours"]
+    done = subprocess.run(
+        [*command, *QUICK, "--deterministic"], cwd=folder, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr
+    (folder / "stdout.txt").write_text(done.stdout)
+    (folder / "stderr.txt").write_text(done.stderr)
+    return folder
+
+
+def run_of(folder: Path) -> Path:
+    (run,) = (folder / "runs").iterdir()
+    return run
+
+
+def report_of(folder: Path) -> dict:
+    return json.loads((run_of(folder) / "report.json").read_text())
+
+
+def test_solid_colours_are_learnt_tested_and_exported(fitted: Path) -> None:
+    report = report_of(fitted)
+    assert report["metrics"]["accuracy"] >= 0.9
+    assert sum(report["counts"].values()) == 72 and report["metrics"]["count"] == report["counts"]["test"]
+    assert [phase["phase"] for phase in report["phases"]] == ["head_phase", "finetune_phase"]
+    assert (fitted / "saved_models" / "colours" / "1" / "saved_model.pb").is_file()
+    assert "accuracy" in (fitted / "stdout.txt").read_text()
+    assert "Traceback" not in (fitted / "stderr.txt").read_text()
+
+
+def test_the_run_folder_holds_all_that_is_needed(fitted: Path) -> None:
+    run = run_of(fitted)
+    names = {path.name for path in run.iterdir()}
+    assert names >= {
+        "recipe.toml", "environment.json", "data.json", "splits.csv", "plan.txt", "head_phase.csv",
+        "finetune_phase.csv", "model.keras", "report.json", "report.md", "curves.png", "confusion.png",
+        "augmentation.png", "log.txt",
+    }  # fmt: skip
+    assert "scratch" not in names
+    with (run / "splits.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 72 and {row["split"] for row in rows} == {"train", "validation", "test"}
+
+
+def test_labels_drawn_at_random_are_not_learnt(solid_colours: Path, tmp_path: Path, kerastl: Kerastl) -> None:
+    """The control of the accuracy gate above."""
+    images = sorted(solid_colours.rglob("*.png"))
+    names = ["a", "b", "c"] * (len(images) // 3)
+    random.Random(0).shuffle(names)
+    rows = "".join(f"{image},{name}\n" for image, name in zip(images, names, strict=True))
+    (tmp_path / "random.csv").write_text("path,label\n" + rows)
+    done = kerastl(
+        "fit", "--data", tmp_path / "random.csv", "--no-finetune", "--no-export", *QUICK[:4], *QUICK[8:10]
+    )
+    assert done.returncode == 0, done.stderr
+    assert report_of(tmp_path)["metrics"]["accuracy"] < 0.75
+
+
+def test_repeating_a_recipe_in_deterministic_mode_repeats_the_bits(
+    fitted: Path, tmp_path: Path, kerastl: Kerastl
+) -> None:
+    done = kerastl("fit", run_of(fitted) / "recipe.toml", "--no-export")
+    assert done.returncode == 0, done.stderr
+    first, second = run_of(fitted), run_of(tmp_path)
+
+    def without_seconds(path: Path) -> list[dict[str, str]]:
+        with path.open() as file:
+            return [
+                {key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)
+            ]
+
+    for name in ("head_phase.csv", "finetune_phase.csv"):
+        assert without_seconds(first / name) == without_seconds(second / name)
+    assert report_of(fitted)["metrics"] == report_of(tmp_path)["metrics"]
+    assert (first / "splits.csv").read_text() == (second / "splits.csv").read_text()
+    other = kerastl(
+        "fit", run_of(fitted) / "recipe.toml", "--no-export", "--seed", "1", "--runs", tmp_path / "other"
+    )
+    assert other.returncode == 0, other.stderr
+    (other_run,) = (tmp_path / "other").iterdir()
+    assert without_seconds(first / "head_phase.csv") != without_seconds(other_run / "head_phase.csv")
+
+
+def test_run_and_exported_model_predict_the_same(fitted: Path, solid_colours: Path, kerastl: Kerastl) -> None:
+    image = next((solid_colours / "red").iterdir())
+    answers = []
+    for model in (run_of(fitted), fitted / "saved_models" / "colours"):
+        done = kerastl("predict", model, image, "--json")
+        assert done.returncode == 0, done.stderr
+        answers.append(json.loads(done.stdout)[0])
+    assert answers[0]["label"] == answers[1]["label"] == "red"
+    assert answers[0]["probability"] == pytest.approx(answers[1]["probability"], abs=1e-5)
+
+
+def test_an_unreadable_image_is_named_and_the_others_are_predicted(
+    fitted: Path, solid_colours: Path, tmp_path: Path, kerastl: Kerastl
+) -> None:
+    shutil.copy(next((solid_colours / "blue").iterdir()), tmp_path / "good.png")
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    done = kerastl("predict", run_of(fitted), tmp_path / "good.png", tmp_path / "bad.png", "--json")
+    by_name = {Path(row["path"]).name: row for row in json.loads(done.stdout)}
+    assert by_name["good.png"]["label"] == "blue"
+    assert by_name["bad.png"]["label"] == "" and "not an image" in by_name["bad.png"]["error"]
+
+
+def test_evaluate_repeats_the_test_result_and_takes_other_data(
+    fitted: Path, solid_colours: Path, tmp_path: Path, kerastl: Kerastl
+) -> None:
+    done = kerastl("evaluate", run_of(fitted), "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["accuracy"] == report_of(fitted)["metrics"]["accuracy"]
+    other = tmp_path / "other"
+    for colour in ("red", "green"):
+        shutil.copytree(solid_colours / colour, other / colour)
+    done = kerastl("evaluate", run_of(fitted), "--data", other, "--json")
+    assert json.loads(done.stdout)["count"] == 48
+    (other / "red").rename(other / "purple")
+    done = kerastl("evaluate", run_of(fitted), "--data", other)
+    assert done.returncode == 2 and "class 'purple' that the model does not know" in done.stderr
+
+
+def test_export_publishes_the_next_version(fitted: Path, tmp_path: Path, kerastl: Kerastl) -> None:
+    for version in (1, 2):
+        done = kerastl("export", run_of(fitted), "--models", tmp_path / "models", "--name", "again")
+        assert done.returncode == 0, done.stderr
+        assert (tmp_path / "models" / "again" / str(version) / "saved_model.pb").is_file()
+
+
+def test_the_saved_model_needs_keras_alone(fitted: Path) -> None:
+    script = (
+        "import sys, keras, numpy as np\n"
+        "model = keras.saving.load_model(sys.argv[1])\n"
+        "answer = model(np.full((2, 32, 32, 3), 127.0, 'float32'), training=False)\n"
+        "assert not any(name.startswith('kerastl') for name in sys.modules)\n"
+        "print(answer.shape, answer.dtype)\n"
+    )
+    command = [sys.executable, "-c", script, str(run_of(fitted) / "model.keras")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "(2, 3)" in done.stdout and "float32" in done.stdout
+
+
+def test_plan_prints_phases_blocks_and_rates_without_training(
+    solid_colours: Path, tmp_path: Path, kerastl: Kerastl
+) -> None:
+    done = kerastl("plan", "--data", solid_colours, *QUICK)
+    assert done.returncode == 0, done.stderr
+    assert "head phase" in done.stdout and "fine-tune phase" in done.stdout
+    rows = [line.split() for line in done.stdout.splitlines() if line.startswith("  ")]
+    states = {(row[0], row[1]) for row in rows}
+    assert (
+        ("head", "trains") in states
+        and ("conv_pw_11_relu", "partly") in states
+        and ("input", "frozen") in states
+    )
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert not (tmp_path / "runs").exists()
+
+
+def test_unreadable_files_are_listed_and_left_out_or_stop_the_run(
+    solid_colours: Path, tmp_path: Path, kerastl: Kerastl
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(solid_colours, data)
+    (data / "red" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n but nothing more")
+    done = kerastl("fit", "--data", data, "--no-finetune", "--no-export", *QUICK[:4], *QUICK[8:10])
+    assert done.returncode == 0, done.stderr
+    listed = json.loads((run_of(tmp_path) / "data.json").read_text())["unreadable"]
+    assert list(listed) == ["red/broken.png"] and "red/broken.png" in done.stderr
+    for number in range(9):
+        (data / "red" / f"broken-{number}.jpg").write_bytes(b"")
+    done = kerastl(
+        "fit", "--data", data, "--no-finetune", *QUICK[:4], "--runs", tmp_path / "stopped", *QUICK[8:10]
+    )
+    assert (
+        done.returncode == 2 and "data.max_unreadable_fraction" in done.stderr and "empty file" in done.stderr
+    )
+
+
+def test_ctrl_c_keeps_the_best_so_far_and_says_how_to_go_on(solid_colours: Path, tmp_path: Path) -> None:
+    import signal
+    import time
+
+    command = [sys.executable, "-m", "kerastl", "fit", "--data", str(solid_colours), *QUICK[:2], *QUICK[8:10]]
+    command += ["--head-epochs", "100000", "--set", "head_phase.patience_epochs=0", "--no-finetune"]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 300
+    while not list(tmp_path.glob("runs/*/plan.txt")) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    time.sleep(6)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    run = run_of(tmp_path)
+    assert (run / "model.keras").is_file() and not (run / "scratch").exists()
+    assert "kerastl export" in errors and "kerastl evaluate" in errors and "Traceback" not in errors
+    assert not (tmp_path / "saved_models").exists()
+
+
+BAD_RUNS = [
+    (["--data", "nowhere"], 2, "does not exist"),
+    (["--data", "empty"], 2, "empty"),
+    (["--data", "one-class"], 2, "class"),
+    (["--data", "colours", "--backbone", "resnet5O"], 2, "Did you mean 'resnet50'"),
+    (["--data", "colours", "--unfreeze-from", "conv_pw_11"], 2, "Did you mean 'conv_pw_11_relu'"),
+    (["--data", "colours", "--image-size", "16"], 2, "at least 32 pixels"),
+    (["--data", "colours", "--weights", "wrong.weights.h5"], 2, "wrong.weights.h5"),
+    (["--data", "colours", "--set", "head.droput=0.1"], 2, "Did you mean 'head.dropout'"),
+    (["--data", "colours", "--set", "head_phase.learning_rate=1e18", "--set", "head_phase.gradient_clip_norm=0"],
+     1, "Lower head_phase.learning_rate"),
+    (["--data", "colours", "--runs", "a-file"], 2, "a-file"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("words", "code", "message"), BAD_RUNS, ids=lambda value: str(value)[:40])
+def test_bad_input_gets_one_clear_message(
+    words: list[str], code: int, message: str, solid_colours: Path, tmp_path: Path, kerastl: Kerastl
+) -> None:
+    (tmp_path / "colours").symlink_to(solid_colours)
+    (tmp_path / "empty").mkdir()
+    shutil.copytree(solid_colours / "red", tmp_path / "one-class" / "red")
+    np.savez(tmp_path / "wrong.npz", a=np.zeros(3))
+    (tmp_path / "wrong.npz").rename(tmp_path / "wrong.weights.h5")
+    (tmp_path / "a-file").write_text("in the way")
+    quick = [] if "--image-size" in words else ["--image-size", "32"]
+    backbone = [] if "--backbone" in words else ["--backbone", "mobilenet_025"]
+    done = kerastl("fit", *words, *quick, *backbone, "--head-epochs", "5", "--set", "augment.views=1")
+    assert done.returncode == code, done.stderr
+    assert message in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "saved_models").exists()
+    assert not list(tmp_path.glob("runs/*/model.keras"))
