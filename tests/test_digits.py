@@ -6,8 +6,9 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from kerastl.data import make_splits, open_examples
 from kerastl.data.digits import grey_png
+from kerastl.data.sources import open_examples
+from kerastl.data.splits import make_splits
 from kerastl.recipe.schema import DataRecipe
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kerastl.data import make_splits, open_examples
 from kerastl.data.digits import grey_png
+from kerastl.data.sources import open_examples
+from kerastl.data.splits import make_splits
 from kerastl.errors import DataError
 from kerastl.recipe.schema import DataRecipe
 

@@ -9,8 +9,10 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from kerastl.data import Examples, make_splits, open_examples
 from kerastl.data.digits import grey_png
+from kerastl.data.examples import Examples
+from kerastl.data.sources import open_examples
+from kerastl.data.splits import make_splits
 from kerastl.errors import DataError
 from kerastl.recipe.schema import DataRecipe
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from kerastl.data import Examples, Splits, make_splits, without
-from kerastl.data.examples import fingerprint, text_column
+from kerastl.data.examples import Examples, Splits, fingerprint, text_column, without
+from kerastl.data.splits import make_splits
 from kerastl.errors import DataError
 from kerastl.recipe.schema import DataRecipe
 

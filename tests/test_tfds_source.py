@@ -11,7 +11,10 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from kerastl.data import Examples, make_splits, open_examples, prepared_datasets
+from kerastl.data.examples import Examples
+from kerastl.data.sources import open_examples
+from kerastl.data.splits import make_splits
+from kerastl.data.tfds_listing import prepared_datasets
 from kerastl.errors import DataError
 from kerastl.recipe.schema import DataRecipe
 

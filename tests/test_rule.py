@@ -1,0 +1,90 @@
+"""The rule that fills in what a recipe leaves open."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from kerastl.backbones import backbone_names, get_backbone
+from kerastl.recipe import load_recipe, recipe_to_dict, resolve
+from kerastl.recipe.rule import LEVELS, batch_size, resolve_augment
+from kerastl.recipe.schema import AugmentRecipe
+
+NOT_USED = {"data_dir", "train_split", "validation_split", "test_split", "examples_per_class", "weights_dir"}
+
+
+def resolved(train_count: int = 2000, **flags: object):
+    names = {key.replace("__", "."): value for key, value in flags.items()}
+    return resolve(load_recipe(flags={"data.source": "photos", **names}), train_count, class_count=10)
+
+
+@pytest.mark.parametrize("name", backbone_names())
+def test_nothing_stays_open_for_any_backbone(name: str) -> None:
+    recipe = resolved(backbone__name=name)
+    open_keys = {
+        field.name
+        for part in (recipe, *(getattr(recipe, f.name) for f in dataclasses.fields(recipe)))
+        if dataclasses.is_dataclass(part)
+        for field in dataclasses.fields(part)
+        if getattr(part, field.name) is None
+    }
+    assert open_keys <= NOT_USED
+    assert recipe.finetune_phase.unfreeze_from in get_backbone(name).unfreeze_points[1:]
+
+
+def test_resolving_twice_changes_nothing() -> None:
+    once = resolved()
+    assert resolve(once, 50, 3) == once
+
+
+def test_what_was_asked_for_stays() -> None:
+    recipe = resolved(finetune_phase__epochs=3, head_phase__learning_rate=0.5, augment__views=9)
+    assert (recipe.finetune_phase.epochs, recipe.head_phase.learning_rate, recipe.augment.views) == (
+        3,
+        0.5,
+        9,
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "point"),
+    [
+        ("resnet50", "conv4_block6_out"),
+        ("vgg16", "block4_pool"),
+        ("inception_v3", "mixed7"),
+        ("mobilenet_025", "input"),
+    ],
+)
+def test_the_last_stage_is_thawed_of_large_backbones_and_all_of_small_ones(name: str, point: str) -> None:
+    assert resolved(backbone__name=name).finetune_phase.unfreeze_from == point
+
+
+def test_few_images_train_in_small_batches_with_more_views() -> None:
+    assert [batch_size(count) for count in (1, 100, 300, 2000, 1_000_000)] == [8, 8, 16, 64, 64]
+    assert [resolved(count).augment.views for count in (100, 2000, 3000, 1_000_000)] == [6, 6, 4, 2]
+
+
+def test_without_augmentation_there_is_one_view() -> None:
+    assert resolve_augment(AugmentRecipe("none"), 100).views == 1
+    assert resolve_augment(AugmentRecipe("none", rotation_degrees=5.0), 100).views == 6
+    off = {"horizontal_flip": False, "crop_min_area": 1.0, "color": 0.0}
+    assert resolve_augment(AugmentRecipe("light", **off), 100).views == 1
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_level_is_the_start_and_single_knobs_win(level: str) -> None:
+    augment = resolve_augment(AugmentRecipe(level, rotation_degrees=33.0), 100)
+    assert augment.rotation_degrees == 33.0
+    for knob, value in LEVELS[level].items():
+        if knob != "rotation_degrees":
+            assert getattr(augment, knob) == value
+
+
+def test_a_resolved_recipe_holds_plain_values_only() -> None:
+    def walk(value: object) -> None:
+        assert isinstance(value, (dict, list, str, int, float, bool))
+        for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+            walk(inner)
+
+    walk(recipe_to_dict(resolved()))
