@@ -13,7 +13,6 @@ import argparse
 import hashlib
 import json
 import statistics
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +25,7 @@ def kerastl_side(
     arguments: argparse.Namespace, backbone: str, weights: str | None, seed: int
 ) -> dict[str, Any]:
     """Both phases with our defaults; test accuracy after each."""
-    from kerastl.recipe import load_recipe
-    from kerastl.training.routine import transfer
-    from kerastl.workflow import fitting
-    from kerastl.workflow.prepare import decode_splits, make_repeatable, open_splits
+    from ours import fit_and_measure
 
     flags = {
         "data.source": str(arguments.data),
@@ -39,26 +35,7 @@ def kerastl_side(
         "backbone.image_size": arguments.image_size,
         "seed": seed,
     }
-    recipe, splits = open_splits(load_recipe(None, arguments.sets, flags))
-    with tempfile.TemporaryDirectory() as scratch:
-        prepared = decode_splits(recipe, splits, Path(scratch), fitting.Progress())
-        make_repeatable(recipe)
-        beginning = fitting.begin(prepared, Path(scratch))
-        network = beginning.network
-        before = network.backbone.get_weights()
-        fitted = transfer(network, beginning.parts, beginning.train, beginning.validation, recipe)
-        result: dict[str, Any] = {"finetune_accuracy": fitting.measure(network, prepared, "test").accuracy}
-        network.backbone.set_weights(before)
-        network.head.set_weights(list(fitted.phases[0].weights))
-        result["head_accuracy"] = fitting.measure(network, prepared, "test").accuracy
-        result |= {f"{phase.name}_seconds": phase.seconds for phase in fitted.phases}
-        result |= {
-            "winner": fitted.winner,
-            "validation": fitted.validation,
-            "train_examples": splits.train.count,
-        }
-        result["epochs"] = [len(phase.history) for phase in fitted.phases]
-    return result
+    return fit_and_measure(None, arguments.sets, flags)
 
 
 def guide_side(

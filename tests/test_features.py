@@ -122,6 +122,16 @@ def test_without_room_on_the_disk_activations_are_computed_live_and_are_the_same
         np.testing.assert_array_equal(live.pooled[view], stored.pooled[view])
 
 
+def test_a_batch_may_hold_each_image_in_a_view_of_its_own(network: Network, tmp_path: Path) -> None:
+    parts, images = cut(network, POINT), views(level="light", mixup_alpha=0.5)
+    found = extract(parts, images, 3, tmp_path, activations=True, batch_size=4)
+    positions, each = np.array([4, 9, 0, 7]), np.array([2, 0, 1, 2])
+    for read in (images.images, images.labels, found.pooled_batch, found.activation_batch):
+        one_by_one = [read(positions[i : i + 1], int(each[i]))[0] for i in range(4)]
+        np.testing.assert_array_equal(read(positions, each), np.stack(one_by_one))
+    assert (found.pooled_batch(positions, each) != found.pooled_batch(positions, 0)).any()
+
+
 def test_at_the_input_the_activations_are_the_pixels(network: Network, tmp_path: Path) -> None:
     images = views(level="light")
     found = extract(cut(network, "input"), images, 2, tmp_path, activations=True, batch_size=4)

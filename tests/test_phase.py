@@ -122,22 +122,22 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not() -> None:
     assert any((one != three).any() for one, three in zip(runs[0].weights, runs[2].weights, strict=True))
 
 
-def test_every_epoch_sees_every_image_once_and_the_next_view() -> None:
-    train = features(50, seed=1, views=3)
-    seen: list[tuple[int, tuple[int, ...]]] = []
+def test_every_epoch_sees_every_image_once_and_each_image_in_its_next_view() -> None:
+    train = features(48, seed=1, views=3)
+    seen: list[tuple[tuple[int, int], ...]] = []
 
-    def reader(positions: np.ndarray, view: int) -> np.ndarray:
-        seen.append((view, tuple(positions)))
+    def reader(positions: np.ndarray, view: np.ndarray) -> np.ndarray:
+        seen.append(tuple(zip(positions.tolist(), view.tolist(), strict=True)))
         return train.pooled_batch(positions, view)
 
     phase_data = dataclasses.replace(data(train), train_inputs=reader)
-    run_phase("head_phase", linear_model(), phase_data, phase_settings(epochs=4, batch_size=16), seed=0)
-    # The first call asks for shapes; two threads may then swap neighbours, so count instead of comparing order.
-    shown = {view: Counter[int]() for view in range(3)}
-    for view, positions in seen[1:]:
-        shown[view].update(positions)
-    assert [set(shown[view].values()) for view in range(3)] == [{2}, {1}, {1}]
-    assert all(set(counter) == set(range(50)) for counter in shown.values())
+    run_phase("head_phase", linear_model(), phase_data, phase_settings(epochs=4, batch_size=48), seed=0)
+    # The first call asks for shapes; two threads may swap neighbours, so count instead of comparing order.
+    epochs = seen[1:]
+    assert all(sorted(position for position, _ in epoch) == list(range(48)) for epoch in epochs)
+    assert all(sorted(view for _, view in epoch) == [0] * 16 + [1] * 16 + [2] * 16 for epoch in epochs)
+    shown = Counter(pair for epoch in epochs for pair in epoch)
+    assert len(shown) == 48 * 3 and sorted(shown.values()) == [1] * 96 + [2] * 48
 
 
 def test_fewer_images_than_a_batch_are_one_batch() -> None:

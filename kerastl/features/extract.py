@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from kerastl.features.arrays import new_array
-from kerastl.features.views import Views
+from kerastl.features.views import Views, by_view
 from kerastl.model.cut import Cut
 from kerastl.progress import Progress
 
@@ -52,15 +52,15 @@ class Features:
         """Number of views."""
         return len(self.pooled)
 
-    def pooled_batch(self, positions: np.ndarray, view: int) -> np.ndarray:
-        """Pooled features, float32 [b, features]."""
-        return self.pooled[view][positions]
+    def pooled_batch(self, positions: np.ndarray, view: int | np.ndarray) -> np.ndarray:
+        """Pooled features, float32 [b, features], all in one view or each in its own (int [b])."""
+        return by_view(lambda chosen, one: self.pooled[one][chosen], positions, view)
 
-    def activation_batch(self, positions: np.ndarray, view: int) -> np.ndarray:
-        """Activations at the unfreeze point, [b, ...]."""
+    def activation_batch(self, positions: np.ndarray, view: int | np.ndarray) -> np.ndarray:
+        """Activations at the unfreeze point, [b, ...], all in one view or each in its own (int [b])."""
         if self.live is not None:
             return self.live(self.views.images(positions, view))
-        return self.activations[view][positions]
+        return by_view(lambda chosen, one: self.activations[one][chosen], positions, view)
 
 
 def extract(

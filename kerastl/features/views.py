@@ -45,8 +45,15 @@ class Views:
         """Number of examples."""
         return len(self.targets)
 
-    def images(self, positions: np.ndarray, view: int) -> np.ndarray:
-        """Images at `positions` in this view, uint8 [b, size, size, 3]."""
+    def images(self, positions: np.ndarray, view: int | np.ndarray) -> np.ndarray:
+        """Images at `positions`, uint8 [b, size, size, 3], all in one view or each in its own (int [b])."""
+        return by_view(self._images, positions, view)
+
+    def labels(self, positions: np.ndarray, view: int | np.ndarray) -> np.ndarray:
+        """Labels at `positions`, float32 [b, classes]; soft where images were mixed."""
+        return by_view(self._labels, positions, view)
+
+    def _images(self, positions: np.ndarray, view: int) -> np.ndarray:
         if view == 0:
             return self.pixels[positions]
         changed = self._augmented(positions, view)
@@ -56,8 +63,7 @@ class Views:
         partners = self._augmented(plan.partner[positions], view)
         return mix(changed, partners, plan.ratio[positions], plan.box[positions]).numpy()
 
-    def labels(self, positions: np.ndarray, view: int) -> np.ndarray:
-        """Labels at `positions` in this view, float32 [b, classes]; soft where images were mixed."""
+    def _labels(self, positions: np.ndarray, view: int) -> np.ndarray:
         own = self.targets[positions]
         plan = self._plan(view) if view else None
         if plan is None:
@@ -78,6 +84,29 @@ class Views:
             mixup, cutmix = self.recipe.mixup_alpha or 0.0, self.recipe.cutmix_alpha or 0.0
             self._plans[view] = mix_plan(self.ids, self.seed, view, mixup, cutmix, size)
         return self._plans[view]
+
+
+def by_view(
+    read: Callable[[np.ndarray, int], np.ndarray], positions: np.ndarray, view: int | np.ndarray
+) -> np.ndarray:
+    """A batch in which each position may be in a view of its own, read view by view.
+
+    Args:
+        read: (positions, one view) -> [b, ...].
+        positions: int [b].
+        view: one view for all, or int [b].
+    """
+    if np.ndim(view) == 0:
+        return read(positions, int(view))
+    batch: np.ndarray | None = None
+    for one in np.unique(view):
+        chosen = view == one
+        part = read(positions[chosen], int(one))
+        if batch is None:
+            batch = np.empty((len(positions), *part.shape[1:]), part.dtype)
+        batch[chosen] = part
+    assert batch is not None, "an empty batch has no views"
+    return batch
 
 
 @functools.cache

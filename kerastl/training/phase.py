@@ -24,7 +24,7 @@ from kerastl.progress import Progress, Tracker
 from kerastl.recipe import PhaseRecipe
 from kerastl.training.schedule import make_optimizer
 
-BatchReader = Callable[[np.ndarray, int], np.ndarray]
+BatchReader = Callable[[np.ndarray, int | np.ndarray], np.ndarray]
 EVALUATION_BATCH = 256
 PHASE_TITLES = {"head_phase": "head phase", "finetune_phase": "fine-tune phase"}
 
@@ -204,10 +204,13 @@ def _stream(data: PhaseData, settings: PhaseRecipe, steps: int, seed: int, dtype
         functools.partial(epoch_order, train.count, seed, settings.__class__.__name__)
     )
 
+    first_view = epoch_order(train.count, seed, "views", 0) % train.view_count
+
     def batch(step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         epoch, part = divmod(int(step), steps)
         positions = np.array_split(order(epoch), steps)[part]
-        view = epoch % train.view_count
+        # Each epoch shows every image once and all views alike; view 0, the plain images, is no epoch of its own.
+        view = (epoch + first_view[positions]) % train.view_count
         labels = train.views.labels(positions, view)
         sample_weights = np.ones(len(positions), np.float32) if weights is None else labels @ weights
         return data.train_inputs(positions, view), labels, sample_weights
