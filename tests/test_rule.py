@@ -48,16 +48,17 @@ def test_what_was_asked_for_stays() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "point"),
+    ("name", "few", "many"),
     [
-        ("resnet50", "conv4_block6_out"),
-        ("vgg16", "block4_pool"),
-        ("inception_v3", "mixed7"),
-        ("mobilenet_025", "input"),
+        ("resnet50", "conv4_block6_out", "conv3_block4_out"),
+        ("vgg16", "block4_pool", "block3_pool"),
+        ("inception_v3", "mixed7", "mixed2"),
+        ("mobilenet_025", "input", "input"),
     ],
 )
-def test_the_last_stage_is_thawed_of_large_backbones_and_all_of_small_ones(name: str, point: str) -> None:
-    assert resolved(backbone__name=name).finetune_phase.unfreeze_from == point
+def test_more_stages_are_thawed_where_there_are_more_images(name: str, few: str, many: str) -> None:
+    assert resolved(999, backbone__name=name).finetune_phase.unfreeze_from == few
+    assert resolved(1000, backbone__name=name).finetune_phase.unfreeze_from == many
 
 
 def test_few_images_train_in_small_batches_with_more_views() -> None:

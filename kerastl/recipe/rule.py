@@ -49,7 +49,9 @@ NO_AUGMENTATION: dict[str, Any] = {
     "cutmix_alpha": 0.0,
 }
 SMALL_BACKBONE_PARAMETERS = 2_000_000
-THAWED_SHARE = 0.55
+FEW_IMAGES = 1_000
+LAST_STAGE_SHARE = 0.55
+LAST_STAGES_SHARE = 0.93
 VIEW_BUDGET = 12_000
 MOST_VIEWS = 6
 
@@ -124,10 +126,12 @@ def _head_phase(train_count: int, spec: BackboneSpec) -> dict[str, Any]:
 def _finetune_phase(recipe: Recipe, train_count: int) -> dict[str, Any]:
     spec = get_backbone(recipe.backbone.name or "resnet50")
     small = spec.parameters < SMALL_BACKBONE_PARAMETERS
+    # The last stage holds about half of the weights, the last two nearly all of them.
+    share = LAST_STAGE_SHARE if train_count < FEW_IMAGES else LAST_STAGES_SHARE
     sgd = recipe.finetune_phase.optimizer == "sgd"
     adam_rate = 1e-3 if small else 3e-5
     return {
-        "unfreeze_from": "input" if small else spec.point_of_share(THAWED_SHARE),
+        "unfreeze_from": "input" if small else spec.point_of_share(share),
         "epochs": 20 if small else 10,
         "batch_size": batch_size(train_count),
         "learning_rate": 30 * adam_rate if sgd else adam_rate,
