@@ -54,7 +54,7 @@ def datasets(data_dir: str | None = None) -> list[DatasetLine]:
 
 
 def check(progress: Progress = Progress()) -> list[CheckLine]:
-    """Look at all that a fit on this machine needs; a tiny network is trained and reloaded for it."""
+    """Look at all that a fit on this machine needs, from Python to the bundled weights."""
     return [
         _line("Python", _python),
         _line("TensorFlow", _tensorflow),

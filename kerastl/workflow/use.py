@@ -144,12 +144,8 @@ def export(
     splits = make_splits(open_examples(recipe.data), recipe.data)
     images = [data for data in sample_of(splits.validation, PARITY_IMAGES) if not _unreadable(data)]
     model = keras.saving.load_model(folder.model_keras)
-    precision = "float32" if model.layers[-1].dtype_policy.name == "float32" else "mixed_bfloat16"
-    precision = (
-        "mixed_bfloat16"
-        if any("bfloat16" in layer.dtype_policy.name for layer in model.layers)
-        else precision
-    )
+    in_sixteen_bits = any(layer.compute_dtype == "bfloat16" for layer in model.layers)
+    precision = "mixed_bfloat16" if in_sixteen_bits else "float32"
     progress.note(f"Checking on {len(images)} validation images")
     return export_network(
         model, recipe, class_names, images, precision, models_dir, name or recipe.name or "model"
