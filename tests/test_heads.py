@@ -63,6 +63,15 @@ def test_a_feature_that_never_varied_is_not_blown_up():
     assert np.abs(head.normalization(np.full((1, 6), 0.5, "float32"))).max() == 0.5
 
 
+def test_small_features_are_standardised_as_well_and_constant_ones_among_them_are_not():
+    features = np.random.default_rng(2).normal(3, 5, (1000, 6)) * 1e-6
+    features[:, 3] = features[0, 3]
+    head = head_of(feature_mean=features.mean(0), feature_variance=features.var(0))
+    standard = keras.ops.convert_to_numpy(head.normalization(features.astype("float32")))
+    np.testing.assert_allclose(standard.std(0)[[0, 1, 2, 4, 5]], 1, atol=1e-3)
+    assert np.abs(standard[:, 3]).max() < 1e-4
+
+
 def test_layers_follow_the_recipe():
     head = head_of(HeadRecipe(hidden=(8, 4), dropout=0.3, l2=0.01))
     names = [layer.name for layer in head.layers]

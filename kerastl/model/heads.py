@@ -14,7 +14,8 @@ from kerastl.recipe.schema import HeadRecipe
 # ("Fine-tuning CNN Image Retrieval with No Human Annotation", TPAMI 2018, section 3.2).
 GEM_EXPONENT = 3.0
 GEM_EPSILON = 1e-6
-SMALLEST_VARIANCE = 1e-10
+# Of the mean variance: an absolute bound would silence networks whose features are small, random ones above all.
+SMALLEST_VARIANCE_SHARE = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +76,8 @@ def make_head(
         feature_mean, feature_variance = np.zeros(feature_count), np.ones(feature_count)
     # A feature that is constant over the training images would be divided by almost nothing, and shout
     # over all others at the first image where it is not.
-    feature_variance = np.where(np.asarray(feature_variance) > SMALLEST_VARIANCE, feature_variance, 1.0)
+    variance = np.asarray(feature_variance, np.float64)
+    feature_variance = np.where(variance > SMALLEST_VARIANCE_SHARE * variance.mean(), variance, 1.0)
     penalty = keras.regularizers.L2(recipe.l2) if recipe.l2 else None
     stack: list[keras.Layer] = [
         layers.Normalization(
