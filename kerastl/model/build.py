@@ -124,7 +124,7 @@ def build_model(
         feature_mean: Mean of each pooled feature over the training images, float [features]; together
             with `feature_variance` it standardises them. Both absent: passed on as they are.
         feature_variance: Variance of each pooled feature, float [features].
-        seed: Source of the head's initial weights and of its dropout.
+        seed: Source of the hidden layers' initial weights and of dropout; the last layer begins at zero.
 
     Returns:
         The network and its parts; nothing is frozen yet, see `kerastl.model.freezing`.

@@ -68,7 +68,7 @@ def make_head(
         feature_mean: Float [features], or None for no standardisation.
         feature_variance: Float [features], or None for no standardisation; where it is zero the feature is
             only centred.
-        seed: Source of the initial weights and of dropout.
+        seed: Source of the hidden layers' initial weights and of dropout; the last layer begins at zero.
     """
     pooling = make_pooling(recipe.pooling, activation_shape, activation_dtype)
     feature_count = int(pooling.outputs[0].shape[1])
