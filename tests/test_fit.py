@@ -238,6 +238,51 @@ def test_ctrl_c_keeps_the_best_so_far_and_says_how_to_go_on(solid_colours: Path,
     assert not (tmp_path / "saved_models").exists()
 
 
+def test_a_stop_before_the_first_epoch_leaves_no_model(
+    solid_colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from kerastl.errors import Interrupted
+    from kerastl.features.extract import Features
+    from kerastl.recipe import load_recipe
+    from kerastl.workflow import fit
+
+    def stopped(features: Features, positions: np.ndarray, view: object) -> np.ndarray:
+        raise KeyboardInterrupt
+
+    flags = {"data.source": str(solid_colours), "backbone.name": "mobilenet_025", "backbone.image_size": 32}
+    recipe = load_recipe(None, ["augment.level='none'", "finetune_phase.unfreeze_from='backbone'"], flags)
+    monkeypatch.setattr(Features, "pooled_batch", stopped)
+    with pytest.raises(Interrupted, match="nothing was learnt"):
+        fit(recipe, runs_dir=tmp_path / "runs", models_dir=tmp_path / "models")
+    run = run_of(tmp_path)
+    assert (run / "recipe.toml").is_file() and not (run / "model.keras").exists()
+    assert not (tmp_path / "models").exists()
+
+
+def test_mixed_precision_learns_and_tensorboard_logs_both_phases(
+    solid_colours: Path, tmp_path: Path, kerastl: Kerastl
+) -> None:
+    done = kerastl(
+        "fit", "--data", solid_colours, *QUICK, "--precision", "mixed_bfloat16", "--tensorboard", "--name", "mixed"
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert report_of(tmp_path)["metrics"]["accuracy"] >= 0.9
+    for phase in ("head_phase", "finetune_phase"):
+        # Keras writes the validation metrics beside the training metrics, under the same names.
+        for part in ("train", "validation"):
+            logs = list((run_of(tmp_path) / "tensorboard" / phase / part).glob("events.out.tfevents.*"))
+            assert logs, f"no TensorBoard log of the {phase}'s {part} metrics"
+            written = b"".join(path.read_bytes() for path in logs)
+            assert b"epoch_loss" in written and b"epoch_accuracy" in written
+    import keras
+
+    from kerastl.workflow.use import precision_of_model
+
+    model = keras.saving.load_model(run_of(tmp_path) / "model.keras")
+    assert precision_of_model(model) == "mixed_bfloat16" and model.output.dtype == "float32"
+    assert precision_of_model(keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])) == "float32"
+
+
 BAD_RUNS = [
     (["--data", "nowhere"], 2, "does not exist"),
     (["--data", "empty"], 2, "empty"),

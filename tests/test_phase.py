@@ -72,12 +72,14 @@ def test_the_best_epochs_weights_are_restored_not_the_last() -> None:
     result = run_phase(
         "head_phase", model, phase_data, phase_settings(learning_rate=3.0, warmup_epochs=0.0), seed=0
     )
-    best = min(result.history, key=lambda row: row["val_loss"])
+    best = min(result.history, key=lambda row: row["val_calibrated_loss"])
     assert result.best_epoch == best["epoch"]
     now = validation_metrics(model, phase_data.validation, phase_data.validation_inputs, multi_label=False)
-    assert now["val_loss"] == pytest.approx(best["val_loss"], rel=1e-6)
+    assert now["val_calibrated_loss"] == pytest.approx(best["val_calibrated_loss"], rel=1e-6)
     assert result.best == pytest.approx(now)
-    assert best["val_loss"] < result.history[-1]["val_loss"], "the control: the last epoch must be worse here"
+    assert best["val_calibrated_loss"] < result.history[-1]["val_calibrated_loss"], (
+        "the control: the last epoch must be worse here"
+    )
 
 
 def test_patience_ends_the_phase() -> None:
@@ -95,13 +97,18 @@ def test_patience_ends_the_phase() -> None:
 def test_weights_stay_where_no_epoch_beats_the_start() -> None:
     model = linear_model()
     before = model.get_weights()
-    perfect = {"val_loss": 0.0, "val_accuracy": 1.0}
+    perfect = {"val_loss": 0.0, "val_calibrated_loss": 0.0, "val_accuracy": 1.0}
     result = run_phase("finetune_phase", model, data(), SETTINGS, seed=0, start=perfect)
     assert result.best_epoch == 0 and result.best == perfect
     for old, new in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
     moved = run_phase(
-        "finetune_phase", model, data(), SETTINGS, seed=0, start={"val_loss": 99.0, "val_accuracy": 0.0}
+        "finetune_phase",
+        model,
+        data(),
+        SETTINGS,
+        seed=0,
+        start={"val_loss": 99.0, "val_calibrated_loss": 99.0, "val_accuracy": 0.0},
     )
     assert moved.best_epoch > 0, "the control: a start that is easily beaten is left behind"
 
@@ -202,10 +209,25 @@ def test_the_order_of_an_epoch_depends_on_seed_phase_and_epoch_only() -> None:
         ("val_accuracy", (0.6, 0.9), (0.5, 0.8), True),
         ("val_accuracy", (0.5, 0.8), (0.6, 0.8), True),
         ("val_accuracy", (0.4, 0.7), (0.6, 0.8), False),
+        ("val_calibrated_loss", (0.5, 0.8), (0.6, 0.9), True),
+        ("val_calibrated_loss", (0.6, 0.9), (0.6, 0.8), False),
     ],
 )
 def test_better_means_better_on_the_monitored_metric(
     monitor: str, candidate: tuple[float, float], best: tuple[float, float], expected: bool
 ) -> None:
-    one, two = ({"val_loss": loss, "val_accuracy": accuracy} for loss, accuracy in (candidate, best))
+    one, two = (
+        {"val_loss": loss, "val_calibrated_loss": loss, "val_accuracy": accuracy}
+        for loss, accuracy in (candidate, best)
+    )
     assert is_better(monitor, one, two) is expected
+
+
+def test_being_too_sure_is_no_reason_to_lose_but_being_wrong_is() -> None:
+    """What fine-tuning does to a head that was trained with label smoothing, and why the default forgives it."""
+    modest = {"val_loss": 0.48, "val_calibrated_loss": 0.47, "val_accuracy": 0.86}
+    sure = {"val_loss": 0.51, "val_calibrated_loss": 0.43, "val_accuracy": 0.89}
+    assert is_better("val_calibrated_loss", sure, modest) and not is_better("val_loss", sure, modest)
+    assert HeadPhaseRecipe().monitor == "val_calibrated_loss"
+    worse = {"val_loss": 0.47, "val_calibrated_loss": 0.49, "val_accuracy": 0.85}
+    assert not is_better("val_calibrated_loss", worse, modest)

@@ -61,6 +61,11 @@ def test_more_stages_are_thawed_where_there_are_more_images(name: str, few: str,
     assert resolved(1000, backbone__name=name).finetune_phase.unfreeze_from == many
 
 
+def test_twice_the_features_train_at_a_smaller_rate() -> None:
+    rates = [resolved(head__pooling=pooling).head_phase.learning_rate for pooling in ("avg", "avgmax")]
+    assert rates[0] / rates[1] == pytest.approx(2**0.5, rel=0.05)
+
+
 def test_few_images_train_in_small_batches_with_more_views() -> None:
     assert [batch_size(count) for count in (1, 100, 300, 2000, 1_000_000)] == [8, 8, 16, 64, 64]
     assert [resolved(count).augment.views for count in (100, 2000, 3000, 1_000_000)] == [6, 6, 4, 2]

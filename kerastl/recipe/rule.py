@@ -70,7 +70,7 @@ def resolve(recipe: Recipe, train_count: int, class_count: int) -> Recipe:
     """
     spec = get_backbone(recipe.backbone.name or "resnet50")
     size = recipe.backbone.image_size or spec.image_size
-    head_phase = _fill(recipe.head_phase, _head_phase(train_count, spec))
+    head_phase = _fill(recipe.head_phase, _head_phase(recipe, train_count, spec))
     finetune_phase = _fill(recipe.finetune_phase, _finetune_phase(recipe, train_count))
     return dataclasses.replace(
         recipe,
@@ -107,9 +107,10 @@ def batch_size(train_count: int) -> int:
     return 2 ** min(6, max(3, round(math.log2(max(train_count, 1) / 16))))
 
 
-def _head_phase(train_count: int, spec: BackboneSpec) -> dict[str, Any]:
+def _head_phase(recipe: Recipe, train_count: int, spec: BackboneSpec) -> dict[str, Any]:
     # Adam moves each weight by about the rate, so a logit moves by more the more features it adds up.
-    rate = 1e-3 * math.sqrt(256 / spec.feature_channels)
+    features = spec.feature_channels * (2 if recipe.head.pooling == "avgmax" else 1)
+    rate = 1e-3 * math.sqrt(256 / features)
     # A head on stored features costs microseconds an image, so it trains until validation says stop.
     return {
         "epochs": 100,

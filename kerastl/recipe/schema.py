@@ -121,7 +121,10 @@ class PhaseRecipe:
     )
     class_weights: str = key("none", "balanced weighs every class the same", choices=("none", "balanced"))
     monitor: str = key(
-        "val_loss", "validation metric that picks the best epoch", choices=("val_loss", "val_accuracy")
+        "val_calibrated_loss",
+        "validation metric that picks the best epoch: the log-loss at the best single temperature, the plain "
+        "log-loss, or the accuracy",
+        choices=("val_calibrated_loss", "val_loss", "val_accuracy"),
     )
     patience_epochs: int | None = key(
         None, "stop after this many epochs without a better one; 0 to never stop", low=0

@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from kerastl.errors import TrainingError
+from kerastl.evaluation.calibration import fit_temperature, log_loss_at
 from kerastl.evaluation.metrics import evaluate_logits
 from kerastl.features.extract import Features
 from kerastl.progress import Progress, Tracker
@@ -35,7 +36,8 @@ class PhaseResult:
 
     Attributes:
         name: `head_phase` or `finetune_phase`, the recipe's table.
-        history: one row an epoch: epoch, loss, accuracy, learning_rate, val_loss, val_accuracy, seconds.
+        history: one row an epoch: epoch, loss, accuracy, learning_rate, val_loss, val_calibrated_loss, val_accuracy,
+            seconds.
         best_epoch: epoch of the restored weights, counted from 1; 0 where no epoch improved on the start.
         monitor: the metric that decided.
         best: validation metrics of the restored weights; empty where the phase was stopped before any.
@@ -152,13 +154,18 @@ def run_phase(
 def validation_metrics(
     model: Callable[..., Any], features: Features, inputs: BatchReader, multi_label: bool
 ) -> dict[str, float]:
-    """Log-loss (without label smoothing) and accuracy of a split's unaugmented images."""
+    """Log-loss (without label smoothing), the same at the best temperature, and accuracy of unaugmented images."""
     logits = predict_logits(model, features.count, inputs)
     targets = features.views.targets
     names = [str(index) for index in range(targets.shape[1])]
     labels = targets.astype(np.int64) if multi_label else targets.argmax(axis=1)
     metrics = evaluate_logits(logits, labels, names, multi_label)
-    return {"val_loss": metrics.log_loss, "val_accuracy": metrics.accuracy}
+    temperature = fit_temperature(logits, labels, multi_label)
+    return {
+        "val_loss": metrics.log_loss,
+        "val_calibrated_loss": log_loss_at(logits, labels, temperature, multi_label),
+        "val_accuracy": metrics.accuracy,
+    }
 
 
 def predict_logits(model: Callable[..., Any], count: int, inputs: BatchReader) -> np.ndarray:
@@ -172,12 +179,13 @@ def predict_logits(model: Callable[..., Any], count: int, inputs: BatchReader) -
 
 
 def is_better(monitor: str, candidate: dict[str, float], best: dict[str, float] | None) -> bool:
-    """Whether `candidate` beats `best` on the monitored metric; a tie in accuracy is broken by log-loss."""
+    """Whether `candidate` beats `best` on the monitored metric; a tie in accuracy is broken by calibrated log-loss."""
     if best is None:
         return True
     if monitor == "val_accuracy" and candidate["val_accuracy"] != best["val_accuracy"]:
         return candidate["val_accuracy"] > best["val_accuracy"]
-    return candidate["val_loss"] < best["val_loss"]
+    loss = "val_loss" if monitor == "val_loss" else "val_calibrated_loss"
+    return candidate[loss] < best[loss]
 
 
 def epoch_order(count: int, seed: int, name: str, epoch: int) -> np.ndarray:

@@ -133,12 +133,12 @@ def fit(
             progress=progress,
         )
         write_histories(run, result)
-        with replace_atomically(run.model_keras) as temporary:
-            network.model.save(temporary)
         if result.interrupted and not result.validation:
             raise Interrupted(
                 f"Stopped before the first epoch had ended: nothing was learnt yet. `kerastl fit {run.recipe_toml}` begins anew"
             )
+        with replace_atomically(run.model_keras) as temporary:
+            network.model.save(temporary)
         if result.interrupted:
             raise Interrupted(
                 f"Stopped. The best model so far ({result.winner}, {_values(result.validation)}) lies in {run.path}: "

@@ -22,6 +22,7 @@ from kerastl.export.publish import ExportedModel
 from kerastl.export.reader import load_exported
 from kerastl.image.decode import decode
 from kerastl.image.read import describe_failure
+from kerastl.model.joins import walk_layers
 from kerastl.progress import Progress
 from kerastl.recipe import DataRecipe, Recipe, load_recipe
 from kerastl.run import Run, open_run
@@ -144,8 +145,7 @@ def export(
     splits = make_splits(open_examples(recipe.data), recipe.data)
     images = [data for data in sample_of(splits.validation, PARITY_IMAGES) if not _unreadable(data)]
     model = keras.saving.load_model(folder.model_keras)
-    in_sixteen_bits = any(layer.compute_dtype == "bfloat16" for layer in model.layers)
-    precision = "mixed_bfloat16" if in_sixteen_bits else "float32"
+    precision = precision_of_model(model)
     progress.note(f"Checking on {len(images)} validation images")
     return export_network(
         model, recipe, class_names, images, precision, models_dir, name or recipe.name or "model"
@@ -231,6 +231,13 @@ def _prediction(path: str, probabilities: np.ndarray, class_names: Sequence[str]
     order = np.argsort(-probabilities, kind="stable")[:top]
     best = tuple((class_names[index], float(probabilities[index])) for index in order)
     return Prediction(path, best[0][0], best[0][1], best)
+
+
+def precision_of_model(model: keras.Model) -> str:
+    """`mixed_bfloat16` where any layer computes in it, else `float32`."""
+    # A nested model says nothing of its layers' arithmetic: its own policy is float32.
+    in_sixteen_bits = any(layer.compute_dtype == "bfloat16" for layer in walk_layers(model))
+    return "mixed_bfloat16" if in_sixteen_bits else "float32"
 
 
 def _recipe_of(run: Run) -> Recipe:
