@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image, ImageOps
 
-from kerastl.image.decode import PIXELS_AT_MOST, decode, decode_original
+from kerastl.image.decode import PIXELS_AT_MOST, decode, decode_original, resize_pixels
 from kerastl.image.orientation import exif_orientation
 from kerastl.image.read import decode_all
 
@@ -257,6 +257,42 @@ def test_resizing_agrees_with_pillow_to_a_level() -> None:
     assert np.abs(decode(data, 48, "stretch").numpy() - expected).max() <= 1
     without_antialias = tf.image.resize(decode_original(data), [48, 48]).numpy()
     assert np.abs(without_antialias - expected).max() > 20
+
+
+def photograph(height: int, width: int, orientation: int = 1) -> bytes:
+    """A JPEG with structure at all scales, as photographs have: noise whose amplitude falls with its frequency."""
+    generator = np.random.default_rng(3)
+    rows, columns = np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)[None, :]
+    slope = 1.0 / np.maximum(np.hypot(rows, columns), 1.0 / max(height, width))
+    planes = [
+        np.fft.ifft2(np.fft.fft2(generator.normal(size=(height, width))) * slope).real for _ in range(3)
+    ]
+    pixels = np.stack([(p - p.min()) / np.ptp(p) * 255 for p in planes], -1).astype(np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return saved(Image.fromarray(pixels), "JPEG", quality=92, exif=exif.tobytes())
+
+
+@pytest.mark.parametrize("resize", ["stretch", "crop", "pad"])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_photograph_decoded_smaller_looks_the_same(resize: str, orientation: int) -> None:
+    data = photograph(900, 1300, orientation)
+    whole = resize_pixels(decode_original(data), 96, resize).numpy().astype(int)
+    smaller = decode(data, 96, resize).numpy().astype(int)
+    difference = np.abs(smaller - whole)
+    assert (difference > 0).any(), "the control: it was decoded at a quarter of its size"
+    assert difference.mean() < 1.0 and np.percentile(difference, 99.9) <= 4
+    traced = tf.function(lambda encoded: decode(encoded, 96, resize), input_signature=[STRING])
+    np.testing.assert_array_equal(traced(data).numpy(), smaller)
+
+
+@pytest.mark.parametrize(
+    ("shorter", "factor"), [(191, 1), (192, 1), (383, 1), (384, 2), (767, 2), (768, 4), (1536, 8)]
+)
+def test_a_jpeg_is_decoded_no_smaller_than_twice_the_input(shorter: int, factor: int) -> None:
+    data = photograph(shorter, shorter + 8)
+    shape = decode_original(data, enough=2 * 96).shape
+    assert tuple(shape) == (-(-shorter // factor), -(-(shorter + 8) // factor), 3)
 
 
 def test_training_and_serving_decode_the_same_bits(tmp_path: Path) -> None:

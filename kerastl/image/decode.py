@@ -9,6 +9,8 @@ Pixels agree bit for bit with Pillow's `convert("RGB")` except where noted:
 - Transparent pixels of a GIF are black; Pillow shows the palette's colour. Alpha is dropped elsewhere.
 - BMP with 1, 4 or 16 bits a pixel, run-length coding or an OS/2 header is refused.
 - EXIF orientation is honoured in JPEG, not in PNG or WebP, where cameras do not write it.
+- A JPEG much larger than the network's input is decoded at a half, a quarter or an eighth of its size, from
+  which it is then resized: about a level away from decoding all of it, in a fraction of the time.
 """
 
 from __future__ import annotations
@@ -17,13 +19,18 @@ import tensorflow as tf
 
 from kerastl.image.orientation import exif_orientation, upright
 
-DECODE_VERSION = 1
+DECODE_VERSION = 2
 """Goes up when the pixels of any image change, so that stored features are made anew."""
 
 PIXELS_AT_MOST = 178_956_970
 """Larger images are refused before memory is taken for them; where Pillow, too, sees a decompression bomb."""
 
 HEADER_BYTES = 64
+
+# A JPEG is decoded smaller by the largest of these factors at which its shorter side stays at least twice the
+# network's input: the antialiasing that follows then hides how the smaller version was made.
+JPEG_FACTORS = (1, 2, 4, 8)
+JPEG_MARGIN = 2
 
 
 def decode(encoded: tf.Tensor, image_size: int, resize: str) -> tf.Tensor:
@@ -45,11 +52,15 @@ def decode(encoded: tf.Tensor, image_size: int, resize: str) -> tf.Tensor:
         tf.errors.InvalidArgumentError: the bytes are no such image, are cut off, or hold more than
             `PIXELS_AT_MOST` pixels.
     """
-    return resize_pixels(decode_original(encoded), image_size, resize)
+    return resize_pixels(decode_original(encoded, JPEG_MARGIN * image_size), image_size, resize)
 
 
-def decode_original(encoded: tf.Tensor) -> tf.Tensor:
+def decode_original(encoded: tf.Tensor, enough: int | None = None) -> tf.Tensor:
     """Decode an image at its own size; see `decode`.
+
+    Args:
+        encoded: scalar string.
+        enough: pixels of the shorter side that are needed; a JPEG with more may be decoded smaller.
 
     Returns:
         uint8 [height, width, 3], RGB, upright by its EXIF orientation.
@@ -60,7 +71,7 @@ def decode_original(encoded: tf.Tensor) -> tf.Tensor:
     )
     header = tf.cast(header[:HEADER_BYTES], tf.int64)
     branches = (
-        (_starts(header, b"\xff\xd8"), _decode_jpeg),
+        (_starts(header, b"\xff\xd8"), lambda encoded, header: _decode_jpeg(encoded, enough)),
         (_starts(header, b"RIFF") & _starts(header[8:], b"WEBP"), _decode_webp),
         (_starts(header, b"BM"), _decode_bmp),
         (_starts(header, b"\x89PNG"), _decode_png),
@@ -136,11 +147,22 @@ def _check_pixels(height: tf.Tensor, width: tf.Tensor) -> tf.Operation | None:
     )
 
 
-def _decode_jpeg(encoded: tf.Tensor, header: tf.Tensor) -> tf.Tensor:
+def _decode_jpeg(encoded: tf.Tensor, enough: int | None) -> tf.Tensor:
     shape = tf.io.extract_jpeg_shape(encoded)
-    with tf.control_dependencies(_operations(_check_pixels(shape[0], shape[1]))):
+
+    def at(factor: int) -> tf.Tensor:
         # TensorFlow's default method differs from libjpeg's (and so from Pillow) by up to 3 levels.
-        pixels = tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE")
+        return tf.io.decode_jpeg(encoded, channels=3, ratio=factor, dct_method="INTEGER_ACCURATE")
+
+    with tf.control_dependencies(_operations(_check_pixels(shape[0], shape[1]))):
+        if enough is None:
+            pixels = at(1)
+        else:
+            shorter = tf.minimum(shape[0], shape[1])
+            fits = [tf.cast(shorter // factor >= enough, tf.int32) for factor in JPEG_FACTORS[1:]]
+            pixels = tf.switch_case(
+                tf.add_n(fits), [lambda factor=factor: at(factor) for factor in JPEG_FACTORS]
+            )
     return upright(pixels, exif_orientation(encoded))
 
 
