@@ -11,7 +11,9 @@ from kerastl.recipe import load_recipe, recipe_to_dict, resolve
 from kerastl.recipe.rule import LEVELS, batch_size, resolve_augment
 from kerastl.recipe.schema import AugmentRecipe
 
-NOT_USED = {"data_dir", "train_split", "validation_split", "test_split", "examples_per_class", "weights_dir"}
+NOT_USED = {
+    "data_dir", "train_split", "validation_split", "test_split", "examples_per_class", "weights_dir", "directory",
+}  # fmt: skip
 
 
 def resolved(train_count: int = 2000, **flags: object):
@@ -69,6 +71,12 @@ def test_twice_the_features_train_at_a_smaller_rate() -> None:
 def test_few_images_train_in_small_batches_with_more_views() -> None:
     assert [batch_size(count) for count in (1, 100, 300, 2000, 1_000_000)] == [8, 8, 16, 64, 64]
     assert [resolved(count).augment.views for count in (100, 2000, 3000, 1_000_000)] == [6, 6, 4, 2]
+
+
+def test_few_images_are_finetuned_for_more_epochs() -> None:
+    counts = (50, 250, 500, 1000, 2000, 1_000_000)
+    assert [resolved(count).finetune_phase.epochs for count in counts] == [20, 20, 10, 5, 5, 5]
+    assert resolved(2000, backbone__name="mobilenet_025").finetune_phase.epochs == 20
 
 
 def test_without_augmentation_there_is_one_view() -> None:

@@ -54,6 +54,7 @@ LAST_STAGE_SHARE = 0.55
 LAST_STAGES_SHARE = 0.93
 VIEW_BUDGET = 12_000
 MOST_VIEWS = 6
+FEWEST_EPOCHS, MOST_EPOCHS = 5, 20
 
 
 def resolve(recipe: Recipe, train_count: int, class_count: int) -> Recipe:
@@ -107,6 +108,11 @@ def batch_size(train_count: int) -> int:
     return 2 ** min(6, max(3, round(math.log2(max(train_count, 1) / 16))))
 
 
+def finetune_epochs(train_count: int) -> int:
+    """5 for a thousand images or more; fewer images are seen as often as a thousand would be, up to 20 times."""
+    return min(MOST_EPOCHS, max(FEWEST_EPOCHS, round(FEWEST_EPOCHS * FEW_IMAGES / max(train_count, 1))))
+
+
 def _head_phase(recipe: Recipe, train_count: int, spec: BackboneSpec) -> dict[str, Any]:
     # Adam moves each weight by about the rate, so a logit moves by more the more features it adds up.
     features = spec.feature_channels * (2 if recipe.head.pooling == "avgmax" else 1)
@@ -130,10 +136,10 @@ def _finetune_phase(recipe: Recipe, train_count: int) -> dict[str, Any]:
     # The last stage holds about half of the weights, the last two nearly all of them.
     share = LAST_STAGE_SHARE if train_count < FEW_IMAGES else LAST_STAGES_SHARE
     sgd = recipe.finetune_phase.optimizer == "sgd"
-    adam_rate = 1e-3 if small else 3e-5
+    adam_rate = 1e-3 if small else 1e-4
     return {
         "unfreeze_from": "input" if small else spec.point_of_share(share),
-        "epochs": 20 if small else 10,
+        "epochs": MOST_EPOCHS if small else finetune_epochs(train_count),
         "batch_size": batch_size(train_count),
         "learning_rate": 30 * adam_rate if sgd else adam_rate,
         "weight_decay": 1e-4 if sgd else 1e-2,
