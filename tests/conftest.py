@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,9 +17,18 @@ import pytest
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
+# No test may read, or fill, the store of the one who runs it.
+os.environ["KERASTL_CACHE_DIR"] = tempfile.mkdtemp(prefix="kerastl-test-cache-")
+atexit.register(shutil.rmtree, os.environ["KERASTL_CACHE_DIR"], ignore_errors=True)
+
 COLOURS = {"blue": (30, 60, 220), "green": (40, 200, 60), "red": (220, 50, 40)}
 
 Kerastl = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def heed_ctrl_c() -> None:
+    """For `preexec_fn`: a test run in the background hands down that SIGINT is ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import click
 import pytest
-from conftest import Kerastl
+from conftest import Kerastl, heed_ctrl_c
 
 from kerastl import __version__
 from kerastl.backbones import backbone_names, get_backbone
@@ -139,7 +139,8 @@ def test_ctrl_c_ends_with_130_and_no_traceback(tmp_path: Path) -> None:
         "cli.Commands.get_command = lambda self, context, name: wait\n"
         "cli.main(['fit'])"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path)
+    words = [sys.executable, "-c", program]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, preexec_fn=heed_ctrl_c)
     assert (done.returncode, done.stdout) == (130, "")
     assert done.stderr.strip() == "stopped by Ctrl-C"
     assert done.returncode != -signal.SIGINT

@@ -12,6 +12,7 @@ from kerastl.backbones import get_backbone
 from kerastl.errors import UserError
 from kerastl.model.build import build_backbone, build_model
 from kerastl.model.cut import cut
+from kerastl.model.heads import POOLINGS, pooled_features
 from kerastl.model.joins import find_joins, unfreeze_points
 from kerastl.recipe.schema import HeadRecipe
 
@@ -49,8 +50,18 @@ def test_prefix_and_suffix_are_the_whole(network, point):
     np.testing.assert_array_equal(parts.prefix(pixels, training=False), activation)
     np.testing.assert_array_equal(parts.suffix(activation, training=False), whole)
     np.testing.assert_array_equal(parts.pooled(pixels, training=False), features)
-    np.testing.assert_array_equal(parts.pooled_from_activation(activation, training=False), features)
-    np.testing.assert_array_equal(network.head(features, training=False), whole)
+    average = pooled_features(np.array(features), "avg")
+    np.testing.assert_array_equal(network.head(average, training=False), whole)
+
+
+@pytest.mark.parametrize("pooling", ["avg", "max", "avgmax", "gem"])
+def test_what_is_stored_serves_a_head_of_any_pooling(pooling):
+    network = make_network(pooling)
+    pixels = pixels_of()
+    features = np.array(cut(network, "conv_pw_11_relu").pooled(pixels, training=False))
+    assert features.shape == (4, len(POOLINGS), 256) and features.dtype == np.float32
+    logits = network.head(pooled_features(features, pooling), training=False)
+    np.testing.assert_array_equal(logits, network.model(pixels, training=False))
 
 
 def test_the_suffix_of_input_takes_pixels(network):

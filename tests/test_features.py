@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import hashlib
 import os
 import shutil
 from pathlib import Path
@@ -13,14 +14,15 @@ import numpy as np
 import pytest
 
 from kerastl.backbones import get_backbone
-from kerastl.features import extract as extract_module
 from kerastl.features.arrays import new_array
-from kerastl.features.extract import extract
+from kerastl.features.cache import Cache
+from kerastl.features.extract import Features, FrozenViews, Wanted, extract
+from kerastl.features.frozen import Frozen
 from kerastl.features.views import Views
 from kerastl.model.build import Network, build_backbone, build_model
 from kerastl.model.cut import cut
 from kerastl.progress import Progress
-from kerastl.recipe import AugmentRecipe, HeadRecipe
+from kerastl.recipe import AugmentRecipe, CacheRecipe, HeadRecipe
 from kerastl.recipe.rule import resolve_augment
 from kerastl.writing import NoSpaceError
 
@@ -31,10 +33,55 @@ POINT = "conv_pw_6_relu"
 def views(count: int = 10, **augment: object) -> Views:
     generator = np.random.default_rng(1)
     pixels = generator.integers(0, 256, (count, SIZE, SIZE, 3)).astype(np.uint8)
-    targets = np.eye(3, dtype=np.float32)[np.arange(count) % 3]
     ids = np.array([f"image-{index}" for index in range(count)], object)
     recipe = resolve_augment(AugmentRecipe(**augment), count)  # type: ignore[arg-type]
-    return Views(pixels, targets, ids, recipe, seed=7)
+    return Views(pixels, np.arange(count) % 3, 3, ids, recipe)
+
+
+def taken(images: Views, positions: slice) -> Views:
+    """A part of the images."""
+    columns = {name: getattr(images, name)[positions] for name in ("pixels", "classes", "ids")}
+    return dataclasses.replace(images, **columns)
+
+
+class Said(Progress):
+    """Remembers what it is told."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.lines.append(message)
+
+
+def features_of(
+    frozen: Frozen,
+    images: Views,
+    view_count: int,
+    folder: Path,
+    mode: str = "disk",
+    dtype: str = "auto",
+    epochs: int = 10,
+    progress: Progress = Progress(),
+    pooling: str = "avg",
+) -> Features:
+    """Features of one split; what is kept lies in `folder`, and stays held."""
+    recipe = CacheRecipe(mode=mode, directory=str(folder / "store"), dtype=dtype)
+    facts = {"images": images_digest_of(images)}
+    split = FrozenViews("train", images, view_count, facts, {"data": "noise"})
+    wanted = Wanted(pooling, pooled=True, activations=True, finetune_epochs=epochs)
+    (found,) = extract(frozen, [split], Cache(recipe, folder / "scratch"), wanted, progress)
+    return found
+
+
+def images_digest_of(images: Views) -> str:
+    return hashlib.sha256(
+        np.ascontiguousarray(images.pixels).tobytes() + repr(list(images.ids)).encode()
+    ).hexdigest()
+
+
+def frozen_at(network: Network, point: str) -> Frozen:
+    return Frozen(cut(network, point), network.backbone)
 
 
 @pytest.fixture(scope="module")
@@ -55,11 +102,9 @@ def test_a_view_does_not_depend_on_who_else_is_in_the_batch() -> None:
     images = views(level="medium")
     whole = images.images(np.arange(10), 1)
     np.testing.assert_array_equal(whole[[7, 2]], images.images(np.array([7, 2]), 1))
-    fewer = dataclasses.replace(
-        images, pixels=images.pixels[5:], targets=images.targets[5:], ids=images.ids[5:]
-    )
+    fewer = taken(images, slice(5, None))
     np.testing.assert_array_equal(whole[5:], fewer.images(np.arange(5), 1))
-    other = dataclasses.replace(images, seed=8)
+    other = dataclasses.replace(images, recipe=dataclasses.replace(images.recipe, seed=8))
     assert (other.images(np.arange(10), 1) != whole).any()
 
 
@@ -72,84 +117,200 @@ def test_mixed_views_carry_mixed_labels_that_fit_their_pixels() -> None:
     labels = flat.labels(np.arange(10), 1)
     assert labels.sum(axis=1) == pytest.approx(np.ones(10))
     assert ((labels > 0).sum(axis=1) == 2).any(), "the control: some labels are soft"
-    np.testing.assert_array_equal(flat.labels(np.arange(10), 0), flat.targets)
+    np.testing.assert_array_equal(flat.labels(np.arange(10), 0), np.eye(3)[flat.classes])
     mixed = flat.images(np.arange(10), 1)
     assert (mixed == mixed[:, :1, :1, :1]).all(), "blends of flat images are flat"
 
 
+EVERYTHING = np.arange(10)
+
+
 def test_stored_features_are_the_networks_own_for_every_view(network: Network, tmp_path: Path) -> None:
-    parts, images = cut(network, POINT), views(level="light")
-    found = extract(parts, images, 3, tmp_path, activations=True, batch_size=4)
+    frozen, images = frozen_at(network, POINT), views(level="light")
+    found = features_of(frozen, images, 3, tmp_path)
     for view in range(3):
-        pixels = images.images(np.arange(10), view).astype(np.float32)
-        np.testing.assert_allclose(found.pooled[view], parts.pooled(pixels), rtol=1e-4, atol=1e-5)
-        stored = found.activation_batch(np.arange(10), view)
-        np.testing.assert_allclose(stored, parts.prefix(pixels), rtol=2e-3, atol=1e-3)
-    assert (found.pooled[1] != found.pooled[0]).any()
+        pixels = images.images(EVERYTHING, view).astype(np.float32)
+        average = np.asarray(frozen.cut.pooled(pixels))[:, 0]
+        np.testing.assert_allclose(found.pooled_batch(EVERYTHING, view), average, rtol=1e-4, atol=1e-5)
+        stored = found.activation_batch(EVERYTHING, view)
+        np.testing.assert_allclose(stored, frozen.cut.prefix(pixels), rtol=2e-3, atol=1e-3)
+    assert (found.pooled_batch(EVERYTHING, 1) != found.pooled_batch(EVERYTHING, 0)).any()
 
 
 def test_features_do_not_depend_on_how_many_images_there_are(network: Network, tmp_path: Path) -> None:
-    parts, images = cut(network, POINT), views(level="none")
-    few = dataclasses.replace(
-        images, pixels=images.pixels[:3], targets=images.targets[:3], ids=images.ids[:3]
+    frozen, images = frozen_at(network, POINT), views(level="none")
+    three = np.arange(3)
+    many = features_of(frozen, images, 1, tmp_path / "all")
+    few = features_of(frozen, taken(images, slice(3)), 1, tmp_path / "three")
+    np.testing.assert_array_equal(many.pooled_batch(three, 0), few.pooled_batch(three, 0))
+    np.testing.assert_array_equal(many.activation_batch(three, 0), few.activation_batch(three, 0))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "auto"])
+def test_stored_in_memory_and_live_are_the_same_to_the_bit(
+    network: Network, tmp_path: Path, dtype: str
+) -> None:
+    images, positions, each = (
+        views(level="light", mixup_alpha=0.5),
+        np.array([9, 0, 4, 1, 2]),
+        np.array([1, 0, 1, 1, 0]),
     )
-    all_of_them = extract(parts, images, 1, tmp_path / "all", activations=True, batch_size=8)
-    three = extract(parts, few, 1, tmp_path / "three", activations=True, batch_size=8)
-    np.testing.assert_array_equal(all_of_them.pooled[0][:3], three.pooled[0])
-    np.testing.assert_array_equal(all_of_them.activations[0][:3], three.activations[0])
+    modes = ("disk", "memory", "off")
+    found = {
+        mode: features_of(frozen_at(network, POINT), images, 2, tmp_path / mode, mode, dtype)
+        for mode in modes
+    }
+    for read in ("pooled_batch", "activation_batch"):
+        batches = [np.asarray(getattr(found[mode], read)(positions, each), np.float32) for mode in modes]
+        np.testing.assert_array_equal(batches[0], batches[1])
+        np.testing.assert_array_equal(batches[0], batches[2])
+        assert (batches[0] != getattr(found["disk"], read)(positions, 0)).any(), "views differ"
+    suffix = cut(network, POINT).suffix
+    exact = frozen_at(network, POINT).run(images.images(positions, 0), pooled=False, activations=True)[
+        "activations"
+    ]
+    logits = [
+        suffix(np.asarray(x, np.float32)).numpy()
+        for x in (found["disk"].activation_batch(positions, 0), exact)
+    ]
+    if dtype == "float32":
+        np.testing.assert_array_equal(logits[0], logits[1])
+    else:
+        np.testing.assert_allclose(logits[0], logits[1], atol=2e-3 * np.abs(logits[1]).max())
+        assert (found["disk"].activation_batch(positions, 0) != exact).any(), "sixteen bits round"
 
 
-def test_without_room_on_the_disk_activations_are_computed_live_and_are_the_same(
+def test_without_room_activations_are_computed_live_and_it_is_said(
     network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parts, images = cut(network, POINT), views(level="light")
-    stored = extract(parts, images, 2, tmp_path / "stored", activations=True, batch_size=4)
-    warnings: list[str] = []
-
-    class Listener(Progress):
-        def warn(self, message: str) -> None:
-            warnings.append(message)
-
+    images, said = views(level="light"), Said()
+    stored = features_of(frozen_at(network, POINT), images, 2, tmp_path / "stored")
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr(extract_module.shutil, "disk_usage", lambda path: usage)
-    live = extract(parts, images, 2, tmp_path / "live", activations=True, batch_size=4, progress=Listener())
-    assert "computed anew" in warnings[0] and not live.activations and live.live is not None
-    for view in range(2):
-        positions = np.array([9, 0, 4, 1, 2])
-        np.testing.assert_array_equal(
-            live.activation_batch(positions, view), stored.activation_batch(positions, view)
+    monkeypatch.setattr("kerastl.features.store.shutil.disk_usage", lambda path: usage)
+    monkeypatch.setattr("kerastl.features.cache.available_memory", lambda: 2 * 10 * 2 * 3 * 256 * 4)
+    frozen = frozen_at(network, POINT)
+    live = features_of(frozen, images, 2, tmp_path / "live", "auto", progress=said)
+    assert any("activations computed live: room for" in line for line in said.lines), said.lines
+    before = frozen.forward_passes
+    batch = np.asarray(live.activation_batch(EVERYTHING, 1), np.float32)
+    assert frozen.forward_passes == before + 10
+    np.testing.assert_array_equal(batch, stored.activation_batch(EVERYTHING, 1))
+    np.testing.assert_array_equal(live.pooled_batch(EVERYTHING, 1), stored.pooled_batch(EVERYTHING, 1))
+    assert frozen.forward_passes == before + 10, "pooled features are kept in memory"
+    with pytest.raises(NoSpaceError, match=r"cache\.max_gigabytes.*cache\.mode"):
+        features_of(frozen, images, 2, tmp_path / "disk", "disk")
+
+
+def test_auto_keeps_where_there_is_room_and_says_why(network: Network, tmp_path: Path) -> None:
+    said = Said()
+    features_of(frozen_at(network, POINT), views(level="light"), 2, tmp_path, "auto", progress=said)
+    assert "kept in" in said.lines[0] and "live about" in said.lines[0] and "MB" in said.lines[0]
+    once = Said()
+    # Activations that are read in one epoch only are not worth a slow disk.
+    import kerastl.features.cache as module
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "DISK_BYTES_PER_SECOND", 1.0)
+        features_of(
+            frozen_at(network, POINT), views(level="medium"), 2, tmp_path, "auto", epochs=1, progress=once
         )
-        np.testing.assert_array_equal(live.pooled[view], stored.pooled[view])
+    assert "cheaper than to keep them" in once.lines[0]
 
 
-def test_a_batch_may_hold_each_image_in_a_view_of_its_own(network: Network, tmp_path: Path) -> None:
-    parts, images = cut(network, POINT), views(level="light", mixup_alpha=0.5)
-    found = extract(parts, images, 3, tmp_path, activations=True, batch_size=4)
-    positions, each = np.array([4, 9, 0, 7]), np.array([2, 0, 1, 2])
-    for read in (images.images, images.labels, found.pooled_batch, found.activation_batch):
-        one_by_one = [read(positions[i : i + 1], int(each[i]))[0] for i in range(4)]
-        np.testing.assert_array_equal(read(positions, each), np.stack(one_by_one))
-    assert (found.pooled_batch(positions, each) != found.pooled_batch(positions, 0)).any()
+def test_every_image_and_view_runs_through_the_frozen_part_exactly_once(
+    network: Network, tmp_path: Path
+) -> None:
+    images, frozen = views(level="light"), frozen_at(network, POINT)
+    found = features_of(frozen, images, 3, tmp_path)
+    for _ in range(4):
+        for view in range(3):
+            found.pooled_batch(EVERYTHING, view)
+            found.activation_batch(EVERYTHING, view)
+    assert frozen.forward_passes == 30
+    said, again = Said(), frozen_at(network, POINT)
+    features_of(again, images, 3, tmp_path, progress=said)
+    assert again.forward_passes == 0 and any("no forward pass" in line for line in said.lines)
+    more = frozen_at(network, POINT)
+    features_of(more, images, 4, tmp_path)
+    assert more.forward_passes == 10, "only the new view"
+
+
+@pytest.mark.parametrize(
+    ("changed", "passes"),
+    [
+        ({}, 0),
+        ({"pooling": "avgmax"}, 0),
+        ({"point": "conv_pw_11_relu"}, 20),
+        ({"weights": True}, 20),
+        ({"augment": {"level": "medium"}}, 10),
+        ({"augment": {"level": "light", "seed": 3}}, 10),
+        ({"decode": 2}, 20),
+        ({"dtype": "float32"}, 20),
+        ({"head_seed": 5}, 0),
+    ],
+    ids=str,
+)
+def test_the_store_is_keyed_by_what_the_features_depend_on_and_by_nothing_else(
+    tmp_path: Path, changed: dict, passes: int
+) -> None:
+    """Two views of ten images: view 0 does not depend on the augmentation."""
+
+    def run(point: str = POINT, weights: bool = False, augment: dict | None = None, decode: int = 1,
+            dtype: str = "auto", pooling: str = "avg", head_seed: int = 0) -> int:  # fmt: skip
+        keras.utils.set_random_seed(1)
+        spec = get_backbone("mobilenet_025")
+        backbone = build_backbone(spec, SIZE)
+        if weights:
+            kernel = backbone.get_layer("conv1").kernel
+            kernel.assign(kernel + 1e-6)
+        network = build_model(backbone, spec, HeadRecipe(pooling=pooling), 3, seed=head_seed)
+        images = views(**(augment or {"level": "light"}))
+        frozen = frozen_at(network, point)
+        frozen.facts = {**frozen.facts, "decode": decode}
+        found = features_of(frozen, images, 2, tmp_path, dtype=dtype, pooling=pooling)
+        assert found.pooled_batch(EVERYTHING, 0).shape[1] == network.feature_count
+        return frozen.forward_passes
+
+    assert run() == 20
+    assert run(**changed) == passes
+
+
+def test_a_backbone_that_was_trained_is_never_kept_as_the_frozen_one(
+    network: Network, tmp_path: Path
+) -> None:
+    frozen = frozen_at(network, POINT)
+    kernel = network.backbone.get_layer("conv_pw_13").kernel
+    before = kernel.numpy()
+    kernel.assign(kernel * 1.01)
+    with pytest.raises(RuntimeError, match="was trained"):
+        features_of(frozen, views(level="none"), 1, tmp_path)
+    kernel.assign(before)
+    features_of(frozen, views(level="none"), 1, tmp_path)
 
 
 def test_at_the_input_the_activations_are_the_pixels(network: Network, tmp_path: Path) -> None:
     images = views(level="light")
-    found = extract(cut(network, "input"), images, 2, tmp_path, activations=True, batch_size=4)
+    found = features_of(frozen_at(network, "input"), images, 2, tmp_path)
     batch = found.activation_batch(np.array([3, 1]), 1)
     np.testing.assert_array_equal(batch, images.images(np.array([3, 1]), 1))
 
 
-def test_activations_beyond_sixteen_bits_are_stored_in_thirty_two(tmp_path: Path) -> None:
+def test_activations_beyond_sixteen_bits_are_kept_in_thirty_two(tmp_path: Path) -> None:
+    keras.utils.set_random_seed(0)
     spec = get_backbone("mobilenet_025")
     network = build_model(build_backbone(spec, SIZE), spec, HeadRecipe(), class_count=3)
     parts = cut(network, POINT)
     scale = keras.Model(parts.prefix.inputs[0], parts.prefix.outputs[0] * 1e6 + 1e5)
-    huge = dataclasses.replace(
-        parts, prefix=scale, both=keras.Model(scale.inputs, [scale.outputs[0], parts.pooled(scale.inputs[0])])
-    )
-    found = extract(huge, views(level="none"), 1, tmp_path, activations=True, batch_size=4)
-    assert found.activations[0].dtype == np.float32
-    assert np.isfinite(found.activations[0]).all() and found.activations[0].max() >= 1e5
+    both = keras.Model(scale.inputs, [scale.outputs[0], parts.pooled(scale.inputs[0])])
+    huge = dataclasses.replace(parts, prefix=scale, both=both)
+    said = Said()
+    found = features_of(Frozen(huge, network.backbone), views(level="none"), 1, tmp_path, progress=said)
+    batch = found.activation_batch(EVERYTHING, 0)
+    assert batch.dtype == np.float32 and np.isfinite(batch).all() and batch.max() >= 1e5
+    assert any("do not fit sixteen bits" in line for line in said.lines)
+    again = Frozen(huge, network.backbone)
+    features_of(again, views(level="none"), 1, tmp_path)
+    assert again.forward_passes == 0, "the next run remembers"
 
 
 def test_a_full_disk_is_an_error_before_anything_is_written(

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Kerastl
+from conftest import Kerastl, heed_ctrl_c
 
 QUICK = [
     "--image-size",
@@ -165,6 +165,24 @@ def test_export_publishes_the_next_version(fitted: Path, tmp_path: Path, kerastl
         assert (tmp_path / "models" / "again" / str(version) / "saved_model.pb").is_file()
 
 
+def test_nothing_is_published_where_features_and_model_disagree(
+    fitted: Path, solid_colours: Path, tmp_path: Path
+) -> None:
+    import keras
+
+    from kerastl.errors import ExportError
+    from kerastl.recipe import load_recipe
+    from kerastl.workflow.exporting import export_network
+
+    model = keras.saving.load_model(run_of(fitted) / "model.keras")
+    images = [path.read_bytes() for path in sorted((solid_colours / "red").iterdir())[:4]]
+    recipe = load_recipe(run_of(fitted) / "recipe.toml")
+    elsewhere = np.full((4, 3), 1 / 3)
+    with pytest.raises(ExportError, match=r"features that it was trained on.*kerastl cache clear"):
+        export_network(model, recipe, ("blue", "green", "red"), images, "float32", tmp_path, "m", elsewhere)
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_saved_model_needs_keras_alone(fitted: Path) -> None:
     script = (
         "import sys, keras, numpy as np\n"
@@ -223,7 +241,12 @@ def test_ctrl_c_keeps_the_best_so_far_and_says_how_to_go_on(solid_colours: Path,
     command = [sys.executable, "-m", "kerastl", "fit", "--data", str(solid_colours), *QUICK[:2], *QUICK[8:10]]
     command += ["--head-epochs", "100000", "--set", "head_phase.patience_epochs=0", "--no-finetune"]
     process = subprocess.Popen(
-        command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        command,
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=heed_ctrl_c,
     )
     deadline = time.monotonic() + 300
     while not list(tmp_path.glob("runs/*/plan.txt")) and time.monotonic() < deadline:

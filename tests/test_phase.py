@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from kerastl.errors import TrainingError
-from kerastl.features.extract import Features
+from kerastl.features.extract import Features, reader_of
 from kerastl.features.views import Views
 from kerastl.recipe import AugmentRecipe, HeadPhaseRecipe
 from kerastl.training.phase import (
@@ -46,8 +46,11 @@ def features(count: int, seed: int, views: int = 1) -> Features:
     )
     ids = np.array([f"{seed}/{index}" for index in range(count)], object)
     images = np.zeros((count, 2, 2, 3), np.uint8)
-    targets = np.eye(CLASSES, dtype=np.float32)[labels]
-    return Features(Views(images, targets, ids, AugmentRecipe("none"), seed=0), pooled)
+    return features_of(Views(images, labels, CLASSES, ids, AugmentRecipe("none")), *pooled)
+
+
+def features_of(views: Views, *pooled: np.ndarray) -> Features:
+    return Features(views, len(pooled), reader_of(pooled))
 
 
 def data(train: Features | None = None) -> PhaseData:
@@ -114,8 +117,10 @@ def test_weights_stay_where_no_epoch_beats_the_start() -> None:
 
 
 def test_a_loss_that_is_not_a_number_names_phase_rate_and_remedy() -> None:
-    poisoned = features(120, seed=1)
-    poisoned.pooled[0][5] = np.nan
+    clean = features(120, seed=1)
+    rows = clean.pooled(np.arange(120), 0)
+    rows[5] = np.nan
+    poisoned = features_of(clean.views, rows)
     with pytest.raises(
         TrainingError, match=r"head phase is nan in epoch 1.*0\.05.*Lower head_phase\.learning_rate"
     ):
@@ -156,7 +161,7 @@ def test_fewer_images_than_a_batch_are_one_batch() -> None:
 
 def test_balanced_weights_give_each_class_the_same_say() -> None:
     targets = np.eye(3, dtype=np.float32)[[0] * 90 + [1] * 9 + [2]]
-    weights = balanced_weights(targets)
+    weights = balanced_weights(targets.sum(axis=0), 100)
     assert (targets * weights).sum(axis=0) == pytest.approx([100 / 3] * 3)
     assert (targets @ weights).mean() == pytest.approx(1.0)
 
@@ -166,10 +171,7 @@ def test_class_weights_raise_the_recall_of_a_rare_class() -> None:
     labels = np.array([0] * 190 + [1] * 10)
     pooled = np.where(labels[:, None] == 1, 0.25, -0.25) + generator.normal(size=(200, 8))
     base = features(200, seed=1)
-    targets = np.eye(CLASSES, dtype=np.float32)[labels]
-    train = dataclasses.replace(
-        base, pooled=(pooled.astype(np.float32),), views=dataclasses.replace(base.views, targets=targets)
-    )
+    train = features_of(dataclasses.replace(base.views, classes=labels), pooled.astype(np.float32))
     phase_data = PhaseData(train, train.pooled_batch, train, train.pooled_batch)
     recall = {}
     for weighting in ("none", "balanced"):
@@ -182,10 +184,8 @@ def test_class_weights_raise_the_recall_of_a_rare_class() -> None:
 
 def test_multi_label_learns_each_label_by_itself() -> None:
     base = features(120, seed=1)
-    targets = np.stack([base.pooled[0][:, 0] > 0, base.pooled[0][:, 1] > 0, base.pooled[0][:, 2] > 0], axis=1)
-    train = dataclasses.replace(
-        base, views=dataclasses.replace(base.views, targets=targets.astype(np.float32))
-    )
+    rows = base.pooled(np.arange(120), 0)
+    train = features_of(dataclasses.replace(base.views, classes=(rows[:, :3] > 0).astype(np.uint8)), rows)
     phase_data = PhaseData(train, train.pooled_batch, train, train.pooled_batch)
     result = run_phase(
         "head_phase", linear_model(), phase_data, phase_settings(epochs=40), seed=0, multi_label=True

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from kerastl.data.examples import Examples, Splits, fingerprint, text_column, without
+from kerastl.data.examples import Examples, Splits, fingerprint, no_stamps, text_column, without
 from kerastl.data.splits import make_splits
 from kerastl.errors import DataError
 from kerastl.recipe.schema import DataRecipe
@@ -36,6 +36,8 @@ def examples_of(
         splits=given,
         encoded=never,
         origin="table in a test",
+        place="nowhere",
+        stamps=no_stamps(len(ids)),
         fingerprint=fingerprint((names, given), (array,)),
     )
 

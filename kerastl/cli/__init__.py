@@ -19,7 +19,7 @@ from kerastl import __version__
 from kerastl.cli.options import Invocation, debug_option
 from kerastl.errors import KerastlError, nearest
 
-COMMANDS = ("fit", "plan", "evaluate", "predict", "export", "backbones", "datasets", "check")
+COMMANDS = ("fit", "plan", "evaluate", "predict", "export", "backbones", "datasets", "cache", "check")
 
 
 class Commands(click.Group):

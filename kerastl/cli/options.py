@@ -34,6 +34,7 @@ FLAGS = {
     "--unfreeze-from": "finetune_phase.unfreeze_from",
     "--finetune-epochs": "finetune_phase.epochs",
     "--augment": "augment.level",
+    "--cache": "cache.mode",
     "--name": "name",
     "--seed": "seed",
     "--precision": "precision",

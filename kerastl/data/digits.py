@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kerastl.data.examples import CARVE, Examples, fingerprint, repeated, text_column
+from kerastl.data.examples import CARVE, Examples, fingerprint, no_stamps, repeated, text_column
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -46,6 +46,8 @@ def open_digits() -> Examples:
         splits=splits,
         encoded=encoded,
         origin="the digits bundled with scikit-learn",
+        place="scikit-learn digits",
+        stamps=no_stamps(len(labels)),
         fingerprint=fingerprint((ids, splits), (labels, pixels), *class_names),
     )
 

@@ -40,6 +40,8 @@ class Examples:
         encoded: strictly increasing int64 indices -> dataset of scalar tf.string, in that order: the
             original encoded bytes. A file that cannot be read raises at its turn, not before.
         origin: the source in words, for messages.
+        place: what the ids are relative to, such as the absolute path of a folder.
+        stamps: int64 [n, k], what tells that an image was replaced: size and time of change of files.
         fingerprint: sha256 hex over ids, labels, splits, groups, and for files their size and time of change.
         skipped: a line 'name: reason' for each thing left out while indexing.
     """
@@ -51,6 +53,8 @@ class Examples:
     splits: np.ndarray
     encoded: Callable[[np.ndarray], tf.data.Dataset]
     origin: str
+    place: str
+    stamps: np.ndarray
     fingerprint: str
     skipped: tuple[str, ...] = ()
 
@@ -180,6 +184,16 @@ def fingerprint(text_columns: Iterable[np.ndarray], number_columns: Iterable[np.
         digest.update(np.ascontiguousarray(numbers, dtype="<i8" if numbers.ndim == 1 else None).data)
     digest.update("\0".join(facts).encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
+
+
+def images_digest(examples: Examples, indices: np.ndarray) -> str:
+    """sha256 hex that changes when one of these images, or their order, does; labels and splits do not matter."""
+    return fingerprint((examples.ids[indices],), (examples.stamps[indices],), examples.place)
+
+
+def no_stamps(count: int) -> np.ndarray:
+    """The stamps of images that cannot be replaced one by one."""
+    return np.zeros((count, 0), np.int64)
 
 
 def listed(names: Sequence[str], limit: int = 5) -> str:

@@ -217,6 +217,8 @@ def _columns(root: Path, class_names: tuple[str, ...], found: _Found) -> Example
         splits=splits,
         encoded=encoded_files(str(root), ids),
         origin=f"folder {root}",
+        place=os.path.abspath(root),
+        stamps=np.stack([sizes, changed], axis=1),
         fingerprint=fingerprint((ids, splits), (labels, sizes, changed), *names),
         skipped=found.skipped.lines(),
     )

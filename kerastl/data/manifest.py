@@ -65,6 +65,8 @@ def _columns(table: Table) -> Examples:
         splits=splits,
         encoded=encoded_files(root, ids),
         origin=f"manifest {table.path}",
+        place=os.path.abspath(root),
+        stamps=np.stack([sizes, changed], axis=1),
         fingerprint=fingerprint((ids, splits, groups), (labels, sizes, changed), *class_names),
         skipped=skipped.lines(),
     )

@@ -22,6 +22,7 @@ from kerastl.data.examples import (
     SkippedNames,
     fingerprint,
     listed,
+    no_stamps,
     repeated,
     text_column,
 )
@@ -266,6 +267,8 @@ def _columns(
         splits=splits,
         encoded=encoded,
         origin=f"TFDS set {builder.info.full_name}",
+        place=f"tfds:{builder.info.full_name} in {builder.data_dir}",
+        stamps=no_stamps(len(ids)),
         fingerprint=fingerprint((ids, splits), (labels,), builder.info.full_name, *names),
         skipped=skipped.lines(),
     )

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from scipy.special import expit, softmax
 
 from kerastl.errors import DataError, KerastlError
 
@@ -93,6 +94,12 @@ class Metrics:
             "confusion": None if confusion is None else tuple(tuple(row) for row in confusion),
         }
         return cls(**{**values, **changed})
+
+
+def probabilities_of(logits: np.ndarray, multi_label: bool = False) -> np.ndarray:
+    """Softmax, or for multi-label the sigmoid, of logits [n, classes], in float64."""
+    exact = np.asarray(logits, np.float64)
+    return expit(exact) if multi_label else softmax(exact, axis=1)
 
 
 def evaluate_logits(

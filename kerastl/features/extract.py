@@ -1,29 +1,28 @@
-"""What the frozen part of the network says about every image, computed once.
+"""What the frozen part of the network says about every image, computed once and kept.
 
-Below the unfreeze point nothing changes while training, so its outputs are written to disk in one
-forward pass and both phases train on them: the head phase on pooled features, the fine-tune phase on
-the activations at the unfreeze point. Where the disk has no room for the activations they are computed
-again for each batch ("live"); the training code cannot tell the difference.
+Below the unfreeze point nothing changes while training, so its outputs are kept and both phases train on
+them: the head phase on pooled features, the fine-tune phase on the activations at the unfreeze point. One
+forward pass gives both. Where they cannot be kept they are computed again for each batch ("live"); the
+training code cannot tell the difference.
 """
 
 from __future__ import annotations
 
-import functools
-import shutil
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-import keras
 import numpy as np
-import tensorflow as tf
 
-from kerastl.features.arrays import new_array
+from kerastl.features.ahead import Watch, images_ahead
+from kerastl.features.cache import Cache, Keeping
+from kerastl.features.frozen import BATCH_SIZE, Frozen, Overflow, narrowed
+from kerastl.features.unit import MemoryUnit, Unit, UnitKey
 from kerastl.features.views import Views, by_view
-from kerastl.model.cut import Cut
-from kerastl.progress import Progress
+from kerastl.model.heads import POOLINGS, pooled_features
+from kerastl.progress import Progress, Tracker
 
-DISK_SHARE = 0.5
+Reader = Callable[[np.ndarray, int], np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,155 +30,266 @@ class Features:
     """A split's features, ready to be trained on.
 
     Attributes:
-        views: the images that the features were made from, with their labels.
-        pooled: float32 [n, features], one array a view.
-        activations: [n, ...] at the unfreeze point, one array a view; empty when they are computed live.
-        live: images uint8 [b, size, size, 3] -> activations, used when nothing is stored.
+        views: the images that the features are made from, with their labels.
+        view_count: how many views there are.
+        pooled: positions int [b] and one view -> float32 [b, features].
+        activations: positions int [b] and one view -> [b, ...] at the unfreeze point; None where nothing is thawed.
     """
 
     views: Views
-    pooled: tuple[np.ndarray, ...]
-    activations: tuple[np.ndarray, ...] = ()
-    live: Callable[[np.ndarray], np.ndarray] | None = None
+    view_count: int
+    pooled: Reader
+    activations: Reader | None = None
 
     @property
     def count(self) -> int:
         """Number of examples."""
         return self.views.count
 
-    @property
-    def view_count(self) -> int:
-        """Number of views."""
-        return len(self.pooled)
-
     def pooled_batch(self, positions: np.ndarray, view: int | np.ndarray) -> np.ndarray:
         """Pooled features, float32 [b, features], all in one view or each in its own (int [b])."""
-        return by_view(lambda chosen, one: self.pooled[one][chosen], positions, view)
+        return by_view(self.pooled, positions, view)
 
     def activation_batch(self, positions: np.ndarray, view: int | np.ndarray) -> np.ndarray:
         """Activations at the unfreeze point, [b, ...], all in one view or each in its own (int [b])."""
-        if self.live is not None:
-            return self.live(self.views.images(positions, view))
-        return by_view(lambda chosen, one: self.activations[one][chosen], positions, view)
+        assert self.activations is not None, "nothing is thawed"
+        return by_view(self.activations, positions, view)
+
+
+def reader_of(arrays: Sequence[np.ndarray]) -> Reader:
+    """Reads from one array a view."""
+    return lambda positions, view: arrays[view][positions]
+
+
+@dataclass(frozen=True, eq=False)
+class FrozenViews:
+    """A split and how many of its views are wanted.
+
+    Attributes:
+        name: of the split, for messages.
+        views: its images.
+        view_count: how many views, from 0 on.
+        facts: what the images depend on, apart from the network.
+        about: what a listing of the store says of them.
+    """
+
+    name: str
+    views: Views
+    view_count: int
+    facts: Mapping[str, object]
+    about: Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which features are asked for.
+
+    Attributes:
+        pooling: `avg`, `max`, `avgmax` or `gem`.
+        pooled: whether the head phase will need pooled features.
+        activations: whether the fine-tune phase will need the activations at the cut.
+        finetune_epochs: of that phase, to weigh the ways of keeping them against each other.
+    """
+
+    pooling: str
+    pooled: bool
+    activations: bool
+    finetune_epochs: int
 
 
 def extract(
-    cut: Cut,
-    views: Views,
-    view_count: int,
-    directory: Path,
-    *,
-    activations: bool,
-    batch_size: int = 32,
-    label: str = "features",
+    frozen: Frozen,
+    splits: Sequence[FrozenViews],
+    cache: Cache,
+    wanted: Wanted,
     progress: Progress = Progress(),
-) -> Features:
-    """Run the frozen part over all views of a split, once.
+) -> list[Features]:
+    """Make the features of some splits readable: from the store, computed now, or live.
 
     Args:
-        cut: the network, cut at the unfreeze point.
-        views: the split's images.
-        view_count: how many views to make.
-        directory: folder for the arrays; made when missing.
-        activations: whether the fine-tune phase will need the activations at the cut.
-        batch_size: images in a forward pass. The last batch is padded, so that an image's features do
-            not depend on how many images there are.
-        label: what the progress bar says.
+        frozen: the frozen part of the network.
+        splits: what for.
+        cache: where features are kept, and for how long.
+        wanted: which ones.
         progress: listens.
-
-    Returns:
-        The features; arrays on disk are memory-mapped.
     """
-    if not activations:
-        pooled, _ = _fill(cut.pooled, cut, views, view_count, directory, None, batch_size, label, progress)
-        return Features(views, pooled)
-    if cut.unfreeze_point == "input":
-        pooled, _ = _fill(cut.pooled, cut, views, view_count, directory, None, batch_size, label, progress)
-        return Features(views, pooled, live=lambda images: images)
-    directory.mkdir(parents=True, exist_ok=True)
-    wanted = 2 * int(np.prod(cut.prefix.outputs[0].shape[1:])) * views.count * view_count
-    if wanted > DISK_SHARE * shutil.disk_usage(directory).free:
-        progress.warn(
-            f"Activations at '{cut.unfreeze_point}' would take {wanted / 1e9:.1f} GB, more than half of the free "
-            "disk: they are computed anew in every epoch instead"
-        )
-        pooled, _ = _fill(cut.pooled, cut, views, view_count, directory, None, batch_size, label, progress)
-        return Features(views, pooled, live=_live(cut, batch_size))
+    keys = [
+        _keys(frozen, split, view, wanted, cache.dtype)
+        for split in splits
+        for view in range(split.view_count)
+    ]
+    if cache.dtype == "float16":
+        wide = [_keys(frozen, split, 0, wanted, "float32").get("activations") for split in splits]
+        if any(key and cache.store.has(key) for key in wide):  # an earlier run found that they do not fit
+            cache.widen()
+            return extract(frozen, splits, cache, wanted, progress)
+    passes = sum(split.views.count * split.view_count for split in splits)
+    epochs = wanted.finetune_epochs if "activations" in keys[0] else 0
+    live_passes = passes + epochs * sum(split.views.count for split in splits)
+    keeping = cache.choose(
+        keys, passes, live_passes, lambda: _rate(frozen, splits[0].views, keys[0]), progress
+    )
     try:
-        pooled, stored = _fill(
-            cut.both, cut, views, view_count, directory, np.float16, batch_size, label, progress
+        return _extract(frozen, splits, keys, cache, keeping, wanted, progress)
+    except Overflow:
+        progress.note(
+            f"Activations at '{frozen.cut.unfreeze_point}' do not fit sixteen bits: kept in thirty-two"
         )
-    except _Overflow:
-        progress.note(f"Activations at '{cut.unfreeze_point}' do not fit sixteen bits: stored in thirty-two")
-        pooled, stored = _fill(
-            cut.both, cut, views, view_count, directory, np.float32, batch_size, label, progress
-        )
-    return Features(views, pooled, stored)
+        cache.widen()
+        for of_view in keys:
+            cache.store.remove(of_view["activations"].name)
+        return extract(frozen, splits, cache, wanted, progress)
+
+
+def _extract(
+    frozen: Frozen,
+    splits: Sequence[FrozenViews],
+    keys: Sequence[Mapping[str, UnitKey]],
+    cache: Cache,
+    keeping: Keeping,
+    wanted: Wanted,
+    progress: Progress,
+) -> list[Features]:
+    kept_keys = [key for of_view in keys for kind, key in of_view.items() if keeping.keeps(kind)]
+    units = cache.hold(kept_keys, keeping, progress)
+    before, missing = frozen.forward_passes, [unit for unit in units.values() if not unit.complete]
+    if missing:
+        if wanted.pooled:
+            frozen.check_untouched()
+        cache.make_room(missing)
+    features = []
+    remaining = iter(keys)
+    for split in splits:
+        of_views = [
+            {kind: units.get(key) for kind, key in next(remaining).items()} for _ in range(split.view_count)
+        ]
+        work = {
+            view: gaps
+            for view, of_view in enumerate(of_views)
+            if (gaps := {kind: unit for kind, unit in of_view.items() if unit and not unit.complete})
+        }
+        if work:
+            with progress.track(f"features {split.name}", split.views.count * len(work)) as tracker:
+                for view, gaps in work.items():
+                    _fill(frozen, split.views, view, gaps, tracker)
+        features.append(_features(frozen, split, of_views, wanted, cache.dtype))
+    if units:
+        computed = frozen.forward_passes - before
+        done = f"{computed:,} forward passes" if computed else "read from the store, no forward pass"
+        progress.note(f"Features of {' and '.join(split.name for split in splits)}: {done}")
+    return features
+
+
+def _features(
+    frozen: Frozen,
+    split: FrozenViews,
+    units: Sequence[Mapping[str, Unit | MemoryUnit | None]],
+    wanted: Wanted,
+    dtype: str,
+) -> Features:
+    pooled_rows = _rows(units, "pooled")
+    activation_rows = _rows(units, "activations")
+
+    def live_pooled(positions: np.ndarray, view: int) -> np.ndarray:
+        images = split.views.images(positions, view)
+        return pooled_features(frozen.run(images, pooled=True, activations=False)["pooled"], wanted.pooling)
+
+    def live_activations(positions: np.ndarray, view: int) -> np.ndarray:
+        images = split.views.images(positions, view)
+        values = frozen.run(images, pooled=False, activations=True)["activations"]
+        try:
+            return narrowed(values, dtype).astype(np.float32)  # rounded as if it had been kept
+        except Overflow:
+            return values
+
+    def stored_pooled(positions: np.ndarray, view: int) -> np.ndarray:
+        assert pooled_rows is not None
+        return pooled_features(pooled_rows[view][positions], wanted.pooling)
+
+    read_activations: Reader | None = None
+    if wanted.activations and frozen.cut.unfreeze_point == "input":
+        read_activations = split.views.images
+    elif wanted.activations:
+        read_activations = live_activations if activation_rows is None else reader_of(activation_rows)
+    return Features(
+        split.views,
+        split.view_count,
+        live_pooled if pooled_rows is None else stored_pooled,
+        read_activations,
+    )
+
+
+def _rows(units: Sequence[Mapping[str, Unit | MemoryUnit | None]], kind: str) -> list[np.ndarray] | None:
+    found = [unit for of_view in units if (unit := of_view.get(kind)) is not None]
+    return [unit.rows() for unit in found] if found else None
+
+
+def _keys(
+    frozen: Frozen,
+    split: FrozenViews,
+    view: int,
+    wanted: Wanted,
+    dtype: str,
+) -> dict[str, UnitKey]:
+    """The units of one view: `pooled` and `activations`, where they are wanted."""
+    facts = {**split.facts, **frozen.facts, "view": split.views.facts(view)}
+    about = {**split.about, "split": split.name, "view": view}
+    channels = int(frozen.cut.pooled.outputs[0].shape[-1])
+    count, shape = split.views.count, frozen.cut.prefix.outputs[0].shape[1:]
+    keys: dict[str, UnitKey] = {}
+    if wanted.pooled:
+        keys["pooled"] = UnitKey("pooled", facts, count, (len(POOLINGS), channels), "float32", about)
+    if wanted.activations and frozen.cut.unfreeze_point != "input":
+        at = {**facts, "unfreeze_point": frozen.cut.unfreeze_point}
+        keys["activations"] = UnitKey("activations", at, count, tuple(map(int, shape)), dtype, about)
+    return keys
 
 
 def _fill(
-    forward: keras.Model,
-    cut: Cut,
-    views: Views,
-    view_count: int,
-    directory: Path,
-    dtype: type | None,
-    batch_size: int,
-    label: str,
-    progress: Progress,
-) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
-    """Run `forward` over all views; activations are kept where a `dtype` for them is given."""
-    run = tf.function(functools.partial(forward, training=False), reduce_retracing=True)
-    pooled_views: list[np.ndarray] = []
-    activation_views: list[np.ndarray] = []
-    with progress.track(label, views.count * view_count) as tracker:
-        for view in range(view_count):
-            features = cut.pooled.outputs[0].shape[-1]
-            pooled = new_array(directory / f"pooled-{view}.npy", (views.count, features), np.float32)
-            pooled_views.append(pooled)
-            if dtype is not None:
-                shape = (views.count, *cut.prefix.outputs[0].shape[1:])
-                activation_views.append(new_array(directory / f"activations-{view}.npy", shape, dtype))
-            for start in range(0, views.count, batch_size):
-                positions = np.arange(start, min(start + batch_size, views.count))
-                outputs = run(tf.cast(_padded(views.images(positions, view), batch_size), tf.float32))
-                if dtype is not None:
-                    activation, outputs = outputs
-                    activation_views[-1][positions] = _narrowed(activation, len(positions), dtype)
-                pooled[positions] = outputs.numpy()[: len(positions)]
-                tracker.advance(len(positions))
-    return tuple(pooled_views), tuple(activation_views)
+    frozen: Frozen, views: Views, view: int, units: Mapping[str, Unit | MemoryUnit], tracker: Tracker
+) -> None:
+    """Run the frozen part over all images of a view that any of the units still misses."""
+    for unit in units.values():
+        unit.begin()
+    key = next(iter(units.values())).key
+    gaps = {kind: set(unit.missing) for kind, unit in units.items()}
+    shards = sorted(set().union(*gaps.values()))
+    tracker.advance(key.rows - sum(len(key.shard(shard)) for shard in shards))
+    batches = [_batches(key.shard(shard)) for shard in shards]
+    watch = Watch()
+    images = images_ahead(views, view, [batch for of_shard in batches for batch in of_shard], watch)
+    for shard, of_shard in zip(shards, batches, strict=True):
+        wanted = {kind: shard in gaps[kind] for kind in units}
+        parts: dict[str, list[np.ndarray]] = {}
+        for batch in of_shard:
+            found = frozen.run(
+                next(images),
+                pooled=wanted.get("pooled", False),
+                activations=wanted.get("activations", False),
+            )
+            for kind, values in found.items():
+                parts.setdefault(kind, []).append(narrowed(values, units[kind].key.dtype))
+            tracker.advance(len(batch), watch.limit())
+        for kind, pieces in parts.items():
+            units[kind].write(shard, np.concatenate(pieces))
+    for unit in units.values():
+        unit.publish()
 
 
-def _live(cut: Cut, batch_size: int) -> Callable[[np.ndarray], np.ndarray]:
-    prefix = tf.function(functools.partial(cut.prefix, training=False), reduce_retracing=True)
-
-    def compute(images: np.ndarray) -> np.ndarray:
-        parts = []
-        for start in range(0, len(images), batch_size):
-            chunk = images[start : start + batch_size]
-            outputs = prefix(tf.cast(_padded(chunk, batch_size), tf.float32))
-            try:
-                parts.append(_narrowed(outputs, len(chunk), np.float16).astype(np.float32))
-            except _Overflow:
-                parts.append(_narrowed(outputs, len(chunk), np.float32))
-        return np.concatenate(parts)
-
-    return compute
+def _batches(rows: range) -> list[np.ndarray]:
+    return [
+        np.arange(start, min(start + BATCH_SIZE, rows.stop))
+        for start in range(rows.start, rows.stop, BATCH_SIZE)
+    ]
 
 
-class _Overflow(Exception):
-    """A value does not fit the dtype that it is to be stored in."""
-
-
-def _narrowed(activation: tf.Tensor, count: int, dtype: type) -> np.ndarray:
-    """The first `count` rows in the stored dtype; sixteen bits halve the disk at a relative error of 0.0005."""
-    values = tf.cast(activation[:count], tf.float32).numpy()
-    if dtype == np.float16 and np.abs(values).max(initial=0.0) > np.finfo(np.float16).max:
-        raise _Overflow
-    return values.astype(dtype)
-
-
-def _padded(images: np.ndarray, batch_size: int) -> np.ndarray:
-    missing = batch_size - len(images)
-    return images if not missing else np.concatenate([images, np.repeat(images[-1:], missing, axis=0)])
+def _rate(frozen: Frozen, views: Views, keys: Mapping[str, UnitKey]) -> float:
+    """Images a second that the frozen part manages here, from one batch; the first, which is traced, is not timed."""
+    images = views.images(np.arange(min(BATCH_SIZE, views.count)), 0)
+    wanted = {"pooled": "pooled" in keys, "activations": "activations" in keys}
+    before = frozen.forward_passes
+    frozen.run(images[:1], **wanted)
+    began = time.perf_counter()
+    frozen.run(images, **wanted)
+    frozen.forward_passes = before
+    return BATCH_SIZE / max(1e-9, time.perf_counter() - began)

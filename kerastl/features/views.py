@@ -1,15 +1,17 @@
 """The images of a split as the network sees them: decoded once, augmented as a pure function.
 
 A view is one version of every image of a split. View 0 is the image itself; every other view is
-determined by (seed, example id, view number) alone, so it can be made in any order, by any number of
+determined by (augment.seed, example id, view number) alone, so it can be made in any order, by any number of
 threads, today or in a repeated run, and comes out the same to the bit.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 import tensorflow as tf
@@ -19,31 +21,70 @@ from kerastl.image.keys import example_keys
 from kerastl.image.mix import MixPlan, mix, mix_labels, mix_plan
 from kerastl.recipe import AugmentRecipe
 
+# To be raised with any change of kerastl.image that changes a pixel of an augmented view.
+AUGMENT_VERSION = 1
+
+
+class Pixels(Protocol):
+    """Decoded images: an array, or what reads like one."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """[n, size, size, 3]."""
+
+    def __getitem__(self, positions: np.ndarray) -> np.ndarray:
+        """uint8 [b, size, size, 3] at int [b]."""
+
 
 @dataclass(frozen=True, eq=False)
 class Views:
     """A split's decoded images and the changes made to them.
 
     Attributes:
-        pixels: uint8 [n, size, size, 3], 0..255 RGB.
-        targets: float32 [n, classes], one-hot (or multi-hot) labels.
+        pixels: uint8 [n, size, size, 3], 0..255 RGB; only read where images are asked for.
+        classes: int [n], each image's class; or 0 and 1, [n, labels], for multi-label.
+        class_count: how many classes or labels there are.
         ids: identities of the examples, the source of their randomness.
         recipe: resolved augmentation; ignored for view 0.
-        seed: the run's seed.
     """
 
-    pixels: np.ndarray
-    targets: np.ndarray
+    pixels: Pixels
+    classes: np.ndarray
+    class_count: int
     ids: np.ndarray
     recipe: AugmentRecipe
-    seed: int
     _keys: dict[int, np.ndarray] = field(default_factory=dict, init=False, repr=False)
     _plans: dict[int, MixPlan | None] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def count(self) -> int:
         """Number of examples."""
-        return len(self.targets)
+        return len(self.classes)
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image may have several labels, or none."""
+        return self.classes.ndim == 2
+
+    def facts(self, view: int) -> dict[str, Any]:
+        """What the images of a view depend on apart from the images themselves: what the key of a store holds."""
+        if view == 0:
+            return {"number": 0}
+        knobs = dataclasses.asdict(self.recipe)
+        del (
+            knobs["level"],
+            knobs["views"],
+        )  # how many views there are, and what the knobs were called together
+        return {"number": view, "augment": knobs, "version": AUGMENT_VERSION}
+
+    def targets(self, positions: np.ndarray) -> np.ndarray:
+        """Labels as float32 [b, classes], one-hot or multi-hot."""
+        chosen = self.classes[positions]
+        if self.multi_label:
+            return chosen.astype(np.float32)
+        hot = np.zeros((len(chosen), self.class_count), np.float32)
+        hot[np.arange(len(chosen)), chosen] = 1.0
+        return hot
 
     def images(self, positions: np.ndarray, view: int | np.ndarray) -> np.ndarray:
         """Images at `positions`, uint8 [b, size, size, 3], all in one view or each in its own (int [b])."""
@@ -64,15 +105,15 @@ class Views:
         return mix(changed, partners, plan.ratio[positions], plan.box[positions]).numpy()
 
     def _labels(self, positions: np.ndarray, view: int) -> np.ndarray:
-        own = self.targets[positions]
+        own = self.targets(positions)
         plan = self._plan(view) if view else None
         if plan is None:
             return own
-        return mix_labels(own, self.targets[plan.partner[positions]], plan.ratio[positions]).numpy()
+        return mix_labels(own, self.targets(plan.partner[positions]), plan.ratio[positions]).numpy()
 
     def _augmented(self, positions: np.ndarray, view: int) -> np.ndarray:
         if view not in self._keys:
-            self._keys[view] = example_keys(self.ids, self.seed, view)
+            self._keys[view] = example_keys(self.ids, self.recipe.seed, view)
         keys = self._keys[view][positions]
         return _augmenter(self.recipe)(self.pixels[positions], keys).numpy()
 
@@ -82,7 +123,7 @@ class Views:
         if view not in self._plans:
             size = self.pixels.shape[1]
             mixup, cutmix = self.recipe.mixup_alpha or 0.0, self.recipe.cutmix_alpha or 0.0
-            self._plans[view] = mix_plan(self.ids, self.seed, view, mixup, cutmix, size)
+            self._plans[view] = mix_plan(self.ids, self.recipe.seed, view, mixup, cutmix, size)
         return self._plans[view]
 
 

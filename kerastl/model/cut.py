@@ -12,6 +12,7 @@ import keras
 
 from kerastl.errors import UserError, nearest
 from kerastl.model.build import Network, preprocess
+from kerastl.model.heads import pool_in_all_ways
 from kerastl.model.joins import join_tensors
 
 
@@ -27,15 +28,14 @@ class Cut:
         unfreeze_point: Where.
         prefix: Pixels -> activation at the point.
         suffix: Activation -> logits.
-        pooled_from_activation: Activation -> float32 [batch, features] pooled features.
-        pooled: Pixels -> pooled features.
-        both: Pixels -> (activation, pooled features), computing each once.
+        pooled: Pixels -> float32 [batch, poolings, channels], the last activation pooled in all ways of
+            `kerastl.model.heads.POOLINGS`, so that they serve any head.
+        both: Pixels -> (activation, what `pooled` gives), computing each once.
     """
 
     unfreeze_point: str
     prefix: keras.Model
     suffix: keras.Model
-    pooled_from_activation: keras.Model
     pooled: keras.Model
     both: keras.Model
 
@@ -66,17 +66,16 @@ def cut(network: Network, unfreeze_point: str) -> Cut:
     else:
         last = entry if above is None else above(entry)
     features = network.pooling(last)
-    pooled_from_activation = keras.Model(entry, features, name="pooled_from_activation")
+    all_pooled = keras.Model(entry, pool_in_all_ways(last), name="all_pooled")
     suffix = keras.Model(entry, network.head(features), name="suffix")
 
     pixels = keras.Input(network.model.inputs[0].shape[1:], dtype="float32", name="pixels")
     activation = prefix(pixels)
-    pooled_features = pooled_from_activation(activation)
+    pooled_features = all_pooled(activation)
     return Cut(
         unfreeze_point=unfreeze_point,
         prefix=prefix,
         suffix=suffix,
-        pooled_from_activation=pooled_from_activation,
         pooled=keras.Model(pixels, pooled_features, name="pooled"),
         both=keras.Model(pixels, [activation, pooled_features], name="both"),
     )

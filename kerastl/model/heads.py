@@ -14,6 +14,8 @@ from kerastl.recipe.schema import HeadRecipe
 # ("Fine-tuning CNN Image Retrieval with No Human Annotation", TPAMI 2018, section 3.2).
 GEM_EXPONENT = 3.0
 GEM_EPSILON = 1e-6
+# What is stored of every image, so that a head with another pooling needs no forward pass.
+POOLINGS = ("avg", "max", "gem")
 # Of the mean variance: an absolute bound would silence networks whose features are small, random ones above all.
 SMALLEST_VARIANCE_SHARE = 1e-6
 
@@ -143,3 +145,24 @@ def make_pooling(name: str, activation_shape: tuple[int, ...], activation_dtype:
     else:
         raise ValueError(f"unknown pooling {name!r}")
     return keras.Model(activation, features, name=f"{name}_pooling")
+
+
+def pool_in_all_ways(activation: keras.KerasTensor) -> keras.KerasTensor:
+    """Activation [batch, height, width, channels] -> float32 [batch, poolings, channels], in the order of `POOLINGS`."""
+    shape, dtype = tuple(activation.shape[1:]), activation.dtype
+    return ops.stack([make_pooling(name, shape, dtype)(activation) for name in POOLINGS], axis=1)
+
+
+def pooled_features(pooled: np.ndarray, pooling: str) -> np.ndarray:
+    """What a pooling layer of that name gives, from stored ones.
+
+    Args:
+        pooled: float32 [batch, poolings, channels], as `pool_in_all_ways` makes them.
+        pooling: `avg`, `max`, `avgmax` or `gem`.
+
+    Returns:
+        float32 [batch, features].
+    """
+    if pooling == "avgmax":
+        return np.ascontiguousarray(pooled[:, :2]).reshape(len(pooled), -1)
+    return np.ascontiguousarray(pooled[:, POOLINGS.index(pooling)])

@@ -12,6 +12,7 @@ from kerastl.recipe.rule import resolve
 from kerastl.recipe.schema import (
     AugmentRecipe,
     BackboneRecipe,
+    CacheRecipe,
     DataRecipe,
     FinetunePhaseRecipe,
     HeadPhaseRecipe,
@@ -23,6 +24,7 @@ from kerastl.recipe.schema import (
 __all__ = [
     "AugmentRecipe",
     "BackboneRecipe",
+    "CacheRecipe",
     "DataRecipe",
     "FinetunePhaseRecipe",
     "HeadPhaseRecipe",

@@ -161,6 +161,12 @@ class AugmentRecipe:
     views: int | None = key(
         None, "versions made of each training image; the first is the image itself", low=1
     )
+    seed: int = key(
+        0,
+        "source of the random changes, apart from the run's seed, so that runs with other seeds share stored views",
+        low=0,
+        high=2**31 - 1,
+    )
     horizontal_flip: bool | None = key(None, "mirror half of the images left to right")
     crop_min_area: float | None = key(
         None, "random resized crops cover at least this share of the image; 1 for no crop", above=0, high=1
@@ -183,6 +189,29 @@ class AugmentRecipe:
 
 
 @dataclass(frozen=True)
+class CacheRecipe:
+    """Where the frozen part's outputs are kept, for all epochs, phases and runs."""
+
+    mode: str = key(
+        "auto",
+        "auto weighs the ways against each other and says what it chose; disk keeps for later runs; memory for this "
+        "run; off computes everything anew in every epoch",
+        choices=("auto", "disk", "memory", "off"),
+    )
+    directory: str | None = key(
+        None, "folder of the store; $KERASTL_CACHE_DIR, else kerastl in the user's cache folder without it"
+    )
+    max_gigabytes: float = key(
+        50.0, "largest size of the store; what was not used for longest makes room", above=0
+    )
+    dtype: str = key(
+        "auto",
+        "of activations; auto takes float16, and float32 where a value does not fit",
+        choices=("auto", "float32"),
+    )
+
+
+@dataclass(frozen=True)
 class Recipe:
     """All that is asked of a run. Made by `kerastl.recipe.load_recipe` or `make_recipe`, never changed."""
 
@@ -200,3 +229,4 @@ class Recipe:
     head_phase: HeadPhaseRecipe = field(default_factory=HeadPhaseRecipe)
     finetune_phase: FinetunePhaseRecipe = field(default_factory=FinetunePhaseRecipe)
     augment: AugmentRecipe = field(default_factory=AugmentRecipe)
+    cache: CacheRecipe = field(default_factory=CacheRecipe)

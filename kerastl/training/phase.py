@@ -17,6 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from kerastl.data.examples import label_counts
 from kerastl.errors import TrainingError
 from kerastl.evaluation.calibration import fit_temperature, log_loss_at
 from kerastl.evaluation.metrics import evaluate_logits
@@ -156,9 +157,8 @@ def validation_metrics(
 ) -> dict[str, float]:
     """Log-loss (without label smoothing), the same at the best temperature, and accuracy of unaugmented images."""
     logits = predict_logits(model, features.count, inputs)
-    targets = features.views.targets
-    names = [str(index) for index in range(targets.shape[1])]
-    labels = targets.astype(np.int64) if multi_label else targets.argmax(axis=1)
+    labels = features.views.classes
+    names = [str(index) for index in range(features.views.class_count)]
     metrics = evaluate_logits(logits, labels, names, multi_label)
     temperature = fit_temperature(logits, labels, multi_label)
     return {
@@ -194,12 +194,19 @@ def epoch_order(count: int, seed: int, name: str, epoch: int) -> np.ndarray:
     return np.random.default_rng(stream).permutation(count)
 
 
-def balanced_weights(targets: np.ndarray) -> np.ndarray:
-    """Weight of each class, float32 [classes], so that all weigh the same and the mean over images is 1."""
-    counts = targets.sum(axis=0)
+def balanced_weights(counts: np.ndarray, images: int) -> np.ndarray:
+    """Weight of each class so that all weigh the same and the mean over images is 1.
+
+    Args:
+        counts: images of each class, int [classes].
+        images: how many there are in all; fewer than the sum of the counts for multi-label.
+
+    Returns:
+        float32 [classes].
+    """
     present = counts > 0
     weights = np.zeros(len(counts), np.float32)
-    weights[present] = targets.shape[0] / (present.sum() * counts[present])
+    weights[present] = images / (present.sum() * counts[present])
     return weights
 
 
@@ -207,7 +214,10 @@ def _stream(data: PhaseData, settings: PhaseRecipe, steps: int, seed: int, dtype
     """Batches of the whole phase. Each is a pure function of its step, whatever ran before it."""
     assert settings.epochs is not None
     train = data.train
-    weights = balanced_weights(train.views.targets) if settings.class_weights == "balanced" else None
+    weights = None
+    if settings.class_weights == "balanced":
+        counts = label_counts(train.views.classes, train.views.class_count)
+        weights = balanced_weights(counts, train.count)
     order = functools.lru_cache(maxsize=2)(
         functools.partial(epoch_order, train.count, seed, settings.__class__.__name__)
     )

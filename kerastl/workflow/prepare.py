@@ -6,19 +6,19 @@ import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from kerastl.data.examples import Split, Splits, label_counts, without
 from kerastl.data.sources import open_examples
 from kerastl.data.splits import make_splits
 from kerastl.errors import DataError
-from kerastl.features.arrays import new_array
+from kerastl.features.cache import Cache
+from kerastl.features.extract import FrozenViews
+from kerastl.features.pixels import KeptPixels, decode_split, image_facts
 from kerastl.features.views import Views
-from kerastl.image.read import decode_all
 from kerastl.progress import Progress
 from kerastl.recipe import DataRecipe, Recipe, resolve
 
@@ -32,23 +32,29 @@ class Prepared:
     Attributes:
         recipe: fully resolved.
         splits: the examples of each split that could be read.
-        pixels: for each split, uint8 [n, size, size, 3], memory-mapped.
+        pixels: for each split, uint8 [n, size, size, 3], read where they are asked for.
+        facts: for each split, what these pixels depend on.
         unreadable: identity of an image -> why it was left out.
     """
 
     recipe: Recipe
     splits: Splits
-    pixels: dict[str, np.ndarray]
+    pixels: dict[str, KeptPixels]
+    facts: dict[str, dict[str, Any]]
     unreadable: dict[str, str]
 
     def views(self, split: str) -> Views:
         """The images of a split with their labels and the recipe's augmentation."""
         part: Split = getattr(self.splits, split)
         classes = len(self.splits.class_names)
-        targets = part.labels if self.splits.train.examples.multi_label else np.eye(classes)[part.labels]
-        return Views(
-            self.pixels[split], targets.astype(np.float32), part.ids, self.recipe.augment, self.recipe.seed
-        )
+        return Views(self.pixels[split], part.labels, classes, part.ids, self.recipe.augment)
+
+    def frozen_views(self, split: str) -> FrozenViews:
+        """The same with how many of them are wanted: all of the recipe's for training, else the image itself."""
+        part: Split = getattr(self.splits, split)
+        count = (self.recipe.augment.views or 1) if split == "train" else 1
+        about = {"data": part.examples.origin}
+        return FrozenViews(split, self.views(split), count, self.facts[split], about)
 
 
 def open_splits(recipe: Recipe) -> tuple[Recipe, Splits]:
@@ -57,13 +63,13 @@ def open_splits(recipe: Recipe) -> tuple[Recipe, Splits]:
     return resolve(recipe, splits.train.count, len(splits.class_names)), splits
 
 
-def decode_splits(recipe: Recipe, splits: Splits, directory: Path, progress: Progress) -> Prepared:
-    """Decode every image once; unreadable ones are left out and listed.
+def decode_splits(recipe: Recipe, splits: Splits, cache: Cache, progress: Progress) -> Prepared:
+    """Decode every image once, at most; unreadable ones are left out and listed.
 
     Args:
         recipe: resolved.
         splits: from `open_splits`.
-        directory: for the decoded pixels.
+        cache: keeps the decoded pixels.
         progress: listens.
 
     Raises:
@@ -71,42 +77,22 @@ def decode_splits(recipe: Recipe, splits: Splits, directory: Path, progress: Pro
             a class are left.
     """
     assert recipe.backbone.image_size
-    pixels: dict[str, np.ndarray] = {}
+    size = recipe.backbone.image_size
+    pixels: dict[str, KeptPixels] = {}
+    facts: dict[str, dict[str, Any]] = {}
     kept: dict[str, Split] = {}
     unreadable: dict[str, str] = {}
     for split in splits:
-        decoded, reasons = decode_split(split, recipe.data, recipe.backbone.image_size, directory, progress)
+        pixels[split.name], reasons = decode_split(split, recipe.data, size, cache, progress)
         unreadable |= {str(split.ids[position]): reason for position, reason in reasons.items()}
-        pixels[split.name], kept[split.name] = decoded, without(split, reasons)
+        kept[split.name] = without(split, reasons)
+        facts[split.name] = image_facts(kept[split.name], recipe.data, size)
     readable = dataclasses.replace(
         splits, train=kept["train"], validation=kept["validation"], test=kept["test"]
     )
     _check_unreadable(unreadable, sum(splits.counts().values()), recipe.data)
     _check_classes(readable.train, readable.class_names)
-    return Prepared(recipe, readable, pixels, unreadable)
-
-
-def decode_split(
-    split: Split, data: DataRecipe, image_size: int, directory: Path, progress: Progress
-) -> tuple[np.ndarray, dict[int, str]]:
-    """Decode the images of one split.
-
-    Returns:
-        uint8 [readable images, size, size, 3] and, for each unreadable one, its position and the reason.
-    """
-    shape = (split.count, image_size, image_size, 3)
-    pixels = new_array(directory / f"pixels-{split.name}.npy", shape, np.uint8)
-    with progress.track(f"decode {split.name}", split.count) as tracker:
-        reasons = decode_all(
-            split.examples.indexed, split.indices, image_size, data.resize, pixels, tracker.advance
-        )
-    if not reasons:
-        return pixels, reasons
-    readable = np.delete(np.arange(split.count), list(reasons))
-    # In place and upwards: a kept image never moves beyond one that is still to be read.
-    for target, source in enumerate(readable):
-        pixels[target] = pixels[source]
-    return pixels[: len(readable)], reasons
+    return Prepared(recipe, readable, pixels, facts, unreadable)
 
 
 @contextmanager

@@ -20,15 +20,16 @@ from kerastl.errors import DataError, UserError, nearest
 from kerastl.evaluation.metrics import Metrics, evaluate_logits
 from kerastl.export.publish import ExportedModel
 from kerastl.export.reader import load_exported
+from kerastl.features.cache import Cache
+from kerastl.features.pixels import decode_split
 from kerastl.image.decode import decode
 from kerastl.image.read import describe_failure
 from kerastl.model.joins import walk_layers
 from kerastl.progress import Progress
-from kerastl.recipe import DataRecipe, Recipe, load_recipe
+from kerastl.recipe import CacheRecipe, DataRecipe, Recipe, load_recipe
 from kerastl.run import Run, open_run
 from kerastl.training.phase import predict_logits
-from kerastl.workflow.fitting import PARITY_IMAGES, export_network, sample_of
-from kerastl.workflow.prepare import decode_split
+from kerastl.workflow.exporting import PARITY_IMAGES, encoded_at, export_network, sample_positions
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
 READ_BATCH = 64
@@ -74,7 +75,8 @@ def evaluate(run: Path | str, data: str | None = None, *, progress: Progress = P
     split = make_splits(open_examples(source), source).test if data is None else _labelled(source)
     with tempfile.TemporaryDirectory(prefix="kerastl-") as scratch:
         assert recipe.backbone.image_size
-        pixels, unreadable = decode_split(split, source, recipe.backbone.image_size, Path(scratch), progress)
+        cache = Cache(CacheRecipe(mode="off"), Path(scratch))
+        pixels, unreadable = decode_split(split, source, recipe.backbone.image_size, cache, progress)
         for position, reason in unreadable.items():
             progress.warn(f"left out {split.ids[position]}: {reason}")
         labels = np.delete(_labels_in(split, class_names), list(unreadable), axis=0)
@@ -143,7 +145,8 @@ def export(
     folder = open_run(run)
     recipe, class_names = _recipe_of(folder), _class_names(folder)
     splits = make_splits(open_examples(recipe.data), recipe.data)
-    images = [data for data in sample_of(splits.validation, PARITY_IMAGES) if not _unreadable(data)]
+    positions = sample_positions(splits.validation, PARITY_IMAGES)
+    images = [data for data in encoded_at(splits.validation, positions) if not _unreadable(data)]
     model = keras.saving.load_model(folder.model_keras)
     precision = precision_of_model(model)
     progress.note(f"Checking on {len(images)} validation images")

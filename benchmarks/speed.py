@@ -1,0 +1,250 @@
+"""Time from the first image read to the end of the last epoch, beside the loop of Keras' guide and the bare rates.
+
+All in one process and one run, each several times: the bare forward pass and the bare training steps (no input work:
+the limit that no implementation beats), the guide's loop with the backbone in every epoch, and kerastl with an
+empty store and then with a full one. The guide's epochs all cost the same, so a few are timed and scaled to the
+number asked for; what was timed is printed. Imports and the building of the network are left out on both sides.
+
+    python benchmarks/speed.py --data DIR --weights DIR --backbone resnet50 --unfreeze-from conv4_block6_out
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import guide
+import numpy as np
+
+BATCH = 32
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--data", type=Path, required=True, help="folder with train/ and test/, one folder a class"
+    )
+    parser.add_argument("--weights", type=Path, required=True, help="folder with BACKBONE_notop.weights.h5")
+    parser.add_argument("--backbone", choices=sorted(guide.BACKBONES), default="resnet50")
+    parser.add_argument("--unfreeze-from", default="conv4_block6_out")
+    parser.add_argument("--image-size", type=int, default=224)
+    parser.add_argument("--epochs", type=int, default=10, help="of each phase")
+    parser.add_argument(
+        "--guide-epochs", type=int, default=1, help="how many of the guide's to time in each phase"
+    )
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--precision", choices=["float32", "mixed_bfloat16"], default="float32")
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/speed.jsonl"))
+    arguments = parser.parse_args()
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, Any]] = []
+    for repeat in range(arguments.repeats):
+        row = {"repeat": repeat, **measure(arguments)}
+        rows.append(row)
+        with arguments.output.open("a") as file:
+            file.write(json.dumps({**vars_of(arguments), **row}) + "\n")
+        print(json.dumps(row), flush=True)
+    print(table(rows, arguments))
+
+
+def vars_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The settings, without the places of this machine."""
+    names = ("backbone", "unfreeze_from", "image_size", "epochs", "guide_epochs", "precision")
+    return {name: getattr(arguments, name) for name in names}
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, float]:
+    """Seconds of every side, once, in the order bare, guide, kerastl: neighbours in time are compared."""
+    import keras
+
+    keras.config.set_dtype_policy(arguments.precision)
+    train_count = sum(1 for _ in (arguments.data / "train").rglob("*.png"))
+    bare = bare_rates(arguments)
+    theirs = guide_seconds(arguments)
+    ours = our_seconds(arguments)
+    epochs = arguments.epochs
+    forward = train_count / bare["forward"]
+    limit_head = train_count * epochs / bare["forward"] / forward
+    limit_whole = (train_count * epochs / bare["forward"] + train_count * epochs / bare["whole_step"]) / (
+        forward + train_count * epochs / bare["suffix_step"]
+    )
+    return {
+        **{f"bare_{name}_images_per_second": value for name, value in bare.items()},
+        **{f"guide_{name}_seconds": value for name, value in theirs.items()},
+        **{f"ours_{name}": value for name, value in ours.items()},
+        "head_over_forward": ours["head_seconds"] / forward,
+        "head_speedup": theirs["head"] / ours["head_seconds"],
+        "head_limit": limit_head,
+        "finetune_epoch_speedup": theirs["finetune"] / ours["finetune_seconds"],
+        "finetune_limit": bare["suffix_step"] / bare["whole_step"],
+        "whole_speedup": (theirs["head"] + theirs["finetune"])
+        / (ours["head_seconds"] + ours["finetune_seconds"]),
+        "whole_limit": limit_whole,
+        "second_head_speedup": ours["head_seconds"] / ours["second_head_seconds"],
+    }
+
+
+def seconds_of(function: Callable[[], Any]) -> float:
+    """How long one call takes."""
+    started = time.perf_counter()
+    function()
+    return time.perf_counter() - started
+
+
+def bare_rates(arguments: argparse.Namespace) -> dict[str, float]:
+    """Images a second without any input work: forward pass, and training steps on the whole and on the suffix."""
+    import keras
+    import tensorflow as tf
+
+    spec_name = guide.BACKBONES[arguments.backbone]
+    size = arguments.image_size
+    builder = getattr(keras.applications, spec_name)
+    base = builder(include_top=False, weights=str(weights_of(arguments)), input_shape=(size, size, 3))
+    cut = base.get_layer(arguments.unfreeze_from).output
+    suffix = keras.Model(cut, base.output)
+    below = {id(layer) for layer in keras.Model(base.input, cut).layers}
+    for layer in base.layers:
+        layer.trainable = id(layer) not in below and not isinstance(layer, keras.layers.BatchNormalization)
+    images = np.random.default_rng(0).random((BATCH, size, size, 3), np.float32)
+    labels = np.arange(BATCH) % 10
+    pooled = keras.Model(base.input, keras.layers.GlobalAveragePooling2D()(base.output))
+    forward = tf.function(lambda batch: pooled(batch, training=False))
+    activation = keras.Model(base.input, cut).predict(images, verbose=0).astype(np.float32)
+
+    def steps(body: keras.Model, batch: np.ndarray) -> Callable[[], Any]:
+        model = keras.Sequential(
+            [body, keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(10, dtype="float32")]
+        )
+        model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        data = tf.data.Dataset.from_tensors((batch, labels)).cache().repeat()
+        step = iter(data)
+        return lambda: model.train_on_batch(*next(step))
+
+    works = {
+        "forward": lambda: forward(images),
+        "suffix_step": steps(suffix, activation),
+        "whole_step": steps(base, images),
+    }
+    rates = {}
+    for name, work in works.items():
+        work()
+        work()
+        rates[name] = BATCH * 8 / seconds_of(lambda work=work: [work() for _ in range(8)])
+    return rates
+
+
+def weights_of(arguments: argparse.Namespace) -> Path:
+    """The backbone's weights file."""
+    return arguments.weights / f"{arguments.backbone}_notop.weights.h5"
+
+
+def guide_seconds(arguments: argparse.Namespace) -> dict[str, float]:
+    """Both phases of the guide's loop, reading from the files in every epoch as the guide does."""
+    import keras
+
+    size = arguments.image_size
+    name = guide.BACKBONES[arguments.backbone]
+    preprocess = getattr(keras.applications, guide.PREPROCESSING[name]).preprocess_input
+    base = getattr(keras.applications, name)(
+        include_top=False, weights=str(weights_of(arguments)), input_shape=(size, size, 3)
+    )
+    inputs = keras.Input((size, size, 3))
+    pooled = keras.layers.GlobalAveragePooling2D()(base(preprocess(inputs), training=False))
+    outputs = keras.layers.Dense(10, dtype="float32")(keras.layers.Dropout(0.2)(pooled))
+    model = keras.Model(inputs, outputs)
+    data = keras.utils.image_dataset_from_directory(
+        arguments.data / "train", image_size=(size, size), batch_size=BATCH, verbose=False
+    ).prefetch(2)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    seconds = {}
+    base.trainable = False
+    for phase, rate in (("head", 1e-3), ("finetune", 1e-5)):
+        if phase == "finetune":
+            base.trainable = True
+            reached = False
+            for layer in base.layers:
+                layer.trainable = reached and not isinstance(layer, keras.layers.BatchNormalization)
+                reached = reached or layer.name == arguments.unfreeze_from
+        model.compile(keras.optimizers.Adam(rate), loss)
+        model.fit(data.take(2), verbose=0)  # traced and warm
+        timed = seconds_of(lambda: model.fit(data, epochs=arguments.guide_epochs, verbose=0))
+        seconds[phase] = timed * arguments.epochs / arguments.guide_epochs
+    return seconds
+
+
+def our_seconds(arguments: argparse.Namespace) -> dict[str, float]:
+    """What kerastl takes on the same images, batch and epochs, without augmentation; then again with another head."""
+    with tempfile.TemporaryDirectory() as store:
+        first = run_once(arguments, store, hidden=[])
+        second = run_once(arguments, store, hidden=[64])
+    assert second["forward_passes"] == 0
+    return {**first, "second_head_seconds": second["head_seconds"]}
+
+
+def run_once(arguments: argparse.Namespace, store: str, hidden: list[int]) -> dict[str, float]:
+    """Head phase (with decoding and features) and fine-tune phase of one run, in seconds."""
+    from kerastl.features.cache import Cache
+    from kerastl.progress import Progress
+    from kerastl.recipe import load_recipe
+    from kerastl.training.routine import transfer
+    from kerastl.workflow.beginning import begin
+    from kerastl.workflow.prepare import decode_splits, open_splits
+
+    flags = {
+        "data.source": str(arguments.data),
+        "data.validation_fraction": 0.01,
+        "backbone.name": arguments.backbone,
+        "backbone.weights": str(weights_of(arguments)),
+        "backbone.image_size": arguments.image_size,
+        "head.hidden": hidden,
+        "head_phase.epochs": arguments.epochs,
+        "head_phase.batch_size": BATCH,
+        "head_phase.patience_epochs": 0,
+        "finetune_phase.epochs": arguments.epochs,
+        "finetune_phase.batch_size": BATCH,
+        "finetune_phase.unfreeze_from": arguments.unfreeze_from,
+        "augment.level": "none",
+        "cache.directory": store,
+        "cache.mode": "disk",
+    }
+    recipe, splits = open_splits(load_recipe(None, (), flags))
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as scratch, Cache(recipe.cache, Path(scratch)) as cache:
+        prepared = decode_splits(recipe, splits, cache, Progress())
+        beginning = begin(prepared, cache)
+        ready = time.perf_counter() - started
+        fitted = transfer(beginning.network, beginning.parts, beginning.train, beginning.validation, recipe)
+        head, finetune = fitted.phases
+    return {
+        "head_seconds": ready + head.seconds,
+        "ready_seconds": ready,
+        "finetune_seconds": finetune.seconds,
+        "forward_passes": beginning.frozen.forward_passes,
+        "test_images": len(prepared.splits.test.ids),
+    }
+
+
+def table(rows: list[dict[str, Any]], arguments: argparse.Namespace) -> str:
+    """Median and range of the ratios."""
+    lines = [
+        f"{arguments.backbone} at {arguments.image_size}, {arguments.unfreeze_from}, {arguments.precision}"
+    ]
+    for name in (
+        "head_over_forward", "head_speedup", "head_limit", "finetune_epoch_speedup", "finetune_limit",
+        "whole_speedup", "whole_limit", "second_head_speedup",
+    ):  # fmt: skip
+        values = [row[name] for row in rows]
+        lines.append(f"{name:<26}{statistics.median(values):8.2f}  ({min(values):.2f} to {max(values):.2f})")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""`kerastl cache`: what is kept of earlier runs, and how to be rid of it."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+
+from kerastl.cli.options import debug_option, json_option
+from kerastl.cli.terminal import print_json, table
+from kerastl.features.cache import cache_directory
+from kerastl.features.store import FeatureStore, Stored
+from kerastl.recipe.schema import CacheRecipe
+
+directory_option = click.option(
+    "--directory",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="FOLDER",
+    help="The store, where a recipe's cache.directory names another one than $KERASTL_CACHE_DIR or the user's cache folder.",
+)
+
+
+@click.group()
+@debug_option
+def cache() -> None:
+    """Show or remove what is kept of images and of the frozen parts of networks."""
+
+
+@cache.command("list")
+@directory_option
+@json_option
+@debug_option
+def list_(directory: Path | None, as_json: bool) -> None:
+    """List what is kept, the most recently used first."""
+    store = _store(directory)
+    units = store.units()
+    if as_json:
+        print_json(units)
+        return
+    if units:
+        click.echo(table(("unit", "size", "used", "belongs to", "state"), [_row(unit) for unit in units]))
+    total = sum(unit.bytes for unit in units)
+    click.echo(f"{store.root}: {len(units)} units, {_size(total)}")
+
+
+@cache.command()
+@directory_option
+@debug_option
+def clear(directory: Path | None) -> None:
+    """Remove everything that no process is using."""
+    store = _store(directory)
+    _remove(store, store.units())
+
+
+@cache.command()
+@directory_option
+@click.option(
+    "--max-gigabytes", type=float, metavar="X", help="Remove the least recently used until this is left."
+)
+@click.option("--older-than-days", type=float, metavar="X", help="Remove what was not used for this long.")
+@debug_option
+def prune(directory: Path | None, max_gigabytes: float | None, older_than_days: float | None) -> None:
+    """Remove interrupted builds, and what is too old or too much."""
+    store = _store(directory)
+    units = store.units()
+    doomed = {unit.name for unit in units if not unit.complete}
+    if older_than_days is not None:
+        doomed |= {unit.name for unit in units if unit.used < time.time() - older_than_days * 86_400}
+    if max_gigabytes is not None:
+        left = 0
+        for unit in units:
+            if unit.name in doomed:
+                continue
+            left += unit.bytes
+            if left > max_gigabytes * 1e9:
+                doomed.add(unit.name)
+    _remove(store, [unit for unit in units if unit.name in doomed])
+
+
+def _store(directory: Path | None) -> FeatureStore:
+    recipe = CacheRecipe(directory=str(directory) if directory else None)
+    return FeatureStore(cache_directory(recipe), int(recipe.max_gigabytes * 1e9))
+
+
+def _remove(store: FeatureStore, units: list[Stored]) -> None:
+    removed = [unit for unit in units if store.remove(unit.name)]
+    kept = len(units) - len(removed)
+    in_use = f"; {kept} in use stay" if kept else ""
+    click.echo(f"removed {len(removed)} units, {_size(sum(unit.bytes for unit in removed))}{in_use}")
+
+
+def _row(unit: Stored) -> tuple[str, str, str, str, str]:
+    facts, about = unit.facts, unit.about
+    network = [str(facts[name]) for name in ("backbone", "unfreeze_point") if name in facts]
+    where = " ".join([*network, f"{facts.get('image_size', '?')} px"])
+    view = f", view {about['view']}" if "view" in about else ""
+    belongs = f"{about.get('data', 'unknown data')}, {about.get('split', '?')}{view}, {where}"
+    state = "in use" if unit.in_use else "kept" if unit.complete else "interrupted"
+    return unit.name[: len(unit.kind) + 9], _size(unit.bytes), _age(unit.used), belongs, state
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
+def _age(used: float) -> str:
+    seconds = max(0.0, time.time() - used)
+    for name, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {name} ago"
+    return f"{seconds:.0f} s ago"

@@ -1,0 +1,199 @@
+"""Where features are kept: on disk, in memory, or nowhere; chosen by what it costs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kerastl.features.store import FeatureStore
+from kerastl.features.unit import MemoryUnit, Unit, UnitKey
+from kerastl.progress import Progress
+from kerastl.recipe import CacheRecipe
+from kerastl.writing import NoSpaceError
+
+DIRECTORY_VARIABLE = "KERASTL_CACHE_DIR"
+# A disk slower than this makes keeping dearer than a forward pass only for the earliest cuts.
+DISK_BYTES_PER_SECOND = 200e6
+MEMORY_SHARE = 0.5
+# What is kept serves later runs as well: it may cost this run more than it saves it, up to this factor.
+LATER_RUNS = 2.0
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """What is kept where: `disk`, `memory` or `live`, for pooled features and for activations."""
+
+    pooled: str
+    activations: str
+
+    def keeps(self, kind: str) -> bool:
+        """Whether units of that kind are kept at all."""
+        return getattr(self, kind) != "live"
+
+
+class Cache:
+    """The store of a run, and what the run holds of it; use it as a context manager.
+
+    Args:
+        recipe: the `[cache]` table.
+        scratch: a folder that is removed with the run, for what is not kept beyond it.
+
+    Attributes:
+        dtype: of activations; `float16` until a value does not fit.
+    """
+
+    def __init__(self, recipe: CacheRecipe, scratch: Path) -> None:
+        self.recipe = recipe
+        self.dtype = "float32" if recipe.dtype == "float32" else "float16"
+        self.store = FeatureStore(cache_directory(recipe), int(recipe.max_gigabytes * 1e9))
+        self._scratch = FeatureStore(scratch, max_bytes=sys.maxsize)
+        self._pixels, self._features = contextlib.ExitStack(), contextlib.ExitStack()
+
+    def __enter__(self) -> Cache:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Let go of everything held, so that it may be evicted."""
+        self._features.close()
+        self._pixels.close()
+
+    def widen(self) -> None:
+        """Keep activations in thirty-two bits from now on; lets go of all features."""
+        self._features.close()
+        self.dtype = "float32"
+
+    def choose(
+        self,
+        keys: Sequence[Mapping[str, UnitKey]],
+        passes: int,
+        live_passes: int,
+        rate: Callable[[], float],
+        progress: Progress,
+    ) -> Keeping:
+        """How to keep some units; says in one line what was chosen, and why.
+
+        Args:
+            keys: pooled features and activations of each view.
+            passes: forward passes that compute all of them once.
+            live_passes: forward passes when activations are computed anew in every epoch.
+            rate: measures images a second of the forward pass; called where it matters.
+            progress: listens.
+        """
+        mode = self.recipe.mode
+        if mode == "off":
+            progress.note("Features: computed live, anew in every epoch (cache.mode = off)")
+            return Keeping("live", "live")
+        if mode == "memory":
+            return Keeping("memory", "memory")
+        wanted = [key for of_view in keys for key in of_view.values()]
+        missing = [key for key in wanted if not self.store.has(key)]
+        if not missing:
+            return Keeping("disk", "disk")
+        needed = sum(key.bytes for key in missing)
+        room, memory = self._room(), int(MEMORY_SHARE * available_memory())
+        if mode == "disk":
+            if needed <= room:
+                return Keeping("disk", "disk")
+            raise NoSpaceError(
+                f"The features need {_size(needed)}, and {self.store.root} has room for {_size(room)} (cache.max_gigabytes, "
+                'and half of the free disk). Raise or free it, or set cache.mode = "auto"'
+            )
+        images_per_second = rate()
+        kept_seconds = passes / images_per_second + needed / DISK_BYTES_PER_SECOND
+        live_seconds = live_passes / images_per_second
+        costs = f"{_size(needed)}, {_minutes(kept_seconds)}; live {_minutes(live_seconds)}"
+        if live_seconds * LATER_RUNS < kept_seconds:
+            choice, why = Keeping("disk", "live"), "activations computed live: cheaper than to keep them"
+        elif needed <= room:
+            choice, why = Keeping("disk", "disk"), f"kept in {self.store.root}"
+        elif needed <= memory:
+            choice, why = Keeping("memory", "memory"), f"kept in memory: the store has room for {_size(room)}"
+        else:
+            choice = Keeping("disk" if self._fits_pooled(missing, room) else "memory", "live")
+            why = f"activations computed live: room for {_size(room)} on disk and {_size(memory)} in memory"
+        progress.note(f"Features: {why} ({costs})")
+        return choice
+
+    def hold_pixels(self, key: UnitKey, progress: Progress) -> Unit | MemoryUnit:
+        """The unit of a split's decoded images, with room made for it, until `release`."""
+        if self.recipe.mode == "memory":
+            return MemoryUnit(key)
+        store = self._scratch
+        if self.recipe.mode == "disk" or (self.recipe.mode == "auto" and key.bytes <= self._room()):
+            store = self.store
+        unit = self._lease(self._pixels, store, [key], progress)[key]
+        if not unit.complete:
+            store.make_room(key.bytes)
+        return unit
+
+    def hold(
+        self, keys: Sequence[UnitKey], keeping: Keeping, progress: Progress
+    ) -> dict[UnitKey, Unit | MemoryUnit]:
+        """The units under these keys, until `release`."""
+        on_disk = [key for key in keys if getattr(keeping, key.kind) == "disk"]
+        units: dict[UnitKey, Unit | MemoryUnit] = {
+            key: MemoryUnit(key) for key in keys if getattr(keeping, key.kind) == "memory"
+        }
+        return units | (self._lease(self._features, self.store, on_disk, progress) if on_disk else {})
+
+    def _lease(
+        self,
+        stack: contextlib.ExitStack,
+        store: FeatureStore,
+        keys: Sequence[UnitKey],
+        progress: Progress,
+    ) -> dict[UnitKey, Unit]:
+        said: list[UnitKey] = []
+
+        def waiting(key: UnitKey) -> None:
+            if not said:
+                progress.note("Waiting for another process that computes the same")
+            said.append(key)
+
+        return stack.enter_context(store.lease(keys, waiting))
+
+    def make_room(self, units: Sequence[Unit | MemoryUnit]) -> None:
+        """Evict what has not been used for longest until these units fit."""
+        self.store.make_room(sum(unit.key.bytes for unit in units if isinstance(unit, Unit)))
+
+    def _room(self) -> int:
+        try:
+            return self.store.room(evicting=True)
+        except OSError:
+            return 0
+
+    def _fits_pooled(self, missing: Sequence[UnitKey], room: int) -> bool:
+        return sum(key.bytes for key in missing if key.kind == "pooled") <= room
+
+
+def cache_directory(recipe: CacheRecipe) -> Path:
+    """The folder of the store: the recipe's, the environment's, or the user's cache folder (XDG)."""
+    named = recipe.directory or os.environ.get(DIRECTORY_VARIABLE)
+    if named:
+        return Path(named).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "kerastl"
+
+
+def available_memory() -> int:
+    """Bytes that may be taken without swapping; 0 where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        kilobytes = next(line.split()[1] for line in lines if line.startswith("MemAvailable"))
+        return int(kilobytes) * 1024
+    except (OSError, StopIteration, ValueError):
+        return 0
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{max(count, 0) / 1e6:.1f} MB"
+
+
+def _minutes(seconds: float) -> str:
+    return f"about {seconds / 60:.0f} min" if seconds > 90 else f"about {seconds:.0f} s"

@@ -1,0 +1,108 @@
+"""Decoded images: made once, and kept as the features are."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from kerastl.data.examples import Split, images_digest
+from kerastl.features.cache import Cache
+from kerastl.features.unit import MemoryUnit, Unit, UnitKey
+from kerastl.image.decode import DECODE_VERSION
+from kerastl.image.read import decode_all
+from kerastl.progress import Progress
+from kerastl.recipe import DataRecipe
+
+SHARDS_AT_ONCE = 4
+SAMPLED_IMAGES = 16
+
+
+class KeptPixels:
+    """The decoded images that could be read, as an array that leaves the others out."""
+
+    def __init__(self, rows: np.ndarray, kept: np.ndarray) -> None:
+        self._rows, self._kept = rows, kept
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """[n, size, size, 3]."""
+        return (len(self._kept), *self._rows.shape[1:])
+
+    def __getitem__(self, positions: np.ndarray) -> np.ndarray:
+        return np.asarray(self._rows[self._kept[positions]])
+
+
+def decode_split(
+    split: Split, data: DataRecipe, image_size: int, cache: Cache, progress: Progress
+) -> tuple[KeptPixels, dict[int, str]]:
+    """Decode the images of one split, or open those that were decoded before.
+
+    Args:
+        split: which images.
+        data: how they are resized.
+        image_size: side of the square in pixels.
+        cache: keeps them.
+        progress: listens.
+
+    Returns:
+        The readable images, and for each other one its position in the split and the reason.
+    """
+    facts = image_facts(split, data, image_size)
+    about = {"data": split.examples.origin, "split": split.name}
+    key = UnitKey("pixels", facts, split.count, (image_size, image_size, 3), "uint8", about)
+    unit = cache.hold_pixels(key, progress)
+    if not unit.complete:
+        _decode(split, data, image_size, unit, progress)
+    reasons = {int(row): reason for notes in unit.notes.values() for row, reason in notes.items()}
+    kept = np.delete(np.arange(split.count), list(reasons))
+    return KeptPixels(unit.rows(), kept), reasons
+
+
+def image_facts(split: Split, data: DataRecipe, image_size: int) -> dict[str, Any]:
+    """What the decoded images of a split depend on.
+
+    A file counts as unchanged while its path, size and time of change are; beyond that the content of a few
+    of them is looked at, in case a whole set was replaced with all its times put back.
+    """
+    return {
+        "images": images_digest(split.examples, split.indices),
+        "sample": _sample_digest(split),
+        "image_size": image_size,
+        "resize": data.resize,
+        "decode": DECODE_VERSION,
+        "tensorflow": tf.__version__,
+    }
+
+
+def _sample_digest(split: Split) -> str:
+    positions = np.unique(np.linspace(0, split.count - 1, min(SAMPLED_IMAGES, split.count)).astype(np.int64))
+    digest = hashlib.sha256()
+    for data in split.examples.encoded(split.indices[positions]).ignore_errors().as_numpy_iterator():
+        digest.update(hashlib.sha256(data).digest())
+    return digest.hexdigest()
+
+
+def _decode(
+    split: Split, data: DataRecipe, image_size: int, unit: Unit | MemoryUnit, progress: Progress
+) -> None:
+    unit.begin()
+    missing = unit.missing
+    with progress.track(f"decode {split.name}", split.count) as tracker:
+        tracker.advance(split.count - sum(len(unit.key.shard(shard)) for shard in missing))
+        for first in range(0, len(missing), SHARDS_AT_ONCE):
+            shards = missing[first : first + SHARDS_AT_ONCE]
+            rows = np.concatenate([np.asarray(unit.key.shard(shard)) for shard in shards])
+            pixels = np.empty((len(rows), image_size, image_size, 3), np.uint8)
+            reasons = decode_all(
+                split.examples.indexed, split.indices[rows], image_size, data.resize, pixels, tracker.advance
+            )
+            start = 0
+            for shard in shards:
+                stop = start + len(unit.key.shard(shard))
+                notes = {str(rows[row]): reason for row, reason in reasons.items() if start <= row < stop}
+                unit.write(shard, pixels[start:stop], notes)
+                start = stop
+    unit.publish()

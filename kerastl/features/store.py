@@ -1,0 +1,188 @@
+"""A folder of units of bounded size, shared by all runs and by several processes at once.
+
+One process builds a unit while the others wait (an exclusive lock); whoever reads it keeps it from being
+evicted (a shared lock).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kerastl.features.locking import FileLock
+from kerastl.features.unit import JOURNAL, MANIFEST, ROWS, Unit, UnitKey, first_line, read_json
+from kerastl.writing import NoSpaceError, explain_write_errors
+
+DISK_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a listing says of a unit.
+
+    Attributes:
+        name: its folder.
+        kind: `pixels`, `pooled` or `activations`.
+        bytes: on disk.
+        used: when it was last used, in seconds since 1970.
+        created: when it was finished; 0 where it was not.
+        facts: what its rows depend on.
+        about: which data, split and view they were first made for.
+        complete: False for a build that was interrupted.
+        in_use: whether some process reads or builds it now.
+    """
+
+    name: str
+    kind: str
+    bytes: int
+    used: float
+    created: float
+    facts: Mapping[str, Any]
+    about: Mapping[str, Any]
+    complete: bool
+    in_use: bool
+
+
+class FeatureStore:
+    """A folder of units, of bounded size.
+
+    Args:
+        root: the folder; made when it is first written to.
+        max_bytes: the size that building a unit may not exceed; the least recently used units make room.
+    """
+
+    def __init__(self, root: Path, max_bytes: int) -> None:
+        self.root, self.max_bytes = root, max_bytes
+
+    @contextlib.contextmanager
+    def lease(
+        self, keys: Sequence[UnitKey], waiting: Callable[[UnitKey], None] = lambda key: None
+    ) -> Iterator[dict[UnitKey, Unit]]:
+        """Hold units: complete and verified ones for reading, all others for building.
+
+        While the lease lasts nobody evicts them, and the units that are not `complete` are this process's to
+        build, and nobody else's.
+
+        Args:
+            keys: which ones.
+            waiting: called once for each unit that another process has to finish first.
+        """
+        with explain_write_errors(self.root):
+            self.root.mkdir(parents=True, exist_ok=True)
+        with contextlib.ExitStack() as stack:
+            units: dict[UnitKey, Unit] = {}
+            # One order for all processes, or two could wait for each other.
+            for key in sorted(keys, key=lambda key: key.name):
+                lock = stack.enter_context(FileLock(self.root / f"{key.name}.lock"))
+                units[key] = self._hold(lock, key, waiting)
+                stack.callback(units[key].close)
+            yield {key: units[key] for key in keys}
+
+    def _hold(self, lock: FileLock, key: UnitKey, waiting: Callable[[UnitKey], None]) -> Unit:
+        pause = 0.0
+        while True:
+            if lock.acquire(exclusive=False):
+                unit = Unit(key, self.root / key.name, lock)
+                if unit.complete and unit.verify():
+                    _touch(unit.path / MANIFEST)
+                    return unit
+                lock.release()
+            if lock.acquire(exclusive=True):
+                # Somebody else may have built it in between.
+                unit = Unit(key, self.root / key.name, lock)
+                if unit.complete and unit.verify():
+                    lock.share()
+                return unit
+            if not pause:
+                waiting(key)
+            pause = min(1.0, pause + 0.1)
+            time.sleep(pause)
+
+    def has(self, key: UnitKey) -> bool:
+        """Whether a unit is complete, by its manifest alone."""
+        return Unit(key, self.root / key.name, FileLock(self.root)).complete
+
+    def make_room(self, wanted: int) -> None:
+        """Evict the least recently used units until `wanted` more bytes fit; never one that is in use.
+
+        Raises:
+            NoSpaceError: they cannot fit; nothing was evicted.
+        """
+        with explain_write_errors(self.root):
+            self.root.mkdir(parents=True, exist_ok=True)
+        if self.room(evicting=True) >= wanted:
+            for unit in reversed(self.units()):
+                if self.room() >= wanted:
+                    return
+                self.remove(unit.name)
+        if self.room() < wanted:
+            raise NoSpaceError(
+                f"{wanted / 1e9:.1f} GB do not fit into {self.root}: room for {max(0, self.room()) / 1e9:.1f} GB is left"
+            )
+
+    def room(self, evicting: bool = False) -> int:
+        """Bytes that may still be written: what the cap leaves, and no more than half of the free disk.
+
+        Args:
+            evicting: count what could be evicted as free.
+        """
+        units = self.units()
+        free = shutil.disk_usage(existing_folder(self.root)).free
+        idle = sum(unit.bytes for unit in units if not unit.in_use) if evicting else 0
+        used = sum(unit.bytes for unit in units) - idle
+        return min(self.max_bytes - used, int(DISK_SHARE * (free + idle)))
+
+    def units(self) -> list[Stored]:
+        """All units, the most recently used first."""
+        if not self.root.is_dir():
+            return []
+        found = [self._stored(path) for path in self.root.iterdir() if path.is_dir()]
+        return sorted((unit for unit in found if unit), key=lambda unit: -unit.used)
+
+    def remove(self, name: str) -> bool:
+        """Remove a unit, unless some process uses it; says whether it is gone."""
+        lock = FileLock(self.root / f"{name}.lock")
+        with lock:
+            if not lock.acquire(exclusive=True):
+                return False
+            # The manifest goes first: what is left of an interrupted removal is no complete unit.
+            (self.root / name / MANIFEST).unlink(missing_ok=True)
+            shutil.rmtree(self.root / name, ignore_errors=True)
+            lock.path.unlink(missing_ok=True)
+        return True
+
+    def _stored(self, path: Path) -> Stored | None:
+        manifest = read_json(path / MANIFEST)
+        content = manifest or first_line(path / JOURNAL) or {}
+        try:
+            rows = (path / ROWS).stat()
+            used = (path / MANIFEST).stat().st_mtime if manifest else rows.st_mtime
+        except OSError:
+            return None
+        return Stored(
+            name=path.name,
+            kind=path.name.split("-")[0],
+            bytes=rows.st_size,
+            used=used,
+            created=float(content.get("created", 0)),
+            facts=content.get("facts", {}),
+            about=content.get("about", {}),
+            complete=manifest is not None,
+            in_use=FileLock(self.root / f"{path.name}.lock").held(),
+        )
+
+
+def existing_folder(path: Path) -> Path:
+    """The path itself, or its nearest parent that exists."""
+    return next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.is_dir())
+
+
+def _touch(path: Path) -> None:
+    with contextlib.suppress(OSError):  # a store that may only be read is used all the same
+        os.utime(path)

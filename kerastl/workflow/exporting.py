@@ -1,0 +1,81 @@
+"""From a trained model to a published one, which agreed with it on real images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from kerastl.data.examples import Split
+from kerastl.errors import ExportError
+from kerastl.export.parity import check_parity, expected_answers, tolerance_for
+from kerastl.export.publish import ExportedModel, publish
+from kerastl.export.signatures import write_saved_model
+from kerastl.recipe import Recipe, recipe_to_toml
+
+PARITY_IMAGES = 32
+# Activations kept in sixteen bits move a probability by a thousandth or so; those of other weights by all of it.
+FEATURE_TOLERANCE = 0.05
+
+
+def export_network(
+    model: keras.Model,
+    recipe: Recipe,
+    class_names: Sequence[str],
+    images: Sequence[bytes],
+    precision: str,
+    models_dir: Path | str,
+    name: str,
+    trained: np.ndarray | None = None,
+) -> ExportedModel:
+    """Publish a trained model after it agreed, in a fresh process, with itself in memory on real images.
+
+    Args:
+        model: the whole model.
+        recipe: resolved.
+        class_names: in the order of its logits.
+        images: encoded images to compare on.
+        precision: `float32` or `mixed_bfloat16`.
+        models_dir: the folder that TensorFlow Serving watches.
+        name: of the model.
+        trained: probabilities of these images from the features that the model was trained on, if known.
+
+    Raises:
+        ExportError: the exported model, or what it was trained on, does not agree with the model.
+    """
+    size, resize, multi_label = recipe.backbone.image_size, recipe.data.resize, recipe.data.multi_label
+    assert size
+    pixels, probabilities = expected_answers(model, images, size, resize, multi_label)
+    if trained is not None:
+        _check_features(trained, probabilities)
+    return publish(
+        lambda path: write_saved_model(model, class_names, size, resize, multi_label, path),
+        lambda path: check_parity(
+            path, images, probabilities, class_names, pixels, tolerance=tolerance_for(precision)
+        ),
+        models_dir,
+        name,
+        extra_files={"recipe.toml": recipe_to_toml(recipe)},
+    )
+
+
+def _check_features(trained: np.ndarray, probabilities: np.ndarray) -> None:
+    difference = float(np.abs(trained - probabilities).max(initial=0.0))
+    if difference > FEATURE_TOLERANCE:
+        raise ExportError(
+            f"On {len(trained)} validation images the model's probabilities differ by up to {difference:.3f} from those of "
+            f"the features that it was trained on; at most {FEATURE_TOLERANCE} is allowed. Nothing was published. Remove "
+            "what is kept with `kerastl cache clear` and fit again"
+        )
+
+
+def sample_positions(split: Split, count: int) -> np.ndarray:
+    """Up to `count` positions, spread evenly over a split."""
+    return np.unique(np.linspace(0, split.count - 1, min(count, split.count)).astype(np.int64))
+
+
+def encoded_at(split: Split, positions: np.ndarray) -> list[bytes]:
+    """The original bytes of some images."""
+    return list(split.examples.encoded(split.indices[positions]).as_numpy_iterator())

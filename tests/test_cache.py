@@ -1,0 +1,137 @@
+"""The store through the command line: later runs compute nothing again, and nothing wrong is ever used."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import Kerastl
+
+from kerastl.features.unit import MANIFEST, ROWS
+
+QUICK = ["--backbone", "mobilenet_025", "--image-size", "32", "--head-epochs", "8", "--finetune-epochs", "2"]
+QUICK += ["--unfreeze-from", "conv_pw_11_relu", "--set", "augment.views=2", "--deterministic", "--no-export"]
+FitRun = Callable[..., tuple[Path, str]]
+
+
+@pytest.fixture
+def fit(solid_colours: Path, tmp_path: Path, kerastl: Kerastl, monkeypatch: pytest.MonkeyPatch) -> FitRun:
+    """`fit(name, *words)` fits solid colours with the store of this test; returns the run's folder and what was said."""
+    monkeypatch.setenv("KERASTL_CACHE_DIR", str(tmp_path / "store"))
+
+    def run(name: str, *words: str) -> tuple[Path, str]:
+        done = kerastl("fit", "--data", solid_colours, *QUICK, *words, "--runs", tmp_path / name)
+        assert done.returncode == 0, done.stderr
+        (folder,) = (tmp_path / name).iterdir()
+        return folder, done.stderr
+
+    return run
+
+
+def outcome(run: Path) -> tuple[object, ...]:
+    """Everything measured in a run, without times."""
+    report = json.loads((run / "report.json").read_text())
+    histories = []
+    for name in ("head_phase.csv", "finetune_phase.csv"):
+        with (run / name).open() as file:
+            histories.append(
+                [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
+            )
+    return report["metrics"], report["winner"], histories
+
+
+def test_a_second_run_with_another_head_computes_no_feature_again(fit: FitRun) -> None:
+    first, said = fit("first")
+    assert "no forward pass" not in said and "forward passes" in said
+    other = ["--seed", "5", "--set", "head.pooling=avgmax", "--set", "head.hidden=[8]", "--head-epochs", "4"]
+    other += ["--set", "head_phase.learning_rate=0.01"]
+    second, said = fit("second", *other)
+    assert "Features of train and validation: read from the store, no forward pass" in said
+    assert "decode" not in (second / "log.txt").read_text().split("Features of")[0]
+    assert outcome(second) != outcome(first)
+    again, said = fit("again")
+    assert said.count("no forward pass") == 2 and outcome(again) == outcome(first), (
+        "test features are kept as well"
+    )
+
+
+def test_a_live_run_gives_the_same_result(fit: FitRun, tmp_path: Path) -> None:
+    exact = ["--set", "cache.dtype=float32"]
+    kept, _ = fit("kept", *exact)
+    before = sorted((tmp_path / "store").iterdir())
+    live, said = fit("live", "--cache", "off", *exact)
+    assert "computed live" in said and sorted((tmp_path / "store").iterdir()) == before
+    assert outcome(live) == outcome(kept)
+    sixteen, _ = fit("sixteen")
+    (metrics, winner, histories), (exact_metrics, exact_winner, exact_histories) = (
+        outcome(sixteen),
+        outcome(kept),
+    )
+    assert winner == exact_winner and [len(rows) for rows in histories] == [
+        len(rows) for rows in exact_histories
+    ]
+    assert abs(metrics["accuracy"] - exact_metrics["accuracy"]) <= 1 / 14  # type: ignore[index]
+
+
+def test_damaged_units_are_built_again_and_the_result_is_the_same(fit: FitRun, tmp_path: Path) -> None:
+    first, _ = fit("first")
+    for rows in (tmp_path / "store").rglob(ROWS):
+        array = np.load(rows, mmap_mode="r+")
+        array[len(array) // 2] += 1
+        array.flush()
+    second, said = fit("second")
+    assert "no forward pass" not in said and outcome(second) == outcome(first)
+
+
+def test_a_run_that_was_killed_while_it_built_is_taken_up(tmp_path: Path, kerastl: Kerastl) -> None:
+    words = ["fit", "digits", "--no-finetune", "--no-export", "--head-epochs", "3", "--deterministic"]
+    words += ["--set", "augment.views=6", "--image-size", "32"]
+    environment = {**os.environ, "KERASTL_CACHE_DIR": str(tmp_path / "store")}
+    child = subprocess.Popen(
+        [sys.executable, "-m", "kerastl", *words], cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "store").glob(f"pooled-*/{MANIFEST}")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    built = len(list((tmp_path / "store").glob(f"pooled-*/{MANIFEST}")))
+    assert 1 <= built < 7, "the control: it was killed while it built"
+    done = kerastl(*words, env=environment)
+    assert done.returncode == 0, done.stderr
+    whole = kerastl(*words, env={**environment, "KERASTL_CACHE_DIR": str(tmp_path / "other")}, cwd=tmp_path)
+    passes = [
+        int(line.split(": ")[1].split()[0].replace(",", ""))
+        for out in (done, whole)
+        for line in out.stderr.splitlines()
+        if "Features of train and validation" in line
+    ]
+    assert passes[0] <= passes[1] - 1000 * built, passes
+    runs = sorted(path for path in (tmp_path / "runs").iterdir() if (path / "report.json").exists())
+    reports = [json.loads((run / "report.json").read_text())["metrics"] for run in runs]
+    assert len(reports) == 2 and reports[0] == reports[1]
+
+
+def test_cache_list_prune_and_clear(fit: FitRun, tmp_path: Path, kerastl: Kerastl) -> None:
+    fit("first")
+    listed = kerastl("cache", "list")
+    assert "mobilenet_025 conv_pw_11_relu 32 px" in listed.stdout and "validation" in listed.stdout
+    units = json.loads(kerastl("cache", "list", "--json").stdout)
+    assert {unit["kind"] for unit in units} == {"pixels", "pooled", "activations"}
+    total = sum(unit["bytes"] for unit in units)
+    assert "removed 0 units" in kerastl("cache", "prune", "--older-than-days", "1").stdout
+    kerastl("cache", "prune", "--max-gigabytes", str(total / 2 / 1e9))
+    left = json.loads(kerastl("cache", "list", "--json").stdout)
+    assert 0 < len(left) < len(units) and sum(unit["bytes"] for unit in left) <= total / 2
+    assert f"removed {len(left)} units" in kerastl("cache", "clear").stdout
+    assert json.loads(kerastl("cache", "list", "--json").stdout) == []
+    assert not list((tmp_path / "store").iterdir())

@@ -1,0 +1,270 @@
+"""The store: what is damaged, foreign or half-built is never read; one process builds; what is used stays."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kerastl.features.store import FeatureStore
+from kerastl.features.unit import JOURNAL, MANIFEST, ROWS, SHARD_ROWS, Unit, UnitKey
+from kerastl.writing import NoSpaceError
+
+ROW_COUNT = 2 * SHARD_ROWS + 10
+
+
+def key_of(rows: int = ROW_COUNT, **facts: object) -> UnitKey:
+    return UnitKey("pooled", {"weights": "a", **facts}, rows, (4,), "float32", {"data": "somewhere"})
+
+
+def truth(key: UnitKey, shard: int) -> np.ndarray:
+    rows = key.shard(shard)
+    return np.arange(rows.start * 4, rows.stop * 4, dtype=np.float32).reshape(-1, 4)
+
+
+def build(store: FeatureStore, key: UnitKey) -> list[int]:
+    """Build what is missing; returns the shards that were."""
+    with store.lease([key]) as units:
+        unit = units[key]
+        if unit.complete:
+            return []
+        unit.begin()
+        missing = unit.missing
+        for shard in missing:
+            unit.write(shard, truth(key, shard))
+        unit.publish()
+        return missing
+
+
+def read(store: FeatureStore, key: UnitKey) -> np.ndarray:
+    with store.lease([key]) as units:
+        assert units[key].complete
+        return np.array(units[key].rows())
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FeatureStore:
+    return FeatureStore(tmp_path / "store", max_bytes=10**9)
+
+
+def whole(key: UnitKey) -> np.ndarray:
+    return np.concatenate([truth(key, shard) for shard in range(key.shard_count)])
+
+
+def test_what_was_built_is_read_back_and_built_once(store: FeatureStore) -> None:
+    key = key_of()
+    assert build(store, key) == [0, 1, 2] and build(store, key) == []
+    np.testing.assert_array_equal(read(store, key), whole(key))
+    np.testing.assert_array_equal(np.load(store.root / key.name / ROWS), whole(key), "plain NumPy reads it")
+
+
+def test_the_manifest_says_in_words_what_the_rows_depend_on(store: FeatureStore) -> None:
+    key = key_of(backbone="resnet50")
+    build(store, key)
+    content = json.loads((store.root / key.name / MANIFEST).read_text())
+    assert content["facts"] == {"weights": "a", "backbone": "resnet50"} and content["rows"] == ROW_COUNT
+    assert content["about"] == {"data": "somewhere"}
+
+
+def flip_a_bit(folder: Path) -> None:
+    with (folder / ROWS).open("r+b") as file:
+        file.seek(-5, os.SEEK_END)
+        byte = file.read(1)[0]
+        file.seek(-5, os.SEEK_END)
+        file.write(bytes([byte ^ 1]))
+
+
+def truncate(folder: Path) -> None:
+    os.truncate(folder / ROWS, (folder / ROWS).stat().st_size - 100)
+
+
+def drop_rows(folder: Path) -> None:
+    (folder / ROWS).unlink()
+
+
+def other_array(folder: Path) -> None:
+    np.save(folder / ROWS, np.zeros((3, 4), np.float32))
+
+
+def other_format(folder: Path) -> None:
+    content = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps({**content, "format": 99}))
+
+
+def other_weights(folder: Path) -> None:
+    content = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps({**content, "facts": {"weights": "b"}}))
+
+
+def half_a_manifest(folder: Path) -> None:
+    text = (folder / MANIFEST).read_text()
+    (folder / MANIFEST).write_text(text[: len(text) // 2])
+
+
+@pytest.mark.parametrize(
+    ("damage", "rebuilt"),
+    [
+        (flip_a_bit, [2]),
+        (truncate, [0, 1, 2]),
+        (drop_rows, [0, 1, 2]),
+        (other_array, [0, 1, 2]),
+        (other_format, [0, 1, 2]),
+        (other_weights, [0, 1, 2]),
+        (half_a_manifest, [0, 1, 2]),
+    ],
+)
+def test_what_is_damaged_or_foreign_is_built_again_and_never_read(
+    store: FeatureStore, damage: Callable[[Path], None], rebuilt: list[int]
+) -> None:
+    key = key_of()
+    build(store, key)
+    damage(store.root / key.name)
+    with store.lease([key]) as units:
+        assert not units[key].complete
+        with pytest.raises(AssertionError):
+            units[key].rows()
+    assert build(store, key) == rebuilt
+    np.testing.assert_array_equal(read(store, key), whole(key))
+
+
+def test_another_key_is_another_unit(store: FeatureStore) -> None:
+    build(store, key_of())
+    for other in (key_of(weights="b"), key_of(decode=2), key_of(rows=5)):
+        with store.lease([other]) as units:
+            assert not units[other].complete
+
+
+SCRIPT = """
+import sys, time
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+from test_store import *
+store, key = FeatureStore(Path(sys.argv[1]), 10**9), key_of()
+with store.lease([key], waiting=lambda key: print("waiting", flush=True)) as units:
+    unit = units[key]
+    if unit.complete:
+        print("read", flush=True)
+    else:
+        unit.begin()
+        print("builds", unit.missing, flush=True)
+        for shard in unit.missing:
+            unit.write(shard, truth(key, shard))
+            print("wrote", shard, flush=True)
+            time.sleep(float(sys.argv[2]))
+        unit.publish()
+        print("built", flush=True)
+    assert (np.array(unit.rows()) == whole(key)).all()
+    time.sleep(float(sys.argv[3]))
+"""
+
+
+def process(store: FeatureStore, pause: float, stay: float = 0.0) -> subprocess.Popen[str]:
+    script = SCRIPT.format(tests=str(Path(__file__).parent))
+    words = [sys.executable, "-c", script, str(store.root), str(pause), str(stay)]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+
+
+def test_a_build_that_was_killed_goes_on_where_it_was(store: FeatureStore) -> None:
+    child = process(store, pause=60)
+    assert child.stdout is not None
+    assert child.stdout.readline() == "builds [0, 1, 2]\n" and child.stdout.readline() == "wrote 0\n"
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    (unit,) = store.units()
+    assert not unit.complete and not unit.in_use and unit.facts == {"weights": "a"}
+    assert build(store, key_of()) == [1, 2]
+    np.testing.assert_array_equal(read(store, key_of()), whole(key_of()))
+
+
+def test_a_shard_that_was_half_written_when_the_machine_stopped_is_built_again(store: FeatureStore) -> None:
+    key = key_of()
+    with store.lease([key]) as units:
+        units[key].begin()
+        for shard in (0, 1):
+            units[key].write(shard, truth(key, shard))
+    folder = store.root / key.name
+    with (folder / JOURNAL).open("a") as file:
+        file.write('{"shard": 2, "crc')
+    array = np.load(folder / ROWS, mmap_mode="r+")
+    array[SHARD_ROWS] = -1
+    array.flush()
+    assert build(store, key) == [1, 2]
+    np.testing.assert_array_equal(read(store, key), whole(key))
+
+
+def test_of_two_processes_one_builds_and_the_other_waits_and_reads(store: FeatureStore) -> None:
+    first = process(store, pause=0.5, stay=20)
+    assert first.stdout is not None and first.stdout.readline().startswith("builds")
+    second = process(store, pause=0.5)
+    out, _ = second.communicate(timeout=60)
+    assert out.split() == ["waiting", "read"]
+    assert first.poll() is None, "the control: the builder still holds the unit, now as a reader"
+    assert store.units()[0].in_use
+    first.kill()
+    first.communicate()
+    deadline = time.monotonic() + 10
+    while store.units()[0].in_use and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not store.units()[0].in_use
+
+
+def test_what_was_not_used_for_longest_makes_room_but_never_what_is_in_use(tmp_path: Path) -> None:
+    keys = [key_of(number=number) for number in range(4)]
+    size = keys[0].bytes + 128
+    store = FeatureStore(tmp_path, max_bytes=3 * size)
+    for age, key in zip((30, 20, 10), keys, strict=False):
+        build(store, key)
+        os.utime(store.root / key.name / MANIFEST, (time.time() - age, time.time() - age))
+    with store.lease([keys[0]]):  # the oldest, were it not in use: which also marks it as used now
+        os.utime(store.root / keys[0].name / MANIFEST, (1, 1))
+        store.make_room(keys[3].bytes)
+        assert {unit.name for unit in store.units()} == {keys[0].name, keys[2].name}
+        with pytest.raises(NoSpaceError):
+            store.make_room(3 * size)
+        assert len(store.units()) == 2, "what cannot fit evicts nothing"
+        assert not store.remove(keys[0].name)
+    assert store.remove(keys[0].name)
+    assert [unit.name for unit in store.units()] == [keys[2].name]
+
+
+def test_reading_marks_a_unit_as_used(store: FeatureStore) -> None:
+    for number in (1, 2):
+        build(store, key_of(number=number))
+    for number in (1, 2):
+        os.utime(store.root / key_of(number=number).name / MANIFEST, (100 + number, 100 + number))
+    assert store.units()[0].name == key_of(number=2).name
+    read(store, key_of(number=1))
+    assert store.units()[0].name == key_of(number=1).name
+
+
+def test_a_unit_that_is_removed_while_it_is_read_stays_readable(store: FeatureStore) -> None:
+    key = key_of()
+    build(store, key)
+    with store.lease([key]) as units:
+        rows = units[key].rows()
+    assert store.remove(key.name) and not store.units()
+    np.testing.assert_array_equal(rows, whole(key))
+
+
+def test_notes_of_a_shard_survive_a_kill_and_go_with_the_shard(store: FeatureStore) -> None:
+    key = key_of()
+    with store.lease([key]) as units:
+        units[key].begin()
+        units[key].write(0, truth(key, 0), {"3": "truncated jpeg"})
+    with store.lease([key]) as units:
+        unit: Unit = units[key]
+        unit.begin()
+        assert unit.missing == [1, 2]
+        for shard in unit.missing:
+            unit.write(shard, truth(key, shard))
+        unit.publish()
+    with store.lease([key]) as units:
+        assert units[key].notes == {0: {"3": "truncated jpeg"}}
