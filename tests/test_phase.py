@@ -13,15 +13,8 @@ from kerastl.errors import TrainingError
 from kerastl.features.extract import Features, reader_of
 from kerastl.features.views import Views
 from kerastl.recipe import AugmentRecipe, HeadPhaseRecipe
-from kerastl.training.phase import (
-    PhaseData,
-    balanced_weights,
-    epoch_order,
-    is_better,
-    predict_logits,
-    run_phase,
-    validation_metrics,
-)
+from kerastl.training.batches import PhaseData, balanced_weights, batches, epoch_order, mixed, part_of
+from kerastl.training.phase import is_better, predict_logits, run_phase, validation_metrics
 
 CLASSES = 3
 SETTINGS = HeadPhaseRecipe(
@@ -231,3 +224,34 @@ def test_being_too_sure_is_no_reason_to_lose_but_being_wrong_is() -> None:
     assert HeadPhaseRecipe().monitor == "val_calibrated_loss"
     worse = {"val_loss": 0.47, "val_calibrated_loss": 0.49, "val_accuracy": 0.85}
     assert not is_better("val_calibrated_loss", worse, modest)
+
+
+@pytest.mark.parametrize(("count", "parts"), [(10, 3), (9, 3), (2, 2), (1000, 16)])
+def test_parts_cover_everything_once_and_are_as_long_as_each_other(count: int, parts: int) -> None:
+    expected = np.array_split(np.arange(count), parts)
+    for part in range(parts):
+        np.testing.assert_array_equal(np.arange(count)[part_of(count, parts, part)], expected[part])
+
+
+def test_mixing_blends_inputs_and_labels_by_the_same_shares() -> None:
+    labels = np.eye(4, dtype=np.float32)
+    inputs = np.repeat(labels[:, None, :], 3, axis=1).astype(
+        np.float16
+    )  # the label, written into the features
+    blended, soft = mixed(inputs, labels, 0.5, [1, 2])
+    np.testing.assert_allclose(blended, np.repeat(soft[:, None, :], 3, axis=1), atol=2e-3)
+    assert blended.dtype == np.float16 and soft.sum(axis=1) == pytest.approx(np.ones(4))
+    assert ((soft > 0.01).sum(axis=1) == 2).any(), "the control: something was mixed"
+    assert (mixed(inputs, labels, 0.5, [1, 2])[1] == soft).all()
+    assert (mixed(inputs, labels, 0.5, [1, 3])[1] != soft).any(), "another step mixes otherwise"
+
+
+def test_a_phase_mixes_only_where_it_is_asked_to() -> None:
+    def labels(alpha: float) -> list[np.ndarray]:
+        stream = batches(data(), phase_settings(mixup_alpha=alpha, epochs=1), 8, 0, "float32")
+        return [np.asarray(batch[1]) for batch in stream]
+
+    assert all(np.isin(part, (0.0, 1.0)).all() for part in labels(0.0))
+    assert any(((part > 0) & (part < 1)).any() for part in labels(1.0))
+    result = run_phase("head_phase", linear_model(), data(), phase_settings(mixup_alpha=0.4), seed=0)
+    assert result.best["val_accuracy"] > 0.6

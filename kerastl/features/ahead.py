@@ -19,7 +19,7 @@ class Watch:
         self.started = time.perf_counter()
 
     def limit(self) -> str:
-        """In two words, for the progress bar."""
+        """What holds the work up, in a few words for the progress bar."""
         share = self.waited / max(1e-9, time.perf_counter() - self.started)
         return f"limit: images ({share:.0%} waiting)" if share > 0.3 else "limit: network"
 

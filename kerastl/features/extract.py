@@ -256,7 +256,7 @@ def _fill(
     shards = sorted(set().union(*gaps.values()))
     tracker.advance(key.rows - sum(len(key.shard(shard)) for shard in shards))
     batches = [_batches(key.shard(shard)) for shard in shards]
-    watch = Watch()
+    watch, written, row_bytes = Watch(), 0, sum(unit.key.row_bytes for unit in units.values())
     images = images_ahead(views, view, [batch for of_shard in batches for batch in of_shard], watch)
     for shard, of_shard in zip(shards, batches, strict=True):
         wanted = {kind: shard in gaps[kind] for kind in units}
@@ -269,7 +269,8 @@ def _fill(
             )
             for kind, values in found.items():
                 parts.setdefault(kind, []).append(narrowed(values, units[kind].key.dtype))
-            tracker.advance(len(batch), watch.limit())
+            written += len(batch) * row_bytes
+            tracker.advance(len(batch), f"{written / 1e9:.2f} GB, {watch.limit()}")
         for kind, pieces in parts.items():
             units[kind].write(shard, np.concatenate(pieces))
     for unit in units.values():

@@ -119,6 +119,12 @@ class PhaseRecipe:
     gradient_clip_norm: float | None = key(
         None, "largest global norm of a step's gradients; 0 for no limit", low=0
     )
+    mixup_alpha: float = key(
+        0.0,
+        "MixUp of what the phase trains on, within each batch and without a forward pass: both parameters of the Beta "
+        "distribution; 0 for none (augment.mixup_alpha mixes pixels)",
+        low=0,
+    )
     class_weights: str = key("none", "balanced weighs every class the same", choices=("none", "balanced"))
     monitor: str = key(
         "val_calibrated_loss",

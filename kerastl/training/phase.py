@@ -17,16 +17,15 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kerastl.data.examples import label_counts
 from kerastl.errors import TrainingError
 from kerastl.evaluation.calibration import fit_temperature, log_loss_at
 from kerastl.evaluation.metrics import evaluate_logits
 from kerastl.features.extract import Features
 from kerastl.progress import Progress, Tracker
 from kerastl.recipe import PhaseRecipe
+from kerastl.training.batches import BatchReader, PhaseData, batches
 from kerastl.training.schedule import make_optimizer
 
-BatchReader = Callable[[np.ndarray, int | np.ndarray], np.ndarray]
 EVALUATION_BATCH = 256
 PHASE_TITLES = {"head_phase": "head phase", "finetune_phase": "fine-tune phase"}
 
@@ -57,16 +56,6 @@ class PhaseResult:
     seconds: float
     images_per_second: float
     ended: str
-
-
-@dataclass(frozen=True)
-class PhaseData:
-    """What a phase trains on and is judged by: how to read a batch of inputs, for each split."""
-
-    train: Features
-    train_inputs: BatchReader
-    validation: Features
-    validation_inputs: BatchReader
 
 
 def run_phase(
@@ -128,7 +117,7 @@ def run_phase(
             callbacks.append(keras.callbacks.TensorBoard(str(tensorboard), write_graph=False))
         try:
             model.fit(
-                _stream(data, settings, steps, seed, model.input.dtype),
+                batches(data, settings, steps, seed, model.input.dtype),
                 epochs=settings.epochs,
                 steps_per_epoch=steps,
                 callbacks=callbacks,
@@ -186,64 +175,6 @@ def is_better(monitor: str, candidate: dict[str, float], best: dict[str, float] 
         return candidate["val_accuracy"] > best["val_accuracy"]
     loss = "val_loss" if monitor == "val_loss" else "val_calibrated_loss"
     return candidate[loss] < best[loss]
-
-
-def epoch_order(count: int, seed: int, name: str, epoch: int) -> np.ndarray:
-    """The order of the images in an epoch, a pure function of its arguments."""
-    stream = np.random.SeedSequence([seed, epoch, *name.encode()])
-    return np.random.default_rng(stream).permutation(count)
-
-
-def balanced_weights(counts: np.ndarray, images: int) -> np.ndarray:
-    """Weight of each class so that all weigh the same and the mean over images is 1.
-
-    Args:
-        counts: images of each class, int [classes].
-        images: how many there are in all; fewer than the sum of the counts for multi-label.
-
-    Returns:
-        float32 [classes].
-    """
-    present = counts > 0
-    weights = np.zeros(len(counts), np.float32)
-    weights[present] = images / (present.sum() * counts[present])
-    return weights
-
-
-def _stream(data: PhaseData, settings: PhaseRecipe, steps: int, seed: int, dtype: str) -> tf.data.Dataset:
-    """Batches of the whole phase. Each is a pure function of its step, whatever ran before it."""
-    assert settings.epochs is not None
-    train = data.train
-    weights = None
-    if settings.class_weights == "balanced":
-        counts = label_counts(train.views.classes, train.views.class_count)
-        weights = balanced_weights(counts, train.count)
-    order = functools.lru_cache(maxsize=2)(
-        functools.partial(epoch_order, train.count, seed, settings.__class__.__name__)
-    )
-
-    first_view = epoch_order(train.count, seed, "views", 0) % train.view_count
-
-    def batch(step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        epoch, part = divmod(int(step), steps)
-        positions = np.array_split(order(epoch), steps)[part]
-        # Each epoch shows every image once and all views alike; view 0, the plain images, is no epoch of its own.
-        view = (epoch + first_view[positions]) % train.view_count
-        labels = train.views.labels(positions, view)
-        sample_weights = np.ones(len(positions), np.float32) if weights is None else labels @ weights
-        return data.train_inputs(positions, view), labels, sample_weights
-
-    probe = batch(0)
-    specs = [tf.TensorSpec((None, *array.shape[1:]), array.dtype) for array in probe]
-
-    def load(step: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        arrays = tf.numpy_function(batch, [step], [spec.dtype for spec in specs])
-        for array, spec in zip(arrays, specs, strict=True):
-            array.set_shape(spec.shape)
-        return tf.cast(arrays[0], dtype), arrays[1], arrays[2]
-
-    total = settings.epochs * steps
-    return tf.data.Dataset.range(total).map(load, num_parallel_calls=2, deterministic=True).prefetch(4)
 
 
 class _Watch(keras.callbacks.Callback):

@@ -17,7 +17,8 @@ from kerastl.model.cut import Cut
 from kerastl.model.freezing import blocks, depth_of, freeze_backbone, thaw
 from kerastl.progress import Progress
 from kerastl.recipe import FinetunePhaseRecipe, Recipe
-from kerastl.training.phase import PhaseData, PhaseResult, run_phase
+from kerastl.training.batches import PhaseData
+from kerastl.training.phase import PhaseResult, run_phase
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,123 @@
+"""What each step trains on: a pure function of the step, whatever ran before it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+
+from kerastl.data.examples import label_counts
+from kerastl.features.extract import Features
+from kerastl.recipe import PhaseRecipe
+
+BatchReader = Callable[[np.ndarray, int | np.ndarray], np.ndarray]
+MIXING = "mixing"
+
+
+@dataclass(frozen=True)
+class PhaseData:
+    """What a phase trains on and is judged by: how to read a batch of inputs, for each split."""
+
+    train: Features
+    train_inputs: BatchReader
+    validation: Features
+    validation_inputs: BatchReader
+
+
+def batches(data: PhaseData, settings: PhaseRecipe, steps: int, seed: int, dtype: str) -> tf.data.Dataset:
+    """All batches of a phase: inputs, labels float32 [b, classes] and weights float32 [b].
+
+    Args:
+        data: where inputs and labels are read.
+        settings: the phase's resolved recipe.
+        steps: in an epoch.
+        seed: decides the order of the images and what is mixed.
+        dtype: of the model's input.
+    """
+    assert settings.epochs is not None
+    train = data.train
+    weights = None
+    if settings.class_weights == "balanced":
+        counts = label_counts(train.views.classes, train.views.class_count)
+        weights = balanced_weights(counts, train.count)
+    name = settings.__class__.__name__
+    order = functools.lru_cache(maxsize=2)(functools.partial(epoch_order, train.count, seed, name))
+    first_view = epoch_order(train.count, seed, "views", 0) % train.view_count
+
+    def batch(step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        epoch, part = divmod(int(step), steps)
+        positions = order(epoch)[part_of(train.count, steps, part)]
+        # Each epoch shows every image once and all views alike; view 0, the plain images, is no epoch of its own.
+        view = (epoch + first_view[positions]) % train.view_count
+        inputs, labels = data.train_inputs(positions, view), train.views.labels(positions, view)
+        if settings.mixup_alpha:
+            inputs, labels = mixed(inputs, labels, settings.mixup_alpha, [seed, int(step), *name.encode()])
+        sample_weights = np.ones(len(positions), np.float32) if weights is None else labels @ weights
+        return inputs, labels, sample_weights
+
+    probe = batch(0)
+    specs = [tf.TensorSpec((None, *array.shape[1:]), array.dtype) for array in probe]
+
+    def load(step: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        arrays = tf.numpy_function(batch, [step], [spec.dtype for spec in specs])
+        for array, spec in zip(arrays, specs, strict=True):
+            array.set_shape(spec.shape)
+        return tf.cast(arrays[0], dtype), arrays[1], arrays[2]
+
+    total = settings.epochs * steps
+    return tf.data.Dataset.range(total).map(load, num_parallel_calls=2, deterministic=True).prefetch(4)
+
+
+def epoch_order(count: int, seed: int, name: str, epoch: int) -> np.ndarray:
+    """The order of the images in an epoch, a pure function of its arguments."""
+    stream = np.random.SeedSequence([seed, epoch, *name.encode()])
+    return np.random.default_rng(stream).permutation(count)
+
+
+def part_of(count: int, parts: int, part: int) -> slice:
+    """The places of one of `parts` parts, whose lengths differ by one at most."""
+    length, longer = divmod(count, parts)
+    start = part * length + min(part, longer)
+    return slice(start, start + length + (part < longer))
+
+
+def mixed(
+    inputs: np.ndarray, labels: np.ndarray, alpha: float, entropy: list[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Each row blended with another one of its batch, and the labels likewise.
+
+    On activations at the unfreeze point this is manifold mixup (Verma et al. 2019, "Manifold mixup: Better
+    representations by interpolating hidden states") at a fixed layer; it costs no forward pass.
+
+    Args:
+        inputs: float [b, ...].
+        labels: float32 [b, classes].
+        alpha: both parameters of the Beta distribution of the shares.
+        entropy: the source of shares and partners.
+    """
+    generator = np.random.default_rng(np.random.SeedSequence([*entropy, *MIXING.encode()]))
+    share = generator.beta(alpha, alpha, len(inputs)).astype(np.float32)
+    partner = generator.permutation(len(inputs))
+    wide = share.reshape(-1, *[1] * (inputs.ndim - 1))
+    blended = wide * inputs + (1 - wide) * inputs[partner]
+    narrow = share[:, None]
+    return blended.astype(inputs.dtype), narrow * labels + (1 - narrow) * labels[partner]
+
+
+def balanced_weights(counts: np.ndarray, images: int) -> np.ndarray:
+    """Weight of each class so that all weigh the same and the mean over images is 1.
+
+    Args:
+        counts: images of each class, int [classes].
+        images: how many there are in all; fewer than the sum of the counts for multi-label.
+
+    Returns:
+        float32 [classes].
+    """
+    present = counts > 0
+    weights = np.zeros(len(counts), np.float32)
+    weights[present] = images / (present.sum() * counts[present])
+    return weights
