@@ -12,11 +12,10 @@ from kerastl.data.examples import Split, images_digest
 from kerastl.features.cache import Cache
 from kerastl.features.unit import MemoryUnit, Unit, UnitKey
 from kerastl.image.decode import DECODE_VERSION
-from kerastl.image.read import decode_all
+from kerastl.image.read import decode_in_chunks
 from kerastl.progress import Progress
 from kerastl.recipe import DataRecipe
 
-SHARDS_AT_ONCE = 4
 SAMPLED_IMAGES = 16
 
 
@@ -92,17 +91,12 @@ def _decode(
     missing = unit.missing
     with progress.track(f"decode {split.name}", split.count) as tracker:
         tracker.advance(split.count - sum(len(unit.key.shard(shard)) for shard in missing))
-        for first in range(0, len(missing), SHARDS_AT_ONCE):
-            shards = missing[first : first + SHARDS_AT_ONCE]
-            rows = np.concatenate([np.asarray(unit.key.shard(shard)) for shard in shards])
-            pixels = np.empty((len(rows), image_size, image_size, 3), np.uint8)
-            reasons = decode_all(
-                split.examples.indexed, split.indices[rows], image_size, data.resize, pixels, tracker.advance
-            )
-            start = 0
-            for shard in shards:
-                stop = start + len(unit.key.shard(shard))
-                notes = {str(rows[row]): reason for row, reason in reasons.items() if start <= row < stop}
-                unit.write(shard, pixels[start:stop], notes)
-                start = stop
+        rows = np.concatenate([np.asarray(unit.key.shard(shard)) for shard in missing])
+        lengths = [len(unit.key.shard(shard)) for shard in missing]
+        chunks = decode_in_chunks(
+            split.examples.indexed, split.indices[rows], image_size, data.resize, lengths, tracker.advance
+        )
+        for shard, chunk in zip(missing, chunks, strict=True):
+            notes = {str(rows[position]): reason for position, reason in chunk.reasons.items()}
+            unit.write(shard, chunk.pixels, notes)
     unit.publish()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import tensorflow as tf
@@ -11,6 +12,7 @@ from kerastl.image.decode import decode
 
 # How many images travel from TensorFlow to Python at a time: few enough for one report of progress a second.
 BATCH_SIZE = 64
+CHUNK = 1024
 # Beyond this many unreadable files the run stops anyway; looking into each would only keep the user waiting.
 REASONS_AT_MOST = 1000
 
@@ -32,6 +34,86 @@ MEANINGS = (
 )
 
 
+@dataclass(frozen=True)
+class Decoded:
+    """Some neighbouring images.
+
+    Attributes:
+        start: position of the first.
+        pixels: uint8 [m, image_size, image_size, 3]; zeros where an image cannot be read.
+        reasons: for each unreadable image its position and a short reason.
+    """
+
+    start: int
+    pixels: np.ndarray
+    reasons: dict[int, str]
+
+
+def decode_in_chunks(
+    encoded: Callable[[np.ndarray], tf.data.Dataset],
+    indices: np.ndarray,
+    image_size: int,
+    resize: str,
+    lengths: Sequence[int],
+    advance: Callable[[int], None] | None = None,
+) -> Iterator[Decoded]:
+    """Decode images in parallel, chunk by chunk; an unreadable one does not end the pass.
+
+    One pipeline runs through all chunks: to set one up takes as long as to decode a thousand small images.
+
+    Args:
+        encoded: from sorted indices, a dataset of (int64 index, string scalar: encoded bytes) in that
+            order. The index has to be attached before anything that may fail, such as reading the file.
+        indices: sorted int64 [n], no value twice.
+        image_size: side of the square in pixels.
+        resize: `stretch`, `crop` or `pad`; see `decode`.
+        lengths: images in each chunk; their sum is n.
+        advance: called with the number of images that were done since its last call.
+
+    Yields:
+        The chunks, in order.
+    """
+    indices = np.asarray(indices, dtype=np.int64)
+    if sum(lengths) != len(indices):
+        raise ValueError(f"the chunks hold {sum(lengths)} images; expected {len(indices)}.")
+
+    def pixels_of(index: tf.Tensor, data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return index, decode(data, image_size, resize)
+
+    dataset = encoded(indices).map(pixels_of, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    batches = iter(dataset.ignore_errors().batch(BATCH_SIZE).prefetch(2).as_numpy_iterator())
+    found, pixels = np.empty(0, np.int64), np.empty((0, image_size, image_size, 3), np.uint8)
+    explained = 0
+    for start, length in zip(np.cumsum([0, *lengths])[:-1].tolist(), lengths, strict=True):
+        chunk = np.zeros((length, image_size, image_size, 3), np.uint8)
+        missing = np.ones(length, dtype=bool)
+        stop = start + length
+        while True:
+            inside = found < stop
+            chunk[found[inside] - start] = pixels[inside]
+            missing[found[inside] - start] = False
+            if advance is not None and inside.any():
+                advance(int(inside.sum()))
+            found, pixels = found[~inside], pixels[~inside]
+            batch = None if len(found) else next(batches, None)
+            if batch is None:
+                break
+            found, pixels = np.searchsorted(indices, batch[0]), batch[1]
+        reasons = _explain(
+            encoded,
+            indices,
+            start + np.flatnonzero(missing),
+            image_size,
+            resize,
+            chunk,
+            start,
+            explained,
+            advance,
+        )
+        explained += len(reasons)
+        yield Decoded(start, chunk, reasons)
+
+
 def decode_all(
     encoded: Callable[[np.ndarray], tf.data.Dataset],
     indices: np.ndarray,
@@ -40,39 +122,28 @@ def decode_all(
     out: np.ndarray,
     advance: Callable[[int], None] | None = None,
 ) -> dict[int, str]:
-    """Decode images in parallel into an array; an unreadable one does not end the pass.
+    """Decode images into an array; see `decode_in_chunks`.
 
     Args:
-        encoded: from sorted indices, a dataset of (int64 index, string scalar: encoded bytes) in that
-            order. The index has to be attached before anything that may fail, such as reading the file.
-        indices: sorted int64 [n], no value twice.
+        encoded: see there.
+        indices: see there.
         image_size: side of the square in pixels.
-        resize: `stretch`, `crop` or `pad`; see `decode`.
-        out: uint8 [n, image_size, image_size, 3], written to; may be a memory map.
-        advance: called with the number of images that were done since its last call.
+        resize: `stretch`, `crop` or `pad`.
+        out: uint8 [n, image_size, image_size, 3], written to.
+        advance: see there.
 
     Returns:
         For each unreadable image its position 0..n-1 and a short reason; its pixels are zeros.
     """
-    indices = np.asarray(indices, dtype=np.int64)
     expected = (len(indices), image_size, image_size, 3)
     if out.shape != expected or out.dtype != np.uint8:
         raise ValueError(f"out is {out.dtype} {out.shape}; expected uint8 {expected}.")
-    if not len(indices):
-        return {}
-
-    def pixels_of(index: tf.Tensor, data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return index, decode(data, image_size, resize)
-
-    dataset = encoded(indices).map(pixels_of, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    missing = np.ones(len(indices), dtype=bool)
-    for found, pixels in dataset.ignore_errors().batch(BATCH_SIZE).prefetch(2).as_numpy_iterator():
-        positions = np.searchsorted(indices, found)
-        out[positions] = pixels
-        missing[positions] = False
-        if advance is not None:
-            advance(len(positions))
-    return _explain(encoded, indices, np.flatnonzero(missing), image_size, resize, out, advance)
+    reasons: dict[int, str] = {}
+    lengths = [min(CHUNK, len(indices) - start) for start in range(0, len(indices), CHUNK)]
+    for part in decode_in_chunks(encoded, indices, image_size, resize, lengths, advance):
+        out[part.start : part.start + len(part.pixels)] = part.pixels
+        reasons |= part.reasons
+    return reasons
 
 
 def _explain(
@@ -81,19 +152,20 @@ def _explain(
     positions: np.ndarray,
     image_size: int,
     resize: str,
-    out: np.ndarray,
+    chunk: np.ndarray,
+    start: int,
+    explained: int,
     advance: Callable[[int], None] | None,
 ) -> dict[int, str]:
     """Try once more what the fast pass skipped, one by one, because skipping tells no reason."""
     reasons: dict[int, str] = {}
     for position in positions.tolist():
-        out[position] = 0
-        if len(reasons) >= REASONS_AT_MOST:
+        if explained + len(reasons) >= REASONS_AT_MOST:
             reasons[position] = f"cannot be read (reasons are given for the first {REASONS_AT_MOST:,} only)"
         else:
             try:
                 for _, data in encoded(indices[position : position + 1]):
-                    out[position] = decode(data, image_size, resize).numpy()
+                    chunk[position - start] = decode(data, image_size, resize).numpy()
                     break
                 else:
                     reasons[position] = "the source yields nothing for it"
