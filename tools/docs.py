@@ -36,6 +36,13 @@ def command_line_page() -> str:
             command, info_name=name, parent=root, terminal_width=WIDTH, max_content_width=WIDTH
         )
         parts += [f"## kerastl {name}\n", _fenced(command.get_help(context))]
+        for inner in command.list_commands(context) if isinstance(command, click.Group) else ():
+            below = command.get_command(context, inner)
+            assert below is not None
+            words = click.Context(
+                below, info_name=inner, parent=context, terminal_width=WIDTH, max_content_width=WIDTH
+            )
+            parts += [f"### kerastl {name} {inner}\n", _fenced(below.get_help(words))]
     parts.append(
         "Exit codes: 0 done, 1 something went wrong, 2 something that you can mend, 130 stopped by Ctrl-C.\n"
     )

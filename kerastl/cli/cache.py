@@ -32,14 +32,14 @@ def cache() -> None:
 @json_option
 @debug_option
 def list_(directory: Path | None, as_json: bool) -> None:
-    """List what is kept, the most recently used first."""
+    """List what is kept, the most recently used first; with --json each unit by itself."""
     store = _store(directory)
     units = store.units()
     if as_json:
         print_json(units)
         return
     if units:
-        click.echo(table(("unit", "size", "used", "belongs to", "state"), [_row(unit) for unit in units]))
+        click.echo(table(("kind", "size", "used", "belongs to", "state"), _grouped(units)))
     total = sum(unit.bytes for unit in units)
     click.echo(f"{store.root}: {len(units)} units, {_size(total)}")
 
@@ -90,14 +90,34 @@ def _remove(store: FeatureStore, units: list[Stored]) -> None:
     click.echo(f"removed {len(removed)} units, {_size(sum(unit.bytes for unit in removed))}{in_use}")
 
 
-def _row(unit: Stored) -> tuple[str, str, str, str, str]:
+def _grouped(units: list[Stored]) -> list[tuple[str, str, str, str, str]]:
+    """A row for each split and network: its views together."""
+    groups: dict[tuple[str, str, str], list[Stored]] = {}
+    for unit in units:
+        state = "in use" if unit.in_use else "kept" if unit.complete else "interrupted"
+        groups.setdefault((unit.kind, _belongs_to(unit), state), []).append(unit)
+    return [
+        (
+            kind,
+            _size(sum(unit.bytes for unit in members)),
+            _age(max(unit.used for unit in members)),
+            belongs_to + _views(members),
+            state,
+        )
+        for (kind, belongs_to, state), members in groups.items()
+    ]
+
+
+def _belongs_to(unit: Stored) -> str:
     facts, about = unit.facts, unit.about
     network = [str(facts[name]) for name in ("backbone", "unfreeze_point") if name in facts]
     where = " ".join([*network, f"{facts.get('image_size', '?')} px"])
-    view = f", view {about['view']}" if "view" in about else ""
-    belongs = f"{about.get('data', 'unknown data')}, {about.get('split', '?')}{view}, {where}"
-    state = "in use" if unit.in_use else "kept" if unit.complete else "interrupted"
-    return unit.name[: len(unit.kind) + 9], _size(unit.bytes), _age(unit.used), belongs, state
+    return f"{about.get('data', 'unknown data')}, {about.get('split', '?')}, {where}"
+
+
+def _views(units: list[Stored]) -> str:
+    count = len({unit.about["view"] for unit in units if "view" in unit.about})
+    return f", {count} views" if count > 1 else ""
 
 
 def _size(count: int) -> str:
