@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,18 +25,33 @@ QUICK += ["--unfreeze-from", "conv_pw_11_relu", "--set", "augment.views=2", "--d
 FitRun = Callable[..., tuple[Path, str]]
 
 
+def run_fit(data: Path, folder: Path, name: str, *words: str) -> tuple[Path, str]:
+    """Fit with the store `folder/store`; the run's folder and what was said."""
+    command = [sys.executable, "-m", "kerastl", "fit", "--data", str(data), *QUICK, *words]
+    environment = {**os.environ, "KERASTL_CACHE_DIR": str(folder / "store")}
+    done = subprocess.run(
+        [*command, "--runs", str(folder / name)], cwd=folder, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    (run,) = (folder / name).iterdir()
+    return run, done.stderr
+
+
+@pytest.fixture(scope="module")
+def first(solid_colours: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
+    """A first run: its store, its folder and what was said. The store is to be copied, not used."""
+    folder = tmp_path_factory.mktemp("first")
+    return folder / "store", *run_fit(solid_colours, folder, "first")
+
+
 @pytest.fixture
-def fit(solid_colours: Path, tmp_path: Path, kerastl: Kerastl, monkeypatch: pytest.MonkeyPatch) -> FitRun:
-    """`fit(name, *words)` fits solid colours with the store of this test; returns the run's folder and what was said."""
+def fit(
+    solid_colours: Path, tmp_path: Path, first: tuple[Path, Path, str], monkeypatch: pytest.MonkeyPatch
+) -> FitRun:
+    """`fit(name, *words)` fits again with a copy of the first run's store."""
+    shutil.copytree(first[0], tmp_path / "store")
     monkeypatch.setenv("KERASTL_CACHE_DIR", str(tmp_path / "store"))
-
-    def run(name: str, *words: str) -> tuple[Path, str]:
-        done = kerastl("fit", "--data", solid_colours, *QUICK, *words, "--runs", tmp_path / name)
-        assert done.returncode == 0, done.stderr
-        (folder,) = (tmp_path / name).iterdir()
-        return folder, done.stderr
-
-    return run
+    return functools.partial(run_fit, solid_colours, tmp_path)
 
 
 def outcome(run: Path) -> tuple[object, ...]:
@@ -49,22 +66,24 @@ def outcome(run: Path) -> tuple[object, ...]:
     return report["metrics"], report["winner"], histories
 
 
-def test_a_second_run_with_another_head_computes_no_feature_again(fit: FitRun) -> None:
-    first, said = fit("first")
+def test_a_second_run_with_another_head_computes_no_feature_again(
+    fit: FitRun, first: tuple[Path, Path, str]
+) -> None:
+    _, first_run, said = first
     assert "no forward pass" not in said and "forward passes" in said
     other = ["--seed", "5", "--set", "head.pooling=avgmax", "--set", "head.hidden=[8]", "--head-epochs", "4"]
     other += ["--set", "head_phase.learning_rate=0.01"]
     second, said = fit("second", *other)
     assert "Features of train and validation: read from the store, no forward pass" in said
     assert "decode" not in (second / "log.txt").read_text().split("Features of")[0]
-    assert outcome(second) != outcome(first)
+    assert outcome(second) != outcome(first_run)
     again, said = fit("again")
-    assert said.count("no forward pass") == 2 and outcome(again) == outcome(first), (
+    assert said.count("no forward pass") == 2 and outcome(again) == outcome(first_run), (
         "test features are kept as well"
     )
 
 
-def test_a_live_run_gives_the_same_result(fit: FitRun, tmp_path: Path) -> None:
+def test_a_live_run_gives_the_same_result(fit: FitRun, first: tuple[Path, Path, str], tmp_path: Path) -> None:
     exact = ["--set", "cache.dtype=float32"]
     kept, _ = fit("kept", *exact)
     before = sorted((tmp_path / "store").iterdir())
@@ -82,14 +101,15 @@ def test_a_live_run_gives_the_same_result(fit: FitRun, tmp_path: Path) -> None:
     assert abs(metrics["accuracy"] - exact_metrics["accuracy"]) <= 1 / 14  # type: ignore[index]
 
 
-def test_damaged_units_are_built_again_and_the_result_is_the_same(fit: FitRun, tmp_path: Path) -> None:
-    first, _ = fit("first")
+def test_damaged_units_are_built_again_and_the_result_is_the_same(
+    fit: FitRun, first: tuple[Path, Path, str], tmp_path: Path
+) -> None:
     for rows in (tmp_path / "store").rglob(ROWS):
         array = np.load(rows, mmap_mode="r+")
         array[len(array) // 2] += 1
         array.flush()
     second, said = fit("second")
-    assert "no forward pass" not in said and outcome(second) == outcome(first)
+    assert "no forward pass" not in said and outcome(second) == outcome(first[1])
 
 
 def test_a_run_that_was_killed_while_it_built_is_taken_up(tmp_path: Path, kerastl: Kerastl) -> None:
@@ -122,7 +142,6 @@ def test_a_run_that_was_killed_while_it_built_is_taken_up(tmp_path: Path, kerast
 
 
 def test_cache_list_prune_and_clear(fit: FitRun, tmp_path: Path, kerastl: Kerastl) -> None:
-    fit("first")
     listed = kerastl("cache", "list")
     assert "train, mobilenet_025 conv_pw_11_relu 32 px, 2 views" in listed.stdout, listed.stdout
     units = json.loads(kerastl("cache", "list", "--json").stdout)
