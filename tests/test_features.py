@@ -14,10 +14,12 @@ import numpy as np
 import pytest
 
 from kerastl.backbones import get_backbone
+from kerastl.errors import UserError
 from kerastl.features.arrays import new_array
 from kerastl.features.cache import Cache
-from kerastl.features.extract import Features, FrozenViews, Wanted, extract
+from kerastl.features.extract import FrozenViews, Wanted, extract
 from kerastl.features.frozen import Frozen
+from kerastl.features.readers import Features
 from kerastl.features.views import Views
 from kerastl.model.build import Network, build_backbone, build_model
 from kerastl.model.cut import cut
@@ -110,16 +112,20 @@ def test_a_view_does_not_depend_on_who_else_is_in_the_batch() -> None:
 
 def test_mixed_views_carry_mixed_labels_that_fit_their_pixels() -> None:
     images = views(level="none", mixup_alpha=1.0)
+    levels = np.arange(10) * 20
     flat = dataclasses.replace(
         images,
-        pixels=np.repeat(np.arange(10, dtype=np.uint8) * 20, SIZE * SIZE * 3).reshape(-1, SIZE, SIZE, 3),
+        pixels=np.repeat(levels.astype(np.uint8), SIZE * SIZE * 3).reshape(-1, SIZE, SIZE, 3),
+        classes=np.arange(10),
+        class_count=10,
     )
     labels = flat.labels(np.arange(10), 1)
     assert labels.sum(axis=1) == pytest.approx(np.ones(10))
     assert ((labels > 0).sum(axis=1) == 2).any(), "the control: some labels are soft"
-    np.testing.assert_array_equal(flat.labels(np.arange(10), 0), np.eye(3)[flat.classes])
+    np.testing.assert_array_equal(flat.labels(np.arange(10), 0), np.eye(10))
     mixed = flat.images(np.arange(10), 1)
     assert (mixed == mixed[:, :1, :1, :1]).all(), "blends of flat images are flat"
+    np.testing.assert_allclose(mixed[:, 0, 0, 0], labels @ levels, atol=0.51)
 
 
 EVERYTHING = np.arange(10)
@@ -201,20 +207,43 @@ def test_without_room_activations_are_computed_live_and_it_is_said(
         features_of(frozen, images, 2, tmp_path / "disk", "disk")
 
 
+def test_what_is_kept_already_is_read_from_the_disk_though_the_rest_goes_to_memory(
+    network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = views(level="light")
+    features_of(frozen_at(network, POINT), images, 2, tmp_path)
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr("kerastl.features.store.shutil.disk_usage", lambda path: usage)
+    frozen, said = frozen_at(network, POINT), Said()
+    features_of(frozen, images, 3, tmp_path, "auto", progress=said)
+    assert frozen.forward_passes == 10, "only the third view"
+    assert any("kept in memory" in line for line in said.lines)
+
+
+def test_a_store_that_cannot_be_written_is_no_reason_to_stop(network: Network, tmp_path: Path) -> None:
+    (tmp_path / "store").write_text("a file in the way")
+    frozen = frozen_at(network, POINT)
+    found = features_of(frozen, views(level="none"), 1, tmp_path, "auto")
+    assert found.activation_batch(EVERYTHING, 0).shape[0] == 10 and frozen.forward_passes == 10
+    with pytest.raises(UserError):
+        features_of(frozen, views(level="none"), 1, tmp_path, "disk")
+
+
+def test_live_views_of_a_batch_are_computed_together(network: Network, tmp_path: Path) -> None:
+    """Each part is padded to the one batch size: a batch in as many parts as views would cost several times as much."""
+    frozen = frozen_at(network, POINT)
+    found = features_of(frozen, views(level="light"), 4, tmp_path, "off")
+    calls: list[int] = []
+    run = frozen.run
+    frozen.run = lambda images, **which: (calls.append(len(images)), run(images, **which))[1]  # type: ignore[method-assign,assignment]
+    found.activation_batch(EVERYTHING, np.arange(10) % 4)
+    assert calls == [10]
+
+
 def test_auto_keeps_where_there_is_room_and_says_why(network: Network, tmp_path: Path) -> None:
     said = Said()
     features_of(frozen_at(network, POINT), views(level="light"), 2, tmp_path, "auto", progress=said)
     assert "kept in" in said.lines[0] and "live about" in said.lines[0] and "MB" in said.lines[0]
-    once = Said()
-    # Activations that are read in one epoch only are not worth a slow disk.
-    import kerastl.features.cache as module
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "DISK_BYTES_PER_SECOND", 1.0)
-        features_of(
-            frozen_at(network, POINT), views(level="medium"), 2, tmp_path, "auto", epochs=1, progress=once
-        )
-    assert "cheaper than to keep them" in once.lines[0]
 
 
 def test_every_image_and_view_runs_through_the_frozen_part_exactly_once(

@@ -265,7 +265,7 @@ def test_a_stop_before_the_first_epoch_leaves_no_model(
     solid_colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from kerastl.errors import Interrupted
-    from kerastl.features.extract import Features
+    from kerastl.features.readers import Features
     from kerastl.recipe import load_recipe
     from kerastl.workflow import fit
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from kerastl.errors import TrainingError
-from kerastl.features.extract import Features, reader_of
+from kerastl.features.readers import Features, reader_of
 from kerastl.features.views import Views
 from kerastl.recipe import AugmentRecipe, HeadPhaseRecipe
 from kerastl.training.batches import PhaseData, balanced_weights, batches, epoch_order, mixed, part_of
@@ -111,7 +111,7 @@ def test_weights_stay_where_no_epoch_beats_the_start() -> None:
 
 def test_a_loss_that_is_not_a_number_names_phase_rate_and_remedy() -> None:
     clean = features(120, seed=1)
-    rows = clean.pooled(np.arange(120), 0)
+    rows = clean.pooled_batch(np.arange(120), 0)
     rows[5] = np.nan
     poisoned = features_of(clean.views, rows)
     with pytest.raises(
@@ -177,7 +177,7 @@ def test_class_weights_raise_the_recall_of_a_rare_class() -> None:
 
 def test_multi_label_learns_each_label_by_itself() -> None:
     base = features(120, seed=1)
-    rows = base.pooled(np.arange(120), 0)
+    rows = base.pooled_batch(np.arange(120), 0)
     train = features_of(dataclasses.replace(base.views, classes=(rows[:, :3] > 0).astype(np.uint8)), rows)
     phase_data = PhaseData(train, train.pooled_batch, train, train.pooled_batch)
     result = run_phase(
@@ -240,7 +240,8 @@ def test_mixing_blends_inputs_and_labels_by_the_same_shares() -> None:
     )  # the label, written into the features
     blended, soft = mixed(inputs, labels, 0.5, [1, 2])
     np.testing.assert_allclose(blended, np.repeat(soft[:, None, :], 3, axis=1), atol=2e-3)
-    assert blended.dtype == np.float16 and soft.sum(axis=1) == pytest.approx(np.ones(4))
+    assert blended.dtype == np.float32, "blends are not rounded again"
+    assert soft.sum(axis=1) == pytest.approx(np.ones(4))
     assert ((soft > 0.01).sum(axis=1) == 2).any(), "the control: something was mixed"
     assert (mixed(inputs, labels, 0.5, [1, 2])[1] == soft).all()
     assert (mixed(inputs, labels, 0.5, [1, 3])[1] != soft).any(), "another step mixes otherwise"

@@ -90,6 +90,11 @@ def drop_rows(folder: Path) -> None:
     (folder / ROWS).unlink()
 
 
+def append(folder: Path) -> None:
+    with (folder / ROWS).open("ab") as file:
+        file.write(b"more")
+
+
 def other_array(folder: Path) -> None:
     np.save(folder / ROWS, np.zeros((3, 4), np.float32))
 
@@ -115,6 +120,7 @@ def half_a_manifest(folder: Path) -> None:
         (flip_a_bit, [2]),
         (truncate, [0, 1, 2]),
         (drop_rows, [0, 1, 2]),
+        (append, [0, 1, 2]),
         (other_array, [0, 1, 2]),
         (other_format, [0, 1, 2]),
         (other_weights, [0, 1, 2]),
@@ -225,10 +231,11 @@ def test_what_was_not_used_for_longest_makes_room_but_never_what_is_in_use(tmp_p
         os.utime(store.root / key.name / MANIFEST, (time.time() - age, time.time() - age))
     with store.lease([keys[0]]):  # the oldest, were it not in use: which also marks it as used now
         os.utime(store.root / keys[0].name / MANIFEST, (1, 1))
-        store.make_room(keys[3].bytes)
+        with store.lease([keys[3]]) as units:
+            store.make_room([units[keys[3]]])
         assert {unit.name for unit in store.units()} == {keys[0].name, keys[2].name}
-        with pytest.raises(NoSpaceError):
-            store.make_room(3 * size)
+        with store.lease([huge := key_of(rows=3 * ROW_COUNT)]) as units, pytest.raises(NoSpaceError):
+            store.make_room([units[huge]])
         assert len(store.units()) == 2, "what cannot fit evicts nothing"
         assert not store.remove(keys[0].name)
     assert store.remove(keys[0].name)
@@ -252,6 +259,57 @@ def test_a_unit_that_is_removed_while_it_is_read_stays_readable(store: FeatureSt
         rows = units[key].rows()
     assert store.remove(key.name) and not store.units()
     np.testing.assert_array_equal(rows, whole(key))
+
+
+def test_a_build_that_was_killed_before_it_was_published_is_published_by_the_next(
+    store: FeatureStore,
+) -> None:
+    key = key_of()
+    with store.lease([key]) as units:
+        units[key].begin()
+        for shard in range(key.shard_count):
+            units[key].write(shard, truth(key, shard))
+    assert build(store, key) == []
+    np.testing.assert_array_equal(read(store, key), whole(key))
+
+
+def test_a_build_that_was_killed_needs_no_more_room_to_go_on(tmp_path: Path) -> None:
+    key = key_of()
+    store = FeatureStore(tmp_path, max_bytes=key.bytes + 500)
+    with store.lease([key]) as units:
+        units[key].begin()
+    with store.lease([key]) as units:
+        store.make_room([units[key]])  # its rows are reserved: nothing is asked for twice
+    other = key_of(weights="b")
+    with store.lease([other]) as units, store.lease([key]), pytest.raises(NoSpaceError):
+        store.make_room([units[other]])
+
+
+def test_two_that_find_a_unit_damaged_do_not_wait_for_each_other_for_ever(store: FeatureStore) -> None:
+    build(store, key_of())
+    flip_a_bit(store.root / key_of().name)
+    both = [process(store, pause=0.1) for _ in range(2)]
+    said = sorted(child.communicate(timeout=60)[0].split("\n")[-2] for child in both)
+    assert said == ["built", "read"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_a_store_of_somebody_else_is_read(store: FeatureStore, tmp_path: Path) -> None:
+    build(store, key_of())
+    for folder in (*tmp_path.parents, tmp_path):
+        if folder.is_relative_to("/tmp") and folder != Path("/tmp"):
+            folder.chmod(0o755)
+    script = (
+        "import os, sys; sys.path.insert(0, sys.argv[2]); from pathlib import Path; from test_store import *\n"
+        "store = FeatureStore(Path(sys.argv[1]), 10**9)\n"
+        "read(store, key_of())\n"  # all that is imported late is imported as root
+        "os.setuid(65534)\n"
+        "assert (read(store, key_of()) == whole(key_of())).all()\n"
+        "assert store.room() == 0 and len(store.units()) == 1\n"
+    )
+    words = [sys.executable, "-c", script, str(store.root), str(Path(__file__).parent)]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_notes_of_a_shard_survive_a_kill_and_go_with_the_shard(store: FeatureStore) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from kerastl.features.store import FeatureStore
 from kerastl.features.unit import MemoryUnit, Unit, UnitKey
 from kerastl.progress import Progress
 from kerastl.recipe import CacheRecipe
-from kerastl.writing import NoSpaceError
+from kerastl.writing import NoSpaceError, WriteError
 
 DIRECTORY_VARIABLE = "KERASTL_CACHE_DIR"
 # A disk slower than this makes keeping dearer than a forward pass only for the earliest cuts.
@@ -21,6 +21,7 @@ DISK_BYTES_PER_SECOND = 200e6
 MEMORY_SHARE = 0.5
 # What is kept serves later runs as well: it may cost this run more than it saves it, up to this factor.
 LATER_RUNS = 2.0
+MANY_FILES = 16_384
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,10 @@ class Cache:
         self.recipe = recipe
         self.dtype = "float32" if recipe.dtype == "float32" else "float16"
         self.store = FeatureStore(cache_directory(recipe), int(recipe.max_gigabytes * 1e9))
-        self._scratch = FeatureStore(scratch, max_bytes=sys.maxsize)
-        self._pixels, self._features = contextlib.ExitStack(), contextlib.ExitStack()
+        self._scratch = FeatureStore(scratch, max_bytes=sys.maxsize, disk_share=1.0)
+        self._pixels: dict[UnitKey, contextlib.ExitStack] = {}
+        self._features = contextlib.ExitStack()
+        _allow_many_files()
 
     def __enter__(self) -> Cache:
         return self
@@ -59,32 +62,46 @@ class Cache:
     def __exit__(self, *error: object) -> None:
         self.release()
 
+    @property
+    def widened(self) -> bool:
+        """Whether activations are kept in thirty-two bits because they did not fit sixteen."""
+        return self.dtype == "float32" and self.recipe.dtype != "float32"
+
     def release(self) -> None:
         """Let go of everything held, so that it may be evicted."""
+        self.release_features()
+        for stack in self._pixels.values():
+            stack.close()
+        self._pixels.clear()
+
+    def release_features(self) -> None:
+        """Let go of all features."""
         self._features.close()
-        self._pixels.close()
 
     def widen(self) -> None:
         """Keep activations in thirty-two bits from now on; lets go of all features."""
-        self._features.close()
+        self.release_features()
         self.dtype = "float32"
 
     def choose(
         self,
         keys: Sequence[Mapping[str, UnitKey]],
-        passes: int,
-        live_passes: int,
+        finetune_passes: int,
         rate: Callable[[], float],
         progress: Progress,
+        excluded: Collection[str] = (),
     ) -> Keeping:
         """How to keep some units; says in one line what was chosen, and why.
 
         Args:
             keys: pooled features and activations of each view.
-            passes: forward passes that compute all of them once.
-            live_passes: forward passes when activations are computed anew in every epoch.
+            finetune_passes: forward passes of the fine-tune phase if activations are not kept.
             rate: measures images a second of the forward pass; called where it matters.
             progress: listens.
+            excluded: `disk` or `memory`, where it was tried and there was no room.
+
+        Raises:
+            NoSpaceError: the recipe asks for the disk, and has no room there.
         """
         mode = self.recipe.mode
         if mode == "off":
@@ -96,27 +113,33 @@ class Cache:
         missing = [key for key in wanted if not self.store.has(key)]
         if not missing:
             return Keeping("disk", "disk")
-        needed = sum(key.bytes for key in missing)
-        room, memory = self._room(), int(MEMORY_SHARE * available_memory())
-        if mode == "disk":
+        needed, room = sum(key.bytes for key in missing), self._room(wanted)
+        if mode == "disk" and not excluded:
             if needed <= room:
                 return Keeping("disk", "disk")
             raise NoSpaceError(
                 f"The features need {_size(needed)}, and {self.store.root} has room for {_size(room)} (cache.max_gigabytes, "
                 'and half of the free disk). Raise or free it, or set cache.mode = "auto"'
             )
+        memory = 0 if "memory" in excluded else int(MEMORY_SHARE * available_memory())
+        room = 0 if "disk" in excluded else room
+        passes = sum(
+            max(key.rows for key in gaps) for of_view in keys if (gaps := _missing(of_view, missing))
+        )
         images_per_second = rate()
         kept_seconds = passes / images_per_second + needed / DISK_BYTES_PER_SECOND
-        live_seconds = live_passes / images_per_second
+        live_seconds = (passes + finetune_passes) / images_per_second
         costs = f"{_size(needed)}, {_minutes(kept_seconds)}; live {_minutes(live_seconds)}"
-        if live_seconds * LATER_RUNS < kept_seconds:
+        if live_seconds * LATER_RUNS < kept_seconds and not any(key.kind == "pooled" for key in missing):
             choice, why = Keeping("disk", "live"), "activations computed live: cheaper than to keep them"
         elif needed <= room:
             choice, why = Keeping("disk", "disk"), f"kept in {self.store.root}"
         elif needed <= memory:
             choice, why = Keeping("memory", "memory"), f"kept in memory: the store has room for {_size(room)}"
         else:
-            choice = Keeping("disk" if self._fits_pooled(missing, room) else "memory", "live")
+            pooled = [key for key in missing if key.kind == "pooled"]
+            fits = sum(key.bytes for key in pooled) <= room
+            choice = Keeping("disk" if fits else "memory", "live")
             why = f"activations computed live: room for {_size(room)} on disk and {_size(memory)} in memory"
         progress.note(f"Features: {why} ({costs})")
         return choice
@@ -125,23 +148,47 @@ class Cache:
         """The unit of a split's decoded images, with room made for it, until `release`."""
         if self.recipe.mode == "memory":
             return MemoryUnit(key)
-        store = self._scratch
-        if self.recipe.mode == "disk" or (self.recipe.mode == "auto" and key.bytes <= self._room()):
-            store = self.store
-        unit = self._lease(self._pixels, store, [key], progress)[key]
-        if not unit.complete:
-            store.make_room(key.bytes)
-        return unit
+        kept = self.recipe.mode == "disk" or (
+            self.recipe.mode == "auto" and (self.store.has(key) or key.bytes <= self._room([key]))
+        )
+        for store in (self.store, self._scratch) if kept else (self._scratch,):
+            stack = self._pixels[key] = contextlib.ExitStack()
+            try:
+                unit = self._lease(stack, store, [key], progress)[key]
+                if not unit.complete:
+                    store.make_room([unit])
+                return unit
+            except WriteError:
+                stack.close()
+                if store is self._scratch or self.recipe.mode == "disk":
+                    raise
+        raise AssertionError("the scratch folder either takes the images or raises")
+
+    def forget_pixels(self, key: UnitKey) -> None:
+        """Let go of a unit of decoded images and remove it, unless somebody else uses it."""
+        self._pixels.pop(key, contextlib.ExitStack()).close()
+        self.store.remove(key.name)
 
     def hold(
         self, keys: Sequence[UnitKey], keeping: Keeping, progress: Progress
     ) -> dict[UnitKey, Unit | MemoryUnit]:
-        """The units under these keys, until `release`."""
-        on_disk = [key for key in keys if getattr(keeping, key.kind) == "disk"]
-        units: dict[UnitKey, Unit | MemoryUnit] = {
-            key: MemoryUnit(key) for key in keys if getattr(keeping, key.kind) == "memory"
-        }
-        return units | (self._lease(self._features, self.store, on_disk, progress) if on_disk else {})
+        """The units under these keys, until `release`, with room made for those that are to be built.
+
+        What is kept already is read from the disk, wherever the rest goes.
+
+        Raises:
+            NoSpaceError: there is no room for them.
+        """
+        in_memory = [
+            key
+            for key in keys
+            if getattr(keeping, key.kind) == "memory"
+            and not (self.recipe.mode == "auto" and self.store.has(key))
+        ]
+        on_disk = [key for key in keys if key not in set(in_memory)]
+        leased = self._lease(self._features, self.store, on_disk, progress) if on_disk else {}
+        self.store.make_room([unit for unit in leased.values() if not unit.complete])
+        return {**leased, **{key: MemoryUnit(key) for key in in_memory}}
 
     def _lease(
         self,
@@ -159,18 +206,11 @@ class Cache:
 
         return stack.enter_context(store.lease(keys, waiting))
 
-    def make_room(self, units: Sequence[Unit | MemoryUnit]) -> None:
-        """Evict what has not been used for longest until these units fit."""
-        self.store.make_room(sum(unit.key.bytes for unit in units if isinstance(unit, Unit)))
-
-    def _room(self) -> int:
+    def _room(self, keeping: Sequence[UnitKey]) -> int:
         try:
-            return self.store.room(evicting=True)
+            return self.store.room(evicting=True, keeping=keeping)
         except OSError:
             return 0
-
-    def _fits_pooled(self, missing: Sequence[UnitKey], room: int) -> bool:
-        return sum(key.bytes for key in missing if key.kind == "pooled") <= room
 
 
 def cache_directory(recipe: CacheRecipe) -> Path:
@@ -189,6 +229,21 @@ def available_memory() -> int:
         return int(kilobytes) * 1024
     except (OSError, StopIteration, ValueError):
         return 0
+
+
+def _missing(of_view: Mapping[str, UnitKey], missing: Sequence[UnitKey]) -> list[UnitKey]:
+    return [key for key in of_view.values() if key in set(missing)]
+
+
+def _allow_many_files() -> None:
+    """Each unit takes two file descriptors; systems allow few until one asks for more."""
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft < MANY_FILES:
+            limit = MANY_FILES if hard == resource.RLIM_INFINITY else min(MANY_FILES, hard)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
 
 
 def _size(count: int) -> str:

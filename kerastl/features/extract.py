@@ -9,7 +9,7 @@ training code cannot tell the difference.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,48 +17,12 @@ import numpy as np
 from kerastl.features.ahead import Watch, images_ahead
 from kerastl.features.cache import Cache, Keeping
 from kerastl.features.frozen import BATCH_SIZE, Frozen, Overflow, narrowed
+from kerastl.features.readers import Features, Reader, live_reader, reader_of
 from kerastl.features.unit import MemoryUnit, Unit, UnitKey
-from kerastl.features.views import Views, by_view
+from kerastl.features.views import Views
 from kerastl.model.heads import POOLINGS, pooled_features
 from kerastl.progress import Progress, Tracker
-
-Reader = Callable[[np.ndarray, int], np.ndarray]
-
-
-@dataclass(frozen=True, eq=False)
-class Features:
-    """A split's features, ready to be trained on.
-
-    Attributes:
-        views: the images that the features are made from, with their labels.
-        view_count: how many views there are.
-        pooled: positions int [b] and one view -> float32 [b, features].
-        activations: positions int [b] and one view -> [b, ...] at the unfreeze point; None where nothing is thawed.
-    """
-
-    views: Views
-    view_count: int
-    pooled: Reader
-    activations: Reader | None = None
-
-    @property
-    def count(self) -> int:
-        """Number of examples."""
-        return self.views.count
-
-    def pooled_batch(self, positions: np.ndarray, view: int | np.ndarray) -> np.ndarray:
-        """Pooled features, float32 [b, features], all in one view or each in its own (int [b])."""
-        return by_view(self.pooled, positions, view)
-
-    def activation_batch(self, positions: np.ndarray, view: int | np.ndarray) -> np.ndarray:
-        """Activations at the unfreeze point, [b, ...], all in one view or each in its own (int [b])."""
-        assert self.activations is not None, "nothing is thawed"
-        return by_view(self.activations, positions, view)
-
-
-def reader_of(arrays: Sequence[np.ndarray]) -> Reader:
-    """Reads from one array a view."""
-    return lambda positions, view: arrays[view][positions]
+from kerastl.writing import WriteError
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,6 +67,7 @@ def extract(
     cache: Cache,
     wanted: Wanted,
     progress: Progress = Progress(),
+    excluded: tuple[str, ...] = (),
 ) -> list[Features]:
     """Make the features of some splits readable: from the store, computed now, or live.
 
@@ -112,22 +77,21 @@ def extract(
         cache: where features are kept, and for how long.
         wanted: which ones.
         progress: listens.
+        excluded: where they are not to be kept; with any, `cache.mode = "disk"` takes what there is.
+
+    Raises:
+        NoSpaceError: the recipe asks for the disk, and has no room there.
     """
-    keys = [
-        _keys(frozen, split, view, wanted, cache.dtype)
-        for split in splits
-        for view in range(split.view_count)
-    ]
-    if cache.dtype == "float16":
-        wide = [_keys(frozen, split, 0, wanted, "float32").get("activations") for split in splits]
-        if any(key and cache.store.has(key) for key in wide):  # an earlier run found that they do not fit
-            cache.widen()
-            return extract(frozen, splits, cache, wanted, progress)
-    passes = sum(split.views.count * split.view_count for split in splits)
+    if cache.dtype == "float16" and _was_widened(frozen, splits, cache, wanted):
+        cache.widen()
+    keys = [_keys(frozen, split, view, wanted, cache) for split in splits for view in range(split.view_count)]
     epochs = wanted.finetune_epochs if "activations" in keys[0] else 0
-    live_passes = passes + epochs * sum(split.views.count for split in splits)
     keeping = cache.choose(
-        keys, passes, live_passes, lambda: _rate(frozen, splits[0].views, keys[0]), progress
+        keys,
+        epochs * sum(split.views.count for split in splits),
+        lambda: _rate(frozen, splits[0].views, keys[0]),
+        progress,
+        excluded,
     )
     try:
         return _extract(frozen, splits, keys, cache, keeping, wanted, progress)
@@ -138,7 +102,22 @@ def extract(
         cache.widen()
         for of_view in keys:
             cache.store.remove(of_view["activations"].name)
-        return extract(frozen, splits, cache, wanted, progress)
+        return extract(frozen, splits, cache, wanted, progress, excluded)
+    except (WriteError, MemoryError) as error:
+        if cache.recipe.mode == "disk" and not excluded:
+            raise
+        place = "memory" if isinstance(error, MemoryError) else "disk"
+        if place in excluded:
+            raise
+        progress.warn(f"Features cannot be kept: {error}")
+        cache.release_features()
+        return extract(frozen, splits, cache, wanted, progress, (*excluded, place))
+
+
+def _was_widened(frozen: Frozen, splits: Sequence[FrozenViews], cache: Cache, wanted: Wanted) -> bool:
+    """Whether an earlier run found that these activations do not fit sixteen bits."""
+    keys = (_keys(frozen, split, 0, wanted, cache, "float32").get("activations") for split in splits)
+    return any(key is not None and cache.store.about(key).get("widened") for key in keys)
 
 
 def _extract(
@@ -152,11 +131,9 @@ def _extract(
 ) -> list[Features]:
     kept_keys = [key for of_view in keys for kind, key in of_view.items() if keeping.keeps(kind)]
     units = cache.hold(kept_keys, keeping, progress)
-    before, missing = frozen.forward_passes, [unit for unit in units.values() if not unit.complete]
-    if missing:
-        if wanted.pooled:
-            frozen.check_untouched()
-        cache.make_room(missing)
+    before = frozen.forward_passes
+    if wanted.pooled and any(not unit.complete for unit in units.values()):
+        frozen.check_untouched()
     features = []
     remaining = iter(keys)
     for split in splits:
@@ -190,33 +167,35 @@ def _features(
     pooled_rows = _rows(units, "pooled")
     activation_rows = _rows(units, "activations")
 
-    def live_pooled(positions: np.ndarray, view: int) -> np.ndarray:
-        images = split.views.images(positions, view)
+    exact = [dtype != "float16"]
+
+    def live_pooled(images: np.ndarray) -> np.ndarray:
         return pooled_features(frozen.run(images, pooled=True, activations=False)["pooled"], wanted.pooling)
 
-    def live_activations(positions: np.ndarray, view: int) -> np.ndarray:
-        images = split.views.images(positions, view)
+    def live_activations(images: np.ndarray) -> np.ndarray:
         values = frozen.run(images, pooled=False, activations=True)["activations"]
         try:
-            return narrowed(values, dtype).astype(np.float32)  # rounded as if it had been kept
+            return (
+                values if exact[0] else narrowed(values, dtype).astype(np.float32)
+            )  # as if it had been kept
         except Overflow:
+            exact[0] = True
             return values
 
-    def stored_pooled(positions: np.ndarray, view: int) -> np.ndarray:
-        assert pooled_rows is not None
-        return pooled_features(pooled_rows[view][positions], wanted.pooling)
-
+    read_pooled = live_reader(split.views, live_pooled)
+    if pooled_rows is not None:
+        stored = reader_of(pooled_rows)
+        read_pooled = lambda positions, view: pooled_features(stored(positions, view), wanted.pooling)  # noqa: E731
     read_activations: Reader | None = None
     if wanted.activations and frozen.cut.unfreeze_point == "input":
         read_activations = split.views.images
     elif wanted.activations:
-        read_activations = live_activations if activation_rows is None else reader_of(activation_rows)
-    return Features(
-        split.views,
-        split.view_count,
-        live_pooled if pooled_rows is None else stored_pooled,
-        read_activations,
-    )
+        read_activations = (
+            live_reader(split.views, live_activations)
+            if activation_rows is None
+            else reader_of(activation_rows)
+        )
+    return Features(split.views, split.view_count, read_pooled, read_activations)
 
 
 def _rows(units: Sequence[Mapping[str, Unit | MemoryUnit | None]], kind: str) -> list[np.ndarray] | None:
@@ -229,7 +208,8 @@ def _keys(
     split: FrozenViews,
     view: int,
     wanted: Wanted,
-    dtype: str,
+    cache: Cache,
+    dtype: str | None = None,
 ) -> dict[str, UnitKey]:
     """The units of one view: `pooled` and `activations`, where they are wanted."""
     facts = {**split.facts, **frozen.facts, "view": split.views.facts(view)}
@@ -241,7 +221,9 @@ def _keys(
         keys["pooled"] = UnitKey("pooled", facts, count, (len(POOLINGS), channels), "float32", about)
     if wanted.activations and frozen.cut.unfreeze_point != "input":
         at = {**facts, "unfreeze_point": frozen.cut.unfreeze_point}
-        keys["activations"] = UnitKey("activations", at, count, tuple(map(int, shape)), dtype, about)
+        about |= {"widened": True} if cache.widened else {}
+        kind = dtype or cache.dtype
+        keys["activations"] = UnitKey("activations", at, count, tuple(map(int, shape)), kind, about)
     return keys
 
 

@@ -11,8 +11,11 @@ import numpy as np
 import tensorflow as tf
 
 from kerastl.model.cut import Cut
+from kerastl.model.heads import GEM_EXPONENT, POOLINGS
 
 BATCH_SIZE = 32
+# To be raised with any change of preprocessing, cutting or pooling that changes a feature.
+FEATURES_VERSION = 1
 
 
 class Overflow(Exception):
@@ -40,6 +43,8 @@ class Frozen:
         self.forward_passes = 0
         self.facts: Mapping[str, Any] = {
             "backbone": backbone.name,
+            "version": FEATURES_VERSION,
+            "poolings": [*POOLINGS, GEM_EXPONENT],
             "weights": weights_digest(backbone),
             "precision": str(keras.config.dtype_policy().name),
             "keras": keras.__version__,

@@ -26,8 +26,7 @@ class FileLock:
     def acquire(self, exclusive: bool) -> bool:
         """Take the lock if it is free for this use; says whether it was."""
         while True:
-            with explain_write_errors(self.path):
-                descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            descriptor = self._open()
             try:
                 fcntl.flock(descriptor, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -39,6 +38,12 @@ class FileLock:
                     self._descriptor = descriptor
                     return True
             os.close(descriptor)
+
+    def _open(self) -> int:
+        with contextlib.suppress(FileNotFoundError):  # of a store that somebody else owns, too
+            return os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        with explain_write_errors(self.path):
+            return os.open(self.path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
     def share(self) -> None:
         """Turn an exclusive lock into a shared one."""

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from kerastl.data.examples import Split, images_digest
+from kerastl.data.examples import Split, images_digest, without
 from kerastl.features.cache import Cache
 from kerastl.features.unit import MemoryUnit, Unit, UnitKey
 from kerastl.image.decode import DECODE_VERSION
-from kerastl.image.read import decode_in_chunks
+from kerastl.image.read import decode_all, decode_in_chunks
 from kerastl.progress import Progress
 from kerastl.recipe import DataRecipe
 
@@ -36,7 +36,7 @@ class KeptPixels:
 
 def decode_split(
     split: Split, data: DataRecipe, image_size: int, cache: Cache, progress: Progress
-) -> tuple[KeptPixels, dict[int, str]]:
+) -> tuple[KeptPixels, dict[int, str], dict[str, Any]]:
     """Decode the images of one split, or open those that were decoded before.
 
     Args:
@@ -47,17 +47,36 @@ def decode_split(
         progress: listens.
 
     Returns:
-        The readable images, and for each other one its position in the split and the reason.
+        The readable images; for each other one its position in the split and the reason; and what the readable
+        ones depend on.
     """
     facts = image_facts(split, data, image_size)
     about = {"data": split.examples.origin, "split": split.name}
     key = UnitKey("pixels", facts, split.count, (image_size, image_size, 3), "uint8", about)
     unit = cache.hold_pixels(key, progress)
+    if unit.complete and _readable_by_now(split, data, image_size, list(_reasons(unit))):
+        # The disk or the network failed at that time, or somebody mended the permissions.
+        cache.forget_pixels(key)
+        unit = cache.hold_pixels(key, progress)
     if not unit.complete:
         _decode(split, data, image_size, unit, progress)
-    reasons = {int(row): reason for notes in unit.notes.values() for row, reason in notes.items()}
+    reasons = _reasons(unit)
     kept = np.delete(np.arange(split.count), list(reasons))
-    return KeptPixels(unit.rows(), kept), reasons
+    if reasons:
+        facts = image_facts(without(split, reasons), data, image_size)
+    return KeptPixels(unit.rows(), kept), reasons, facts
+
+
+def _reasons(unit: Unit | MemoryUnit) -> dict[int, str]:
+    return {int(row): reason for notes in unit.notes.values() for row, reason in notes.items()}
+
+
+def _readable_by_now(split: Split, data: DataRecipe, image_size: int, rows: list[int]) -> bool:
+    """Whether any of the images that could not be read can be read now."""
+    positions = np.asarray(sorted(rows), np.int64)
+    pixels = np.empty((len(rows), image_size, image_size, 3), np.uint8)
+    reasons = decode_all(split.examples.indexed, split.indices[positions], image_size, data.resize, pixels)
+    return len(reasons) < len(rows)
 
 
 def image_facts(split: Split, data: DataRecipe, image_size: int) -> dict[str, Any]:
@@ -77,7 +96,10 @@ def image_facts(split: Split, data: DataRecipe, image_size: int) -> dict[str, An
 
 
 def _sample_digest(split: Split) -> str:
-    positions = np.unique(np.linspace(0, split.count - 1, min(SAMPLED_IMAGES, split.count)).astype(np.int64))
+    count = min(SAMPLED_IMAGES, split.count)
+    positions = np.unique(np.linspace(0, split.count - 1, count).astype(np.int64))
+    if not split.examples.stamps.shape[1]:
+        positions = np.arange(count)  # TFDS reads from the front: the last image costs the whole set
     digest = hashlib.sha256()
     for data in split.examples.encoded(split.indices[positions]).ignore_errors().as_numpy_iterator():
         digest.update(hashlib.sha256(data).digest())
@@ -91,7 +113,7 @@ def _decode(
     missing = unit.missing
     with progress.track(f"decode {split.name}", split.count) as tracker:
         tracker.advance(split.count - sum(len(unit.key.shard(shard)) for shard in missing))
-        rows = np.concatenate([np.asarray(unit.key.shard(shard)) for shard in missing])
+        rows = np.array([row for shard in missing for row in unit.key.shard(shard)], np.int64)
         lengths = [len(unit.key.shard(shard)) for shard in missing]
         chunks = decode_in_chunks(
             split.examples.indexed, split.indices[rows], image_size, data.resize, lengths, tracker.advance

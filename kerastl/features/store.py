@@ -10,7 +10,7 @@ import contextlib
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from kerastl.features.unit import JOURNAL, MANIFEST, ROWS, Unit, UnitKey, first_
 from kerastl.writing import NoSpaceError, explain_write_errors
 
 DISK_SHARE = 0.5
+LISTING_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
@@ -55,10 +56,11 @@ class FeatureStore:
     Args:
         root: the folder; made when it is first written to.
         max_bytes: the size that building a unit may not exceed; the least recently used units make room.
+        disk_share: largest part of what is free on the disk that one build may take.
     """
 
-    def __init__(self, root: Path, max_bytes: int) -> None:
-        self.root, self.max_bytes = root, max_bytes
+    def __init__(self, root: Path, max_bytes: int, disk_share: float = DISK_SHARE) -> None:
+        self.root, self.max_bytes, self.disk_share = root, max_bytes, disk_share
 
     @contextlib.contextmanager
     def lease(
@@ -85,14 +87,17 @@ class FeatureStore:
             yield {key: units[key] for key in keys}
 
     def _hold(self, lock: FileLock, key: UnitKey, waiting: Callable[[UnitKey], None]) -> Unit:
-        pause = 0.0
+        pause, unsound = 0.0, ""
         while True:
-            if lock.acquire(exclusive=False):
+            manifest = _text(self.root / key.name / MANIFEST)
+            # What was found damaged is read again only when somebody has built it anew.
+            if manifest not in ("", unsound) and lock.acquire(exclusive=False):
                 unit = Unit(key, self.root / key.name, lock)
                 if unit.complete and unit.verify():
                     _touch(unit.path / MANIFEST)
                     return unit
                 lock.release()
+                unsound = manifest
             if lock.acquire(exclusive=True):
                 # Somebody else may have built it in between.
                 unit = Unit(key, self.root / key.name, lock)
@@ -108,12 +113,19 @@ class FeatureStore:
         """Whether a unit is complete, by its manifest alone."""
         return Unit(key, self.root / key.name, FileLock(self.root)).complete
 
-    def make_room(self, wanted: int) -> None:
-        """Evict the least recently used units until `wanted` more bytes fit; never one that is in use.
+    def about(self, key: UnitKey) -> Mapping[str, Any]:
+        """What the manifest of a unit says beside its key; empty where there is none."""
+        return (read_json(self.root / key.name / MANIFEST) or {}).get("about", {})
+
+    def make_room(self, units: Sequence[Unit]) -> None:
+        """Evict what was not used for longest until these units fit; never what is in use.
 
         Raises:
             NoSpaceError: they cannot fit; nothing was evicted.
         """
+        wanted = sum(max(0, unit.key.bytes - unit.bytes_on_disk) for unit in units)
+        if not wanted:
+            return
         with explain_write_errors(self.root):
             self.root.mkdir(parents=True, exist_ok=True)
         if self.room(evicting=True) >= wanted:
@@ -126,17 +138,24 @@ class FeatureStore:
                 f"{wanted / 1e9:.1f} GB do not fit into {self.root}: room for {max(0, self.room()) / 1e9:.1f} GB is left"
             )
 
-    def room(self, evicting: bool = False) -> int:
-        """Bytes that may still be written: what the cap leaves, and no more than half of the free disk.
+    def room(self, evicting: bool = False, keeping: Collection[UnitKey] = ()) -> int:
+        """Bytes that may still be written: what the cap leaves, and no more than a share of the free disk.
 
         Args:
             evicting: count what could be evicted as free.
+            keeping: units that are not to be evicted though nobody holds them yet.
+
+        Returns:
+            0 where the store cannot be written to.
         """
-        units = self.units()
-        free = shutil.disk_usage(existing_folder(self.root)).free
-        idle = sum(unit.bytes for unit in units if not unit.in_use) if evicting else 0
+        folder = existing_folder(self.root)
+        if not os.access(folder, os.W_OK):
+            return 0
+        units, kept = self.units(), {key.name for key in keeping}
+        free = shutil.disk_usage(folder).free
+        idle = sum(u.bytes for u in units if not u.in_use and u.name not in kept) if evicting else 0
         used = sum(unit.bytes for unit in units) - idle
-        return min(self.max_bytes - used, int(DISK_SHARE * (free + idle)))
+        return min(self.max_bytes - used, int(self.disk_share * (free + idle)))
 
     def units(self) -> list[Stored]:
         """All units, the most recently used first."""
@@ -147,10 +166,15 @@ class FeatureStore:
 
     def remove(self, name: str) -> bool:
         """Remove a unit, unless some process uses it; says whether it is gone."""
+        if not (self.root / name).is_dir():
+            return True
         lock = FileLock(self.root / f"{name}.lock")
         with lock:
+            # A listing holds the lock for a moment, too.
             if not lock.acquire(exclusive=True):
-                return False
+                time.sleep(LISTING_SECONDS)
+                if not lock.acquire(exclusive=True):
+                    return False
             # The manifest goes first: what is left of an interrupted removal is no complete unit.
             (self.root / name / MANIFEST).unlink(missing_ok=True)
             shutil.rmtree(self.root / name, ignore_errors=True)
@@ -181,6 +205,13 @@ class FeatureStore:
 def existing_folder(path: Path) -> Path:
     """The path itself, or its nearest parent that exists."""
     return next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.is_dir())
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return ""
 
 
 def _touch(path: Path) -> None:

@@ -105,6 +105,7 @@ class Unit:
         self.notes: dict[int, dict[str, str]] = {}
         self._checksums: dict[int, int] = {}
         self._descriptor: int | None = None
+        self._header_bytes = 0
         self.complete = self._read_manifest()
 
     @property
@@ -116,6 +117,14 @@ class Unit:
         """The rows of a complete unit, memory-mapped and read-only: [rows, *row_shape]."""
         assert self.complete
         return np.load(self.path / ROWS, mmap_mode="r")
+
+    @property
+    def bytes_on_disk(self) -> int:
+        """What its rows take already, complete or not."""
+        try:
+            return (self.path / ROWS).stat().st_size
+        except OSError:
+            return 0
 
     def verify(self) -> bool:
         """Whether the unit is complete and every shard still has the checksum that it was written with.
@@ -145,6 +154,7 @@ class Unit:
             shutil.rmtree(self.path, ignore_errors=True)
             self._checksums = {}
             new_array(self.path / ROWS, (self.key.rows, *self.key.row_shape), np.dtype(self.key.dtype).type)
+            assert self._sized()
         self.notes = {shard: notes for shard, notes in self.notes.items() if shard in self._checksums}
         lines = [
             {**self.key.described(), "about": dict(self.key.about)},
@@ -228,11 +238,13 @@ class Unit:
         except (OSError, ValueError):
             return False
         shape = (self.key.rows, *self.key.row_shape)
-        return array.shape == shape and array.dtype == np.dtype(self.key.dtype)
+        fits = array.shape == shape and array.dtype == np.dtype(self.key.dtype)
+        # Nothing may follow the rows: a longer file is not what was written.
+        self._header_bytes = int(getattr(array, "offset", 0))
+        return fits and (self.path / ROWS).stat().st_size == self._header_bytes + self.key.bytes
 
     def _offset(self, shard: int) -> int:
-        header = (self.path / ROWS).stat().st_size - self.key.bytes
-        return header + shard * SHARD_ROWS * self.key.row_bytes
+        return self._header_bytes + shard * SHARD_ROWS * self.key.row_bytes
 
     def _checksum_on_disk(self, shard: int) -> int:
         """Checksum of a shard, read piece by piece."""

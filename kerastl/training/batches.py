@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from kerastl.data.examples import label_counts
-from kerastl.features.extract import Features
+from kerastl.features.readers import Features
 from kerastl.recipe import PhaseRecipe
 
 BatchReader = Callable[[np.ndarray, int | np.ndarray], np.ndarray]
@@ -93,7 +93,7 @@ def mixed(
     representations by interpolating hidden states") at a fixed layer; it costs no forward pass.
 
     Args:
-        inputs: float [b, ...].
+        inputs: [b, ...] of any number type.
         labels: float32 [b, classes].
         alpha: both parameters of the Beta distribution of the shares.
         entropy: the source of shares and partners.
@@ -101,10 +101,11 @@ def mixed(
     generator = np.random.default_rng(np.random.SeedSequence([*entropy, *MIXING.encode()]))
     share = generator.beta(alpha, alpha, len(inputs)).astype(np.float32)
     partner = generator.permutation(len(inputs))
+    inputs = inputs.astype(np.float32, copy=False)
     wide = share.reshape(-1, *[1] * (inputs.ndim - 1))
     blended = wide * inputs + (1 - wide) * inputs[partner]
     narrow = share[:, None]
-    return blended.astype(inputs.dtype), narrow * labels + (1 - narrow) * labels[partner]
+    return blended.astype(np.float32, copy=False), narrow * labels + (1 - narrow) * labels[partner]
 
 
 def balanced_weights(counts: np.ndarray, images: int) -> np.ndarray:

@@ -20,7 +20,7 @@ import tensorflow as tf
 from kerastl.errors import TrainingError
 from kerastl.evaluation.calibration import fit_temperature, log_loss_at
 from kerastl.evaluation.metrics import evaluate_logits
-from kerastl.features.extract import Features
+from kerastl.features.readers import Features
 from kerastl.progress import Progress, Tracker
 from kerastl.recipe import PhaseRecipe
 from kerastl.training.batches import BatchReader, PhaseData, batches

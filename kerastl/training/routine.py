@@ -11,7 +11,7 @@ import functools
 from dataclasses import dataclass
 from pathlib import Path
 
-from kerastl.features.extract import Features
+from kerastl.features.readers import Features
 from kerastl.model.build import Network
 from kerastl.model.cut import Cut
 from kerastl.model.freezing import blocks, depth_of, freeze_backbone, thaw

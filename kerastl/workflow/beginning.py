@@ -10,8 +10,9 @@ import numpy as np
 from kerastl.backbones import get_backbone
 from kerastl.evaluation.metrics import Metrics, evaluate_logits
 from kerastl.features.cache import Cache
-from kerastl.features.extract import Features, Wanted, extract
+from kerastl.features.extract import Wanted, extract
 from kerastl.features.frozen import Frozen
+from kerastl.features.readers import Features
 from kerastl.model.build import Network, build_backbone, build_model
 from kerastl.model.cut import Cut, cut
 from kerastl.model.weights import LoadedWeights, load_weights
@@ -20,6 +21,7 @@ from kerastl.recipe import Recipe
 from kerastl.training.phase import predict_logits
 from kerastl.training.routine import finetunes
 from kerastl.workflow.prepare import Prepared
+from kerastl.writing import NoSpaceError
 
 STATISTICS_BATCH = 4096
 
@@ -93,7 +95,7 @@ def feature_statistics(features: Features) -> tuple[np.ndarray, np.ndarray]:
     for view in range(features.view_count):
         for start in range(0, features.count, STATISTICS_BATCH):
             positions = np.arange(start, min(start + STATISTICS_BATCH, features.count))
-            rows = features.pooled(positions, view).astype(np.float64)
+            rows = features.pooled_batch(positions, view).astype(np.float64)
             # Chan et al. 1979: batches are merged without losing digits, whatever their mean.
             difference = rows.mean(axis=0) - mean
             total = count + len(rows)
@@ -131,7 +133,13 @@ def logits_of(
     if name == "validation":
         features = beginning.validation
     else:
-        (features,) = extract(beginning.frozen, [prepared.frozen_views(name)], cache, wanted, progress)
+        # After hours of training a full disk is no reason to stop.
+        try:
+            (features,) = extract(beginning.frozen, [prepared.frozen_views(name)], cache, wanted, progress)
+        except NoSpaceError as error:
+            progress.warn(f"The features of the {name} images are not kept: {error}")
+            views = [prepared.frozen_views(name)]
+            (features,) = extract(beginning.frozen, views, cache, wanted, progress, ("disk",))
     if thawed:
         return predict_logits(beginning.parts.suffix, features.count, features.activation_batch)
     return predict_logits(beginning.network.head, features.count, features.pooled_batch)

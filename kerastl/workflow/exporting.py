@@ -17,7 +17,7 @@ from kerastl.recipe import Recipe, recipe_to_toml
 
 PARITY_IMAGES = 32
 # Activations kept in sixteen bits move a probability by a thousandth or so; those of other weights by all of it.
-FEATURE_TOLERANCE = 0.05
+FEATURE_TOLERANCE = {"float32": 0.05, "mixed_bfloat16": 0.2}
 
 
 def export_network(
@@ -49,7 +49,7 @@ def export_network(
     assert size
     pixels, probabilities = expected_answers(model, images, size, resize, multi_label)
     if trained is not None:
-        _check_features(trained, probabilities)
+        _check_features(trained, probabilities, FEATURE_TOLERANCE[precision])
     return publish(
         lambda path: write_saved_model(model, class_names, size, resize, multi_label, path),
         lambda path: check_parity(
@@ -61,12 +61,12 @@ def export_network(
     )
 
 
-def _check_features(trained: np.ndarray, probabilities: np.ndarray) -> None:
+def _check_features(trained: np.ndarray, probabilities: np.ndarray, tolerance: float) -> None:
     difference = float(np.abs(trained - probabilities).max(initial=0.0))
-    if difference > FEATURE_TOLERANCE:
+    if difference > tolerance:
         raise ExportError(
             f"On {len(trained)} validation images the model's probabilities differ by up to {difference:.3f} from those of "
-            f"the features that it was trained on; at most {FEATURE_TOLERANCE} is allowed. Nothing was published. Remove "
+            f"the features that it was trained on; at most {tolerance} is allowed. Nothing was published. Remove "
             "what is kept with `kerastl cache clear` and fit again"
         )
 

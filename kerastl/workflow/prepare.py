@@ -17,7 +17,7 @@ from kerastl.data.splits import make_splits
 from kerastl.errors import DataError
 from kerastl.features.cache import Cache
 from kerastl.features.extract import FrozenViews
-from kerastl.features.pixels import KeptPixels, decode_split, image_facts
+from kerastl.features.pixels import KeptPixels, decode_split
 from kerastl.features.views import Views
 from kerastl.progress import Progress
 from kerastl.recipe import DataRecipe, Recipe, resolve
@@ -83,10 +83,12 @@ def decode_splits(recipe: Recipe, splits: Splits, cache: Cache, progress: Progre
     kept: dict[str, Split] = {}
     unreadable: dict[str, str] = {}
     for split in splits:
-        pixels[split.name], reasons = decode_split(split, recipe.data, size, cache, progress)
-        unreadable |= {str(split.ids[position]): reason for position, reason in reasons.items()}
+        pixels[split.name], reasons, facts[split.name] = decode_split(
+            split, recipe.data, size, cache, progress
+        )
+        ids = split.ids
+        unreadable |= {str(ids[position]): reason for position, reason in reasons.items()}
         kept[split.name] = without(split, reasons)
-        facts[split.name] = image_facts(kept[split.name], recipe.data, size)
     readable = dataclasses.replace(
         splits, train=kept["train"], validation=kept["validation"], test=kept["test"]
     )

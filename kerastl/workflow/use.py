@@ -76,7 +76,7 @@ def evaluate(run: Path | str, data: str | None = None, *, progress: Progress = P
     with tempfile.TemporaryDirectory(prefix="kerastl-") as scratch:
         assert recipe.backbone.image_size
         cache = Cache(CacheRecipe(mode="off"), Path(scratch))
-        pixels, unreadable = decode_split(split, source, recipe.backbone.image_size, cache, progress)
+        pixels, unreadable, _ = decode_split(split, source, recipe.backbone.image_size, cache, progress)
         for position, reason in unreadable.items():
             progress.warn(f"left out {split.ids[position]}: {reason}")
         labels = np.delete(_labels_in(split, class_names), list(unreadable), axis=0)
