@@ -264,17 +264,18 @@ def test_ctrl_c_keeps_the_best_so_far_and_says_how_to_go_on(solid_colours: Path,
 def test_a_stop_before_the_first_epoch_leaves_no_model(
     solid_colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    import keras
+
     from kerastl.errors import Interrupted
-    from kerastl.features.readers import Features
     from kerastl.recipe import load_recipe
     from kerastl.workflow import fit
 
-    def stopped(features: Features, positions: np.ndarray, view: object) -> np.ndarray:
+    def stopped(model: keras.Model, *words: object, **options: object) -> None:
         raise KeyboardInterrupt
 
     flags = {"data.source": str(solid_colours), "backbone.name": "mobilenet_025", "backbone.image_size": 32}
     recipe = load_recipe(None, ["augment.level='none'", "finetune_phase.unfreeze_from='backbone'"], flags)
-    monkeypatch.setattr(Features, "pooled_batch", stopped)
+    monkeypatch.setattr(keras.Model, "fit", stopped)
     with pytest.raises(Interrupted, match="nothing was learnt"):
         fit(recipe, runs_dir=tmp_path / "runs", models_dir=tmp_path / "models")
     run = run_of(tmp_path)
