@@ -36,9 +36,7 @@ def command_line_page() -> str:
             command, info_name=name, parent=root, terminal_width=WIDTH, max_content_width=WIDTH
         )
         parts += [f"## kerastl {name}\n", _fenced(command.get_help(context))]
-        for inner in command.list_commands(context) if isinstance(command, click.Group) else ():
-            below = command.get_command(context, inner)
-            assert below is not None
+        for inner, below in sorted(command.commands.items()) if isinstance(command, click.Group) else ():
             words = click.Context(
                 below, info_name=inner, parent=context, terminal_width=WIDTH, max_content_width=WIDTH
             )
