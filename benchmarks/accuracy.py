@@ -119,7 +119,7 @@ def _code(side: str, sets: list[str]) -> str:
     if side == "guide":
         files = [root / "guide.py"]
     else:
-        rooms = ("data", "features", "image", "model", "recipe", "training", "workflow")
+        rooms = ("data", "evaluation", "features", "image", "model", "recipe", "training", "workflow")
         files = sorted(file for room in rooms for file in (root.parent / "kerastl" / room).glob("*.py"))
     digest = hashlib.sha256("".join(sets).encode())
     for file in files:

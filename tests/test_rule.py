@@ -81,6 +81,7 @@ def test_few_images_are_finetuned_for_more_epochs() -> None:
 
 def test_without_augmentation_there_is_one_view() -> None:
     assert resolve_augment(AugmentRecipe("none"), 100).views == 1
+    assert resolve_augment(AugmentRecipe("none", seed=3), 100).views == 1, "a seed alone changes no image"
     assert resolve_augment(AugmentRecipe("none", rotation_degrees=5.0), 100).views == 6
     off = {"horizontal_flip": False, "crop_min_area": 1.0, "color": 0.0}
     assert resolve_augment(AugmentRecipe("light", **off), 100).views == 1

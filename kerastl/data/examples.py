@@ -191,6 +191,11 @@ def images_digest(examples: Examples, indices: np.ndarray) -> str:
     return fingerprint((examples.ids[indices],), (examples.stamps[indices],), examples.place)
 
 
+def spread_positions(count: int, at_most: int) -> np.ndarray:
+    """Up to `at_most` of the positions 0..count-1, spread evenly over them: int64, increasing."""
+    return np.unique(np.linspace(0, count - 1, min(count, at_most)).astype(np.int64))
+
+
 def no_stamps(count: int) -> np.ndarray:
     """The stamps of images that cannot be replaced one by one."""
     return np.zeros((count, 0), np.int64)

@@ -167,19 +167,20 @@ def _features(
     pooled_rows = _rows(units, "pooled")
     activation_rows = _rows(units, "activations")
 
-    exact = [dtype != "float16"]
+    exact = dtype != "float16"
 
     def live_pooled(images: np.ndarray) -> np.ndarray:
         return pooled_features(frozen.run(images, pooled=True, activations=False)["pooled"], wanted.pooling)
 
     def live_activations(images: np.ndarray) -> np.ndarray:
+        nonlocal exact
         values = frozen.run(images, pooled=False, activations=True)["activations"]
+        if exact:
+            return values
         try:
-            return (
-                values if exact[0] else narrowed(values, dtype).astype(np.float32)
-            )  # as if it had been kept
+            return narrowed(values, dtype).astype(np.float32)  # as if it had been kept
         except Overflow:
-            exact[0] = True
+            exact = True
             return values
 
     read_pooled = live_reader(split.views, live_pooled)

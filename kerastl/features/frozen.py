@@ -35,7 +35,8 @@ class Frozen:
     Attributes:
         cut: the network, cut at the unfreeze point.
         facts: what its outputs depend on, apart from the images and the cut.
-        forward_passes: images that the backbone, or its part below the cut, was run on so far.
+        forward_passes: images that the backbone, or its part below the cut, was run on so far, but for the
+            batch or two by which `extract` measures how fast it is.
     """
 
     def __init__(self, cut: Cut, backbone: keras.Model) -> None:
@@ -63,18 +64,14 @@ class Frozen:
         """What is asked for, in one forward pass.
 
         Args:
-            images: uint8 [b, size, size, 3].
+            images: uint8 [b, size, size, 3], no more than `BATCH_SIZE`.
             pooled: whether to return `pooled`, float32 [b, poolings, channels].
             activations: whether to return `activations`, float32 [b, ...] at the unfreeze point.
         """
+        assert len(images) <= BATCH_SIZE
         self.forward_passes += len(images)
-        parts: dict[str, list[np.ndarray]] = {}
-        for start in range(0, len(images), BATCH_SIZE):
-            chunk = images[start : start + BATCH_SIZE]
-            outputs = self._forward(pooled, activations)(padded(chunk))
-            for name, output in outputs.items():
-                parts.setdefault(name, []).append(output.numpy()[: len(chunk)])
-        return {name: part[0] if len(part) == 1 else np.concatenate(part) for name, part in parts.items()}
+        outputs = self._forward(pooled, activations)(padded(images))
+        return {name: output.numpy()[: len(images)] for name, output in outputs.items()}
 
     def _forward(self, pooled: bool, activations: bool) -> Callable[[np.ndarray], dict[str, tf.Tensor]]:
         name = "both" if pooled and activations else "pooled" if pooled else "prefix"

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from kerastl.data.examples import Split, images_digest, without
+from kerastl.data.examples import Split, images_digest, spread_positions, without
 from kerastl.features.cache import Cache
 from kerastl.features.unit import MemoryUnit, Unit, UnitKey
 from kerastl.image.decode import DECODE_VERSION
@@ -54,7 +54,8 @@ def decode_split(
     about = {"data": split.examples.origin, "split": split.name}
     key = UnitKey("pixels", facts, split.count, (image_size, image_size, 3), "uint8", about)
     unit = cache.hold_pixels(key, progress)
-    if unit.complete and _readable_by_now(split, data, image_size, list(_reasons(unit))):
+    unreadable = list(_reasons(unit)) if unit.complete else []
+    if unreadable and _readable_by_now(split, data, image_size, unreadable):
         # The disk or the network failed at that time, or somebody mended the permissions.
         cache.forget_pixels(key)
         unit = cache.hold_pixels(key, progress)
@@ -96,10 +97,9 @@ def image_facts(split: Split, data: DataRecipe, image_size: int) -> dict[str, An
 
 
 def _sample_digest(split: Split) -> str:
-    count = min(SAMPLED_IMAGES, split.count)
-    positions = np.unique(np.linspace(0, split.count - 1, count).astype(np.int64))
+    positions = spread_positions(split.count, SAMPLED_IMAGES)
     if not split.examples.stamps.shape[1]:
-        positions = np.arange(count)  # TFDS reads from the front: the last image costs the whole set
+        positions = np.arange(len(positions))  # TFDS reads from the front: the last image costs the whole set
     digest = hashlib.sha256()
     for data in split.examples.encoded(split.indices[positions]).ignore_errors().as_numpy_iterator():
         digest.update(hashlib.sha256(data).digest())

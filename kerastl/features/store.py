@@ -126,16 +126,16 @@ class FeatureStore:
         wanted = sum(max(0, unit.key.bytes - unit.bytes_on_disk) for unit in units)
         if not wanted:
             return
-        with explain_write_errors(self.root):
-            self.root.mkdir(parents=True, exist_ok=True)
-        if self.room(evicting=True) >= wanted:
+        room = self.room()
+        if room < wanted <= self.room(evicting=True):
             for unit in reversed(self.units()):
-                if self.room() >= wanted:
+                if not unit.in_use and self.remove(unit.name):
+                    room = self.room()
+                if room >= wanted:
                     return
-                self.remove(unit.name)
-        if self.room() < wanted:
+        if room < wanted:
             raise NoSpaceError(
-                f"{wanted / 1e9:.1f} GB do not fit into {self.root}: room for {max(0, self.room()) / 1e9:.1f} GB is left"
+                f"{wanted / 1e9:.1f} GB do not fit into {self.root}: room for {max(0, room) / 1e9:.1f} GB is left"
             )
 
     def room(self, evicting: bool = False, keeping: Collection[UnitKey] = ()) -> int:

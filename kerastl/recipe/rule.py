@@ -95,9 +95,7 @@ def resolve_augment(augment: AugmentRecipe, train_count: int) -> AugmentRecipe:
     """The level's knobs where none is given; as many views as pay for the number of images."""
     filled = _fill(augment, NO_AUGMENTATION | LEVELS[augment.level])
     if filled.views is None:
-        changes = dataclasses.replace(filled, level="none", views=None) != _fill(
-            AugmentRecipe("none"), NO_AUGMENTATION
-        )
+        changes = any(getattr(filled, knob) != neutral for knob, neutral in NO_AUGMENTATION.items())
         views = min(MOST_VIEWS, max(2, VIEW_BUDGET // max(train_count, 1))) if changes else 1
         filled = dataclasses.replace(filled, views=views)
     return filled

@@ -71,11 +71,6 @@ def _check_features(trained: np.ndarray, probabilities: np.ndarray, tolerance: f
         )
 
 
-def sample_positions(split: Split, count: int) -> np.ndarray:
-    """Up to `count` positions, spread evenly over a split."""
-    return np.unique(np.linspace(0, split.count - 1, min(count, split.count)).astype(np.int64))
-
-
 def encoded_at(split: Split, positions: np.ndarray) -> list[bytes]:
     """The original bytes of some images."""
     return list(split.examples.encoded(split.indices[positions]).as_numpy_iterator())

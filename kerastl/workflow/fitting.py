@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from kerastl.data.examples import spread_positions
 from kerastl.errors import Interrupted
 from kerastl.evaluation.metrics import probabilities_of
 from kerastl.export.publish import ExportedModel
@@ -22,7 +23,7 @@ from kerastl.run import create_run, environment
 from kerastl.training.phase import PhaseResult
 from kerastl.training.routine import transfer
 from kerastl.workflow.beginning import begin, logits_of, metrics_of
-from kerastl.workflow.exporting import PARITY_IMAGES, encoded_at, export_network, sample_positions
+from kerastl.workflow.exporting import PARITY_IMAGES, encoded_at, export_network
 from kerastl.workflow.logbook import Logbook
 from kerastl.workflow.planning import make_plan
 from kerastl.workflow.prepare import decode_splits, make_repeatable, open_splits, precision_of
@@ -128,7 +129,7 @@ def fit(
         )
         exported = None
         if export_model:
-            positions = sample_positions(prepared.splits.validation, PARITY_IMAGES)
+            positions = spread_positions(prepared.splits.validation.count, PARITY_IMAGES)
             sample = encoded_at(prepared.splits.validation, positions)
             trained = probabilities_of(validation_logits[positions], recipe.data.multi_label)
             exported = export_network(

@@ -8,9 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from kerastl.data.examples import Splits
+from kerastl.data.examples import Splits, spread_positions
 from kerastl.report.plots import plot_augmentation, plot_curves
 from kerastl.run import Run
 from kerastl.training.routine import FitResult
@@ -52,7 +50,7 @@ def write_histories(run: Run, result: FitResult) -> None:
 def write_preview(run: Run, prepared: Prepared) -> None:
     """Draw some training images beside their augmented views."""
     views, split = prepared.views("train"), prepared.splits.train
-    positions = np.unique(np.linspace(0, split.count - 1, PREVIEW_IMAGES).astype(np.int64))
+    positions = spread_positions(split.count, PREVIEW_IMAGES)
     shown = range(min(prepared.recipe.augment.views or 1, PREVIEW_IMAGES))
     by_view = [views.images(positions, view) for view in shown]
     rows = [(str(split.ids[p]), [images[i] for images in by_view]) for i, p in enumerate(positions)]

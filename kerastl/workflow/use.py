@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kerastl.data.examples import Split
+from kerastl.data.examples import Split, spread_positions
 from kerastl.data.sources import open_examples
 from kerastl.data.splits import make_splits
 from kerastl.errors import DataError, UserError, nearest
@@ -29,7 +29,7 @@ from kerastl.progress import Progress
 from kerastl.recipe import CacheRecipe, DataRecipe, Recipe, load_recipe
 from kerastl.run import Run, open_run
 from kerastl.training.phase import predict_logits
-from kerastl.workflow.exporting import PARITY_IMAGES, encoded_at, export_network, sample_positions
+from kerastl.workflow.exporting import PARITY_IMAGES, encoded_at, export_network
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
 READ_BATCH = 64
@@ -145,7 +145,7 @@ def export(
     folder = open_run(run)
     recipe, class_names = _recipe_of(folder), _class_names(folder)
     splits = make_splits(open_examples(recipe.data), recipe.data)
-    positions = sample_positions(splits.validation, PARITY_IMAGES)
+    positions = spread_positions(splits.validation.count, PARITY_IMAGES)
     images = [data for data in encoded_at(splits.validation, positions) if not _unreadable(data)]
     model = keras.saving.load_model(folder.model_keras)
     precision = precision_of_model(model)
