@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -283,6 +284,24 @@ def test_a_build_that_was_killed_needs_no_more_room_to_go_on(tmp_path: Path) -> 
     other = key_of(weights="b")
     with store.lease([other]) as units, store.lease([key]), pytest.raises(NoSpaceError):
         store.make_room([units[other]])
+
+
+def test_a_damaged_unit_is_not_read_again_and_again_while_somebody_holds_it(
+    store: FeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two that verify in turns would never let each other build."""
+    build(store, key_of())
+    verified: list[bool] = []
+    verify = Unit.verify
+    monkeypatch.setattr(Unit, "verify", lambda unit: verified.append(True) or verify(unit))
+    with ThreadPoolExecutor(1) as pool:
+        with store.lease([key_of()]):
+            flip_a_bit(store.root / key_of().name)
+            verified.clear()
+            rebuilt = pool.submit(build, store, key_of())
+            time.sleep(2.0)
+            assert len(verified) == 1 and not rebuilt.done()
+        assert rebuilt.result(timeout=30) == [2]
 
 
 def test_two_that_find_a_unit_damaged_do_not_wait_for_each_other_for_ever(store: FeatureStore) -> None:
