@@ -86,7 +86,7 @@ class Frozen:
                 outputs = outputs if isinstance(outputs, (list, tuple)) else [outputs]
                 return {key: tf.cast(value, tf.float32) for key, value in zip(names, outputs, strict=True)}
 
-            self._traced[name] = tf.function(forward, reduce_retracing=True)
+            self._traced[name] = tf.function(forward, autograph=False)
         return self._traced[name]
 
 
