@@ -83,6 +83,11 @@ class Run:
         return self.path / "model.keras"
 
     @property
+    def calibration_json(self) -> Path:
+        """The temperatures that the winner's last layer holds, and the threshold of its answers."""
+        return self.path / "calibration.json"
+
+    @property
     def report_json(self) -> Path:
         """The result, for programs."""
         return self.path / "report.json"

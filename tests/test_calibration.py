@@ -1,4 +1,4 @@
-"""The temperature: undoes a known error, leaves the order of classes alone, never makes validation worse."""
+"""Temperatures and thresholds: undo a known error, leave the order of classes alone, keep what they promise."""
 
 from __future__ import annotations
 
@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 from sklearn.metrics import log_loss
 
-from kerastl.evaluation.calibration import fit_temperature, log_loss_at
+from kerastl.evaluation.abstention import accepted_at, choose_threshold
+from kerastl.evaluation.calibration import (
+    calibrate,
+    calibration_error,
+    fit_temperature,
+    fit_temperatures,
+    log_loss_at,
+    reliability,
+)
+from kerastl.evaluation.metrics import probabilities_of
 
 
 def honest_logits(count: int = 4000, classes: int = 4) -> tuple[np.ndarray, np.ndarray]:
@@ -47,3 +56,73 @@ def test_extreme_logits_give_finite_numbers() -> None:
     logits = np.array([[1e4, -1e4], [-1e4, 1e4]])
     assert np.isfinite(log_loss_at(logits, np.array([1, 1]), 1.0))
     assert 0.05 <= fit_temperature(logits, np.array([0, 1])) <= 20
+
+
+FACTORS = np.array([0.5, 1.0, 2.0, 4.0])
+
+
+def test_temperatures_of_their_own_undo_the_error_of_each_class() -> None:
+    logits, labels = honest_logits()
+    assert fit_temperatures(logits * FACTORS, labels) == pytest.approx(FACTORS, rel=0.08)
+    multi = np.random.default_rng(1).normal(size=(4000, 4)) * 2
+    several = (np.random.default_rng(2).random(multi.shape) < 1 / (1 + np.exp(-multi))).astype(np.int64)
+    assert fit_temperatures(multi * FACTORS, several, multi_label=True) == pytest.approx(FACTORS, rel=0.12)
+
+
+def test_temperatures_of_their_own_are_taken_only_where_they_help() -> None:
+    logits, labels = honest_logits()
+    assert calibrate(logits * FACTORS, labels).kind == "per_class"
+    common = calibrate(logits * 3, labels)
+    assert common.kind == "temperature" and len(set(common.temperatures)) == 1 and common.count == 4000
+    few = np.arange(40)
+    assert calibrate((logits * FACTORS)[few], labels[few]).kind == "temperature", "too few images to tell"
+    assert calibrate(logits * 3, labels, "none").temperatures == (1.0,) * 4
+
+
+def test_calibration_lowers_the_error_on_images_that_it_was_not_fitted_on() -> None:
+    logits, labels = honest_logits()
+    fitted = calibrate(logits[:2000] * 3, labels[:2000])
+    found = reliability(logits[2000:] * 3, labels[2000:], np.array(fitted.temperatures))
+    assert found.count == 2000
+    assert found.error_before > 0.1 and found.error_after < 0.03
+    assert found.log_loss_after < found.log_loss_before
+
+
+def test_the_calibration_error_is_the_gap_between_confidence_and_accuracy() -> None:
+    logits = np.log(np.array([[0.9, 0.1]] * 10))
+    assert calibration_error(logits, np.array([0] * 9 + [1])) == pytest.approx(0.0)
+    assert calibration_error(logits, np.array([0] * 5 + [1] * 5)) == pytest.approx(0.4)
+    certain = np.array([[1000.0, 0.0]])
+    assert calibration_error(certain, np.array([1])) == pytest.approx(1.0)
+
+
+def test_a_threshold_gives_the_precision_that_was_asked_for_and_accepts_as_many_as_it_can() -> None:
+    logits, labels = honest_logits()
+    probabilities = probabilities_of(logits)
+    threshold = choose_threshold(probabilities, labels, precision=0.9)
+    assert threshold is not None
+    accepted = accepted_at(probabilities, labels, threshold)
+    assert accepted.precision is not None and accepted.precision >= 0.9
+    confidence = np.sort(probabilities.max(axis=1))[::-1]
+    for number in range(accepted.accepted + 1, 4001):
+        wider = accepted_at(probabilities, labels, confidence[number - 1])
+        assert wider.precision is not None and wider.precision < 0.9
+
+
+def test_a_threshold_accepts_the_share_that_was_asked_for() -> None:
+    logits, labels = honest_logits()
+    probabilities = probabilities_of(logits)
+    threshold = choose_threshold(probabilities, labels, coverage=0.3)
+    assert threshold is not None
+    assert accepted_at(probabilities, labels, threshold).coverage == pytest.approx(0.3)
+
+
+def test_images_of_one_confidence_are_accepted_together() -> None:
+    probabilities = np.array([[0.9, 0.1]] * 2 + [[0.8, 0.2]] * 3)
+    labels = np.array([0, 0, 0, 1, 1])
+    assert choose_threshold(probabilities, labels, precision=0.95) == pytest.approx(0.85)
+    assert choose_threshold(probabilities, labels, precision=0.6) == 0.0
+    assert choose_threshold(probabilities, labels, coverage=0.5) == 0.0
+    assert choose_threshold(probabilities, 1 - labels, precision=0.9) is None
+    nothing = accepted_at(probabilities, labels, 0.95)
+    assert (nothing.accepted, nothing.precision, nothing.coverage) == (0, None, 0.0)

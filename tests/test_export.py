@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
@@ -19,6 +20,7 @@ from kerastl.errors import DataError, ExportError, UserError
 from kerastl.export.parity import MIXED_PRECISION_TOLERANCE, ParityResult, check_parity, expected_answers
 from kerastl.export.publish import ExportedModel, publish
 from kerastl.export.reader import load_exported
+from kerastl.export.serving import Serving
 from kerastl.writing import NoSpaceError
 
 ROOT = Path(__file__).parents[1]
@@ -82,15 +84,19 @@ def export(
     tolerance: float = 1e-5,
     multi_label: bool = False,
     expected: Any = None,
+    threshold: float | None = None,
+    served_threshold: float | None = None,
 ) -> ExportedModel:
     """What the workflow does; `exported`, `names` and `resize` can be made to differ from what is expected."""
     from kerastl.export.signatures import write_saved_model
 
     expected = expected or tiny_model()
-    pixels, probabilities = expected_answers(expected, images, SIZE, "stretch", multi_label)
+    right = Serving(NAMES, SIZE, "stretch", multi_label, threshold)
+    answers = expected_answers(expected, images, right)
+    served = Serving(names, SIZE, resize, multi_label, served_threshold or threshold)
     return publish(
-        lambda path: write_saved_model(exported or expected, names, SIZE, resize, multi_label, path),
-        lambda path: check_parity(path, images, probabilities, NAMES, pixels, tolerance),
+        lambda path: write_saved_model(exported or expected, served, path),
+        lambda path: check_parity(path, images, answers, right, tolerance),
         models_dir,
         "colours",
         {"recipe.toml": "seed = 0\n", "labels.txt": "\n".join(NAMES)},
@@ -104,7 +110,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory, images: list[bytes]) -> I
 
 def test_a_good_model_is_published_whole(exported: ExportedModel) -> None:
     assert (exported.version, exported.name, exported.path.name) == (1, "colours", "1")
-    assert exported.signatures == ("serving_default", "serving_pixels")
+    assert exported.signatures == ("serving_default", "serving_embedding", "serving_pixels")
     assert exported.largest_difference <= 1e-6 and exported.image_count == 11
     assert [child.name for child in exported.path.parent.iterdir()] == ["1"]
     assert (exported.path / "assets" / "labels.txt").read_text("utf-8").splitlines() == list(NAMES)
@@ -127,10 +133,19 @@ def test_inputs_and_outputs_have_names_shapes_and_types(exported: ExportedModel)
         }
         assert outputs == {
             "probabilities": ("float32", [None, 3]),
+            "classes": ("string", [None, 3]),
+            "scores": ("float32", [None, 3]),
             "label": ("string", [None]),
             "label_index": ("int64", [None]),
-            "score": ("float32", [None]),
         }
+    embedding = loaded.signatures["serving_embedding"]
+    assert list(embedding.structured_input_signature[1]) == ["image_bytes"]
+    (output,) = embedding.structured_outputs.items()
+    assert (output[0], output[1].dtype.name, output[1].shape.as_list()) == (
+        "embedding",
+        "float32",
+        [None, 968],
+    )
 
 
 def test_an_empty_batch_gets_an_empty_answer(exported: ExportedModel) -> None:
@@ -141,11 +156,15 @@ def test_an_empty_batch_gets_an_empty_answer(exported: ExportedModel) -> None:
                         ("pixels", {"pixels": tf.zeros([0, SIZE, SIZE, 3])})]:  # fmt: skip
         answer = loaded.signatures[f"serving_{name}"](**given)
         assert answer["probabilities"].shape == (0, 3)
-        assert answer["label"].shape == answer["label_index"].shape == answer["score"].shape == (0,)
+        assert answer["label"].shape == answer["label_index"].shape == (0,)
+        assert answer["classes"].shape == answer["scores"].shape == (0, 3)
+    assert loaded.signatures["serving_embedding"](image_bytes=tf.zeros([0], tf.string))[
+        "embedding"
+    ].shape == (0, 968)
 
 
 def test_the_reader_answers_as_the_model(exported: ExportedModel, images: list[bytes]) -> None:
-    _, probabilities = expected_answers(tiny_model(), images, SIZE, "stretch", False)
+    probabilities = expected_answers(tiny_model(), images, Serving(NAMES, SIZE)).probabilities
     for path in (exported.path, exported.path.parent):
         reader = load_exported(path)
         assert reader.class_names == NAMES and reader.path == exported.path
@@ -189,18 +208,20 @@ def test_tensorflow_servings_loader_answers(
             names = {key: each.name for key, each in signature.outputs.items()}
             answer = session.run(names, {signature.inputs["image_bytes"].name: images})
         assert not any(name.split(".")[0] == "kerastl" for name in sys.modules)
-        json.dump({k: [x.decode() for x in v] if k == "label" else v.tolist() for k, v in answer.items()},
-                  open(sys.argv[3], "w"))
+        plain = {k: np.char.decode(v.astype(bytes), "utf-8") if v.dtype == object else v for k, v in answer.items()}
+        json.dump({k: v.tolist() for k, v in plain.items()}, open(sys.argv[3], "w"))
     """
     request, answer = tmp_path / "request.json", tmp_path / "answer.json"
     request.write_text(json.dumps([each.hex() for each in images]))
     command = [sys.executable, "-c", script, str(exported.path), str(request), str(answer)]
     subprocess.run(command, check=True, cwd=tmp_path, capture_output=True)
     served = json.loads(answer.read_text())
-    _, probabilities = expected_answers(tiny_model(), images, SIZE, "stretch", False)
+    probabilities = expected_answers(tiny_model(), images, Serving(NAMES, SIZE)).probabilities
     np.testing.assert_allclose(served["probabilities"], probabilities, atol=1e-5)
     assert served["label"] == [NAMES[i] for i in probabilities.argmax(axis=1)]
     assert served["label_index"] == probabilities.argmax(axis=1).tolist()
+    assert served["classes"] == [[NAMES[i] for i in row] for row in (-probabilities).argsort(axis=1)]
+    np.testing.assert_allclose(served["scores"], -np.sort(-probabilities, axis=1), atol=1e-5)
 
 
 def test_blue_for_red_is_refused_and_the_last_version_stays(
@@ -212,6 +233,65 @@ def test_blue_for_red_is_refused_and_the_last_version_stays(
     ):
         export(models_dir, images, tiny_model(before=flip_channels))
     assert [child.name for child in exported.path.parent.iterdir()] == ["1"]
+
+
+def test_an_image_that_is_none_is_named_by_its_position(exported: ExportedModel, images: list[bytes]) -> None:
+    import tensorflow as tf
+
+    signature = tf.saved_model.load(str(exported.path)).signatures["serving_default"]
+    for broken in (b"", b"plain text", b"%PDF-1.7"):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="image 4 is empty or no JPEG, PNG, GIF"):
+            signature(image_bytes=tf.constant([*images[:4], broken, *images[4:], b"another"]))
+    with pytest.raises(tf.errors.InvalidArgumentError, match="PNG"):
+        signature(image_bytes=tf.constant([images[0], images[0][:60]]))
+
+
+def test_a_threshold_is_served_as_accepted(tmp_path: Path, images: list[bytes]) -> None:
+    import tensorflow as tf
+
+    best = expected_answers(tiny_model(), images, Serving(NAMES, SIZE)).probabilities.max(axis=1)
+    threshold = float(np.sort(best)[4:6].mean())
+    version = export(tmp_path, images, threshold=threshold)
+    answer = tf.saved_model.load(str(version.path)).signatures["serving_default"](
+        image_bytes=tf.constant(images)
+    )
+    np.testing.assert_array_equal(answer["accepted"], best >= threshold)
+    assert 0 < int(np.sum(answer["accepted"])) < len(images)
+
+
+@pytest.mark.slow
+def test_another_threshold_or_none_is_refused(tmp_path: Path, images: list[bytes]) -> None:
+    best = expected_answers(tiny_model(), images, Serving(NAMES, SIZE)).probabilities.max(axis=1)
+    threshold = float(np.sort(best)[4:6].mean())
+    with pytest.raises(ExportError, match="'accepted' is wrong for"):
+        export(tmp_path, images, threshold=threshold, served_threshold=0.999)
+    with pytest.raises(ExportError, match="the threshold is None, but 'accepted' is answered"):
+        export(tmp_path, images, served_threshold=0.5)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_embedding_is_what_the_head_stands_on(exported: ExportedModel, images: list[bytes]) -> None:
+    import tensorflow as tf
+
+    model = tiny_model()
+    expected = expected_answers(model, images, Serving(NAMES, SIZE))
+    signature = tf.saved_model.load(str(exported.path)).signatures["serving_embedding"]
+    served = signature(image_bytes=tf.constant(images))["embedding"].numpy()
+    np.testing.assert_allclose(served, expected.embeddings, atol=1e-5)
+    kernel, bias = model.layers[-1].get_weights()
+    logits = served @ kernel + bias
+    np.testing.assert_array_equal(logits.argmax(axis=1), expected.probabilities.argmax(axis=1))
+
+
+def test_another_embedding_is_refused(exported: ExportedModel, images: list[bytes]) -> None:
+    serving = Serving(NAMES, SIZE)
+    expected = expected_answers(tiny_model(), images, serving)
+    assert check_parity(exported.path, images, expected, serving).passed
+    moved = dataclasses.replace(expected, embeddings=expected.embeddings + 1e-3)
+    result = check_parity(exported.path, images, moved, serving)
+    assert len(result.problems) == 2 and all(
+        "embeddings differ by up to 0.001" in each for each in result.problems
+    )
 
 
 @pytest.mark.slow
@@ -262,8 +342,8 @@ def test_a_multi_label_model_answers_with_a_sigmoid_for_each_label(
     assert version.largest_difference <= 1e-6 and np.abs(sums - 1).max() > 0.1
     with pytest.raises(ExportError, match="probabilities differ"):
         single = tiny_model()
-        pixels, probabilities = expected_answers(single, images, SIZE, "stretch", False)
-        result = check_parity(version.path, images, probabilities, NAMES, pixels)
+        serving = Serving(NAMES, SIZE)
+        result = check_parity(version.path, images, expected_answers(single, images, serving), serving)
         raise ExportError("\n".join(result.problems))
 
 
@@ -287,7 +367,7 @@ def test_names_and_sizes_that_do_not_fit_are_refused_before_anything_is_written(
     from kerastl.export.signatures import write_saved_model
 
     with pytest.raises(ExportError) as caught:
-        write_saved_model(tiny_model(), ["a", "a", "b\nc", "d"], 32, "stretch", False, tmp_path / "x")
+        write_saved_model(tiny_model(), Serving(("a", "a", "b\nc", "d"), 32), tmp_path / "x")
     for part in ("4 class names", "not (32, 32, 3)", "same name", "'b\\nc'"):
         assert part in str(caught.value)
     assert list(tmp_path.iterdir()) == []

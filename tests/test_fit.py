@@ -73,7 +73,7 @@ def test_the_run_folder_holds_all_that_is_needed(fitted: Path) -> None:
     assert names >= {
         "recipe.toml", "environment.json", "data.json", "splits.csv", "plan.txt", "head_phase.csv",
         "finetune_phase.csv", "model.keras", "report.json", "report.md", "curves.png", "confusion.png",
-        "augmentation.png", "log.txt",
+        "augmentation.png", "log.txt", "calibration.json",
     }  # fmt: skip
     assert "scratch" not in names
     with (run / "splits.csv").open() as file:
@@ -171,16 +171,65 @@ def test_nothing_is_published_where_features_and_model_disagree(
     import keras
 
     from kerastl.errors import ExportError
+    from kerastl.export.parity import expected_answers
     from kerastl.recipe import load_recipe
-    from kerastl.workflow.exporting import export_network
+    from kerastl.workflow.exporting import Trained, export_network, serving_of
 
     model = keras.saving.load_model(run_of(fitted) / "model.keras")
     images = [path.read_bytes() for path in sorted((solid_colours / "red").iterdir())[:4]]
     recipe = load_recipe(run_of(fitted) / "recipe.toml")
-    elsewhere = np.full((4, 3), 1 / 3)
+    serving = serving_of(recipe, ("blue", "green", "red"), None)
+    expected = expected_answers(model, images, serving)
+    moved = Trained(expected.pixels, np.full((4, 3), 1 / 3))
     with pytest.raises(ExportError, match=r"features that it was trained on.*kerastl cache clear"):
-        export_network(model, recipe, ("blue", "green", "red"), images, "float32", tmp_path, "m", elsewhere)
+        export_network(model, recipe, serving, images, "float32", tmp_path, "m", moved)
+    other = Trained(expected.pixels ^ 1, expected.probabilities)
+    with pytest.raises(ExportError, match=r"4 of 4 images are decoded otherwise.*kerastl cache clear"):
+        export_network(model, recipe, serving, images, "float32", tmp_path, "m", other)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_model_itself_is_calibrated_and_the_threshold_travels_with_it(
+    fitted: Path, solid_colours: Path, tmp_path: Path, kerastl: Kerastl
+) -> None:
+    import keras
+    import tensorflow as tf
+
+    done = kerastl(
+        "fit", run_of(fitted) / "recipe.toml",
+        "--set", "calibration.kind=none", "--set", "calibration.abstain_coverage=0.5",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    calibrated, plain = run_of(fitted), run_of(tmp_path)
+    found = [json.loads((run / "calibration.json").read_text()) for run in (calibrated, plain)]
+    temperature = found[0]["temperatures"][0]
+    assert temperature != 1 and found[1]["temperatures"] == [1.0] * 3
+    images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3)).astype(np.float32)
+    logits = [
+        keras.saving.load_model(run / "model.keras")(images, training=False) for run in (calibrated, plain)
+    ]
+    np.testing.assert_allclose(np.asarray(logits[0]) * temperature, logits[1], rtol=1e-4, atol=1e-4)
+    trust = report_of(fitted)["trust"]
+    assert trust["reliability"]["count"] == report_of(fitted)["metrics"]["count"]
+    assert trust["reliability"]["log_loss_after"] == pytest.approx(report_of(fitted)["metrics"]["log_loss"])
+
+    report = report_of(tmp_path)["trust"]
+    assert report["threshold"] == found[1]["threshold"] and found[0]["threshold"] is None
+    assert "accepted" in done.stdout and "accepted" not in (fitted / "stdout.txt").read_text()
+    again = kerastl("export", plain, "--name", "again")
+    assert again.returncode == 0, again.stderr
+    image = tf.constant([next((solid_colours / "red").iterdir()).read_bytes()])
+    for name, expected in [("colours", True), ("again", True)]:
+        signature = tf.saved_model.load(str(tmp_path / "saved_models" / name / "1")).signatures[
+            "serving_default"
+        ]
+        answer = signature(image_bytes=image)
+        assert ("accepted" in answer) == expected
+        assert bool(answer["accepted"][0]) == (float(answer["scores"][0, 0]) >= report["threshold"])
+    first = tf.saved_model.load(str(fitted / "saved_models" / "colours" / "1")).signatures["serving_default"]
+    assert "accepted" not in first(image_bytes=image), (
+        "the control: without a threshold there is no such output"
+    )
 
 
 def test_the_saved_model_needs_keras_alone(fitted: Path) -> None:
@@ -236,7 +285,6 @@ def test_unreadable_files_are_listed_and_left_out_or_stop_the_run(
 
 def test_ctrl_c_keeps_the_best_so_far_and_says_how_to_go_on(solid_colours: Path, tmp_path: Path) -> None:
     import signal
-    import time
 
     command = [sys.executable, "-m", "kerastl", "fit", "--data", str(solid_colours), *QUICK[:2], *QUICK[8:10]]
     command += ["--head-epochs", "100000", "--set", "head_phase.patience_epochs=0", "--no-finetune"]
@@ -248,10 +296,9 @@ def test_ctrl_c_keeps_the_best_so_far_and_says_how_to_go_on(solid_colours: Path,
         text=True,
         preexec_fn=heed_ctrl_c,
     )
-    deadline = time.monotonic() + 300
-    while not list(tmp_path.glob("runs/*/plan.txt")) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    time.sleep(6)
+    assert process.stderr is not None
+    # Into a pipe a line is written every ten seconds, with the metrics of the last epoch that has ended.
+    assert any("val_loss" in line for line in process.stderr), "the run ended before it was stopped"
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130, errors

@@ -71,6 +71,14 @@ WRONG = {
         "[data]\nmulti_label = true\n[head_phase]\nclass_weights = 'balanced'",
         ["head_phase.class_weights = 'balanced'", "data.multi_label"],
     ),
+    "two ways to abstain": (
+        "[calibration]\nabstain_precision = 0.9\nabstain_coverage = 0.5",
+        ["calibration.abstain_precision and calibration.abstain_coverage", "expected one of them"],
+    ),
+    "abstaining from several labels": (
+        "[data]\nmulti_label = true\n[calibration]\nabstain_coverage = 0.5",
+        ["calibration.abstain_coverage = 0.5", "data.multi_label"],
+    ),
 }  # fmt: skip
 
 
@@ -187,6 +195,7 @@ def random_recipe(generator: random.Random) -> Recipe:
     if generator.random() < 0.5:
         values.setdefault("finetune_phase", {})["unfreeze_from"] = generator.choice(backbone.unfreeze_points)
     values.setdefault("data", {})["multi_label"] = False
+    values.get("calibration", {}).pop("abstain_coverage", None)  # either of the two
     return recipe_from_dict(values)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from kerastl.evaluation.abstention import Accepted
+from kerastl.evaluation.calibration import Calibration, Reliability
 from kerastl.evaluation.metrics import evaluate_logits
-from kerastl.report.page import PhaseSummary, Report, duration, report_text, worst_confusions, write_report
+from kerastl.report.page import PhaseSummary, Report, report_text, worst_confusions, write_report
 from kerastl.report.plots import plot_augmentation, plot_confusion, plot_curves
+from kerastl.report.trust import Trust
+from kerastl.report.wording import duration
 from kerastl.run import Run, create_run
 
 HISTORIES = [
@@ -48,6 +53,13 @@ def make_report(names: list[str], count: int = 200, multi_label: bool = False) -
         class_names=tuple(names),
         seconds=245.0,
         warnings=("The class 'truck' has no image in the test split, so nothing is known of it. " * 2,),
+        trust=Trust(
+            Calibration("temperature", (1.62,) * k, 160),
+            Reliability(count, 0.0712, 0.0213, 0.91, 0.74),
+            0.61,
+            Accepted(160, 120, 0.95, (0.9, 0.98)),
+            Accepted(count, 150, 0.93, (0.88, 0.96)),
+        ),
     )
 
 
@@ -77,6 +89,8 @@ def test_the_page_gives_counts_intervals_and_confusions_in_words(run: Run) -> No
         f"{report.metrics.accuracy:.3f} (95 % interval {low:.3f} to {high:.3f})",
         r"| dog\|wolf |", f"- {true} taken for {predicted}: {count} of {support} images".replace("|", r"\|"),
         "| truck | 0 | ", "–: not defined", "fine-tune phase | 10 | 6 | `val_loss` | 0.4990 | 3 min 50 s | 78 | kept",
+        "| expected calibration error | 0.0712 | 0.0213 |", "160 validation images: temperature 1.62",
+        "| test | 75.0% | 0.930 (95 % interval 0.880 to 0.960) |", "0.6100 on are accepted",
         "3 unreadable", "`abc123`", "shipped mobilenet\\_025", "![Learning curves](curves.png)", "**Warning:**",
     ):  # fmt: skip
         assert part in page, part
@@ -92,7 +106,20 @@ def test_the_terminal_summary_fits_its_width(count: int, multi_label: bool, widt
     names = [f"a class with quite a long and winding name {i}" for i in range(count)]
     lines = report_text(make_report(names, multi_label=multi_label), width).splitlines()
     assert max(len(line) for line in lines) <= width
-    assert len(lines) <= (32 if width == 80 else 36)
+    assert len(lines) <= (36 if width == 80 else 42)
+
+
+def test_the_terminal_says_how_far_probabilities_can_be_trusted() -> None:
+    report = make_report(["cat", "dog", "truck"])
+    text = report_text(report)
+    assert "calibration error   0.021, before calibration 0.071 (temperature 1.62)" in text
+    assert "accepted            75.0% of images, with a probability from 0.610 on" in text
+    assert report.trust is not None
+    plain = dataclasses.replace(
+        report.trust, calibration=Calibration("none", (1.0,) * 3, 160), threshold=None, test_accepted=None
+    )
+    text = report_text(dataclasses.replace(report, trust=plain))
+    assert "not calibrated" in text and "accepted" not in text
 
 
 def test_the_terminal_summary_lists_all_classes_or_the_weakest() -> None:
@@ -105,7 +132,8 @@ def test_the_terminal_summary_lists_all_classes_or_the_weakest() -> None:
     )
     assert "The 5 weakest of 100 classes" in text and f"\n  {weakest.name} " in text
     assert "1 class without a test image" in text
-    assert sum(line.startswith("  c") and "taken for" not in line for line in text.splitlines()) == 6
+    rows = [line for line in text.splitlines() if re.match(r"  c(lass|\d)", line)]
+    assert sum("taken for" not in line for line in rows) == 6
 
 
 def test_confusions_are_ordered_by_how_often_they_happen() -> None:

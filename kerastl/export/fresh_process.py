@@ -26,8 +26,8 @@ def main(saved_model: str, request: str, answer: str) -> None:
     Args:
         saved_model: folder of the SavedModel.
         request: an .npz with `blob` (uint8, all encoded images), `lengths` (of each), `batch_sizes`, and
-            optionally `pixels` (float32).
-        answer: the .npz to write: a JSON text `facts`, and for each pass its probabilities, label_index and label.
+            `pixels` (float32).
+        answer: the .npz to write: a JSON text `facts`, and for each pass all of its outputs.
     """
     with np.load(request) as given:
         arrays = {name: given[name] for name in given.files}
@@ -36,24 +36,25 @@ def main(saved_model: str, request: str, answer: str) -> None:
     encoded = [blob[end - length : end] for end, length in zip(ends, arrays["lengths"], strict=True)]
     loaded = tf.saved_model.load(saved_model)
     signatures = dict(loaded.signatures)
-    inputs: dict[str, tuple[str, Callable[[int, int], Any]]] = {
-        "serving_default": ("image_bytes", lambda start, stop: tf.constant(encoded[start:stop]))
+    read: dict[str, Callable[[int, int], Any]] = {
+        "image_bytes": lambda start, stop: tf.constant(encoded[start:stop]),
+        "pixels": lambda start, stop: tf.constant(arrays["pixels"][start:stop]),
     }
-    if "pixels" in arrays:
-        inputs["serving_pixels"] = ("pixels", lambda start, stop: tf.constant(arrays["pixels"][start:stop]))
     out: dict[str, np.ndarray] = {}
     passes: list[dict[str, Any]] = []
-    for name, (argument, part) in inputs.items():
+    for name, signature in sorted(signatures.items()):
+        (argument,) = signature.structured_input_signature[1]
         for batch_size in arrays["batch_sizes"].tolist():
             for repeat in range(2):
                 parts = [
-                    signatures[name](**{argument: part(start, start + batch_size)})
+                    signature(**{argument: read[argument](start, start + batch_size)})
                     for start in range(0, len(encoded), batch_size)
                 ]
-                prefix = f"pass{len(passes)}_"
-                for key in ("probabilities", "label_index", "label", "score"):
-                    out[prefix + key] = np.concatenate([np.atleast_1d(given[key].numpy()) for given in parts])
-                out[prefix + "label"] = np.array([text.decode() for text in out[prefix + "label"]])
+                for key in parts[0]:
+                    values = np.concatenate([np.atleast_1d(given[key].numpy()) for given in parts])
+                    if values.dtype == object:
+                        values = np.char.decode(values.astype(np.bytes_), "utf-8")
+                    out[f"pass{len(passes)}_{key}"] = values
                 passes.append({"signature": name, "batch_size": batch_size, "repeat": repeat})
     facts = {
         "signatures": sorted(signatures),

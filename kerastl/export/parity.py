@@ -20,6 +20,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kerastl.errors import ExportError
+from kerastl.export.serving import (
+    SERVING_BYTES,
+    SERVING_EMBEDDING,
+    SERVING_PIXELS,
+    Serving,
+    read_labels,
+)
 
 if TYPE_CHECKING:
     import keras
@@ -32,6 +39,21 @@ order or a missing preprocessing moves probabilities by far more."""
 
 _PROCESS_SECONDS = 1800
 _LARGEST_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a model in memory says of some images.
+
+    Attributes:
+        pixels: uint8 [n, s, s, 3], RGB: the images as training decodes them.
+        probabilities: float32 [n, k].
+        embeddings: float32 [n, d].
+    """
+
+    pixels: np.ndarray
+    probabilities: np.ndarray
+    embeddings: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -68,9 +90,7 @@ def tolerance_for(precision: str) -> float:
     return FLOAT32_TOLERANCE if precision == "float32" else MIXED_PRECISION_TOLERANCE
 
 
-def expected_answers(
-    model: keras.Model, encoded_images: Sequence[bytes], image_size: int, resize: str, multi_label: bool
-) -> tuple[np.ndarray, np.ndarray]:
+def expected_answers(model: keras.Model, encoded_images: Sequence[bytes], serving: Serving) -> Expected:
     """What the model in memory says of images, through the decoding that training uses.
 
     Computed on the processor, where the fresh process computes too: a graphics card rounds differently.
@@ -78,37 +98,32 @@ def expected_answers(
     Args:
         model: returns logits.
         encoded_images: original bytes of readable images.
-        image_size: side of the model's input in pixels.
-        resize: `stretch`, `crop` or `pad`, as in training.
-        multi_label: sigmoid for each label instead of softmax.
-
-    Returns:
-        Pixels uint8 [n, image_size, image_size, 3] and probabilities float32 [n, k]: what `check_parity` takes.
+        serving: how it is served.
     """
     import tensorflow as tf
 
     from kerastl.image.decode import decode
+    from kerastl.model.heads import embedding_model
 
+    size, resize = serving.image_size, serving.resize
+    embed = embedding_model(model)
+    to_probabilities = tf.sigmoid if serving.multi_label else tf.nn.softmax
+    probabilities, embeddings = [], []
     with tf.device("CPU"):
-        pixels = np.stack([decode(tf.constant(each), image_size, resize).numpy() for each in encoded_images])
-        logits = np.concatenate(
-            [
-                np.asarray(tf.cast(model(part.astype(np.float32), training=False), tf.float32))
-                for part in np.split(pixels, range(_LARGEST_BATCH, len(pixels), _LARGEST_BATCH))
-            ]
-        ).astype(np.float64)
-    if multi_label:
-        return pixels, np.exp(-np.logaddexp(0.0, -logits)).astype(np.float32)
-    exponents = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return pixels, (exponents / exponents.sum(axis=1, keepdims=True)).astype(np.float32)
+        pixels = np.stack([decode(tf.constant(each), size, resize).numpy() for each in encoded_images])
+        for part in np.split(pixels, range(_LARGEST_BATCH, len(pixels), _LARGEST_BATCH)):
+            images = part.astype(np.float32)
+            logits = tf.cast(model(images, training=False), tf.float64)
+            probabilities.append(to_probabilities(logits).numpy().astype(np.float32))
+            embeddings.append(tf.cast(embed(images, training=False), tf.float32).numpy())
+    return Expected(pixels, np.concatenate(probabilities), np.concatenate(embeddings))
 
 
 def check_parity(
     saved_model_dir: Path | str,
     encoded_images: Sequence[bytes],
-    expected_probabilities: np.ndarray,
-    class_names: Sequence[str],
-    expected_pixels: np.ndarray | None = None,
+    expected: Expected,
+    serving: Serving,
     tolerance: float = FLOAT32_TOLERANCE,
 ) -> ParityResult:
     """Compare a SavedModel's answers with those of the model it was made from.
@@ -118,52 +133,63 @@ def check_parity(
     Args:
         saved_model_dir: what `write_saved_model` wrote.
         encoded_images: the original bytes of at least one image; real ones, and of every class, find most.
-        expected_probabilities: float [n, k] of the model in memory; `expected_answers` computes them.
-        class_names: k names in the order of the probabilities.
-        expected_pixels: [n, s, s, 3], RGB 0..255, as training decoded them; without them the signature on
-            pixels is not asked.
-        tolerance: largest difference of a probability that passes; see `tolerance_for`.
+        expected: what the model in memory says of them; `expected_answers` computes it.
+        serving: how the model is to be served.
+        tolerance: largest difference of a probability that passes, see `tolerance_for`; embeddings may differ by
+            as much of their largest value.
 
     Raises:
         ExportError: if the SavedModel cannot be loaded or asked at all.
         ValueError: if numbers of images, probabilities and names do not fit each other.
     """
-    expected = np.asarray(expected_probabilities, np.float64)
-    if not encoded_images or expected.shape != (len(encoded_images), len(class_names)):
+    shape = expected.probabilities.shape
+    if not encoded_images or shape != (len(encoded_images), len(serving.class_names)):
         raise ValueError(
-            f"Expected at least one image and probabilities [{len(encoded_images)}, {len(class_names)}], got "
-            f"{len(encoded_images)} images and {list(expected.shape)}."
+            f"Expected at least one image and probabilities [{len(encoded_images)}, {len(serving.class_names)}], got "
+            f"{len(encoded_images)} images and {list(shape)}."
         )
-    facts, answers = _ask_fresh_process(Path(saved_model_dir), encoded_images, expected_pixels)
-    largest, repeats_differ = 0.0, 0.0
-    problems: list[str] = []
+    facts, answers = _ask_fresh_process(Path(saved_model_dir), encoded_images, expected.pixels)
+    problems = [
+        f"There is no signature {name!r}."
+        for name in (SERVING_BYTES, SERVING_PIXELS, SERVING_EMBEDDING)
+        if name not in facts["signatures"]
+    ]
+    largest, repeats_differ, labels_agree = 0.0, 0.0, True
     first_of: dict[str, np.ndarray] = {}
-    labels_agree = True
+    embedding_scale = max(1.0, float(np.abs(expected.embeddings).max()))
     for number, each in enumerate(facts["passes"]):
-        served = {
-            key: answers[f"pass{number}_{key}"] for key in ("probabilities", "label_index", "label", "score")
-        }
+        prefix = f"pass{number}_"
+        served = {name.removeprefix(prefix): v for name, v in answers.items() if name.startswith(prefix)}
         where = f"{each['signature']} in batches of {each['batch_size']}"
-        difference = _largest_difference(served["probabilities"], expected)
-        largest = max(largest, difference)
-        if difference > tolerance:
-            problems.append(
-                f"{where}: probabilities differ by up to {difference:.2g}, at most {tolerance:.2g} may be."
-                + _worst_image(served["probabilities"], expected)
-            )
-        wrong = _wrong_labels(served, expected, class_names, tolerance)
-        if wrong:
-            labels_agree = False
-            problems.append(f"{where}: {wrong}")
-        first = first_of.setdefault(where, served["probabilities"])
-        repeats_differ = max(repeats_differ, _largest_difference(served["probabilities"], first))
-    labels_problem = _labels_file_problem(Path(saved_model_dir), class_names)
+        if each["signature"] == SERVING_EMBEDDING:
+            main, allowed = served["embedding"], tolerance * embedding_scale
+            difference = _largest_difference(main, expected.embeddings)
+            if difference > allowed:
+                problems.append(
+                    f"{where}: embeddings differ by up to {difference:.2g}, at most {allowed:.2g} may be."
+                )
+        else:
+            main, allowed = served["probabilities"], tolerance
+            difference = _largest_difference(main, expected.probabilities)
+            largest = max(largest, difference)
+            if difference > tolerance:
+                problems.append(
+                    f"{where}: probabilities differ by up to {difference:.2g}, at most {tolerance:.2g} may be."
+                    + _worst_image(main, expected.probabilities)
+                )
+            wrong = _wrong_answers(served, expected.probabilities, serving, tolerance)
+            if wrong:
+                labels_agree = False
+                problems.append(f"{where}: {wrong}")
+        repeat = _largest_difference(main, first_of.setdefault(where, main))
+        # threads may add up in another order the second time: that is no random answer
+        if repeat > allowed / 10:
+            repeats_differ = max(repeats_differ, repeat)
+    labels_problem = _labels_file_problem(Path(saved_model_dir), serving.class_names)
     if labels_problem:
         labels_agree = False
         problems.append(labels_problem)
-    # threads may add up in another order the second time: that is no random answer
-    deterministic = repeats_differ <= tolerance / 10 and not facts["random_operations"]
-    if repeats_differ > tolerance / 10:
+    if repeats_differ:
         problems.append(f"The same request got answers that differ by {repeats_differ:.2g} when sent twice.")
     if facts["random_operations"]:
         problems.append(f"The graph holds random operations: {', '.join(facts['random_operations'])}.")
@@ -171,7 +197,7 @@ def check_parity(
         largest_difference=largest,
         labels_agree=labels_agree,
         count=len(encoded_images),
-        deterministic=deterministic,
+        deterministic=not repeats_differ and not facts["random_operations"],
         tolerance=tolerance,
         signatures=tuple(facts["signatures"]),
         problems=tuple(dict.fromkeys(problems)),
@@ -179,16 +205,15 @@ def check_parity(
 
 
 def _ask_fresh_process(
-    saved_model: Path, encoded_images: Sequence[bytes], pixels: np.ndarray | None
+    saved_model: Path, encoded_images: Sequence[bytes], pixels: np.ndarray
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     count = len(encoded_images)
     request: dict[str, np.ndarray] = {
         "blob": np.frombuffer(b"".join(encoded_images), np.uint8),
         "lengths": np.array([len(each) for each in encoded_images], np.int64),
         "batch_sizes": np.unique([min(count, _LARGEST_BATCH), max(1, min(count, _LARGEST_BATCH) // 3)]),
+        "pixels": np.asarray(pixels, np.float32),
     }
-    if pixels is not None:
-        request["pixels"] = np.asarray(pixels, np.float32)
     # On the processor: this process may hold all memory of the graphics card.
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
     with tempfile.TemporaryDirectory(prefix="kerastl-parity-") as folder:
@@ -230,30 +255,57 @@ def _worst_image(served: np.ndarray, expected: np.ndarray) -> str:
     return f" Worst in image {worst}: {served[worst, best]:.4f} for its best class, expected {expected[worst, best]:.4f}."
 
 
-def _wrong_labels(
-    served: dict[str, np.ndarray], expected: np.ndarray, class_names: Sequence[str], tolerance: float
+def _wrong_answers(
+    served: dict[str, np.ndarray], expected: np.ndarray, serving: Serving, tolerance: float
 ) -> str:
-    indices = served["label_index"]
-    if served["probabilities"].shape != expected.shape or indices.max() >= len(class_names):
+    """What is wrong with the names and the order of the classes; nothing where all agrees."""
+    names, rows = np.array(serving.class_names), np.arange(len(expected))
+    indices, probabilities = served["label_index"], served["probabilities"]
+    if (
+        probabilities.shape != expected.shape
+        or indices.max() >= len(names)
+        or served["classes"].shape != served["scores"].shape
+        or served["scores"].shape != (len(expected), serving.top)
+    ):
         return "the labels do not fit the classes."
-    rows = np.arange(len(expected))
-    named_wrongly = served["label"] != np.array(class_names)[indices]
-    scored_wrongly = served["score"] != served["probabilities"][rows, indices]
+    best = expected.max(axis=1)
+    named_wrongly = (served["label"] != names[indices]) | (served["label"] != served["classes"][:, 0])
     # between two classes whose probabilities differ by less than the tolerance either may win
-    not_best = expected[rows, indices] < expected.max(axis=1) - 2 * tolerance
-    wrong = np.flatnonzero(named_wrongly | scored_wrongly | not_best)
-    if len(wrong) == 0:
+    not_best = expected[rows, indices] < best - 2 * tolerance
+    column_of = {name: column for column, name in enumerate(serving.class_names)}
+    columns = np.array([[column_of.get(name, -1) for name in row] for row in served["classes"]])
+    scored_wrongly = (columns < 0).any(axis=1) | (
+        np.take_along_axis(probabilities, np.maximum(columns, 0), axis=1) != served["scores"]
+    ).any(axis=1)
+    falling = (np.diff(served["scores"], axis=1) <= 0).all(axis=1)
+    top = -np.sort(-probabilities, axis=1)[:, : serving.top]
+    misplaced = ~falling | (top != served["scores"]).any(axis=1)
+    wrong = np.flatnonzero(named_wrongly | not_best | scored_wrongly | misplaced)
+    if len(wrong):
+        first = int(wrong[0])
+        return (
+            f"{len(wrong)} of {len(expected)} labels are wrong; image {first} was called "
+            f"{str(served['label'][first])!r} (column {int(indices[first])}), expected "
+            f"{serving.class_names[int(expected[first].argmax())]!r}."
+        )
+    return _wrong_acceptance(served, best, serving.threshold, tolerance)
+
+
+def _wrong_acceptance(
+    served: dict[str, np.ndarray], best: np.ndarray, threshold: float | None, tolerance: float
+) -> str:
+    if (threshold is None) != ("accepted" not in served):
+        return (
+            f"the threshold is {threshold}, but 'accepted' is {'' if threshold is None else 'not '}answered."
+        )
+    if threshold is None:
         return ""
-    first = int(wrong[0])
-    return (
-        f"{len(wrong)} of {len(expected)} labels are wrong; image {first} was called {str(served['label'][first])!r} "
-        f"(column {int(indices[first])}), expected {class_names[int(expected[first].argmax())]!r}."
-    )
+    clear = np.abs(best - threshold) > tolerance
+    wrong = int((served["accepted"] != (best >= threshold))[clear].sum())
+    return f"'accepted' is wrong for {wrong} of {len(best)} images." if wrong else ""
 
 
 def _labels_file_problem(saved_model: Path, class_names: Sequence[str]) -> str:
-    from kerastl.export.signatures import read_labels
-
     try:
         written = read_labels(saved_model)
     except OSError:

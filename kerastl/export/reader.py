@@ -9,6 +9,7 @@ import numpy as np
 
 from kerastl.errors import DataError, UserError, nearest
 from kerastl.export.publish import published_versions
+from kerastl.export.serving import SERVING_BYTES, read_labels
 
 _BATCH_SIZE = 32
 
@@ -23,8 +24,6 @@ class ExportedReader:
 
     def __init__(self, path: Path) -> None:
         import tensorflow as tf
-
-        from kerastl.export.signatures import SERVING_BYTES, read_labels
 
         self.path = path
         self._loaded = tf.saved_model.load(str(path))  # its signatures hold only weak references to it

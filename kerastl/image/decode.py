@@ -26,6 +26,8 @@ PIXELS_AT_MOST = 178_956_970
 """Larger images are refused before memory is taken for them; where Pillow, too, sees a decompression bomb."""
 
 HEADER_BYTES = 64
+JPEG, PNG, GIF, BMP, WEBP = MAGIC = (b"\xff\xd8", b"\x89PNG", b"GIF8", b"BM", b"RIFF")
+"""What files of these formats begin with; RIFF is followed by WEBP, four bytes on."""
 
 # A JPEG is decoded smaller by the largest of these factors at which its shorter side stays at least twice the
 # network's input: the antialiasing that follows then hides how the smaller version was made.
@@ -55,6 +57,29 @@ def decode(encoded: tf.Tensor, image_size: int, resize: str) -> tf.Tensor:
     return resize_pixels(decode_original(encoded, JPEG_MARGIN * image_size), image_size, resize)
 
 
+def check_formats(encoded: tf.Tensor) -> tf.Operation:
+    """Fail where any of many images is no image by its first bytes, and say which one.
+
+    `decode` in a `tf.map_fn` cannot tell the position of the image that it fails on; this can, for what is no image at
+    all: an empty string, a text, another format.
+
+    Args:
+        encoded: string [n].
+
+    Returns:
+        An operation to wait for. It raises tf.errors.InvalidArgumentError that names the first position.
+    """
+    known = tf.zeros_like(encoded, tf.bool)
+    for magic in MAGIC:
+        known |= tf.strings.substr(encoded, 0, len(magic)) == magic
+    wrong = tf.where(~known)[:1, 0]
+    position = tf.strings.as_string(wrong)
+    return tf.debugging.Assert(
+        tf.reduce_all(known),
+        [tf.strings.join(["image ", position, " is empty or no JPEG, PNG, GIF, BMP or WebP file"])],
+    )
+
+
 def decode_original(encoded: tf.Tensor, enough: int | None = None) -> tf.Tensor:
     """Decode an image at its own size; see `decode`.
 
@@ -71,11 +96,11 @@ def decode_original(encoded: tf.Tensor, enough: int | None = None) -> tf.Tensor:
     )
     header = tf.cast(header[:HEADER_BYTES], tf.int64)
     branches = (
-        (_starts(header, b"\xff\xd8"), lambda encoded, header: _decode_jpeg(encoded, enough)),
-        (_starts(header, b"RIFF") & _starts(header[8:], b"WEBP"), _decode_webp),
-        (_starts(header, b"BM"), _decode_bmp),
-        (_starts(header, b"\x89PNG"), _decode_png),
-        (_starts(header, b"GIF8"), _decode_gif),
+        (_starts(header, JPEG), lambda encoded, header: _decode_jpeg(encoded, enough)),
+        (_starts(header, WEBP) & _starts(header[8:], b"WEBP"), _decode_webp),
+        (_starts(header, BMP), _decode_bmp),
+        (_starts(header, PNG), _decode_png),
+        (_starts(header, GIF), _decode_gif),
     )
     matches = tf.stack([matches for matches, _ in branches] + [tf.constant(True)])
     which = tf.argmax(tf.cast(matches, tf.int32), output_type=tf.int32)

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from kerastl.model.joins import trace
 from kerastl.recipe.schema import HeadRecipe
 
 # Generalised-mean pooling with the exponent that Radenović, Tolias and Chum start from and end near
@@ -16,6 +17,7 @@ GEM_EXPONENT = 3.0
 GEM_EPSILON = 1e-6
 # What is stored of every image, so that a head with another pooling needs no forward pass.
 POOLINGS = ("avg", "max", "gem")
+STANDARDIZE = "standardize"
 # Of the mean variance: an absolute bound would silence networks whose features are small, random ones above all.
 SMALLEST_VARIANCE_SHARE = 1e-6
 
@@ -86,7 +88,7 @@ def make_head(
             mean=np.asarray(feature_mean, "float32"),
             variance=np.asarray(feature_variance, "float32"),
             dtype="float32",
-            name="standardize",
+            name=STANDARDIZE,
         )
     ]
     for index, units in enumerate(recipe.hidden):
@@ -118,6 +120,29 @@ def make_head(
     for layer in stack:
         logits = layer(logits)
     return Head(pooling, tuple(stack), keras.Model(features, logits, name="head"))
+
+
+def divide_logits(layer: keras.layers.Dense, temperatures: np.ndarray) -> None:
+    """Change a head's last layer so that each logit is divided by its class' temperature.
+
+    The model itself is calibrated then: whatever reads or serves it needs to know nothing of temperatures.
+
+    Args:
+        layer: the head's last layer.
+        temperatures: float [classes], above 0.
+    """
+    layer.set_weights([weights / np.asarray(temperatures, weights.dtype) for weights in layer.get_weights()])
+
+
+def embedding_model(model: keras.Model) -> keras.Model:
+    """Pixels -> what the head stands on: the pooled features of the backbone, before they are standardised.
+
+    Args:
+        model: a whole model, also a reloaded one. In one without a head of kerastl's, what its last layer takes.
+    """
+    steps = trace(model)
+    head = next((step for step in steps if step.name == STANDARDIZE), steps[-1])
+    return keras.Model(model.inputs[0], steps[head.sources[0]].tensor, name="embedding")
 
 
 def make_pooling(name: str, activation_shape: tuple[int, ...], activation_dtype: str) -> keras.Model:

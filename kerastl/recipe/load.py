@@ -262,6 +262,23 @@ def _cross_checks(recipe: Recipe) -> list[str]:
         problems.append(
             "finetune_phase.class_weights = 'balanced': expected none where data.multi_label is true"
         )
+    return problems + _abstain_checks(recipe)
+
+
+def _abstain_checks(recipe: Recipe) -> list[str]:
+    asked = {
+        f"calibration.{name}": value
+        for name in ("abstain_precision", "abstain_coverage")
+        if (value := getattr(recipe.calibration, name)) is not None
+    }
+    problems = []
+    if len(asked) == 2:
+        problems.append(f"{' and '.join(asked)}: expected one of them; each chooses the threshold alone")
+    if recipe.data.multi_label:
+        problems += [
+            f"{name} = {value}: expected none where data.multi_label is true: no label stands for the whole image"
+            for name, value in asked.items()
+        ]
     return problems
 
 

@@ -218,6 +218,27 @@ class CacheRecipe:
 
 
 @dataclass(frozen=True)
+class CalibrationRecipe:
+    """How the winner's probabilities are set right on validation, and when it had better not answer."""
+
+    kind: str = key(
+        "auto",
+        "temperature divides all logits by one number; per_class by one a class; auto takes these where "
+        "cross-validation shows that they help; none leaves the logits as trained",
+        choices=("auto", "temperature", "per_class", "none"),
+    )
+    abstain_precision: float | None = key(
+        None,
+        "share of answers that have to be right on validation: less sure ones are served as not accepted",
+        above=0,
+        below=1,
+    )
+    abstain_coverage: float | None = key(
+        None, "share of images that are to be accepted, the surest ones", above=0, below=1
+    )
+
+
+@dataclass(frozen=True)
 class Recipe:
     """All that is asked of a run. Made by `kerastl.recipe.load_recipe` or `make_recipe`, never changed."""
 
@@ -236,3 +257,4 @@ class Recipe:
     finetune_phase: FinetunePhaseRecipe = field(default_factory=FinetunePhaseRecipe)
     augment: AugmentRecipe = field(default_factory=AugmentRecipe)
     cache: CacheRecipe = field(default_factory=CacheRecipe)
+    calibration: CalibrationRecipe = field(default_factory=CalibrationRecipe)

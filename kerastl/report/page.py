@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from kerastl.evaluation.metrics import ClassMetrics, Metrics
+from kerastl.report.trust import Trust, trust_rows, trust_section
+from kerastl.report.wording import counted, cut, duration, escape, share, table, wrapped
 from kerastl.run import Run
 from kerastl.writing import write_json_atomic, write_text_atomic
 
@@ -55,6 +57,7 @@ class Report:
         class_names: in the order of the logits.
         seconds: of the whole run.
         warnings: what the reader of the figures should know.
+        trust: how far its probabilities can be trusted; None where that was not measured.
     """
 
     metrics: Metrics
@@ -68,6 +71,7 @@ class Report:
     class_names: tuple[str, ...]
     seconds: float
     warnings: tuple[str, ...] = ()
+    trust: Trust | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as report.json holds them."""
@@ -83,6 +87,7 @@ class Report:
             "class_names": list(self.class_names),
             "seconds": self.seconds,
             "warnings": list(self.warnings),
+            "trust": asdict(self.trust) if self.trust else None,
         }
 
 
@@ -105,12 +110,12 @@ def report_text(report: Report, width: int = 80) -> str:
     """
     longest = max(len(name) for name in report.class_names)
     name_width = max(8, min(28, width - 37, longest))  # 37: the figures beside it
-    rows = _headline(report.metrics)
+    rows = _headline(report.metrics) + trust_rows(report.trust)
     for phase in report.phases:
         rows.append((phase_title(phase.phase), _phase_words(phase)))
     if len(report.phases) > 1:
         rows.append(("kept", phase_title(report.winner)))
-    lines = [f"Test, {_counted(report.metrics.count, 'image')}"]
+    lines = [f"Test, {counted(report.metrics.count, 'image')}"]
     lines += [f"  {name:<{_LABEL_WIDTH}}{value}" for name, value in rows]
     classes = list(report.metrics.classes)
     if len(classes) > _TERMINAL_CLASSES:
@@ -121,15 +126,15 @@ def report_text(report: Report, width: int = 80) -> str:
         absent = 0
     lines.append(f"  {'class':<{name_width}}  {'images':>6}  {'precision':>9}  {'recall':>6}  {'F1':>6}")
     for each in classes:
-        figures = f"{_share(each.precision):>9}  {_share(each.recall):>6}  {_share(each.f1):>6}"
-        lines.append(f"  {_cut(each.name, name_width):<{name_width}}  {each.support:>6}  {figures}")
+        figures = f"{share(each.precision):>9}  {share(each.recall):>6}  {share(each.f1):>6}"
+        lines.append(f"  {cut(each.name, name_width):<{name_width}}  {each.support:>6}  {figures}")
     if absent:
-        lines.append(f"  {_counted(absent, 'class', 'classes')} without a test image")
+        lines.append(f"  {counted(absent, 'class', 'classes')} without a test image")
     for true, predicted, count, support in worst_confusions(report.metrics)[:3]:
-        names = f"{_cut(true, name_width)} taken for {_cut(predicted, name_width)}"
+        names = f"{cut(true, name_width)} taken for {cut(predicted, name_width)}"
         lines.append(f"  {names}: {count} of {support}")
     lines += [f"Warning: {warning}" for warning in report.warnings]
-    return "\n".join(piece for line in lines for piece in _wrapped(line, width))
+    return "\n".join(piece for line in lines for piece in wrapped(line, width))
 
 
 def worst_confusions(metrics: Metrics) -> list[tuple[str, str, int, int]]:
@@ -174,18 +179,6 @@ def _phase_words(phase: PhaseSummary) -> str:
     )
 
 
-def duration(seconds: float) -> str:
-    """A length of time as people say it: `48 s`, `3 min 20 s`, `2 h 05 min`."""
-    if seconds < 9.95:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
 def _page(run: Run, report: Report) -> str:
     parts = [f"# {run.name}", ""]
     if report.warnings:
@@ -202,15 +195,17 @@ def _page(run: Run, report: Report) -> str:
          "kept" if phase.phase == report.winner else ""]
         for phase in report.phases
     ]  # fmt: skip
-    parts += [*_table(header, rows, left=(0, 3, 7)), ""]
+    parts += [*table(header, rows, left=(0, 3, 7)), ""]
     if run.curves_png.exists():
         parts += ["![Learning curves](curves.png)", ""]
+    if report.trust:
+        parts += trust_section(report.trust)
     parts += ["## Classes (test)", "", *_class_table(report.metrics), ""]
     confusions = worst_confusions(report.metrics)
     if report.metrics.confusion is not None:
         parts += ["## Most frequent confusions (test)", ""]
         parts += [
-            f"- {_escape(true)} taken for {_escape(predicted)}: {count} of {_counted(support, 'image')}"
+            f"- {escape(true)} taken for {escape(predicted)}: {count} of {counted(support, 'image')}"
             for true, predicted, count, support in confusions[:_WORST_CONFUSIONS]
         ] or ["None: every test image was classified correctly."]
         if len(confusions) > _WORST_CONFUSIONS:
@@ -225,7 +220,7 @@ def _page(run: Run, report: Report) -> str:
         "## Data and weights", "",
         f"- Images: {counts}; {report.unreadable_count:,} unreadable and left out",
         f"- Data fingerprint: `{report.fingerprint}`",
-        f"- Pretrained weights: {_escape(report.weights_origin)}",
+        f"- Pretrained weights: {escape(report.weights_origin)}",
         f"- The whole run took {duration(report.seconds)}.", "",
     ]  # fmt: skip
     if run.augmentation_png.exists():
@@ -236,68 +231,32 @@ def _page(run: Run, report: Report) -> str:
 def _metrics_table(report: Report) -> list[str]:
     test = _headline(report.metrics)
     header, rows = (
-        ["", f"test ({_counted(report.metrics.count, 'image')})"],
+        ["", f"test ({counted(report.metrics.count, 'image')})"],
         [[name, value] for name, value in test],
     )
     if report.validation_metrics:
-        header.append(f"validation ({_counted(report.validation_metrics.count, 'image')})")
+        header.append(f"validation ({counted(report.validation_metrics.count, 'image')})")
         validation = dict(_headline(report.validation_metrics))
         rows = [[*row, validation.get(row[0], "–")] for row in rows]
-    return _table(header, rows, left=(0, 1, 2))
+    return table(header, rows, left=(0, 1, 2))
 
 
 def _class_table(metrics: Metrics) -> list[str]:
     header = ["class", "images", "precision", "recall", "F1"]
     rows = [
-        [_escape(each.name), str(each.support), _share(each.precision), _share(each.recall), _share(each.f1)]
+        [escape(each.name), str(each.support), share(each.precision), share(each.recall), share(each.f1)]
         for each in metrics.classes
     ]
     if metrics.multi_label:
         header.append("average precision")
         rows = [
-            [*row, _share(each.average_precision)] for row, each in zip(rows, metrics.classes, strict=True)
+            [*row, share(each.average_precision)] for row, each in zip(rows, metrics.classes, strict=True)
         ]
-    lines = _table(header, rows, left=(0,))
+    lines = table(header, rows, left=(0,))
     if any("–" in row for row in rows):
         lines += ["", "–: not defined, because no image has the class or none was given it."]
     return lines
 
 
-def _table(header: list[str], rows: list[list[str]], left: tuple[int, ...]) -> list[str]:
-    rule = [":---" if i in left else "---:" for i in range(len(header))]
-    return [f"| {' | '.join(row)} |" for row in (header, rule, *rows)]
-
-
 def _weakest(classes: Sequence[ClassMetrics]) -> list[ClassMetrics]:
     return sorted((each for each in classes if each.f1 is not None), key=lambda each: each.f1 or 0.0)
-
-
-def _share(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
-
-
-def _counted(count: int, noun: str, plural: str = "") -> str:
-    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
-
-
-def _cut(text: str, width: int) -> str:
-    return text if len(text) <= width else text[: width - 1] + "…"
-
-
-def _escape(text: str) -> str:
-    for character in "\\`*_|<>[]":
-        text = text.replace(character, "\\" + character)
-    return text
-
-
-def _wrapped(line: str, width: int) -> list[str]:
-    """The line, broken at spaces where it is too long; what follows is indented."""
-    if len(line) <= width:
-        return [line.rstrip()]
-    pieces, indent = [], " " * (len(line) - len(line.lstrip()) + 2)
-    while len(line) > width:
-        at = line.rfind(" ", len(indent) + 1, width + 1)
-        at = at if at > 0 else width
-        pieces.append(line[:at].rstrip())
-        line = indent + line[at:].strip()
-    return [*pieces, line.rstrip()]

@@ -15,18 +15,20 @@ from kerastl.errors import Interrupted
 from kerastl.evaluation.metrics import probabilities_of
 from kerastl.export.publish import ExportedModel
 from kerastl.features.cache import Cache
+from kerastl.model.build import Network
 from kerastl.progress import Progress
 from kerastl.recipe import Recipe, recipe_to_toml
 from kerastl.report.page import PhaseSummary, Report, write_report
 from kerastl.report.plots import plot_confusion
-from kerastl.run import create_run, environment
+from kerastl.run import Run, create_run, environment
 from kerastl.training.phase import PhaseResult
 from kerastl.training.routine import transfer
 from kerastl.workflow.beginning import begin, logits_of, metrics_of
-from kerastl.workflow.exporting import PARITY_IMAGES, encoded_at, export_network
+from kerastl.workflow.calibrating import calibrate_network, trust_of, write_calibration
+from kerastl.workflow.exporting import PARITY_IMAGES, Trained, encoded_at, export_network, serving_of
 from kerastl.workflow.logbook import Logbook
 from kerastl.workflow.planning import make_plan
-from kerastl.workflow.prepare import decode_splits, make_repeatable, open_splits, precision_of
+from kerastl.workflow.prepare import Prepared, decode_splits, make_repeatable, open_splits, precision_of
 from kerastl.workflow.records import write_data, write_histories, write_preview
 from kerastl.writing import replace_atomically, write_json_atomic, write_text_atomic
 
@@ -113,34 +115,36 @@ def fit(
             raise Interrupted(
                 f"Stopped before the first epoch had ended: nothing was learnt yet. `kerastl fit {run.recipe_toml}` begins anew"
             )
-        with replace_atomically(run.model_keras) as temporary:
-            network.model.save(temporary)
         if result.interrupted:
+            save_model(run, network)
             raise Interrupted(
                 f"Stopped. The best model so far ({result.winner}, {_values(result.validation)}) lies in {run.path}: "
                 f"`kerastl evaluate {run.path}` tests it, `kerastl export {run.path}` publishes it, and "
                 f"`kerastl fit {run.recipe_toml}` begins anew"
             )
-        validation_logits = logits_of(beginning, prepared, result.winner, "validation", cache, progress)
-        validation = metrics_of(validation_logits, prepared, "validation")
+        logits = {"validation": logits_of(beginning, prepared, result.winner, "validation", cache, progress)}
+        labels = {split.name: split.labels for split in prepared.splits}
+        calibrated = calibrate_network(network, logits["validation"], labels["validation"], recipe, progress)
+        logits["validation"] = logits["validation"] / np.array(calibrated.calibration.temperatures)
+        write_calibration(run, calibrated)
+        save_model(run, network)
         # The one and only look at the test split.
-        test = metrics_of(
-            logits_of(beginning, prepared, result.winner, "test", cache, progress), prepared, "test"
-        )
+        logits["test"] = logits_of(beginning, prepared, result.winner, "test", cache, progress)
+        test, validation = (metrics_of(logits[name], prepared, name) for name in ("test", "validation"))
+        trust = trust_of(calibrated, logits["test"], labels["test"], recipe.data.multi_label)
         exported = None
         if export_model:
-            positions = spread_positions(prepared.splits.validation.count, PARITY_IMAGES)
-            sample = encoded_at(prepared.splits.validation, positions)
-            trained = probabilities_of(validation_logits[positions], recipe.data.multi_label)
+            serving = serving_of(recipe, prepared.splits.class_names, calibrated.threshold)
+            images, trained = _known_images(prepared, logits)
             exported = export_network(
-                network.model, recipe, prepared.splits.class_names, sample, precision, models_dir, recipe.name,
-                trained,
-            )  # fmt: skip
+                network.model, recipe, serving, images, precision, models_dir, recipe.name, trained
+            )
     finally:
         stack.close()
         shutil.rmtree(run.scratch, ignore_errors=True)
     report = Report(
         metrics=test,
+        trust=trust,
         validation_metrics=validation,
         phases=tuple(_summary(phase) for phase in result.phases),
         winner=result.winner,
@@ -156,6 +160,26 @@ def fit(
         plot_confusion(np.asarray(test.confusion), prepared.splits.class_names, run.confusion_png)
     write_report(run, report)
     return FitSummary(run.path, report, exported)
+
+
+def save_model(run: Run, network: Network) -> None:
+    """Write the whole model into the run's folder."""
+    with replace_atomically(run.model_keras) as temporary:
+        network.model.save(temporary)
+
+
+def _known_images(prepared: Prepared, logits: dict[str, np.ndarray]) -> tuple[list[bytes], Trained]:
+    """Some validation and test images, and what is known of them."""
+    images: list[bytes] = []
+    pixels, known = [], []
+    for name in ("validation", "test"):
+        split = getattr(prepared.splits, name)
+        positions = spread_positions(split.count, PARITY_IMAGES)
+        images += encoded_at(split, positions)
+        pixels.append(prepared.pixels[name][positions])
+        known.append(logits[name][positions])
+    probabilities = probabilities_of(np.concatenate(known), prepared.recipe.data.multi_label)
+    return images, Trained(np.concatenate(pixels), probabilities)
 
 
 def _summary(phase: PhaseResult) -> PhaseSummary:

@@ -29,7 +29,8 @@ from kerastl.progress import Progress
 from kerastl.recipe import CacheRecipe, DataRecipe, Recipe, load_recipe
 from kerastl.run import Run, open_run
 from kerastl.training.phase import predict_logits
-from kerastl.workflow.exporting import PARITY_IMAGES, encoded_at, export_network
+from kerastl.workflow.calibrating import read_threshold
+from kerastl.workflow.exporting import PARITY_IMAGES, encoded_at, export_network, serving_of
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
 READ_BATCH = 64
@@ -145,13 +146,18 @@ def export(
     folder = open_run(run)
     recipe, class_names = _recipe_of(folder), _class_names(folder)
     splits = make_splits(open_examples(recipe.data), recipe.data)
-    positions = spread_positions(splits.validation.count, PARITY_IMAGES)
-    images = [data for data in encoded_at(splits.validation, positions) if not _unreadable(data)]
+    images = [
+        data
+        for split in (splits.validation, splits.test)
+        for data in encoded_at(split, spread_positions(split.count, PARITY_IMAGES))
+        if not _unreadable(data)
+    ]
     model = keras.saving.load_model(folder.model_keras)
     precision = precision_of_model(model)
-    progress.note(f"Checking on {len(images)} validation images")
+    progress.note(f"Checking on {len(images)} images of the validation and test splits")
+    serving = serving_of(recipe, class_names, read_threshold(folder))
     return export_network(
-        model, recipe, class_names, images, precision, models_dir, name or recipe.name or "model"
+        model, recipe, serving, images, precision, models_dir, name or recipe.name or "model"
     )
 
 

@@ -1,0 +1,175 @@
+"""What exporting costs and changes: differences from the model in memory, latency beside the bare network, first answers.
+
+For each backbone, with real weights and a head that tells classes apart: the largest difference of any probability between
+the SavedModel, asked in a fresh process through every signature, and the model in memory; the time of
+`serving_default` beside decoding and the bare backbone, in one process, one after the other; and the time from
+loading to the first and second answer in a fresh process.
+
+    python benchmarks/serving.py --data DIR --weights DIR [--backbones …] [--images 500]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from kerastl.backbones import get_backbone
+from kerastl.export.parity import check_parity, expected_answers
+from kerastl.export.serving import SERVING_BYTES, Serving
+from kerastl.export.signatures import write_saved_model
+from kerastl.image.decode import decode
+from kerastl.model.build import Network, build_backbone, build_model
+from kerastl.model.weights import load_weights
+from kerastl.recipe import HeadRecipe
+
+CLASSES = 10
+BATCHES = (1, 32)
+# Logits of about this spread: a head that is sure of some images and unsure of others.
+LOGIT_SPREAD = 3.0
+
+FIRST_ANSWERS = """
+import sys, time
+import tensorflow as tf
+image = open(sys.argv[2], "rb").read()
+tf.constant(0)
+started = time.perf_counter()
+signature = tf.saved_model.load(sys.argv[1]).signatures["serving_default"]
+loaded = time.perf_counter()
+for _ in range(2):
+    signature(image_bytes=tf.constant([image]))["probabilities"].numpy()
+    print(time.perf_counter() - loaded if not _ else time.perf_counter() - answered)
+    answered = time.perf_counter()
+print(loaded - started)
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True, help="folder of images; all below it are found")
+    parser.add_argument("--weights", type=Path, required=True, help="folder with BACKBONE_notop.weights.h5")
+    parser.add_argument(
+        "--backbones", nargs="+", default=["resnet50", "vgg16", "inception_v3", "mobilenet_v2"]
+    )
+    parser.add_argument("--image-size", type=int, default=128)
+    parser.add_argument("--images", type=int, default=500)
+    parser.add_argument("--repeats", type=int, default=15)
+    arguments = parser.parse_args()
+    paths = sorted(arguments.data.rglob("*.png"))
+    paths = [paths[i] for i in np.linspace(0, len(paths) - 1, arguments.images).astype(int)]
+    images = [path.read_bytes() for path in paths]
+    for name in arguments.backbones:
+        row = measure(name, arguments, images, paths[0])
+        print(json.dumps(row), flush=True)
+
+
+def measure(name: str, arguments: argparse.Namespace, images: list[bytes], first: Path) -> dict[str, Any]:
+    """All figures of one backbone."""
+    network = network_of(name, arguments, images)
+    serving = Serving(tuple(f"class {index}" for index in range(CLASSES)), arguments.image_size)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "1"
+        write_saved_model(network.model, serving, path)
+        expected = expected_answers(network.model, images, serving)
+        result = check_parity(path, images, expected, serving)
+        row: dict[str, Any] = {
+            "backbone": name,
+            "images": result.count,
+            "largest_difference": result.largest_difference,
+            "passed": result.passed,
+            "sure": float(np.median(expected.probabilities.max(axis=1))),
+        }
+        signature = tf.saved_model.load(str(path)).signatures[SERVING_BYTES]
+        for batch in BATCHES:
+            row |= latency(network, signature, serving, images[:batch], arguments.repeats)
+        command = [sys.executable, "-c", FIRST_ANSWERS, str(path), str(first)]
+        answers = [
+            [
+                float(line)
+                for line in subprocess.run(
+                    command, capture_output=True, text=True, check=True
+                ).stdout.splitlines()
+            ]
+            for _ in range(3)
+        ]
+        for position, key in enumerate(("first_answer_seconds", "second_answer_seconds", "load_seconds")):
+            row[key] = statistics.median(answer[position] for answer in answers)
+    return row
+
+
+def network_of(name: str, arguments: argparse.Namespace, images: list[bytes]) -> Network:
+    """The backbone with a random head on features that are standardised, so that probabilities differ."""
+    keras.utils.set_random_seed(0)
+    spec = get_backbone(name)
+    backbone = build_backbone(spec, arguments.image_size)
+    load_weights(backbone, spec, str(arguments.weights / f"{name}_notop.weights.h5"))
+    plain = build_model(backbone, spec, HeadRecipe(), CLASSES)
+    pixels = [decode(tf.constant(each), arguments.image_size, "stretch") for each in images[:64]]
+    features = np.asarray(plain.pooling(plain.backbone(_preprocessed(plain, tf.stack(pixels)))))
+    network = build_model(
+        backbone, spec, HeadRecipe(), CLASSES, features.mean(axis=0), features.var(axis=0) + features.var()
+    )
+    shape = network.logits.kernel.shape
+    kernel = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    network.logits.set_weights([kernel, np.zeros(CLASSES, np.float32)])
+    spread = float(np.std(network.head(features)))
+    network.logits.set_weights([kernel * (LOGIT_SPREAD / spread), np.zeros(CLASSES, np.float32)])
+    return network
+
+
+def _preprocessed(network: Network, pixels: tf.Tensor) -> tf.Tensor:
+    from kerastl.model.build import preprocess
+
+    return preprocess(network.spec, tf.cast(pixels, tf.float32))
+
+
+def latency(
+    network: Network, signature: Callable[..., Any], serving: Serving, images: list[bytes], repeats: int
+) -> dict[str, Any]:
+    """Milliseconds of a request beside those of decoding and the bare network; they take turns."""
+    encoded = tf.constant(images)
+
+    @tf.function
+    def bare(data: tf.Tensor) -> tf.Tensor:
+        pixels = tf.map_fn(
+            lambda each: decode(each, serving.image_size, serving.resize),
+            data,
+            fn_output_signature=tf.TensorSpec([serving.image_size, serving.image_size, 3], tf.uint8),
+        )
+        return network.model(tf.cast(pixels, tf.float32), training=False)
+
+    sides: dict[str, Callable[[], Any]] = {
+        "served": lambda: signature(image_bytes=encoded)["probabilities"].numpy(),
+        "bare": lambda: bare(encoded).numpy(),
+    }
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    for turn in range(repeats + 2):
+        for name, side in sides.items():
+            started = time.perf_counter()
+            side()
+            if turn >= 2:
+                times[name].append(time.perf_counter() - started)
+    ratios = [one / other for one, other in zip(times["served"], times["bare"], strict=True)]
+    quarter = max(1, repeats // 4)
+    return {
+        f"batch{len(images)}_milliseconds": 1000 * statistics.median(times["served"]),
+        f"batch{len(images)}_ratio": statistics.median(ratios),
+        f"batch{len(images)}_ratio_quartiles": [sorted(ratios)[quarter], sorted(ratios)[-quarter - 1]],
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""What a served model takes and answers, in words that need no TensorFlow.
+
+The signatures, as TensorFlow Serving and its clients see them (n images, k classes, s the image size, d features):
+
+| signature           | input         |                                                                         |
+|---------------------|---------------|-------------------------------------------------------------------------|
+| `serving_default`   | `image_bytes` | string [n]: encoded images of any size and format that training reads    |
+| `serving_pixels`    | `pixels`      | float32 [n, s, s, 3]: RGB, 0..255, as `kerastl.image.decode` returns them |
+| `serving_embedding` | `image_bytes` | as above                                                                |
+
+| output          |                                                                                                  |
+|-----------------|--------------------------------------------------------------------------------------------------|
+| `probabilities` | float32 [n, k]: softmax, or a sigmoid for each label; columns in the order of `assets/labels.txt` |
+| `classes`       | string [n, t]: names of the t = min(5, k) most probable classes, the best first                   |
+| `scores`        | float32 [n, t]: their probabilities                                                              |
+| `label`         | string [n]: name of the best class                                                               |
+| `label_index`   | int64 [n]: its column                                                                            |
+| `accepted`      | bool [n]: whether its probability reaches the threshold; only where one was chosen               |
+| `embedding`     | float32 [n, d]: the pooled features of the backbone; of `serving_embedding` alone                |
+
+The REST API of TensorFlow Serving treats tensors whose names end in `_bytes` as base64
+(`{"image_bytes": {"b64": …}}`), hence that name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+SERVING_BYTES = "serving_default"
+SERVING_PIXELS = "serving_pixels"
+SERVING_EMBEDDING = "serving_embedding"
+LABELS_FILE = "labels.txt"
+TOP_CLASSES = 5
+
+
+@dataclass(frozen=True)
+class Serving:
+    """What the served graph has to know beside the model.
+
+    Attributes:
+        class_names: in the order of the logits.
+        image_size: side of the model's input in pixels.
+        resize: `stretch`, `crop` or `pad`, as in training.
+        multi_label: sigmoid for each label instead of softmax.
+        threshold: lowest probability of the best class that counts as an answer, 0..1; None serves no `accepted`.
+    """
+
+    class_names: tuple[str, ...]
+    image_size: int
+    resize: str = "stretch"
+    multi_label: bool = False
+    threshold: float | None = None
+
+    @property
+    def top(self) -> int:
+        """How many classes are named for each image."""
+        return min(TOP_CLASSES, len(self.class_names))
+
+
+def read_labels(saved_model: Path | str) -> tuple[str, ...]:
+    """The class names of a SavedModel that `write_saved_model` wrote, in the order of its probabilities.
+
+    Raises:
+        OSError: if there is no `assets/labels.txt`.
+    """
+    text = (Path(saved_model) / "assets" / LABELS_FILE).read_bytes().decode("utf-8")
+    return tuple(text.removesuffix("\n").split("\n"))
+
+
+def write_labels(saved_model: Path | str, class_names: tuple[str, ...]) -> None:
+    """Write `assets/labels.txt`, a name a line."""
+    # newline="" keeps the file the same on every system
+    with (Path(saved_model) / "assets" / LABELS_FILE).open("w", encoding="utf-8", newline="") as file:
+        file.write("".join(f"{name}\n" for name in class_names))

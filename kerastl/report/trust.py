@@ -1,0 +1,87 @@
+"""How far a model's probabilities can be trusted, in words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kerastl.evaluation.abstention import Accepted
+from kerastl.evaluation.calibration import Calibration, Reliability
+from kerastl.report.wording import counted, table
+
+
+@dataclass(frozen=True)
+class Trust:
+    """How far the probabilities can be trusted.
+
+    Attributes:
+        calibration: the temperatures, fitted on validation.
+        reliability: what they changed on the test split.
+        threshold: lowest probability that counts as an answer; None without one.
+        validation_accepted: the validation images that reach it, which also chose it.
+        test_accepted: the test images that reach it.
+    """
+
+    calibration: Calibration
+    reliability: Reliability
+    threshold: float | None
+    validation_accepted: Accepted | None
+    test_accepted: Accepted | None
+
+
+def trust_rows(trust: Trust | None) -> list[tuple[str, str]]:
+    """(name, value) for the terminal."""
+    if trust is None:
+        return []
+    found = trust.reliability
+    rows = [
+        (
+            "calibration error",
+            f"{found.error_after:.3f}, before calibration {found.error_before:.3f} ({_temperatures(trust.calibration)})",
+        )
+    ]
+    if trust.threshold is not None and trust.test_accepted is not None:
+        words = (
+            f"{trust.test_accepted.coverage:.1%} of images, with a probability from {trust.threshold:.3f} on"
+        )
+        rows += [("accepted", words), ("right of these", _precision(trust.test_accepted))]
+    return rows
+
+
+def _temperatures(calibration: Calibration) -> str:
+    lowest, highest = min(calibration.temperatures), max(calibration.temperatures)
+    if calibration.kind == "none":
+        return "not calibrated"
+    if calibration.kind == "temperature":
+        return f"temperature {lowest:.2f}"
+    return f"a temperature a class, {lowest:.2f} to {highest:.2f}"
+
+
+def _precision(accepted: Accepted) -> str:
+    if accepted.precision is None or accepted.precision_interval is None:
+        return "none was accepted"
+    low, high = accepted.precision_interval
+    return f"{accepted.precision:.3f} (95 % interval {low:.3f} to {high:.3f})"
+
+
+def trust_section(trust: Trust) -> list[str]:
+    """Lines of the page."""
+    found = trust.reliability
+    header = [f"test ({counted(found.count, 'image')})", "as trained", "calibrated"]
+    rows = [
+        ["expected calibration error", f"{found.error_before:.4f}", f"{found.error_after:.4f}"],
+        ["log-loss", f"{found.log_loss_before:.4f}", f"{found.log_loss_after:.4f}"],
+    ]
+    lines = ["## Can its probabilities be trusted?", "", *table(header, rows, left=(0,)), ""]
+    lines += [
+        f"Fitted on {counted(trust.calibration.count, 'validation image')}: {_temperatures(trust.calibration)}. The model "
+        "itself holds it; what it answers is calibrated.",
+        "",
+    ]
+    if trust.threshold is not None and trust.validation_accepted and trust.test_accepted:
+        rows = [
+            [name, f"{accepted.coverage:.1%}", _precision(accepted)]
+            for name, accepted in (("validation", trust.validation_accepted), ("test", trust.test_accepted))
+        ]
+        lines += [f"Answers with a probability from {trust.threshold:.4f} on are accepted:", ""]
+        lines += [*table(["", "accepted", "right of these"], rows, left=(0,)), ""]
+    return lines

@@ -1,0 +1,100 @@
+"""Probabilities that can be trusted, and when not to answer: fitted on validation, measured on the test split."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from kerastl.evaluation.abstention import Accepted, accepted_at, choose_threshold
+from kerastl.evaluation.calibration import Calibration, calibrate, reliability
+from kerastl.evaluation.metrics import probabilities_of
+from kerastl.model.build import Network
+from kerastl.model.heads import divide_logits
+from kerastl.progress import Progress
+from kerastl.recipe import Recipe
+from kerastl.report.trust import Trust
+from kerastl.run import Run
+from kerastl.writing import write_json_atomic
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """What was done to the winner.
+
+    Attributes:
+        calibration: temperatures, which its last layer now holds.
+        threshold: lowest probability that counts as an answer; None where none was asked for or can be had.
+        accepted: images of the validation split that reach it; None without a threshold.
+    """
+
+    calibration: Calibration
+    threshold: float | None
+    accepted: Accepted | None
+
+
+def calibrate_network(
+    network: Network, logits: np.ndarray, labels: np.ndarray, recipe: Recipe, progress: Progress
+) -> Calibrated:
+    """Divide the network's logits by the temperatures that fit validation best, for good.
+
+    Args:
+        network: holds the winner's weights; its last layer is changed.
+        logits: float [n, classes] of the validation images, as the network gives them before.
+        labels: of these images.
+        recipe: resolved.
+        progress: listens.
+    """
+    asked, multi_label = recipe.calibration, recipe.data.multi_label
+    found = calibrate(logits, labels, asked.kind, multi_label)
+    divide_logits(network.logits, np.array(found.temperatures))
+    if asked.abstain_precision is None and asked.abstain_coverage is None:
+        return Calibrated(found, None, None)
+    probabilities = probabilities_of(logits / np.array(found.temperatures), multi_label)
+    threshold = choose_threshold(probabilities, labels, asked.abstain_precision, asked.abstain_coverage)
+    if threshold is None:
+        progress.warn(
+            f"No threshold makes {asked.abstain_precision:.0%} of the accepted answers right on the {len(labels)} validation "
+            "images (calibration.abstain_precision): the model is served without one"
+        )
+        return Calibrated(found, None, None)
+    return Calibrated(found, threshold, accepted_at(probabilities, labels, threshold))
+
+
+def trust_of(calibrated: Calibrated, logits: np.ndarray, labels: np.ndarray, multi_label: bool) -> Trust:
+    """What calibration and threshold are worth on the test split.
+
+    Args:
+        calibrated: from `calibrate_network`.
+        logits: float [n, classes] of the test images, as the network gives them after it.
+        labels: of these images.
+        multi_label: sigmoid instead of softmax.
+    """
+    found, threshold = calibrated.calibration, calibrated.threshold
+    temperatures = np.array(found.temperatures)
+    accepted = None
+    if threshold is not None:
+        accepted = accepted_at(probabilities_of(logits, multi_label), labels, threshold)
+    return Trust(
+        calibration=found,
+        reliability=reliability(logits * temperatures, labels, temperatures, multi_label),
+        threshold=threshold,
+        validation_accepted=calibrated.accepted,
+        test_accepted=accepted,
+    )
+
+
+def write_calibration(run: Run, calibrated: Calibrated) -> None:
+    """Write what was fitted into the run's folder; `read_threshold` reads it."""
+    values: dict[str, Any] = dataclasses.asdict(calibrated.calibration)
+    write_json_atomic(run.calibration_json, {**values, "threshold": calibrated.threshold})
+
+
+def read_threshold(run: Run) -> float | None:
+    """The threshold of a run's model; None where it has none, or was stopped before."""
+    if not run.calibration_json.exists():
+        return None
+    return json.loads(run.calibration_json.read_text(encoding="utf-8"))["threshold"]
