@@ -37,3 +37,11 @@ class Progress:
     def track(self, label: str, total: int, unit: str = "images") -> Tracker:
         """Announce `total` units of work; the tracker takes their progress."""
         return Tracker()
+
+
+def size_text(count: float) -> str:
+    """A number of bytes as people say it: `640 KB`, `37 MB`, `4.2 GB`."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("KB", 1e3)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}" if count < 10 * size else f"{count / size:,.0f} {unit}"
+    return f"{max(count, 0):.0f} bytes"

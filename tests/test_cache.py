@@ -143,7 +143,7 @@ def test_a_run_that_was_killed_while_it_built_is_taken_up(tmp_path: Path, kerast
 
 def test_cache_list_prune_and_clear(fit: FitRun, tmp_path: Path, kerastl: Kerastl) -> None:
     listed = kerastl("cache", "list")
-    assert "train, mobilenet_025 conv_pw_11_relu 32 px, 2 views" in listed.stdout, listed.stdout
+    assert "train, mobilenet_025 conv_pw_11_relu 32 px × 2" in listed.stdout, listed.stdout
     units = json.loads(kerastl("cache", "list", "--json").stdout)
     assert {unit["kind"] for unit in units} == {"pixels", "pooled", "activations"}
     total = sum(unit["bytes"] for unit in units)

@@ -17,10 +17,11 @@ from kerastl.backbones import get_backbone
 from kerastl.errors import UserError
 from kerastl.features.arrays import new_array
 from kerastl.features.cache import Cache
-from kerastl.features.extract import FrozenViews, Wanted, extract
+from kerastl.features.extract import Wanted, extract
 from kerastl.features.frozen import Frozen
 from kerastl.features.readers import Features
-from kerastl.features.views import Views
+from kerastl.features.unit import Unit
+from kerastl.features.views import FrozenViews, Views
 from kerastl.model.build import Network, build_backbone, build_model
 from kerastl.model.cut import cut
 from kerastl.progress import Progress
@@ -243,7 +244,7 @@ def test_live_views_of_a_batch_are_computed_together(network: Network, tmp_path:
 def test_auto_keeps_where_there_is_room_and_says_why(network: Network, tmp_path: Path) -> None:
     said = Said()
     features_of(frozen_at(network, POINT), views(level="light"), 2, tmp_path, "auto", progress=said)
-    assert "kept in" in said.lines[0] and "live about" in said.lines[0] and "MB" in said.lines[0]
+    assert "kept in" in said.lines[0] and "live about" in said.lines[0] and "(82 KB" in said.lines[0]
 
 
 def test_every_image_and_view_runs_through_the_frozen_part_exactly_once(
@@ -262,6 +263,46 @@ def test_every_image_and_view_runs_through_the_frozen_part_exactly_once(
     more = frozen_at(network, POINT)
     features_of(more, images, 4, tmp_path)
     assert more.forward_passes == 10, "only the new view"
+
+
+@pytest.mark.parametrize("count", [10, 40, 100])
+def test_batches_that_were_timed_are_kept(network: Network, tmp_path: Path, count: int) -> None:
+    images, frozen, positions = views(count, level="light"), frozen_at(network, POINT), np.arange(count)
+    features_of(frozen, images, 2, tmp_path, "auto")
+    assert frozen.forward_passes == 2 * count
+    more = frozen_at(network, POINT)
+    found = features_of(more, images, 3, tmp_path, "auto")
+    assert more.forward_passes == count, "only the new view"
+    plain = features_of(frozen_at(network, POINT), images, 3, tmp_path / "plain", "disk")
+    for view in range(3):
+        for read in ("pooled_batch", "activation_batch"):
+            np.testing.assert_array_equal(
+                getattr(found, read)(positions, view), getattr(plain, read)(positions, view)
+            )
+
+
+def test_a_disk_that_fills_up_in_the_middle_is_no_reason_to_stop(
+    network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was reserved can be written, but for the file systems that reserve nothing."""
+    images, write = views(300, level="none"), Unit.write
+
+    def full(unit: Unit, shard: int, *rest: object) -> None:
+        if shard == 1:
+            raise NoSpaceError("the disk is full")
+        write(unit, shard, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Unit, "write", full)
+    frozen, positions = frozen_at(network, POINT), np.arange(300)
+    found = features_of(frozen, images, 1, tmp_path, "auto")
+    with pytest.raises(NoSpaceError):
+        features_of(frozen_at(network, POINT), images, 1, tmp_path / "disk", "disk")
+    monkeypatch.setattr(Unit, "write", write)
+    whole = features_of(frozen_at(network, POINT), images, 1, tmp_path / "whole", "disk")
+    np.testing.assert_array_equal(found.activation_batch(positions, 0), whole.activation_batch(positions, 0))
+    again = frozen_at(network, POINT)
+    features_of(again, images, 1, tmp_path, "disk")
+    assert again.forward_passes == 300 - 256, "what was written before is taken up"
 
 
 @pytest.mark.parametrize(

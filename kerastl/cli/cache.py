@@ -11,7 +11,11 @@ from kerastl.cli.options import debug_option, json_option
 from kerastl.cli.terminal import print_json, table
 from kerastl.features.cache import cache_directory
 from kerastl.features.store import FeatureStore, Stored
+from kerastl.progress import size_text
 from kerastl.recipe.schema import CacheRecipe
+
+# So that a row of a usual network fits 80 columns.
+ORIGIN_COLUMNS = 16
 
 directory_option = click.option(
     "--directory",
@@ -39,9 +43,9 @@ def list_(directory: Path | None, as_json: bool) -> None:
         print_json(units)
         return
     if units:
-        click.echo(table(("kind", "size", "used", "belongs to", "state"), _grouped(units)))
+        click.echo(table(("kind", "size", "used", "belongs to (× views)", "state"), _grouped(units)))
     total = sum(unit.bytes for unit in units)
-    click.echo(f"{store.root}: {len(units)} units, {_size(total)}")
+    click.echo(f"{store.root}: {len(units)} units, {size_text(total)}")
 
 
 @cache.command()
@@ -87,19 +91,19 @@ def _remove(store: FeatureStore, units: list[Stored]) -> None:
     removed = [unit for unit in units if store.remove(unit.name)]
     kept = len(units) - len(removed)
     in_use = f"; {kept} in use stay" if kept else ""
-    click.echo(f"removed {len(removed)} units, {_size(sum(unit.bytes for unit in removed))}{in_use}")
+    click.echo(f"removed {len(removed)} units, {size_text(sum(unit.bytes for unit in removed))}{in_use}")
 
 
 def _grouped(units: list[Stored]) -> list[tuple[str, str, str, str, str]]:
     """A row for each split and network: its views together."""
     groups: dict[tuple[str, str, str], list[Stored]] = {}
     for unit in units:
-        state = "in use" if unit.in_use else "kept" if unit.complete else "interrupted"
+        state = "in use" if unit.in_use else "kept" if unit.complete else "partial"
         groups.setdefault((unit.kind, _belongs_to(unit), state), []).append(unit)
     return [
         (
             kind,
-            _size(sum(unit.bytes for unit in members)),
+            size_text(sum(unit.bytes for unit in members)),
             _age(max(unit.used for unit in members)),
             belongs_to + _views(members),
             state,
@@ -112,16 +116,17 @@ def _belongs_to(unit: Stored) -> str:
     facts, about = unit.facts, unit.about
     network = [str(facts[name]) for name in ("backbone", "unfreeze_point") if name in facts]
     where = " ".join([*network, f"{facts.get('image_size', '?')} px"])
-    return f"{about.get('data', 'unknown data')}, {about.get('split', '?')}, {where}"
+    return f"{_tail(str(about.get('data', 'unknown data')))}, {about.get('split', '?')}, {where}"
+
+
+def _tail(text: str) -> str:
+    """The end of a long text, which says more of a path than its beginning; --json has all of it."""
+    return text if len(text) <= ORIGIN_COLUMNS else "…" + text[1 - ORIGIN_COLUMNS :]
 
 
 def _views(units: list[Stored]) -> str:
     count = len({unit.about["view"] for unit in units if "view" in unit.about})
-    return f", {count} views" if count > 1 else ""
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+    return f" × {count}" if count > 1 else ""
 
 
 def _age(used: float) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from kerastl.features.store import FeatureStore
 from kerastl.features.unit import MemoryUnit, Unit, UnitKey
-from kerastl.progress import Progress
+from kerastl.progress import Progress, size_text
 from kerastl.recipe import CacheRecipe
 from kerastl.writing import NoSpaceError, WriteError
 
@@ -118,7 +118,7 @@ class Cache:
             if needed <= room:
                 return Keeping("disk", "disk")
             raise NoSpaceError(
-                f"The features need {_size(needed)}, and {self.store.root} has room for {_size(room)} (cache.max_gigabytes, "
+                f"The features need {size_text(needed)}, and {self.store.root} has room for {size_text(room)} (cache.max_gigabytes, "
                 'and half of the free disk). Raise or free it, or set cache.mode = "auto"'
             )
         memory = 0 if "memory" in excluded else int(MEMORY_SHARE * available_memory())
@@ -129,18 +129,21 @@ class Cache:
         images_per_second = rate()
         kept_seconds = passes / images_per_second + needed / DISK_BYTES_PER_SECOND
         live_seconds = (passes + finetune_passes) / images_per_second
-        costs = f"{_size(needed)}, {_minutes(kept_seconds)}; live {_minutes(live_seconds)}"
+        costs = f"{size_text(needed)}, {_minutes(kept_seconds)}; live {_minutes(live_seconds)}"
         if live_seconds * LATER_RUNS < kept_seconds and not any(key.kind == "pooled" for key in missing):
             choice, why = Keeping("disk", "live"), "activations computed live: cheaper than to keep them"
         elif needed <= room:
             choice, why = Keeping("disk", "disk"), f"kept in {self.store.root}"
         elif needed <= memory:
-            choice, why = Keeping("memory", "memory"), f"kept in memory: the store has room for {_size(room)}"
+            choice, why = (
+                Keeping("memory", "memory"),
+                f"kept in memory: the store has room for {size_text(room)}",
+            )
         else:
             pooled = [key for key in missing if key.kind == "pooled"]
             fits = sum(key.bytes for key in pooled) <= room
             choice = Keeping("disk" if fits else "memory", "live")
-            why = f"activations computed live: room for {_size(room)} on disk and {_size(memory)} in memory"
+            why = f"activations computed live: room for {size_text(room)} on disk and {size_text(memory)} in memory"
         progress.note(f"Features: {why} ({costs})")
         return choice
 
@@ -244,10 +247,6 @@ def _allow_many_files() -> None:
         if soft < MANY_FILES:
             limit = MANY_FILES if hard == resource.RLIM_INFINITY else min(MANY_FILES, hard)
             resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{max(count, 0) / 1e6:.1f} MB"
 
 
 def _minutes(seconds: float) -> str:

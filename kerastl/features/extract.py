@@ -8,40 +8,20 @@ training code cannot tell the difference.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from kerastl.features.ahead import Watch, images_ahead
 from kerastl.features.cache import Cache, Keeping
-from kerastl.features.frozen import BATCH_SIZE, Frozen, Overflow, narrowed
+from kerastl.features.filling import Sample, fill
+from kerastl.features.frozen import Frozen, Overflow, narrowed
 from kerastl.features.readers import Features, Reader, live_reader, reader_of
 from kerastl.features.unit import MemoryUnit, Unit, UnitKey
-from kerastl.features.views import Views
+from kerastl.features.views import FrozenViews
 from kerastl.model.heads import POOLINGS, pooled_features
-from kerastl.progress import Progress, Tracker
+from kerastl.progress import Progress
 from kerastl.writing import WriteError
-
-
-@dataclass(frozen=True, eq=False)
-class FrozenViews:
-    """A split and how many of its views are wanted.
-
-    Attributes:
-        name: of the split, for messages.
-        views: its images.
-        view_count: how many views, from 0 on.
-        facts: what the images depend on, apart from the network.
-        about: what a listing of the store says of them.
-    """
-
-    name: str
-    views: Views
-    view_count: int
-    facts: Mapping[str, object]
-    about: Mapping[str, object]
 
 
 @dataclass(frozen=True)
@@ -68,6 +48,7 @@ def extract(
     wanted: Wanted,
     progress: Progress = Progress(),
     excluded: tuple[str, ...] = (),
+    sample: Sample | None = None,
 ) -> list[Features]:
     """Make the features of some splits readable: from the store, computed now, or live.
 
@@ -78,6 +59,7 @@ def extract(
         wanted: which ones.
         progress: listens.
         excluded: where they are not to be kept; with any, `cache.mode = "disk"` takes what there is.
+        sample: batches that an attempt before this one computed.
 
     Raises:
         NoSpaceError: the recipe asks for the disk, and has no room there.
@@ -86,15 +68,16 @@ def extract(
         cache.widen()
     keys = [_keys(frozen, split, view, wanted, cache) for split in splits for view in range(split.view_count)]
     epochs = wanted.finetune_epochs if "activations" in keys[0] else 0
+    sample = sample or Sample(frozen, splits, keys, cache.store.has)
     keeping = cache.choose(
         keys,
         epochs * sum(split.views.count for split in splits),
-        lambda: _rate(frozen, splits[0].views, keys[0]),
+        sample.rate,
         progress,
         excluded,
     )
     try:
-        return _extract(frozen, splits, keys, cache, keeping, wanted, progress)
+        return _extract(frozen, splits, keys, cache, keeping, wanted, sample, progress)
     except Overflow:
         progress.note(
             f"Activations at '{frozen.cut.unfreeze_point}' do not fit sixteen bits: kept in thirty-two"
@@ -102,7 +85,7 @@ def extract(
         cache.widen()
         for of_view in keys:
             cache.store.remove(of_view["activations"].name)
-        return extract(frozen, splits, cache, wanted, progress, excluded)
+        return extract(frozen, splits, cache, wanted, progress, excluded, sample)
     except (WriteError, MemoryError) as error:
         if cache.recipe.mode == "disk" and not excluded:
             raise
@@ -111,7 +94,7 @@ def extract(
             raise
         progress.warn(f"Features cannot be kept: {error}")
         cache.release_features()
-        return extract(frozen, splits, cache, wanted, progress, (*excluded, place))
+        return extract(frozen, splits, cache, wanted, progress, (*excluded, place), sample)
 
 
 def _was_widened(frozen: Frozen, splits: Sequence[FrozenViews], cache: Cache, wanted: Wanted) -> bool:
@@ -127,11 +110,12 @@ def _extract(
     cache: Cache,
     keeping: Keeping,
     wanted: Wanted,
+    sample: Sample,
     progress: Progress,
 ) -> list[Features]:
     kept_keys = [key for of_view in keys for kind, key in of_view.items() if keeping.keeps(kind)]
     units = cache.hold(kept_keys, keeping, progress)
-    before = frozen.forward_passes
+    before = frozen.forward_passes - sample.passes
     if wanted.pooled and any(not unit.complete for unit in units.values()):
         frozen.check_untouched()
     features = []
@@ -148,7 +132,7 @@ def _extract(
         if work:
             with progress.track(f"features {split.name}", split.views.count * len(work)) as tracker:
                 for view, gaps in work.items():
-                    _fill(frozen, split.views, view, gaps, tracker)
+                    fill(frozen, split.views, view, gaps, sample.of(split, view), tracker)
         features.append(_features(frozen, split, of_views, wanted, cache.dtype))
     if units:
         computed = frozen.forward_passes - before
@@ -226,54 +210,3 @@ def _keys(
         kind = dtype or cache.dtype
         keys["activations"] = UnitKey("activations", at, count, tuple(map(int, shape)), kind, about)
     return keys
-
-
-def _fill(
-    frozen: Frozen, views: Views, view: int, units: Mapping[str, Unit | MemoryUnit], tracker: Tracker
-) -> None:
-    """Run the frozen part over all images of a view that any of the units still misses."""
-    for unit in units.values():
-        unit.begin()
-    key = next(iter(units.values())).key
-    gaps = {kind: set(unit.missing) for kind, unit in units.items()}
-    shards = sorted(set().union(*gaps.values()))
-    tracker.advance(key.rows - sum(len(key.shard(shard)) for shard in shards))
-    batches = [_batches(key.shard(shard)) for shard in shards]
-    watch, written, row_bytes = Watch(), 0, sum(unit.key.row_bytes for unit in units.values())
-    images = images_ahead(views, view, [batch for of_shard in batches for batch in of_shard], watch)
-    for shard, of_shard in zip(shards, batches, strict=True):
-        wanted = {kind: shard in gaps[kind] for kind in units}
-        parts: dict[str, list[np.ndarray]] = {}
-        for batch in of_shard:
-            found = frozen.run(
-                next(images),
-                pooled=wanted.get("pooled", False),
-                activations=wanted.get("activations", False),
-            )
-            for kind, values in found.items():
-                parts.setdefault(kind, []).append(narrowed(values, units[kind].key.dtype))
-            written += len(batch) * row_bytes
-            tracker.advance(len(batch), f"{written / 1e9:.2f} GB, {watch.limit()}")
-        for kind, pieces in parts.items():
-            units[kind].write(shard, np.concatenate(pieces))
-    for unit in units.values():
-        unit.publish()
-
-
-def _batches(rows: range) -> list[np.ndarray]:
-    return [
-        np.arange(start, min(start + BATCH_SIZE, rows.stop))
-        for start in range(rows.start, rows.stop, BATCH_SIZE)
-    ]
-
-
-def _rate(frozen: Frozen, views: Views, keys: Mapping[str, UnitKey]) -> float:
-    """Images a second that the frozen part manages here, from one batch; the first, which is traced, is not timed."""
-    images = views.images(np.arange(min(BATCH_SIZE, views.count)), 0)
-    wanted = {"pooled": "pooled" in keys, "activations": "activations" in keys}
-    before = frozen.forward_passes
-    frozen.run(images[:1], **wanted)
-    began = time.perf_counter()
-    frozen.run(images, **wanted)
-    frozen.forward_passes = before
-    return BATCH_SIZE / max(1e-9, time.perf_counter() - began)

@@ -35,8 +35,7 @@ class Frozen:
     Attributes:
         cut: the network, cut at the unfreeze point.
         facts: what its outputs depend on, apart from the images and the cut.
-        forward_passes: images that the backbone, or its part below the cut, was run on so far, but for the
-            batch or two by which `extract` measures how fast it is.
+        forward_passes: images that the backbone, or its part below the cut, was run on so far.
     """
 
     def __init__(self, cut: Cut, backbone: keras.Model) -> None:

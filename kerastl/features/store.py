@@ -17,6 +17,7 @@ from typing import Any
 
 from kerastl.features.locking import FileLock
 from kerastl.features.unit import JOURNAL, MANIFEST, ROWS, Unit, UnitKey, first_line, read_json
+from kerastl.progress import size_text
 from kerastl.writing import NoSpaceError, explain_write_errors
 
 DISK_SHARE = 0.5
@@ -135,7 +136,7 @@ class FeatureStore:
                     return
         if room < wanted:
             raise NoSpaceError(
-                f"{wanted / 1e9:.1f} GB do not fit into {self.root}: room for {max(0, room) / 1e9:.1f} GB is left"
+                f"{size_text(wanted)} do not fit into {self.root}: room for {size_text(room)} is left"
             )
 
     def room(self, evicting: bool = False, keeping: Collection[UnitKey] = ()) -> int:

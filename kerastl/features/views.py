@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -154,3 +154,22 @@ def by_view(
 def _augmenter(recipe: AugmentRecipe) -> Callable[[np.ndarray, np.ndarray], tf.Tensor]:
     """One traced function a recipe: tracing anew for every batch would cost more than the work."""
     return tf.function(functools.partial(batch_augment, recipe=recipe), reduce_retracing=True)
+
+
+@dataclass(frozen=True, eq=False)
+class FrozenViews:
+    """A split and how many of its views are wanted.
+
+    Attributes:
+        name: of the split, for messages.
+        views: its images.
+        view_count: how many views, from 0 on.
+        facts: what the images depend on, apart from the network.
+        about: what a listing of the store says of them.
+    """
+
+    name: str
+    views: Views
+    view_count: int
+    facts: Mapping[str, object]
+    about: Mapping[str, object]

@@ -16,9 +16,8 @@ from kerastl.data.sources import open_examples
 from kerastl.data.splits import make_splits
 from kerastl.errors import DataError
 from kerastl.features.cache import Cache
-from kerastl.features.extract import FrozenViews
 from kerastl.features.pixels import KeptPixels, decode_split
-from kerastl.features.views import Views
+from kerastl.features.views import FrozenViews, Views
 from kerastl.progress import Progress
 from kerastl.recipe import DataRecipe, Recipe, resolve
 
