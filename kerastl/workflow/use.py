@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import glob
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import keras
@@ -16,7 +14,8 @@ import tensorflow as tf
 from kerastl.data.examples import Split, spread_positions
 from kerastl.data.sources import open_examples
 from kerastl.data.splits import make_splits
-from kerastl.errors import DataError, UserError, nearest
+from kerastl.encoded import find_images
+from kerastl.errors import DataError, nearest
 from kerastl.evaluation.metrics import Metrics, evaluate_logits
 from kerastl.export.publish import ExportedModel
 from kerastl.export.reader import load_exported
@@ -25,33 +24,14 @@ from kerastl.features.pixels import decode_split
 from kerastl.image.decode import decode
 from kerastl.image.read import describe_failure
 from kerastl.model.joins import walk_layers
+from kerastl.prediction import Prediction, unreadable
 from kerastl.progress import Progress
 from kerastl.recipe import CacheRecipe, DataRecipe, Recipe, load_recipe
 from kerastl.run import Run, open_run
 from kerastl.training.phase import predict_logits
 from kerastl.workflow.exporting import PARITY_IMAGES, encoded_at, export_network
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
 READ_BATCH = 64
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What a model says of one image.
-
-    Attributes:
-        path: the image.
-        label: the most probable class; empty where the image cannot be read.
-        probability: of that class, 0..1.
-        top: the most probable classes with their probabilities, in falling order.
-        error: why the image cannot be read; empty where it can.
-    """
-
-    path: str
-    label: str
-    probability: float
-    top: tuple[tuple[str, float], ...]
-    error: str = ""
 
 
 def evaluate(run: Path | str, data: str | None = None, *, progress: Progress = Progress()) -> Metrics:
@@ -116,7 +96,7 @@ def predict(
             probabilities = iter(answer(list(readable.values())) if readable else ())
             for path in part:
                 if path in errors:
-                    predictions.append(Prediction(path, "", 0.0, (), errors[path]))
+                    predictions.append(unreadable(path, errors[path]))
                 else:
                     predictions.append(_prediction(path, next(probabilities), class_names, top))
             tracker.advance(len(part))
@@ -153,38 +133,6 @@ def export(
     return export_network(
         model, recipe, class_names, images, precision, models_dir, name or recipe.name or "model"
     )
-
-
-def find_images(patterns: Sequence[str]) -> list[str]:
-    """Files, folders and globs as a list of image files without repeats; a named file counts as an image.
-
-    Raises:
-        UserError: a pattern matches nothing.
-    """
-    found: dict[str, None] = {}
-    for pattern in patterns:
-        path = Path(pattern).expanduser()
-        if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
-            matches = [
-                str(p) for p in inside if not any(part.startswith(".") for part in p.relative_to(path).parts)
-            ]
-            if not matches:
-                raise UserError(
-                    f"No image in '{pattern}': expected files ending in {', '.join(IMAGE_SUFFIXES)}"
-                )
-        elif path.is_file():
-            matches = [str(path)]
-        else:
-            matches = sorted(m for m in glob.glob(str(path), recursive=True) if Path(m).is_file())
-            if not matches:
-                siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-                raise UserError(
-                    f"No image '{pattern}'.{nearest(path.name, siblings)} Expected a file, a folder or a pattern "
-                    "such as 'photos/*.jpg'"
-                )
-        found.update(dict.fromkeys(matches))
-    return list(found)
 
 
 def _reader(model: Path) -> tuple[Callable[[Sequence[bytes]], np.ndarray], Sequence[str]]:
