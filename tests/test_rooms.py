@@ -19,6 +19,7 @@ FLOORS = {
     "encoded": 2,
     "prediction": 2,
     "writing": 2,
+    "client": 3,
     "recipe": 3,
     "data": 4,
     "image": 4,
@@ -35,13 +36,23 @@ FLOORS = {
     "__init__": 9,
 }
 MOST_LINES = 320
-HEAVY = ("tensorflow", "keras", "tensorflow_datasets", "keras_tuner", "sklearn", "matplotlib")
+HEAVY = (
+    "tensorflow",
+    "keras",
+    "tensorflow_datasets",
+    "tensorflow_serving",
+    "grpc",
+    "keras_tuner",
+    "sklearn",
+    "matplotlib",
+)
 LIGHT_ROOMS = (
     "errors",
     "progress",
     "backbones",
     "encoded",
     "prediction",
+    "client",
     "recipe",
     "run",
     "writing",
@@ -158,6 +169,7 @@ ONLY = {
     "calls compile() or fit()": (compiles_or_fits, ("training/",)),
     "imports tensorflow_datasets": (import_of("tensorflow_datasets"), ("data/",)),
     "imports keras_tuner": (import_of("keras_tuner"), ("tuning/",)),
+    "imports requests or grpc": (import_of("requests", "grpc", "tensorflow_serving"), ("client/",)),
     "imports matplotlib": (import_of("matplotlib"), ("report/plots.py",)),
     # reader.py is the program of the fresh process that reloads an export; it answers on its stdout
     "imports click, prints or exits": (
@@ -203,6 +215,8 @@ def test_the_house_holds(check: Callable[[Path], Violations]) -> None:
         (only_violations, "evaluation/metrics.py", "model.compile()"),
         (only_violations, "workflow.py", "def f():\n    import tensorflow_datasets as tfds"),
         (only_violations, "report/page.py", "from matplotlib import pyplot"),
+        (only_violations, "workflow/use.py", "import requests"),
+        (heavy_imports, "client/rest.py", "from tensorflow_serving.apis import predict_pb2"),
         (only_violations, "training/phase.py", "print('epoch 1')"),
         (only_violations, "run.py", "import sys\nsys.exit(1)"),
         (only_violations, "run.py", "import click"),

@@ -7,7 +7,9 @@ with one line of carriage returns, and neither steps aside for a message.
 from __future__ import annotations
 
 import contextlib
+import csv
 import dataclasses
+import io
 import json
 import os
 import shutil
@@ -164,6 +166,13 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
         return "  ".join(w.rjust(width) if right else w.ljust(width) for w, width, right in pairs).rstrip()
 
     return "\n".join([line(header), *(line(row) for row in cells)])
+
+
+def print_csv(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print rows as CSV that every spreadsheet reads: fields with commas, quotes or line breaks are quoted."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    click.echo(text.getvalue(), nl=False)
 
 
 def print_json(value: Any) -> None:

@@ -1,4 +1,4 @@
-"""What is done with a trained model: `evaluate`, `predict`, `export`."""
+"""What is done with a trained model in this process: `evaluate`, `predict_with_folder`, `export`."""
 
 from __future__ import annotations
 
@@ -69,25 +69,16 @@ def evaluate(run: Path | str, data: str | None = None, *, progress: Progress = P
     return evaluate_logits(logits, labels, class_names, recipe.data.multi_label)
 
 
-def predict(
-    model: Path | str, images: Sequence[str], *, top: int = 5, progress: Progress = Progress()
+def predict_with_folder(
+    model: Path, images: Sequence[str], *, top: int, progress: Progress = Progress()
 ) -> list[Prediction]:
-    """Classify images.
-
-    Args:
-        model: a run's folder, or an exported model (`saved_models/NAME` or one of its versions).
-        images: files, folders (searched with all their subfolders) and glob patterns.
-        top: how many classes to name for each image.
-        progress: listens.
-
-    Returns:
-        A prediction for each image, in the order found; unreadable images carry their error.
+    """Classify images in this process; see `kerastl.workflow.predicting.predict`.
 
     Raises:
         UserError: the model cannot be used, or no image was found.
     """
     paths = find_images(images)
-    answer, class_names = _reader(Path(model))
+    answer, class_names = _reader(model)
     predictions = []
     with progress.track("predict", len(paths)) as tracker:
         for start in range(0, len(paths), READ_BATCH):
