@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import subprocess
 import sys
@@ -14,11 +15,19 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 STAND_IN = Path(__file__).with_name("serving_stand_in.py")
 PALETTE = {
     "black": (0, 0, 0), "blue": (30, 60, 220), "green": (40, 200, 60),
     "red": (220, 50, 40), "white": (255, 255, 255), "yellow": (230, 220, 30),
 }  # fmt: skip
+
+NEEDS_GRPC = pytest.mark.skipif(
+    importlib.util.find_spec("tensorflow_serving") is None,
+    reason="tensorflow-serving-api is not installed: no gRPC client",
+)
+BOTH = ["rest", pytest.param("grpc", marks=NEEDS_GRPC)]
 
 
 def write_colour_models(folder: Path) -> dict[str, Path]:

@@ -154,9 +154,9 @@ class _Asker:
             middle = len(images) // 2
             return [*self.answers(images[:middle]), *self.answers(images[middle:])]
         except TimedOut:
+            count = "1 image" if len(images) == 1 else f"{len(images)} images"
             raise ServingError(
-                f"{self._address} has not answered about {len(images)} images in {self._patience.timeout_seconds:g} "
-                "seconds. Give it more with --timeout, or look at its load."
+                f"{self._address} has not answered about {count} in {self._patience.timeout_seconds:g} seconds. Give it more with --timeout, or look at its load."
             ) from None
         except NotFound as error:
             raise UserError(
