@@ -29,7 +29,7 @@ if ! docker info >/dev/null 2>&1; then
     echo "error: docker is installed but does not answer; start its service, or ask to be allowed to use it." >&2
     exit 2
 fi
-echo "Serving $model: http://localhost:8501/v1/models/$model (REST), grpc://localhost:8500/$model; Ctrl-C ends it."
+echo "Serving $model: http://localhost:8501/v1/models/$model (REST), localhost:8500 (gRPC); Ctrl-C ends it."
 exec docker run --rm --publish 8500:8500 --publish 8501:8501 \
     --mount "type=bind,source=$PWD/saved_models/$model,target=/models/$model,readonly" \
     --env "MODEL_NAME=$model" tensorflow/serving:latest
