@@ -248,11 +248,18 @@ def test_an_error_that_is_no_json_is_understood(picture: str) -> None:
     assert prediction.error.startswith("not an image TensorFlow decodes")
 
 
-def test_a_proxy_that_takes_little_gets_smaller_batches(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (413, "<h1>Request Entity Too Large</h1>"),  # a proxy
+        (400, {"error": "Batch size 9 exceeds maximum batch size 3"}),  # a server that makes batches itself
+    ],
+)
+def test_who_takes_little_gets_smaller_batches(tmp_path: Path, status: int, body: Any) -> None:
     many(tmp_path, 9)
 
     def answer(number: int, images: list[Any]) -> tuple[int, Any]:
-        return all_red(number, images) if len(images) <= 3 else (413, "<h1>Request Entity Too Large</h1>")
+        return all_red(number, images) if len(images) <= 3 else (status, body)
 
     with scripted(answer) as server:
         assert labels(ask(server.url, [str(tmp_path)], top=1, patience=HURRY)) == ["red"] * 9

@@ -168,16 +168,16 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join([line(header), *(line(row) for row in cells)])
 
 
+def print_json(value: Any) -> None:
+    """Print a value of this project as JSON: dataclasses as objects, paths as text, no NaN."""
+    click.echo(json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False))
+
+
 def print_csv(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print rows as CSV that every spreadsheet reads: fields with commas, quotes or line breaks are quoted."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([header, *rows])
     click.echo(text.getvalue(), nl=False)
-
-
-def print_json(value: Any) -> None:
-    """Print a value of this project as JSON: dataclasses as objects, paths as text, no NaN."""
-    click.echo(json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False))
 
 
 def _plain(value: Any) -> Any:
