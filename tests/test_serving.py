@@ -19,6 +19,8 @@ import requests
 from PIL import Image
 from served import PALETTE, StandIn, stand_in
 
+from kerastl import workflow
+
 
 def png_of(width: int, height: int) -> bytes:
     """A PNG that claims to be so large and holds nothing."""
@@ -127,6 +129,31 @@ def test_the_stand_in_speaks_both_formats_alike(served: StandIn, picture: str) -
     assert one == {"predictions": [2.0, 3.0]}
     status = requests.get(served.url("flowers")).json()["model_version_status"]
     assert [(each["version"], each["state"]) for each in status] == [("3", "AVAILABLE")]
+
+
+def test_an_exported_model_answers_behind_a_server_as_it_does_here(palette: Path, tmp_path: Path) -> None:
+    import keras
+
+    from kerastl.export.reader import load_exported
+    from kerastl.export.signatures import write_saved_model
+
+    keras.utils.set_random_seed(3)
+    layers = keras.layers
+    model = keras.Sequential(
+        [layers.Input((8, 8, 3)), layers.Rescaling(1 / 255), layers.Flatten(), layers.Dense(6)]
+    )
+    version = tmp_path / "m" / "1"
+    write_saved_model(model, list(PALETTE), 8, "stretch", False, version)
+    reader = load_exported(version)
+    if "classes" not in reader._answer.structured_outputs:
+        pytest.skip("exported models do not answer with 'classes' and 'scores' yet")
+    with stand_in({"m": version.parent}) as running:
+        predictions = workflow.predict(running.url("m"), [str(palette)], top=3)
+    probabilities = reader.predict_bytes([Path(each.path).read_bytes() for each in predictions])
+    for each, row in zip(predictions, probabilities, strict=True):
+        best = (-row).argsort(kind="stable")[:3]
+        assert [label for label, _ in each.top] == [list(PALETTE)[index] for index in best]
+        assert [score for _, score in each.top] == pytest.approx(row[best].tolist(), abs=1e-6)
 
 
 def test_the_stand_in_ends_with_its_test(served_models: dict[str, Path]) -> None:
