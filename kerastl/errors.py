@@ -51,6 +51,10 @@ class Interrupted(KerastlError):
     exit_code = 130
 
 
+class ServingError(KerastlError):
+    """A model server gave no answer."""
+
+
 class ExportError(KerastlError):
     """A model could not be exported, or did not pass its check; nothing was published."""
 

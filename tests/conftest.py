@@ -9,10 +9,11 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from served import PALETTE, StandIn, stand_in, write_colour_models
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -75,3 +76,37 @@ def kerastl(tmp_path: Path) -> Kerastl:
         return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=600, **options)  # type: ignore[call-overload, no-any-return]
 
     return run
+
+
+@pytest.fixture(scope="session")
+def served_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Folders of models to serve; see `write_colour_models`."""
+    return write_colour_models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="session")
+def served(served_models: dict[str, Path]) -> Iterator[StandIn]:
+    """The stand-in for TensorFlow Serving with all of them."""
+    with stand_in(served_models) as running:
+        yield running
+
+
+@pytest.fixture
+def palette(tmp_path: Path) -> Path:
+    """A folder with an image of each colour of the palette, named for it."""
+    from PIL import Image
+
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for name, colour in PALETTE.items():
+        Image.new("RGB", (12, 9), colour).save(folder / f"{name}.png")
+    return folder
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> str:
+    """One red image."""
+    from PIL import Image
+
+    Image.new("RGB", (8, 8), PALETTE["red"]).save(tmp_path / "picture.png")
+    return str(tmp_path / "picture.png")

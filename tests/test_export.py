@@ -169,9 +169,9 @@ def test_the_reader_answers_as_the_model(exported: ExportedModel, images: list[b
         reader = load_exported(path)
         assert reader.class_names == NAMES and reader.path == exported.path
         np.testing.assert_allclose(
-            reader.predict_bytes(images * 4), np.tile(probabilities, (4, 1)), atol=1e-6
+            reader.predict_bytes(images * 4)[0], np.tile(probabilities, (4, 1)), atol=1e-6
         )
-        assert reader.predict_bytes([]).shape == (0, 3)
+        assert reader.predict_bytes([])[0].shape == (0, 3)
 
 
 def test_the_reader_names_the_image_that_it_cannot_read(exported: ExportedModel, images: list[bytes]) -> None:
@@ -257,6 +257,7 @@ def test_a_threshold_is_served_as_accepted(tmp_path: Path, images: list[bytes]) 
     )
     np.testing.assert_array_equal(answer["accepted"], best >= threshold)
     assert 0 < int(np.sum(answer["accepted"])) < len(images)
+    np.testing.assert_array_equal(load_exported(version.path).predict_bytes(images)[1], best >= threshold)
 
 
 @pytest.mark.slow
@@ -338,7 +339,7 @@ def test_a_multi_label_model_answers_with_a_sigmoid_for_each_label(
     tmp_path: Path, images: list[bytes]
 ) -> None:
     version = export(tmp_path, images, multi_label=True)
-    sums = load_exported(version.path).predict_bytes(images).sum(axis=1)
+    sums = load_exported(version.path).predict_bytes(images)[0].sum(axis=1)
     assert version.largest_difference <= 1e-6 and np.abs(sums - 1).max() > 0.1
     with pytest.raises(ExportError, match="probabilities differ"):
         single = tiny_model()
@@ -352,7 +353,7 @@ def test_mixed_precision_is_served_in_float32(tmp_path: Path, images: list[bytes
     model = tiny_model("mixed_bfloat16", dtype_out="mixed_bfloat16")
     assert model.output.dtype == "bfloat16"
     version = export(tmp_path, images, expected=model, tolerance=MIXED_PRECISION_TOLERANCE)
-    assert load_exported(version.path).predict_bytes(images).dtype == np.float32
+    assert load_exported(version.path).predict_bytes(images)[0].dtype == np.float32
     with pytest.raises(ExportError):
         export(
             tmp_path,

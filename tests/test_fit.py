@@ -226,6 +226,12 @@ def test_the_model_itself_is_calibrated_and_the_threshold_travels_with_it(
         answer = signature(image_bytes=image)
         assert ("accepted" in answer) == expected
         assert bool(answer["accepted"][0]) == (float(answer["scores"][0, 0]) >= report["threshold"])
+    everything = [
+        kerastl("predict", model, solid_colours, "--json")
+        for model in (plain, tmp_path / "saved_models" / "again")
+    ]
+    verdicts = [[row["accepted"] for row in json.loads(each.stdout)] for each in everything]
+    assert verdicts[0] == verdicts[1] and 0 < sum(verdicts[0]) < len(verdicts[0]) == 72
     first = tf.saved_model.load(str(fitted / "saved_models" / "colours" / "1")).signatures["serving_default"]
     assert "accepted" not in first(image_bytes=image), (
         "the control: without a threshold there is no such output"

@@ -15,9 +15,12 @@ FLOORS = {
     "__version__": 0,
     "errors": 1,
     "progress": 1,
+    "encoded": 2,
+    "prediction": 2,
     "backbones": 2,
     "writing": 2,
     "recipe": 3,
+    "client": 3,
     "data": 4,
     "image": 4,
     "model": 4,
@@ -33,10 +36,22 @@ FLOORS = {
     "__init__": 9,
 }
 MOST_LINES = 320
-HEAVY = ("tensorflow", "keras", "tensorflow_datasets", "keras_tuner", "sklearn", "matplotlib")
+HEAVY = (
+    "tensorflow",
+    "keras",
+    "tensorflow_datasets",
+    "tensorflow_serving",
+    "grpc",
+    "keras_tuner",
+    "sklearn",
+    "matplotlib",
+)
 LIGHT_ROOMS = (
     "errors",
     "progress",
+    "encoded",
+    "prediction",
+    "client",
     "backbones",
     "recipe",
     "run",
@@ -154,6 +169,7 @@ ONLY = {
     "calls compile() or fit()": (compiles_or_fits, ("training/",)),
     "imports tensorflow_datasets": (import_of("tensorflow_datasets"), ("data/",)),
     "imports keras_tuner": (import_of("keras_tuner"), ("tuning/",)),
+    "imports requests or grpc": (import_of("requests", "grpc", "tensorflow_serving"), ("client/",)),
     "imports matplotlib": (import_of("matplotlib"), ("report/plots.py",)),
     # reader.py is the program of the fresh process that reloads an export; it answers on its stdout
     "imports click, prints or exits": (
@@ -199,6 +215,8 @@ def test_the_house_holds(check: Callable[[Path], Violations]) -> None:
         (only_violations, "evaluation/metrics.py", "model.compile()"),
         (only_violations, "workflow.py", "def f():\n    import tensorflow_datasets as tfds"),
         (only_violations, "report/page.py", "from matplotlib import pyplot"),
+        (only_violations, "workflow/use.py", "import requests"),
+        (heavy_imports, "client/rest.py", "from tensorflow_serving.apis import predict_pb2"),
         (only_violations, "training/phase.py", "print('epoch 1')"),
         (only_violations, "run.py", "import sys\nsys.exit(1)"),
         (only_violations, "run.py", "import click"),

@@ -71,6 +71,7 @@ debug_option = click.option(
     help="Show tracebacks and TensorFlow's own messages.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+csv_option = click.option("--csv", "as_csv", is_flag=True, help="Print the result as CSV.")
 runs_option = click.option(
     "--runs",
     "runs_dir",

@@ -3,51 +3,108 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
+from collections.abc import Sequence
 
 import click
 
-from kerastl.cli.options import debug_option, json_option, progress_option
-from kerastl.cli.terminal import print_json, quiet_tensorflow, table
+from kerastl.cli.options import csv_option, debug_option, json_option, progress_option
+from kerastl.cli.terminal import print_csv, print_json, quiet_tensorflow, table
+from kerastl.client.address import is_address, parse_address
+from kerastl.client.asking import Patience
+from kerastl.prediction import Prediction
 from kerastl.progress import Progress
 
 
 @click.command()
-@click.argument("model", type=click.Path(path_type=Path))
-@click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
+@click.argument("model", required=False, metavar="[MODEL]")
+@click.argument("images", nargs=-1, metavar="IMAGE...")
+@click.option(
+    "--url",
+    metavar="URL",
+    help="Ask a model that TensorFlow Serving serves, in place of MODEL: http://HOST:8501/v1/models/NAME, or "
+    "grpc://HOST:8500/NAME; /versions/N after NAME asks for a certain version.",
+)
 @click.option(
     "--top",
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
     metavar="N",
-    help="How many labels to print for each image.",
+    help="How many labels to print for each image; a served model names five at most.",
+)
+@click.option(
+    "--timeout",
+    "timeout_seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    default=Patience.timeout_seconds,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to wait for a server's answer about one batch of images.",
 )
 @json_option
+@csv_option
 @progress_option
 @debug_option
-def predict(model: Path, images: tuple[str, ...], top: int, as_json: bool, progress: Progress) -> None:
+def predict(
+    model: str | None,
+    images: tuple[str, ...],
+    url: str | None,
+    top: int,
+    timeout_seconds: float,
+    as_json: bool,
+    as_csv: bool,
+    progress: Progress,
+) -> None:
     """Classify images with a trained model.
 
     MODEL is the folder of a run or of an exported model. An IMAGE is a file, a folder or a pattern such as 'photos/**/*.jpg'. Images that cannot be read are
     named and left out; the command then ends with 1.
     """
-    quiet_tensorflow()
+    if url is not None:
+        # every word is an image then; click has taken the first for the model
+        model, images = url, images if model is None else (model, *images)
+        parse_address(url)
+    if model is None or not images:
+        raise click.UsageError(f"Missing argument '{'MODEL' if model is None else 'IMAGE...'}'.")
+    if as_json and as_csv:
+        raise click.UsageError("--json and --csv exclude each other.")
+    if not is_address(model) or parse_address(model).scheme == "grpc":
+        quiet_tensorflow()
     from kerastl import workflow
 
-    predictions = workflow.predict(model, images, top=top, progress=progress)
+    patience = Patience(timeout_seconds=timeout_seconds)
+    predictions = workflow.predict(model, images, top=top, patience=patience, progress=progress)
     if as_json:
         print_json(predictions)
+    elif as_csv:
+        print_csv(("image", "rank", "label", "probability", "accepted", "error"), _csv_rows(predictions))
     else:
-        readable = [each for each in predictions if not each.error]
-        rows = [
-            (each.path if rank == 0 else "", label, f"{probability:.3f}")
-            for each in readable
-            for rank, (label, probability) in enumerate(each.top)
-        ]
-        click.echo(table(("image", "label", "probability"), rows))
+        click.echo(_table(predictions))
     for each in predictions:
         if each.error:
             progress.warn(f"{each.path}: {each.error}")
     if any(each.error for each in predictions):
         sys.exit(1)
+
+
+def _table(predictions: Sequence[Prediction]) -> str:
+    readable = [each for each in predictions if not each.error]
+    rows = [
+        (each.path if rank == 0 else "", label, f"{probability:.3f}", "" if each.accepted or rank else "no")
+        for each in readable
+        for rank, (label, probability) in enumerate(each.top)
+    ]
+    header = ("image", "label", "probability", "accepted")
+    # where the model never abstains, a column that says so would only be read in vain
+    columns = 3 if all(each.accepted for each in readable) else 4
+    return table(header[:columns], [row[:columns] for row in rows])
+
+
+def _csv_rows(predictions: Sequence[Prediction]) -> list[tuple[object, ...]]:
+    rows: list[tuple[object, ...]] = []
+    for each in predictions:
+        if each.error:
+            rows.append((each.path, "", "", "", "", each.error))
+        for rank, (label, probability) in enumerate(each.top, start=1):
+            rows.append((each.path, rank, label, probability, "yes" if each.accepted else "no", ""))
+    return rows

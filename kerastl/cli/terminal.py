@@ -7,7 +7,9 @@ with one line of carriage returns, and neither steps aside for a message.
 from __future__ import annotations
 
 import contextlib
+import csv
 import dataclasses
+import io
 import json
 import os
 import shutil
@@ -169,6 +171,13 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 def print_json(value: Any) -> None:
     """Print a value of this project as JSON: dataclasses as objects, paths as text, no NaN."""
     click.echo(json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def print_csv(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print rows as CSV that every spreadsheet reads: fields with commas, quotes or line breaks are quoted."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    click.echo(text.getvalue(), nl=False)
 
 
 def _plain(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What the two sources that point at files share: which suffixes count, their state, their bytes."""
+"""What the two sources that point at files share: which names count, their state, their bytes."""
 
 from __future__ import annotations
 
@@ -10,9 +10,6 @@ import numpy as np
 
 if TYPE_CHECKING:
     import tensorflow as tf
-
-IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "gif", "bmp", "webp")
-"""What `tf.io.decode_image` reads, and WebP; TIFF and HEIC it cannot."""
 
 
 def is_hidden(name: str) -> bool:

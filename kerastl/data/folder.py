@@ -19,7 +19,8 @@ from kerastl.data.examples import (
     repeated,
     text_column,
 )
-from kerastl.data.files import IMAGE_SUFFIXES, encoded_files, is_hidden, suffix_of
+from kerastl.data.files import encoded_files, is_hidden, suffix_of
+from kerastl.encoded import IMAGE_SUFFIXES
 from kerastl.errors import DataError
 
 SPLIT_FOLDERS = {

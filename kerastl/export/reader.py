@@ -45,37 +45,47 @@ class ExportedReader:
             )
         self._answer = signature
 
-    def predict_bytes(self, images: Sequence[bytes]) -> np.ndarray:
-        """Probabilities of encoded images.
+    def predict_bytes(self, images: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
+        """Probabilities of encoded images, and whether they are accepted.
 
         Args:
             images: the bytes of JPEG, PNG, GIF, BMP or WebP files.
 
         Returns:
-            float32 [n, k]; columns in the order of `class_names`.
+            float32 [n, k], columns in the order of `class_names`; and bool [n], all true for a model without a
+            threshold.
 
         Raises:
             DataError: if an image cannot be read; says which and why.
         """
         if not images:
-            return np.zeros((0, len(self.class_names)), np.float32)
-        starts = range(0, len(images), _BATCH_SIZE)
-        return np.concatenate([self._predict(images, start) for start in starts])
+            return np.zeros((0, len(self.class_names)), np.float32), np.zeros(0, bool)
+        parts = [self._predict(images, start) for start in range(0, len(images), _BATCH_SIZE)]
+        return _joined(parts)
 
-    def _predict(self, images: Sequence[bytes], start: int, count: int = _BATCH_SIZE) -> np.ndarray:
+    def _predict(
+        self, images: Sequence[bytes], start: int, count: int = _BATCH_SIZE
+    ) -> tuple[np.ndarray, np.ndarray]:
         import tensorflow as tf
 
         part = list(images[start : start + count])
         try:
-            return self._answer(image_bytes=tf.constant(part, tf.string))["probabilities"].numpy()
+            answer = self._answer(image_bytes=tf.constant(part, tf.string))
         except tf.errors.InvalidArgumentError as error:
-            if len(part) > 1:  # which one it was, the graph does not say
-                return np.concatenate([self._predict(images, start + i, 1) for i in range(len(part))])
+            if len(part) > 1:  # which one it was, the graph does not always say
+                return _joined([self._predict(images, start + i, 1) for i in range(len(part))])
             reason = str(error.message).strip().splitlines()[0]
             raise DataError(
                 f"Image {start} of {len(images)} cannot be read ({len(part[0])} bytes): {reason}. Expected a JPEG, PNG, "
                 "GIF, BMP or WebP file."
             ) from error
+        accepted = answer["accepted"].numpy() if "accepted" in answer else np.ones(len(part), bool)
+        return answer["probabilities"].numpy(), accepted
+
+
+def _joined(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    probabilities, accepted = zip(*parts, strict=True)
+    return np.concatenate(probabilities), np.concatenate(accepted)
 
 
 def load_exported(path: Path | str) -> ExportedReader:

@@ -9,6 +9,7 @@ from functools import lru_cache
 import numpy as np
 import tensorflow as tf
 
+from kerastl.encoded import reason_of
 from kerastl.image.decode import decode
 
 # How many images travel from TensorFlow to Python at a time: few enough for one report of progress a second.
@@ -16,23 +17,6 @@ BATCH_SIZE = 64
 CHUNK = 1024
 # Beyond this many unreadable files the run stops anyway; looking into each would only keep the user waiting.
 REASONS_AT_MOST = 1000
-
-# Words of TensorFlow's messages, and what they mean to somebody who looks for a bad file.
-MEANINGS = (
-    ("input is empty", "empty file"),
-    ("unknown image file format", "not an image TensorFlow decodes (jpeg, png, gif, bmp, webp)"),
-    ("no such file", "no such file"),
-    ("is a directory", "a folder, not a file"),
-    ("permission denied", "no permission to read it"),
-    ("must be 1, 3 or 4, was", "bmp with 1, 4 or 16 bits a pixel; convert it to png"),
-    ("os/2 header", "bmp with an OS/2 header; convert it to png"),
-    ("invalid jpeg data", "truncated or damaged jpeg"),
-    ("invalid png data", "truncated or damaged png"),
-    ("invalid gif data", "truncated or damaged gif"),
-    ("decode webp", "truncated or damaged webp"),
-    ("input size should match", "truncated or damaged bmp"),
-    ("incomplete bmp", "truncated or damaged bmp"),
-)
 
 
 @dataclass(frozen=True)
@@ -200,14 +184,4 @@ def describe_failure(error: tf.errors.OpError) -> str:
     Returns:
         One short line without TensorFlow's own framing.
     """
-    message = error.message or type(error).__name__
-    lowered = message.lower()
-    for words, meaning in MEANINGS:
-        if words in lowered:
-            return meaning
-    if "image too large" in lowered:
-        # A failed assertion prints each of its values on a line, strings as Python's bytes.
-        summary = message[lowered.index("image too large") :].replace("b'", "").replace("'", "")
-        return " ".join(summary.split())[:120]
-    line = message.replace("\n", " ").split("}} ")[-1].split(" [Op:")[0].split(" [[{{")[0]
-    return line.strip()[:120] or type(error).__name__
+    return reason_of(error.message or "") or type(error).__name__

@@ -9,12 +9,14 @@ if TYPE_CHECKING:
     from kerastl.workflow.fitting import FitSummary, fit
     from kerastl.workflow.listing import CheckLine, DatasetLine, check, datasets
     from kerastl.workflow.planning import Plan, PlanRow, plan
-    from kerastl.workflow.use import Prediction, evaluate, export, predict
+    from kerastl.workflow.predicting import Patience, Prediction, predict
+    from kerastl.workflow.use import evaluate, export
 
 __all__ = [
     "CheckLine",
     "DatasetLine",
     "FitSummary",
+    "Patience",
     "Plan",
     "PlanRow",
     "Prediction",
@@ -35,12 +37,13 @@ _HOMES = {
     "DatasetLine": "listing",
     "check": "listing",
     "datasets": "listing",
-    "Prediction": "use",
+    "Patience": "predicting",
+    "Prediction": "predicting",
     "evaluate": "use",
     "export": "use",
     "fit": "fitting",
     "plan": "planning",
-    "predict": "use",
+    "predict": "predicting",
 }
 
 

@@ -1,12 +1,10 @@
-"""What is done with a trained model: `evaluate`, `predict`, `export`."""
+"""What is done with a trained model in this process: `evaluate`, `predict_with_folder`, `export`."""
 
 from __future__ import annotations
 
 import dataclasses
-import glob
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import keras
@@ -16,7 +14,8 @@ import tensorflow as tf
 from kerastl.data.examples import Split, spread_positions
 from kerastl.data.sources import open_examples
 from kerastl.data.splits import make_splits
-from kerastl.errors import DataError, UserError, nearest
+from kerastl.encoded import find_images
+from kerastl.errors import DataError, nearest
 from kerastl.evaluation.metrics import Metrics, evaluate_logits
 from kerastl.export.publish import ExportedModel
 from kerastl.export.reader import load_exported
@@ -25,6 +24,7 @@ from kerastl.features.pixels import decode_split
 from kerastl.image.decode import decode
 from kerastl.image.read import describe_failure
 from kerastl.model.joins import walk_layers
+from kerastl.prediction import Prediction, unreadable
 from kerastl.progress import Progress
 from kerastl.recipe import CacheRecipe, DataRecipe, Recipe, load_recipe
 from kerastl.run import Run, open_run
@@ -32,27 +32,7 @@ from kerastl.training.phase import predict_logits
 from kerastl.workflow.calibrating import read_threshold
 from kerastl.workflow.exporting import PARITY_IMAGES, encoded_at, export_network, serving_of
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
 READ_BATCH = 64
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What a model says of one image.
-
-    Attributes:
-        path: the image.
-        label: the most probable class; empty where the image cannot be read.
-        probability: of that class, 0..1.
-        top: the most probable classes with their probabilities, in falling order.
-        error: why the image cannot be read; empty where it can.
-    """
-
-    path: str
-    label: str
-    probability: float
-    top: tuple[tuple[str, float], ...]
-    error: str = ""
 
 
 def evaluate(run: Path | str, data: str | None = None, *, progress: Progress = Progress()) -> Metrics:
@@ -90,36 +70,28 @@ def evaluate(run: Path | str, data: str | None = None, *, progress: Progress = P
     return evaluate_logits(logits, labels, class_names, recipe.data.multi_label)
 
 
-def predict(
-    model: Path | str, images: Sequence[str], *, top: int = 5, progress: Progress = Progress()
+def predict_with_folder(
+    model: Path, images: Sequence[str], *, top: int, progress: Progress = Progress()
 ) -> list[Prediction]:
-    """Classify images.
-
-    Args:
-        model: a run's folder, or an exported model (`saved_models/NAME` or one of its versions).
-        images: files, folders (searched with all their subfolders) and glob patterns.
-        top: how many classes to name for each image.
-        progress: listens.
-
-    Returns:
-        A prediction for each image, in the order found; unreadable images carry their error.
+    """Classify images in this process; see `kerastl.workflow.predicting.predict`.
 
     Raises:
         UserError: the model cannot be used, or no image was found.
     """
     paths = find_images(images)
-    answer, class_names = _reader(Path(model))
+    answer, class_names = _reader(model)
     predictions = []
     with progress.track("predict", len(paths)) as tracker:
         for start in range(0, len(paths), READ_BATCH):
             part = paths[start : start + READ_BATCH]
             readable, errors = _read(part)
-            probabilities = iter(answer(list(readable.values())) if readable else ())
+            answers = zip(*answer(list(readable.values())), strict=True) if readable else iter(())
             for path in part:
                 if path in errors:
-                    predictions.append(Prediction(path, "", 0.0, (), errors[path]))
+                    predictions.append(unreadable(path, errors[path]))
                 else:
-                    predictions.append(_prediction(path, next(probabilities), class_names, top))
+                    probabilities, accepted = next(answers)
+                    predictions.append(_prediction(path, probabilities, bool(accepted), class_names, top))
             tracker.advance(len(part))
     return predictions
 
@@ -161,50 +133,25 @@ def export(
     )
 
 
-def find_images(patterns: Sequence[str]) -> list[str]:
-    """Files, folders and globs as a list of image files without repeats; a named file counts as an image.
-
-    Raises:
-        UserError: a pattern matches nothing.
-    """
-    found: dict[str, None] = {}
-    for pattern in patterns:
-        path = Path(pattern).expanduser()
-        if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
-            matches = [
-                str(p) for p in inside if not any(part.startswith(".") for part in p.relative_to(path).parts)
-            ]
-            if not matches:
-                raise UserError(
-                    f"No image in '{pattern}': expected files ending in {', '.join(IMAGE_SUFFIXES)}"
-                )
-        elif path.is_file():
-            matches = [str(path)]
-        else:
-            matches = sorted(m for m in glob.glob(str(path), recursive=True) if Path(m).is_file())
-            if not matches:
-                siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-                raise UserError(
-                    f"No image '{pattern}'.{nearest(path.name, siblings)} Expected a file, a folder or a pattern "
-                    "such as 'photos/*.jpg'"
-                )
-        found.update(dict.fromkeys(matches))
-    return list(found)
+# Probabilities [n, k] of encoded images, and whether each is accepted, [n].
+Answer = Callable[[Sequence[bytes]], tuple[np.ndarray, np.ndarray]]
 
 
-def _reader(model: Path) -> tuple[Callable[[Sequence[bytes]], np.ndarray], Sequence[str]]:
+def _reader(model: Path) -> tuple[Answer, Sequence[str]]:
     if (model / "model.keras").is_file() or (model / "recipe.toml").is_file():
         folder = open_run(model)
         recipe, network = _recipe_of(folder), keras.saving.load_model(folder.model_keras)
 
-        def answer(encoded: Sequence[bytes]) -> np.ndarray:
+        threshold = read_threshold(folder) or 0.0
+
+        def answer(encoded: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
             assert recipe.backbone.image_size
             pixels = [
                 decode(tf.constant(data), recipe.backbone.image_size, recipe.data.resize) for data in encoded
             ]
             logits = tf.cast(network(tf.cast(tf.stack(pixels), tf.float32), training=False), tf.float32)
-            return (tf.sigmoid(logits) if recipe.data.multi_label else tf.nn.softmax(logits)).numpy()
+            probabilities = (tf.sigmoid(logits) if recipe.data.multi_label else tf.nn.softmax(logits)).numpy()
+            return probabilities, probabilities.max(axis=1) >= threshold
 
         return answer, _class_names(folder)
     reader = load_exported(model)
@@ -236,10 +183,12 @@ def _unreadable(data: bytes) -> str:
     return ""
 
 
-def _prediction(path: str, probabilities: np.ndarray, class_names: Sequence[str], top: int) -> Prediction:
+def _prediction(
+    path: str, probabilities: np.ndarray, accepted: bool, class_names: Sequence[str], top: int
+) -> Prediction:
     order = np.argsort(-probabilities, kind="stable")[:top]
     best = tuple((class_names[index], float(probabilities[index])) for index in order)
-    return Prediction(path, best[0][0], best[0][1], best)
+    return Prediction(path, best[0][0], best[0][1], best, accepted=accepted)
 
 
 def precision_of_model(model: keras.Model) -> str:

@@ -1,0 +1,101 @@
+"""What may come back from a server: answers, or one of four reasons why there are none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+SIGNATURE = "serving_default"
+INPUT = "image_bytes"
+OUTPUTS = ("classes", "scores")
+ACCEPTED = "accepted"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a served model says of one image.
+
+    Attributes:
+        top: classes with their scores, in falling order; as many as the model serves.
+        accepted: False where the model abstains.
+    """
+
+    top: tuple[tuple[str, float], ...]
+    accepted: bool = True
+
+
+class NoAnswer(Exception):
+    """Root of the reasons; the text is the server's own, or that of the connection."""
+
+
+class Refused(NoAnswer):
+    """The server refuses the request for what it holds: an unreadable image, or too many bytes. Asking again is idle."""
+
+
+class Unavailable(NoAnswer):
+    """The server is not there or has no time now; the same request may succeed later."""
+
+
+class TimedOut(NoAnswer):
+    """The server is there and has not answered in time. Asking again would only add to its load."""
+
+
+class NotFound(NoAnswer):
+    """The server has no model of that name, or not that version of it."""
+
+
+class NotOurs(NoAnswer):
+    """What answered is no model of kerastl's; the text says what came instead."""
+
+
+class Connection(Protocol):
+    """A server that can be asked; `rest` and `grpc_client` each have one."""
+
+    def answers(self, images: Sequence[bytes]) -> list[Answer]:
+        """Ask once about encoded images.
+
+        Raises:
+            NoAnswer: there is none, for the reason that its class tells.
+            KerastlError: there is none for a reason that no class tells.
+        """
+
+    def signature(self) -> tuple[frozenset[str], frozenset[str]] | None:
+        """Names of the inputs and outputs of `serving_default`; None where the server does not tell."""
+
+    def close(self) -> None:
+        """Let go of the server."""
+
+
+def read_answers(outputs: Any, count: int) -> list[Answer]:
+    """The answers in a server's outputs.
+
+    Args:
+        outputs: by name, nested lists as they come from JSON; a row for each image.
+        count: images that were asked about.
+
+    Raises:
+        NotOurs: the outputs are not those of a model that kerastl exported.
+    """
+    if not isinstance(outputs, Mapping) or not set(OUTPUTS) <= set(outputs):
+        raise NotOurs(f"it answered with {named(outputs) if isinstance(outputs, Mapping) else 'one output'}")
+    classes, scores = (outputs[name] for name in OUTPUTS)
+    accepted = outputs.get(ACCEPTED, [True] * count)
+    if not all(isinstance(rows, list) and len(rows) == count for rows in (classes, scores, accepted)):
+        raise NotOurs(f"it did not answer with a row for each of {count} images")
+    answers = []
+    for names, values, accepts in zip(classes, scores, accepted, strict=True):
+        if not (_are(names, str) and _are(values, (int, float)) and len(names) == len(values) > 0):
+            raise NotOurs("its 'classes' and 'scores' are not lists of as many names as numbers")
+        pairs = tuple((name, float(value)) for name, value in zip(names, values, strict=True))
+        answers.append(Answer(pairs, bool(accepts)))
+    return answers
+
+
+def named(names: Iterable[str]) -> str:
+    """Names in a sentence: `'label', 'score'`, or `nothing`."""
+    return ", ".join(f"'{name}'" for name in sorted(names)) or "nothing"
+
+
+def _are(values: Any, kind: type | tuple[type, ...]) -> bool:
+    return isinstance(values, list) and all(isinstance(value, kind) for value in values)

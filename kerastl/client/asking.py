@@ -1,0 +1,202 @@
+"""Asks a served model about images: batch by batch, patiently, and without one bad image spoiling the others."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kerastl.client.address import Address, parse_address
+from kerastl.client.answers import (
+    INPUT,
+    OUTPUTS,
+    Answer,
+    Connection,
+    NotFound,
+    NotOurs,
+    Refused,
+    TimedOut,
+    Unavailable,
+    named,
+)
+from kerastl.encoded import find_images, reason_of
+from kerastl.errors import ServingError, UserError
+from kerastl.prediction import Prediction, unreadable
+from kerastl.progress import Progress
+
+BATCH_IMAGES = 32
+BATCH_BYTES = 16 * 2**20
+"""Photographs are asked about in smaller batches: over REST a batch is one text, a third longer than its images."""
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long to wait for a server.
+
+    Attributes:
+        timeout_seconds: for the answer to one batch.
+        retries: how often a server that is not there, or has no time, is asked again about the same batch.
+        first_wait_seconds: before the first retry; each wait is twice as long as the one before.
+    """
+
+    timeout_seconds: float = 60.0
+    retries: int = 4
+    first_wait_seconds: float = 0.5
+
+
+def ask(
+    url: str,
+    images: Sequence[str],
+    *,
+    top: int,
+    patience: Patience | None = None,
+    progress: Progress = Progress(),
+) -> list[Prediction]:
+    """Classify images with a served model.
+
+    Args:
+        url: see `parse_address`.
+        images: files, folders and glob patterns; see `find_images`.
+        top: how many classes to name for each image; a model serves its best five.
+        patience: how long to wait for the server.
+        progress: listens.
+
+    Returns:
+        A prediction for each image, in the order found; those that cannot be read carry their error.
+
+    Raises:
+        UserError: the address or the model behind it cannot be used, or no image was found.
+        ServingError: the server gave no answer.
+    """
+    address, patience = parse_address(url), patience or Patience()
+    paths = find_images(images)
+    predictions: list[Prediction] = []
+    with contextlib.closing(_connect(address, patience.timeout_seconds)) as connection:
+        asker = _Asker(connection, address, patience, progress)
+        with progress.track("predict", len(paths)) as tracker:
+            for batch in _batches(paths):
+                answers = iter(asker.answers([each.data for each in batch if not each.reason]))
+                for each in batch:
+                    answer = each.reason or next(answers)
+                    predictions.append(
+                        unreadable(each.path, answer)
+                        if isinstance(answer, str)
+                        else Prediction(each.path, *answer.top[0], answer.top[:top], accepted=answer.accepted)
+                    )
+                tracker.advance(len(batch))
+    return predictions
+
+
+@dataclass(frozen=True)
+class _File:
+    path: str
+    data: bytes = b""
+    reason: str = ""
+
+
+def _batches(paths: Sequence[str]) -> Iterator[list[_File]]:
+    """Files in their order, as many as make one request, read when their turn has come."""
+    batch: list[_File] = []
+    size_bytes = 0
+    for path in paths:
+        try:
+            file = _File(path, Path(path).read_bytes())
+        except OSError as error:
+            file = _File(path, reason=error.strerror or str(error))
+        if batch and (len(batch) == BATCH_IMAGES or size_bytes + len(file.data) > BATCH_BYTES):
+            yield batch
+            batch, size_bytes = [], 0
+        batch.append(file)
+        size_bytes += len(file.data)
+    yield batch
+
+
+def _connect(address: Address, timeout_seconds: float) -> Connection:
+    if address.scheme == "grpc":
+        from kerastl.client.grpc_client import GrpcConnection
+
+        return GrpcConnection(address, timeout_seconds)
+    from kerastl.client.rest import RestConnection
+
+    return RestConnection(address, timeout_seconds)
+
+
+class _Asker:
+    """Knows whether the model behind the server was looked at."""
+
+    def __init__(
+        self, connection: Connection, address: Address, patience: Patience, progress: Progress
+    ) -> None:
+        self._connection, self._address, self._patience, self._progress = (
+            connection,
+            address,
+            patience,
+            progress,
+        )
+        self._looked_at = False
+
+    def answers(self, images: Sequence[bytes]) -> list[Answer | str]:
+        """For each image its answer, or why it cannot be read.
+
+        The server refuses a whole batch for one bad image and does not say which: halves of the batch are
+        asked about, which finds one bad image among 32 with ten requests more.
+        """
+        if not images:
+            return []
+        try:
+            return list(self._patiently(images))
+        except Refused as refusal:
+            self._look_at_the_model()
+            if len(images) == 1:
+                return [reason_of(str(refusal)) or "refused by the server without a reason"]
+            middle = len(images) // 2
+            return [*self.answers(images[:middle]), *self.answers(images[middle:])]
+        except TimedOut:
+            count = "1 image" if len(images) == 1 else f"{len(images)} images"
+            raise ServingError(
+                f"{self._address} has not answered about {count} in {self._patience.timeout_seconds:g} seconds. Give it more with --timeout, or look at its load."
+            ) from None
+        except NotFound as error:
+            raise UserError(
+                f"{self._address} does not exist: {error}. Expected a name, and a version if one is given, under which "
+                "the server serves a model; its command line or its configuration says them."
+            ) from None
+        except NotOurs as error:
+            raise self._not_ours(str(error)) from None
+
+    def _patiently(self, images: Sequence[bytes]) -> list[Answer]:
+        wait_seconds = self._patience.first_wait_seconds
+        for left in reversed(range(self._patience.retries + 1)):
+            try:
+                return self._connection.answers(images)
+            except Unavailable as error:
+                if not left:
+                    attempts = self._patience.retries + 1
+                    raise ServingError(
+                        f"{self._address} did not answer in {attempts} attempts, the last time: {error}. Check that the "
+                        "server runs and that host and port are its own; `make serve` starts one on this machine."
+                    ) from None
+                self._progress.note(f"{self._address}: {error}; asking again in {wait_seconds:g} s")
+            time.sleep(wait_seconds)
+            wait_seconds *= 2
+        raise AssertionError("the last attempt returns or raises")
+
+    def _look_at_the_model(self) -> None:
+        """A model that takes something else refuses every image; its signature says so at once."""
+        if self._looked_at:
+            return
+        self._looked_at = True
+        signature = self._connection.signature()
+        if signature is None:
+            return
+        inputs, outputs = signature
+        if inputs != {INPUT} or not set(OUTPUTS) <= outputs:
+            raise self._not_ours(f"it takes {named(inputs)} and answers with {named(outputs)}")
+
+    def _not_ours(self, found: str) -> UserError:
+        return UserError(
+            f"{self._address} does not answer as a model that kerastl exported: {found}. Expected the input '{INPUT}' and "
+            f"the outputs {named(OUTPUTS)}; `kerastl export` makes such a model of a run."
+        )

@@ -1,0 +1,136 @@
+"""TensorFlow Serving's REST API: https://www.tensorflow.org/tfx/serving/api_rest.
+
+Images travel in the column format, base64 as the API demands for bytes, and the answer's columns come back alike.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import requests
+import urllib3.exceptions
+
+from kerastl.client.address import Address
+from kerastl.client.answers import (
+    INPUT,
+    SIGNATURE,
+    Answer,
+    NotFound,
+    NotOurs,
+    Refused,
+    TimedOut,
+    Unavailable,
+    read_answers,
+)
+from kerastl.errors import ServingError, UserError
+
+CONNECT_SECONDS = 10.0
+"""A server that takes no connection in this time is not there, however long its answers may take."""
+
+# 413 comes from proxies, many of which take no more than a megabyte: fewer images may still pass.
+REFUSALS = (400, 413)
+PASSING = (429, 502, 503)
+
+
+class RestConnection:
+    """A connection that is kept open from batch to batch."""
+
+    def __init__(self, address: Address, timeout_seconds: float) -> None:
+        self._address = address
+        self._timeout = (min(CONNECT_SECONDS, timeout_seconds), timeout_seconds)
+        self._session = requests.Session()
+        if address.credentials:
+            user, _, password = address.credentials.partition(":")
+            self._session.auth = (requests.compat.unquote(user), requests.compat.unquote(password))
+
+    def answers(self, images: Sequence[bytes]) -> list[Answer]:
+        """Ask once; see `Connection`."""
+        encoded = [{"b64": base64.b64encode(data).decode("ascii")} for data in images]
+        body = {"signature_name": SIGNATURE, "inputs": {INPUT: encoded}}
+        response = self._send("POST", f"{self._address.url}:predict", body)
+        try:
+            reply = response.json()
+        except requests.exceptions.JSONDecodeError:
+            raise NotOurs(f"it answered no JSON but {_short(response.text)!r}") from None
+        if not isinstance(reply, dict) or "outputs" not in reply:
+            raise NotOurs("it answered JSON without 'outputs'")
+        return read_answers(reply["outputs"], len(images))
+
+    def signature(self) -> tuple[frozenset[str], frozenset[str]] | None:
+        """Inputs and outputs by the server's metadata; see `Connection`."""
+        try:
+            reply = self._send("GET", f"{self._address.url}/metadata").json()
+            signature = reply["metadata"]["signature_def"]["signature_def"][SIGNATURE]
+            return frozenset(signature["inputs"]), frozenset(signature["outputs"])
+        except Exception:  # a proxy may let nothing but :predict through; then the answers have to tell
+            return None
+
+    def close(self) -> None:
+        """Let go of the server."""
+        self._session.close()
+
+    def _send(self, method: str, url: str, body: Any = None) -> requests.Response:
+        try:
+            # A redirected POST would arrive as a GET without its images.
+            response = self._session.request(
+                method, url, json=body, timeout=self._timeout, allow_redirects=False
+            )
+        except requests.exceptions.SSLError as error:
+            raise UserError(
+                f"{self._address} offers no certificate that can be trusted: {_cause(error)}."
+            ) from error
+        except requests.exceptions.ConnectTimeout as error:
+            raise Unavailable("no connection in time") from error
+        except requests.exceptions.ReadTimeout as error:
+            raise TimedOut from error
+        except (requests.exceptions.ConnectionError, requests.exceptions.ChunkedEncodingError) as error:
+            if error.args and isinstance(error.args[0], urllib3.exceptions.ReadTimeoutError):
+                raise TimedOut from error  # it began to answer and did not end
+            raise Unavailable(_cause(error)) from error
+        except requests.exceptions.RequestException as error:
+            raise UserError(f"{self._address} cannot be asked: {error}.") from error
+        if response.status_code != 200:
+            raise self._failure(response)
+        return response
+
+    def _failure(self, response: requests.Response) -> Exception:
+        status, message = response.status_code, _message(response)
+        if status in REFUSALS:
+            return Refused(message or f"HTTP {status}")
+        if status == 404:
+            return NotFound(message)
+        said = f"HTTP {status} {response.reason}" + (f": {message}" if message else "")
+        if status in PASSING:
+            return Unavailable(said)
+        if status in (401, 403):
+            return UserError(f"{self._address} lets nobody in without the right credentials: {said}.")
+        if 300 <= status < 400:
+            return UserError(
+                f"{self._address} sends on to {response.headers.get('Location', 'nowhere')} ({said}): pass that address."
+            )
+        return ServingError(f"{self._address} answered {said}.")
+
+
+def _message(response: requests.Response) -> str:
+    """What the server says went wrong: `{"error": …}`, which servers before 2.3 do not escape as JSON wants it."""
+    try:
+        reply = response.json()
+    except requests.exceptions.JSONDecodeError:
+        text = re.sub(r"<[^>]*>", " ", response.text)
+        return _short(text.removeprefix('{ "error": "').removesuffix('" }'))
+    error = reply.get("error") if isinstance(reply, dict) else None
+    return error if isinstance(error, str) else _short(response.text)
+
+
+def _short(text: str) -> str:
+    return " ".join(text.split())[:200]
+
+
+def _cause(error: Exception) -> str:
+    """The innermost words of requests' nested message: `Connection refused`, `Remote end closed connection …`."""
+    message = str(error)
+    found = re.search(r"\[Errno -?\d+\] ([^'\")]+)", message) or re.search(r"\w\('([^']+)'\)+$", message)
+    return found[1] if found else _short(message.rpartition(": ")[2].strip("')\" ")) or "no connection"
