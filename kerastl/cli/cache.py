@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from kerastl.cli.options import debug_option, json_option
-from kerastl.cli.terminal import print_json, table
+from kerastl.cli.terminal import print_json, size_text, table
 from kerastl.features.cache import cache_directory
 from kerastl.features.store import FeatureStore, Stored
 from kerastl.recipe.schema import CacheRecipe
@@ -41,7 +41,7 @@ def list_(directory: Path | None, as_json: bool) -> None:
     if units:
         click.echo(table(("kind", "size", "used", "belongs to", "state"), _grouped(units)))
     total = sum(unit.bytes for unit in units)
-    click.echo(f"{store.root}: {len(units)} units, {_size(total)}")
+    click.echo(f"{store.root}: {len(units)} units, {size_text(total)}")
 
 
 @cache.command()
@@ -87,7 +87,7 @@ def _remove(store: FeatureStore, units: list[Stored]) -> None:
     removed = [unit for unit in units if store.remove(unit.name)]
     kept = len(units) - len(removed)
     in_use = f"; {kept} in use stay" if kept else ""
-    click.echo(f"removed {len(removed)} units, {_size(sum(unit.bytes for unit in removed))}{in_use}")
+    click.echo(f"removed {len(removed)} units, {size_text(sum(unit.bytes for unit in removed))}{in_use}")
 
 
 def _grouped(units: list[Stored]) -> list[tuple[str, str, str, str, str]]:
@@ -99,7 +99,7 @@ def _grouped(units: list[Stored]) -> list[tuple[str, str, str, str, str]]:
     return [
         (
             kind,
-            _size(sum(unit.bytes for unit in members)),
+            size_text(sum(unit.bytes for unit in members)),
             _age(max(unit.used for unit in members)),
             belongs_to + _views(members),
             state,
@@ -118,10 +118,6 @@ def _belongs_to(unit: Stored) -> str:
 def _views(units: list[Stored]) -> str:
     count = len({unit.about["view"] for unit in units if "view" in unit.about})
     return f", {count} views" if count > 1 else ""
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
 def _age(used: float) -> str:

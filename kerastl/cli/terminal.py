@@ -166,6 +166,11 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join([line(header), *(line(row) for row in cells)])
 
 
+def size_text(count: int) -> str:
+    """A number of bytes as people say it: `4.2 MB`, `1.35 GB`."""
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
 def print_json(value: Any) -> None:
     """Print a value of this project as JSON: dataclasses as objects, paths as text, no NaN."""
     click.echo(json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False))
