@@ -158,11 +158,42 @@ def test_evaluate_repeats_the_test_result_and_takes_other_data(
     assert done.returncode == 2 and "class 'purple' that the model does not know" in done.stderr
 
 
-def test_export_publishes_the_next_version(fitted: Path, tmp_path: Path, kerastl: Kerastl) -> None:
-    for version in (1, 2):
-        done = kerastl("export", run_of(fitted), "--models", tmp_path / "models", "--name", "again")
+def test_export_publishes_the_next_version_with_all_that_belongs_to_it(
+    fitted: Path, tmp_path: Path, kerastl: Kerastl
+) -> None:
+    base = tmp_path / "models" / "again"
+    words = ["export", run_of(fitted), "--models", tmp_path / "models", "--name", "again"]
+    for version, more in ((1, []), (2, ["--keep", "1", "--no-warmup"])):
+        done = kerastl(*words, *more)
         assert done.returncode == 0, done.stderr
-        assert (tmp_path / "models" / "again" / str(version) / "saved_model.pb").is_file()
+        assert (base / str(version) / "saved_model.pb").is_file()
+    first = fitted / "saved_models" / "colours" / "1" / "assets.extra"
+    assert [child.name for child in base.iterdir()] == ["2"]
+    extra = base / "2" / "assets.extra"
+    assert sorted(file.name for file in extra.iterdir()) == ["model.json", "model_card.md", "recipe.toml"]
+    assert (first / "tf_serving_warmup_requests").stat().st_size > 1000
+    # from the report of a run that has ended as from the fit itself
+    told, known = (json.loads((folder / "model.json").read_text()) for folder in (extra, first))
+    differs = {"name": "", "exported": "", "warmup_request_count": 0, "parity": {}}
+    assert {**told, **differs} == {**known, **differs}
+    assert told["test"]["accuracy"] == report_of(fitted)["metrics"]["accuracy"]
+    assert "Apache-2.0" in (extra / "model_card.md").read_text()
+    rows = json.loads(kerastl("models", "list", "--models", tmp_path / "models", "--json").stdout)
+    assert [(row["version"], row["accuracy"]) for row in rows] == [(2, told["test"]["accuracy"])]
+    config = fitted / "saved_models" / "models.config"
+    assert 'base_path: "/models/colours"' in config.read_text()
+
+
+def test_going_back_serves_the_same_answers_as_the_first_time(
+    fitted: Path, solid_colours: Path, tmp_path: Path, kerastl: Kerastl
+) -> None:
+    shutil.copytree(fitted / "saved_models", tmp_path / "saved_models")
+    base = tmp_path / "saved_models" / "colours"
+    shutil.copytree(base / "1", base / "2")
+    assert kerastl("models", "rollback", "colours", "--to", "1").returncode == 0
+    images = sorted((solid_colours / "green").iterdir())[:3]
+    answers = [kerastl("predict", base / version, *images, "--json").stdout for version in ("1", "3")]
+    assert answers[0] == answers[1] and "green" in answers[0]
 
 
 def test_nothing_is_published_where_features_and_model_disagree(
@@ -172,14 +203,18 @@ def test_nothing_is_published_where_features_and_model_disagree(
 
     from kerastl.errors import ExportError
     from kerastl.recipe import load_recipe
+    from kerastl.run import Run
     from kerastl.workflow.exporting import export_network
+    from kerastl.workflow.facts import measured, model_facts
 
+    run = Run(run_of(fitted))
     model = keras.saving.load_model(run_of(fitted) / "model.keras")
     images = [path.read_bytes() for path in sorted((solid_colours / "red").iterdir())[:4]]
     recipe = load_recipe(run_of(fitted) / "recipe.toml")
-    elsewhere = np.full((4, 3), 1 / 3)
+    names, elsewhere = ("blue", "green", "red"), np.full((4, 3), 1 / 3)
+    facts = model_facts(recipe, run, names, measured(run))
     with pytest.raises(ExportError, match=r"features that it was trained on.*kerastl cache clear"):
-        export_network(model, recipe, ("blue", "green", "red"), images, "float32", tmp_path, "m", elsewhere)
+        export_network(model, recipe, names, images, "float32", tmp_path, "m", elsewhere, facts=facts)
     assert not list(tmp_path.iterdir())
 
 

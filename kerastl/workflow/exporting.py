@@ -10,9 +10,11 @@ import numpy as np
 
 from kerastl.data.examples import Split
 from kerastl.errors import ExportError
+from kerastl.export.card import ModelFacts, describe_version
 from kerastl.export.parity import check_parity, expected_answers, tolerance_for
 from kerastl.export.publish import ExportedModel, publish
 from kerastl.export.signatures import write_saved_model
+from kerastl.export.warmup import write_warmup
 from kerastl.recipe import Recipe, recipe_to_toml
 
 PARITY_IMAGES = 32
@@ -29,6 +31,10 @@ def export_network(
     models_dir: Path | str,
     name: str,
     trained: np.ndarray | None = None,
+    *,
+    facts: ModelFacts,
+    keep: int | None = None,
+    warmup: bool = True,
 ) -> ExportedModel:
     """Publish a trained model after it agreed, in a fresh process, with itself in memory on real images.
 
@@ -41,6 +47,9 @@ def export_network(
         models_dir: the folder that TensorFlow Serving watches.
         name: of the model.
         trained: probabilities of these images from the features that the model was trained on, if known.
+        facts: what its model card tells.
+        keep: how many versions of it stay; all of them without it.
+        warmup: put warm-up requests for TensorFlow Serving beside it, which hold some of the images.
 
     Raises:
         ExportError: the exported model, or what it was trained on, does not agree with the model.
@@ -50,14 +59,23 @@ def export_network(
     pixels, probabilities = expected_answers(model, images, size, resize, multi_label)
     if trained is not None:
         _check_features(trained, probabilities, FEATURE_TOLERANCE[precision])
+    warmup_count = 0
+
+    def build(path: Path) -> None:
+        nonlocal warmup_count
+        write_saved_model(model, class_names, size, resize, multi_label, path)
+        warmup_count = write_warmup(path, name, images) if warmup else 0
+
     return publish(
-        lambda path: write_saved_model(model, class_names, size, resize, multi_label, path),
+        build,
         lambda path: check_parity(
             path, images, probabilities, class_names, pixels, tolerance=tolerance_for(precision)
         ),
         models_dir,
         name,
         extra_files={"recipe.toml": recipe_to_toml(recipe)},
+        describe=lambda parity: describe_version(facts, name, parity, warmup_count),
+        keep=keep,
     )
 
 

@@ -24,6 +24,7 @@ from kerastl.training.phase import PhaseResult
 from kerastl.training.routine import transfer
 from kerastl.workflow.beginning import begin, logits_of, metrics_of
 from kerastl.workflow.exporting import PARITY_IMAGES, encoded_at, export_network
+from kerastl.workflow.facts import model_facts
 from kerastl.workflow.logbook import Logbook
 from kerastl.workflow.planning import make_plan
 from kerastl.workflow.prepare import decode_splits, make_repeatable, open_splits, precision_of
@@ -53,6 +54,8 @@ def fit(
     models_dir: Path | str = Path("saved_models"),
     export_model: bool = True,
     tensorboard: bool = False,
+    keep: int | None = None,
+    warmup: bool = True,
     progress: Progress = Progress(),
 ) -> FitSummary:
     """Transfer a pretrained backbone to labelled images.
@@ -63,6 +66,8 @@ def fit(
         models_dir: the folder that TensorFlow Serving watches.
         export_model: publish the winner there.
         tensorboard: also write TensorBoard logs into the run's folder.
+        keep: how many versions of the model stay there; all of them without it.
+        warmup: put warm-up requests for TensorFlow Serving beside the model; they hold some validation images.
         progress: listens.
 
     Returns:
@@ -131,10 +136,16 @@ def fit(
         if export_model:
             positions = spread_positions(prepared.splits.validation.count, PARITY_IMAGES)
             sample = encoded_at(prepared.splits.validation, positions)
+            facts = model_facts(
+                recipe, run, prepared.splits.class_names,
+                {"metrics": test.to_dict(), "validation_metrics": validation.to_dict(), "warnings": splits.warnings,
+                 "counts": prepared.splits.counts(), "unreadable_count": len(prepared.unreadable),
+                 "weights_origin": loaded.origin, "fingerprint": prepared.splits.fingerprint},
+            )  # fmt: skip
             trained = probabilities_of(validation_logits[positions], recipe.data.multi_label)
             exported = export_network(
                 network.model, recipe, prepared.splits.class_names, sample, precision, models_dir, recipe.name,
-                trained,
+                trained, facts=facts, keep=keep, warmup=warmup,
             )  # fmt: skip
     finally:
         stack.close()

@@ -30,6 +30,7 @@ from kerastl.recipe import CacheRecipe, DataRecipe, Recipe, load_recipe
 from kerastl.run import Run, open_run
 from kerastl.training.phase import predict_logits
 from kerastl.workflow.exporting import PARITY_IMAGES, encoded_at, export_network
+from kerastl.workflow.facts import measured, model_facts
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
 READ_BATCH = 64
@@ -128,6 +129,8 @@ def export(
     *,
     models_dir: Path | str = Path("saved_models"),
     name: str | None = None,
+    keep: int | None = None,
+    warmup: bool = True,
     progress: Progress = Progress(),
 ) -> ExportedModel:
     """Publish a run's model as the next version of a SavedModel.
@@ -136,6 +139,8 @@ def export(
         run: the run's folder.
         models_dir: the folder that TensorFlow Serving watches.
         name: of the model; the run's name without it.
+        keep: how many versions of it stay; all of them without it.
+        warmup: put warm-up requests for TensorFlow Serving beside it; they hold some validation images.
         progress: listens.
 
     Raises:
@@ -150,9 +155,11 @@ def export(
     model = keras.saving.load_model(folder.model_keras)
     precision = precision_of_model(model)
     progress.note(f"Checking on {len(images)} validation images")
+    facts = model_facts(recipe, folder, class_names, measured(folder))
     return export_network(
-        model, recipe, class_names, images, precision, models_dir, name or recipe.name or "model"
-    )
+        model, recipe, class_names, images, precision, models_dir, name or recipe.name or "model",
+        facts=facts, keep=keep, warmup=warmup,
+    )  # fmt: skip
 
 
 def find_images(patterns: Sequence[str]) -> list[str]:
