@@ -138,11 +138,8 @@ def prune_versions(base: Path, keep: int) -> list[int]:
     """
     check_keep(keep)
     versions = _versions(base)
-    doomed = versions[:-keep]
-    if doomed:
-        doomed = [
-            number for number in doomed if number != _facts(base / str(versions[-1])).get("rollback_of")
-        ]
+    repeated = _facts(base / str(versions[-1])).get("rollback_of") if versions else None
+    doomed = [number for number in versions[:-keep] if number != repeated]
     with explain_write_errors(base):
         removed = [number for number in doomed if take_away(base, number)]
         remove_leftovers(base)
@@ -231,18 +228,14 @@ def _target(versions: list[ModelVersion], name: str, to: int | None) -> ModelVer
 def _copy_version(source: Path, target: Path) -> None:
     """The same files in another folder, by links where the file system has them."""
     try:
-        identity = source.stat().st_ino
         shutil.copytree(source, target, copy_function=_link_or_copy)
-        # A version is renamed before its first file is deleted: is it still here, then so was all of it.
-        gone = source.stat().st_ino != identity
-    except (FileNotFoundError, shutil.Error):
+    except (FileNotFoundError, shutil.Error) as error:
         if source.exists():
             raise
-        gone = True
-    if gone:
+        # It is renamed before its first file is deleted, so a path that still leads there leads to all of it.
         raise UserError(
             f"{source} was removed while it was read. Nothing was changed; choose another version."
-        )
+        ) from error
 
 
 def _link_or_copy(source: str, target: str) -> None:

@@ -24,9 +24,9 @@ from kerastl.export.signatures import SERVING_BYTES
 from kerastl.export.versions import EXTRA_FOLDER
 
 WARMUP_FILE = "tf_serving_warmup_requests"
-BATCH_SIZES = (1, 1, 8)
-"""What clients send most: single images, of two kinds where there are two, and a handful. The first run of a batch size
-allocates memory and, on a GPU, chooses algorithms."""
+BATCH_SIZES = (1, 8)
+"""What clients send most: a single image, and a handful. The first run of a batch size allocates memory and, on a GPU,
+chooses algorithms."""
 
 _MOST_RECORDS = 1000
 _INPUT = "image_bytes"
@@ -53,8 +53,8 @@ def write_warmup(saved_model: Path | str, name: str, images: Sequence[bytes]) ->
     path = Path(saved_model) / EXTRA_FOLDER / WARMUP_FILE
     path.parent.mkdir(exist_ok=True)
     with tf.io.TFRecordWriter(str(path)) as writer:
-        for number, batch_size in enumerate(BATCH_SIZES):
-            batch = [ordered[(number + i) % len(ordered)] for i in range(batch_size)]
+        for batch_size in BATCH_SIZES:
+            batch = [ordered[i % len(ordered)] for i in range(batch_size)]
             writer.write(_request(name, batch).SerializeToString())
     check_warmup(saved_model)
     return len(BATCH_SIZES)
