@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import random
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -182,6 +184,31 @@ def test_export_publishes_the_next_version_with_all_that_belongs_to_it(
     assert [(row["version"], row["accuracy"]) for row in rows] == [(2, told["test"]["accuracy"])]
     config = fitted / "saved_models" / "models.config"
     assert 'base_path: "/models/colours"' in config.read_text()
+
+
+@pytest.mark.slow
+def test_an_export_that_is_killed_leaves_the_version_that_answers(
+    fitted: Path, solid_colours: Path, tmp_path: Path, kerastl: Kerastl
+) -> None:
+    shutil.copytree(fitted / "saved_models", tmp_path / "saved_models")
+    base, killed = tmp_path / "saved_models" / "colours", 0
+    command = [sys.executable, "-m", "kerastl", "export", str(run_of(fitted)), "--name", "colours"]
+    for seconds in (0.0, 0.3, 1.0, 3.0):
+        writer = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        while writer.poll() is None and len(list(base.glob(f".tmp-{writer.pid}-*"))) == 0:
+            time.sleep(0.01)
+        time.sleep(seconds)
+        writer.kill()
+        killed += writer.wait() < 0
+    assert killed == 4 and len(list(base.glob(".tmp-*"))) == 4
+    assert [child.name for child in base.iterdir() if child.name.isdigit()] == ["1"]
+    image = min((solid_colours / "red").iterdir())
+    assert '"red"' in kerastl("predict", base, image, "--json").stdout
+    for left in base.glob(".tmp-*"):
+        os.utime(left, (time.time() - 3600,) * 2)
+    assert kerastl(*command[3:]).returncode == 0
+    assert sorted(child.name for child in base.iterdir()) == ["1", "2"]
+    assert '"red"' in kerastl("predict", base, image, "--json").stdout
 
 
 def test_going_back_serves_the_same_answers_as_the_first_time(

@@ -88,6 +88,23 @@ def test_a_multi_label_card_speaks_of_labels() -> None:
     assert "one of its classes for every image" not in card
 
 
+def test_of_a_run_that_was_stopped_the_data_are_known_and_the_rest_is_not(tmp_path: Path) -> None:
+    from kerastl.run import Run
+    from kerastl.workflow.facts import measured
+
+    data = {
+        "fingerprint": "f",
+        "counts": {"train": 3},
+        "unreadable": {"a.jpg": "cut off"},
+        "warnings": ["few"],
+    }
+    (tmp_path / "data.json").write_text(json.dumps(data))
+    known = measured(Run(tmp_path))
+    assert known == {"fingerprint": "f", "counts": {"train": 3}, "unreadable_count": 1, "warnings": ["few"]}
+    (tmp_path / "report.json").write_text('{"winner": "head_phase"}')
+    assert measured(Run(tmp_path)) == {"winner": "head_phase"}
+
+
 # Warm-up: a tiny SavedModel with the signature of an exported one.
 
 
