@@ -44,7 +44,7 @@ def test_the_card_tells_data_figures_limits_and_checks_with_their_counts() -> No
         "Accuracy on 58 images that were used for nothing else: **0.983** (95 % interval 0.909 to 0.997).",
         "| blue\\|green | 30 | 0.968 | 1.000 | 0.984 |", "Fewer than 20 test images stand behind the figures of rare:",
         "- 40 images appear twice", "probabilities on 32 images; largest difference 3.2e-07, 1e-05 allowed",
-        "3 requests with validation images", "tensorflow 2.", "run `20260102-030405-flowers`",
+        "3 requests with images of the data", "tensorflow 2.", "run `20260102-030405-flowers`",
     ):  # fmt: skip
         assert fragment in card
     assert "warmup" not in describe_version(facts(), "flowers", PARITY, 0)["model_card.md"]

@@ -100,7 +100,7 @@ warmup_option = click.option(
     "--warmup/--no-warmup",
     default=True,
     show_default=True,
-    help="Put warm-up requests for TensorFlow Serving beside the model. They hold up to eight validation images.",
+    help="Put warm-up requests for TensorFlow Serving beside the model. They hold up to eight images of your data.",
 )
 
 

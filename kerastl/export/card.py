@@ -72,7 +72,7 @@ def describe_version(facts: ModelFacts, name: str, parity: ParityResult, warmup_
         facts: of the trained model.
         name: under which it is published.
         parity: what the check of the exported model found.
-        warmup_count: how many requests with validation images the version carries.
+        warmup_count: how many requests with images of the data the version carries.
 
     Returns:
         File name in `assets.extra/` → content.
@@ -175,7 +175,7 @@ def _card(facts: ModelFacts, record: Mapping[str, Any]) -> str:
     ]
     if record["warmup_request_count"]:
         parts.append(
-            f"- `tf_serving_warmup_requests` holds {record['warmup_request_count']} requests with validation images as they "
+            f"- `tf_serving_warmup_requests` holds {record['warmup_request_count']} requests with images of the data as they "
             "are; delete it before you pass on a model whose images are private"
         )
     parts.append(

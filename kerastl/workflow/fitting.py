@@ -67,7 +67,7 @@ def fit(
         export_model: publish the winner there.
         tensorboard: also write TensorBoard logs into the run's folder.
         keep: how many versions of the model stay there; all of them without it.
-        warmup: put warm-up requests for TensorFlow Serving beside the model; they hold some validation images.
+        warmup: put warm-up requests for TensorFlow Serving beside the model; they hold some images of the data.
         progress: listens.
 
     Returns:

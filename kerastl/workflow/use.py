@@ -140,7 +140,7 @@ def export(
         models_dir: the folder that TensorFlow Serving watches.
         name: of the model; the run's name without it.
         keep: how many versions of it stay; all of them without it.
-        warmup: put warm-up requests for TensorFlow Serving beside it; they hold some validation images.
+        warmup: put warm-up requests for TensorFlow Serving beside it; they hold some images of the data.
         progress: listens.
 
     Raises:
