@@ -43,8 +43,8 @@ check-docs: $(VENV)/.installed-dev  ## fail if a generated page of docs/ is stal
 
 check: test lint check-docs test-slow  ## all that .ci/run does
 
-serve:  ## serve saved_models/MODEL with TensorFlow Serving: gRPC on 8500, REST on 8501 (needs Docker)
-	@tools/serve.sh "$(MODEL)"
+serve:  ## serve saved_models/, or MODEL=name alone, with TensorFlow Serving: REST on 8501, gRPC on 8500 (needs Docker)
+	@BATCHING="$(BATCHING)" tools/serve.sh "$(MODEL)"
 
 clean:  ## remove the virtual environment and the caches; runs/ and saved_models/ stay
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build dist kerastl.egg-info

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import random
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -158,11 +160,67 @@ def test_evaluate_repeats_the_test_result_and_takes_other_data(
     assert done.returncode == 2 and "class 'purple' that the model does not know" in done.stderr
 
 
-def test_export_publishes_the_next_version(fitted: Path, tmp_path: Path, kerastl: Kerastl) -> None:
-    for version in (1, 2):
-        done = kerastl("export", run_of(fitted), "--models", tmp_path / "models", "--name", "again")
+def test_export_publishes_the_next_version_with_all_that_belongs_to_it(
+    fitted: Path, tmp_path: Path, kerastl: Kerastl
+) -> None:
+    base = tmp_path / "models" / "again"
+    words = ["export", run_of(fitted), "--models", tmp_path / "models", "--name", "again"]
+    for version, more in ((1, []), (2, ["--keep", "1", "--no-warmup"])):
+        done = kerastl(*words, *more)
         assert done.returncode == 0, done.stderr
-        assert (tmp_path / "models" / "again" / str(version) / "saved_model.pb").is_file()
+        assert (base / str(version) / "saved_model.pb").is_file()
+    first = fitted / "saved_models" / "colours" / "1" / "assets.extra"
+    assert [child.name for child in base.iterdir()] == ["2"]
+    extra = base / "2" / "assets.extra"
+    assert sorted(file.name for file in extra.iterdir()) == ["model.json", "model_card.md", "recipe.toml"]
+    assert (first / "tf_serving_warmup_requests").stat().st_size > 1000
+    # from the report of a run that has ended as from the fit itself
+    told, known = (json.loads((folder / "model.json").read_text()) for folder in (extra, first))
+    differs = {"name": "", "exported": "", "warmup_request_count": 0, "parity": {}}
+    assert {**told, **differs} == {**known, **differs}
+    assert told["test"]["accuracy"] == report_of(fitted)["metrics"]["accuracy"]
+    assert "Apache-2.0" in (extra / "model_card.md").read_text()
+    rows = json.loads(kerastl("models", "list", "--models", tmp_path / "models", "--json").stdout)
+    assert [(row["version"], row["accuracy"]) for row in rows] == [(2, told["test"]["accuracy"])]
+    config = fitted / "saved_models" / "models.config"
+    assert 'base_path: "/models/colours"' in config.read_text()
+
+
+@pytest.mark.slow
+def test_an_export_that_is_killed_leaves_the_version_that_answers(
+    fitted: Path, solid_colours: Path, tmp_path: Path, kerastl: Kerastl
+) -> None:
+    shutil.copytree(fitted / "saved_models", tmp_path / "saved_models")
+    base, killed = tmp_path / "saved_models" / "colours", 0
+    command = [sys.executable, "-m", "kerastl", "export", str(run_of(fitted)), "--name", "colours"]
+    for seconds in (0.0, 0.3, 1.0, 3.0):
+        writer = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        while writer.poll() is None and len(list(base.glob(f".tmp-{writer.pid}-*"))) == 0:
+            time.sleep(0.01)
+        time.sleep(seconds)
+        writer.kill()
+        killed += writer.wait() < 0
+    assert killed == 4 and len(list(base.glob(".tmp-*"))) == 4
+    assert [child.name for child in base.iterdir() if child.name.isdigit()] == ["1"]
+    image = min((solid_colours / "red").iterdir())
+    assert '"red"' in kerastl("predict", base, image, "--json").stdout
+    for left in base.glob(".tmp-*"):
+        os.utime(left, (time.time() - 3600,) * 2)
+    assert kerastl(*command[3:]).returncode == 0
+    assert sorted(child.name for child in base.iterdir()) == ["1", "2"]
+    assert '"red"' in kerastl("predict", base, image, "--json").stdout
+
+
+def test_going_back_serves_the_same_answers_as_the_first_time(
+    fitted: Path, solid_colours: Path, tmp_path: Path, kerastl: Kerastl
+) -> None:
+    shutil.copytree(fitted / "saved_models", tmp_path / "saved_models")
+    base = tmp_path / "saved_models" / "colours"
+    shutil.copytree(base / "1", base / "2")
+    assert kerastl("models", "rollback", "colours", "--to", "1").returncode == 0
+    images = sorted((solid_colours / "green").iterdir())[:3]
+    answers = [kerastl("predict", base / version, *images, "--json").stdout for version in ("1", "3")]
+    assert answers[0] == answers[1] and "green" in answers[0]
 
 
 def test_nothing_is_published_where_features_and_model_disagree(
@@ -173,19 +231,23 @@ def test_nothing_is_published_where_features_and_model_disagree(
     from kerastl.errors import ExportError
     from kerastl.export.parity import expected_answers
     from kerastl.recipe import load_recipe
+    from kerastl.run import Run
     from kerastl.workflow.exporting import Trained, export_network, serving_of
+    from kerastl.workflow.facts import measured, model_facts
 
+    run = Run(run_of(fitted))
     model = keras.saving.load_model(run_of(fitted) / "model.keras")
     images = [path.read_bytes() for path in sorted((solid_colours / "red").iterdir())[:4]]
     recipe = load_recipe(run_of(fitted) / "recipe.toml")
     serving = serving_of(recipe, ("blue", "green", "red"), None)
+    facts = model_facts(recipe, run, serving.class_names, measured(run))
     expected = expected_answers(model, images, serving)
     moved = Trained(expected.pixels, np.full((4, 3), 1 / 3))
     with pytest.raises(ExportError, match=r"features that it was trained on.*kerastl cache clear"):
-        export_network(model, recipe, serving, images, "float32", tmp_path, "m", moved)
+        export_network(model, recipe, serving, images, "float32", tmp_path, "m", moved, facts=facts)
     other = Trained(expected.pixels ^ 1, expected.probabilities)
     with pytest.raises(ExportError, match=r"4 of 4 images are decoded otherwise.*kerastl cache clear"):
-        export_network(model, recipe, serving, images, "float32", tmp_path, "m", other)
+        export_network(model, recipe, serving, images, "float32", tmp_path, "m", other, facts=facts)
     assert not list(tmp_path.iterdir())
 
 

@@ -9,10 +9,12 @@ import click
 from kerastl.cli.options import (
     debug_option,
     json_option,
+    keep_option,
     models_option,
     progress_option,
     recipe_options,
     runs_option,
+    warmup_option,
 )
 from kerastl.cli.terminal import print_json, quiet_tensorflow
 from kerastl.progress import Progress
@@ -24,6 +26,8 @@ from kerastl.recipe.schema import Recipe
 @runs_option
 @models_option
 @click.option("--no-export", is_flag=True, help="Export no model; `kerastl export` can do it later.")
+@keep_option
+@warmup_option
 @click.option("--tensorboard", is_flag=True, help="Write logs for TensorBoard into the run's folder.")
 @json_option
 @progress_option
@@ -33,6 +37,8 @@ def fit(
     runs_dir: Path,
     models_dir: Path,
     no_export: bool,
+    keep: int | None,
+    warmup: bool,
     tensorboard: bool,
     as_json: bool,
     progress: Progress,
@@ -51,6 +57,8 @@ def fit(
         models_dir=models_dir,
         export_model=not no_export,
         tensorboard=tensorboard,
+        keep=keep,
+        warmup=warmup,
         progress=progress,
     )
     if as_json:

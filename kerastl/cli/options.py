@@ -91,6 +91,19 @@ models_option = click.option(
     help="Where models are exported to, as NAME/VERSION.",
 )
 
+keep_option = click.option(
+    "--keep",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Once the model is exported, keep its N newest versions and remove the others; all stay without it.",
+)
+warmup_option = click.option(
+    "--warmup/--no-warmup",
+    default=True,
+    show_default=True,
+    help="Put warm-up requests for TensorFlow Serving beside the model. They hold up to eight images of your data.",
+)
+
 
 def progress_option(function: Function) -> Function:
     """`-q/--quiet`; the command receives the `progress` that listens accordingly."""

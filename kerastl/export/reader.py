@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from kerastl.errors import DataError, UserError, nearest
-from kerastl.export.publish import published_versions
+from kerastl.export.folders import published_versions
 from kerastl.export.serving import SERVING_BYTES, read_labels
 
 _BATCH_SIZE = 32

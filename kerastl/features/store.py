@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kerastl.features.locking import FileLock
 from kerastl.features.unit import JOURNAL, MANIFEST, ROWS, Unit, UnitKey, first_line, read_json
+from kerastl.locking import FileLock
 from kerastl.progress import size_text
 from kerastl.writing import NoSpaceError, explain_write_errors
 

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from kerastl.features.arrays import new_array
-from kerastl.features.locking import FileLock
+from kerastl.locking import FileLock
 from kerastl.writing import explain_write_errors, write_json_atomic, write_text_atomic
 
 FORMAT = 1

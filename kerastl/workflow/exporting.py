@@ -11,10 +11,12 @@ import numpy as np
 
 from kerastl.data.examples import Split
 from kerastl.errors import ExportError
+from kerastl.export.card import ModelFacts, describe_version
 from kerastl.export.parity import Expected, check_parity, expected_answers, tolerance_for
 from kerastl.export.publish import ExportedModel, publish
 from kerastl.export.serving import Serving
 from kerastl.export.signatures import write_saved_model
+from kerastl.export.warmup import write_warmup
 from kerastl.recipe import Recipe, recipe_to_toml
 
 # Of the validation split, and as many of the test split: enough for every signature in seconds.
@@ -52,6 +54,10 @@ def export_network(
     models_dir: Path | str,
     name: str,
     trained: Trained | None = None,
+    *,
+    facts: ModelFacts,
+    keep: int | None = None,
+    warmup: bool = True,
 ) -> ExportedModel:
     """Publish a trained model after it agreed, in a fresh process, with itself in memory on real images.
 
@@ -64,6 +70,9 @@ def export_network(
         models_dir: the folder that TensorFlow Serving watches.
         name: of the model.
         trained: what training knew of these images, if known.
+        facts: what its model card tells.
+        keep: how many versions of it stay; all of them without it.
+        warmup: put warm-up requests for TensorFlow Serving beside it, which hold some of the images.
 
     Raises:
         ExportError: the exported model, or what it was trained on, does not agree with the model.
@@ -71,12 +80,21 @@ def export_network(
     expected = expected_answers(model, images, serving)
     if trained is not None:
         _check_trained(trained, expected, FEATURE_TOLERANCE[precision])
+    warmup_count = 0
+
+    def build(path: Path) -> None:
+        nonlocal warmup_count
+        write_saved_model(model, serving, path)
+        warmup_count = write_warmup(path, name, images) if warmup else 0
+
     return publish(
-        lambda path: write_saved_model(model, serving, path),
+        build,
         lambda path: check_parity(path, images, expected, serving, tolerance=tolerance_for(precision)),
         models_dir,
         name,
         extra_files={"recipe.toml": recipe_to_toml(recipe)},
+        describe=lambda parity: describe_version(facts, name, parity, warmup_count),
+        keep=keep,
     )
 
 

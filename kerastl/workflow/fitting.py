@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import shutil
 import time
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from kerastl.training.routine import transfer
 from kerastl.workflow.beginning import begin, logits_of, metrics_of
 from kerastl.workflow.calibrating import calibrate_network, trust_of, write_calibration
 from kerastl.workflow.exporting import PARITY_IMAGES, Trained, encoded_at, export_network, serving_of
+from kerastl.workflow.facts import model_facts
 from kerastl.workflow.logbook import Logbook
 from kerastl.workflow.planning import make_plan
 from kerastl.workflow.prepare import Prepared, decode_splits, make_repeatable, open_splits, precision_of
@@ -55,6 +57,8 @@ def fit(
     models_dir: Path | str = Path("saved_models"),
     export_model: bool = True,
     tensorboard: bool = False,
+    keep: int | None = None,
+    warmup: bool = True,
     progress: Progress = Progress(),
 ) -> FitSummary:
     """Transfer a pretrained backbone to labelled images.
@@ -65,6 +69,8 @@ def fit(
         models_dir: the folder that TensorFlow Serving watches.
         export_model: publish the winner there.
         tensorboard: also write TensorBoard logs into the run's folder.
+        keep: how many versions of the model stay there; all of them without it.
+        warmup: put warm-up requests for TensorFlow Serving beside the model; they hold some images of the data.
         progress: listens.
 
     Returns:
@@ -136,9 +142,17 @@ def fit(
         if export_model:
             serving = serving_of(recipe, prepared.splits.class_names, calibrated.threshold)
             images, trained = _known_images(prepared, logits)
+            facts = model_facts(
+                recipe, run, prepared.splits.class_names,
+                {"metrics": test.to_dict(), "validation_metrics": validation.to_dict(), "warnings": splits.warnings,
+                 "counts": prepared.splits.counts(), "unreadable_count": len(prepared.unreadable),
+                 "weights_origin": loaded.origin, "fingerprint": prepared.splits.fingerprint,
+                 "trust": dataclasses.asdict(trust)},
+            )  # fmt: skip
             exported = export_network(
-                network.model, recipe, serving, images, precision, models_dir, recipe.name, trained
-            )
+                network.model, recipe, serving, images, precision, models_dir, recipe.name, trained,
+                facts=facts, keep=keep, warmup=warmup,
+            )  # fmt: skip
     finally:
         stack.close()
         shutil.rmtree(run.scratch, ignore_errors=True)

@@ -31,6 +31,7 @@ from kerastl.run import Run, open_run
 from kerastl.training.phase import predict_logits
 from kerastl.workflow.calibrating import read_threshold
 from kerastl.workflow.exporting import PARITY_IMAGES, encoded_at, export_network, serving_of
+from kerastl.workflow.facts import measured, model_facts
 
 READ_BATCH = 64
 
@@ -101,6 +102,8 @@ def export(
     *,
     models_dir: Path | str = Path("saved_models"),
     name: str | None = None,
+    keep: int | None = None,
+    warmup: bool = True,
     progress: Progress = Progress(),
 ) -> ExportedModel:
     """Publish a run's model as the next version of a SavedModel.
@@ -109,6 +112,8 @@ def export(
         run: the run's folder.
         models_dir: the folder that TensorFlow Serving watches.
         name: of the model; the run's name without it.
+        keep: how many versions of it stay; all of them without it.
+        warmup: put warm-up requests for TensorFlow Serving beside it; they hold some images of the data.
         progress: listens.
 
     Raises:
@@ -128,9 +133,11 @@ def export(
     precision = precision_of_model(model)
     progress.note(f"Checking on {len(images)} images of the validation and test splits")
     serving = serving_of(recipe, class_names, read_threshold(folder))
+    facts = model_facts(recipe, folder, class_names, measured(folder))
     return export_network(
-        model, recipe, serving, images, precision, models_dir, name or recipe.name or "model"
-    )
+        model, recipe, serving, images, precision, models_dir, name or recipe.name or "model",
+        facts=facts, keep=keep, warmup=warmup,
+    )  # fmt: skip
 
 
 # Probabilities [n, k] of encoded images, and whether each is accepted, [n].

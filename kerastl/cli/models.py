@@ -1,0 +1,101 @@
+"""`kerastl models`: what was exported, going back to an earlier version, and removing old ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from kerastl.cli.options import debug_option, json_option, models_option
+from kerastl.cli.terminal import print_json, table
+from kerastl.errors import KerastlError
+from kerastl.export.models_config import CONFIG_FILE, write_models_config
+from kerastl.export.versions import ModelVersion, list_models, prune_versions, roll_back
+from kerastl.progress import size_text
+
+
+@click.group()
+@debug_option
+def models() -> None:
+    """Show exported models, go back to an earlier version, or remove old ones."""
+
+
+@models.command("list")
+@click.argument("name", required=False)
+@models_option
+@json_option
+@debug_option
+def list_(name: str | None, models_dir: Path, as_json: bool) -> None:
+    """List all versions of all models, or of NAME."""
+    versions = list_models(models_dir, name)
+    if as_json:
+        print_json(versions)
+    elif not versions:
+        click.echo(f"no model in {models_dir}")
+    else:
+        header = ("name", "version", "accuracy", "test images", "exported", "backbone", "recipe", "size", "")
+        click.echo(table(header, [_row(version) for version in versions]))
+
+
+@models.command()
+@click.argument("name")
+@click.option(
+    "--to", type=int, metavar="N", help="The version to go back to; the one before what is served without it."
+)
+@models_option
+@json_option
+@debug_option
+def rollback(name: str, to: int | None, models_dir: Path, as_json: bool) -> None:
+    """Publish an earlier version of NAME again under the next number, which servers then serve."""
+    version = roll_back(models_dir, name, to)
+    if as_json:
+        print_json(version)
+    else:
+        click.echo(f"{version.path}  {_note(version)}")
+
+
+@models.command()
+@click.argument("name")
+@click.option(
+    "--keep", type=click.IntRange(min=1), metavar="N", required=True, help="How many of the newest stay."
+)
+@models_option
+@debug_option
+def prune(name: str, keep: int, models_dir: Path) -> None:
+    """Remove old versions of NAME; never what is served, nor the version that it is a roll back of."""
+    list_models(models_dir, name)  # says what there is, if not this one
+    removed = prune_versions(models_dir / name, keep)
+    click.echo(f"removed {', '.join(map(str, removed)) or 'nothing'}")
+
+
+@models.command()
+@models_option
+@debug_option
+def config(models_dir: Path) -> None:
+    """Write models.config, with which TensorFlow Serving serves all models together."""
+    path = write_models_config(models_dir)
+    if path is None:
+        raise KerastlError(
+            f"{models_dir / CONFIG_FILE} was not written by kerastl and is left alone. Move it away to have it written."
+        )
+    click.echo(path)
+
+
+def _row(version: ModelVersion) -> tuple[str | int, ...]:
+    return (
+        version.name,
+        version.version,
+        "-" if version.accuracy is None else f"{version.accuracy:.3f}",
+        "-" if version.test_count is None else f"{version.test_count:,}",
+        (version.exported or "-").partition("+")[0].replace("T", " "),
+        version.backbone or "-",
+        version.recipe or "-",
+        size_text(version.bytes),
+        _note(version),
+    )
+
+
+def _note(version: ModelVersion) -> str:
+    words = ["" if version.whole else "no saved_model.pb", "served" if version.served else ""]
+    words.append("" if version.rollback_of is None else f"roll back of {version.rollback_of}")
+    return ", ".join(word for word in words if word)

@@ -1,0 +1,147 @@
+"""Requests that TensorFlow Serving sends to itself when it loads a version, so that no user waits for the first one.
+
+They are TFRecords of `PredictionLog` in `assets.extra/tf_serving_warmup_requests`, at most 1,000
+(https://www.tensorflow.org/tfx/serving/saved_model_warmup). The messages are described here with the field numbers of
+`tensorflow_serving/apis/{model,predict,prediction_log}.proto`, because `tensorflow-serving-api` is not needed for
+anything else; a test reads them with it. A request that fails keeps the server from loading the version, so
+`check_warmup` compares each with the signature that it asks.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from tensorflow.core.framework import tensor_pb2
+from tensorflow.core.protobuf import saved_model_pb2
+
+from kerastl.errors import ExportError
+from kerastl.export.serving import SERVING_BYTES
+from kerastl.export.versions import EXTRA_FOLDER
+
+WARMUP_FILE = "tf_serving_warmup_requests"
+BATCH_SIZES = (1, 8)
+"""What clients send most: a single image, and a handful. The first run of a batch size allocates memory and, on a GPU,
+chooses algorithms."""
+
+_MOST_RECORDS = 1000
+_INPUT = "image_bytes"
+
+
+def write_warmup(saved_model: Path | str, name: str, images: Sequence[bytes]) -> int:
+    """Put warm-up requests beside a SavedModel.
+
+    Args:
+        saved_model: its folder.
+        name: under which it is served.
+        images: encoded images that the model can read. The smallest are taken, as they travel with every version,
+            and again from the first where they are fewer than a batch.
+
+    Returns:
+        The number of requests; 0 without images.
+
+    Raises:
+        ExportError: if the SavedModel would not answer a request.
+    """
+    ordered = sorted(images, key=len)
+    if not ordered:
+        return 0
+    path = Path(saved_model) / EXTRA_FOLDER / WARMUP_FILE
+    path.parent.mkdir(exist_ok=True)
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for batch_size in BATCH_SIZES:
+            batch = [ordered[i % len(ordered)] for i in range(batch_size)]
+            writer.write(_request(name, batch).SerializeToString())
+    check_warmup(saved_model)
+    return len(BATCH_SIZES)
+
+
+def check_warmup(saved_model: Path | str) -> None:
+    """Compare the warm-up requests of a SavedModel with its signatures, as a server does before it runs them.
+
+    Raises:
+        ExportError: if one would be refused; the message says why.
+    """
+    folder = Path(saved_model)
+    records = list(tf.data.TFRecordDataset(str(folder / EXTRA_FOLDER / WARMUP_FILE)).as_numpy_iterator())
+    model = saved_model_pb2.SavedModel.FromString((folder / "saved_model.pb").read_bytes())
+    graphs = [graph for graph in model.meta_graphs if "serve" in graph.meta_info_def.tags]
+    signatures = {name: graph.signature_def[name] for graph in graphs for name in graph.signature_def}
+    problem = (
+        "" if len(records) <= _MOST_RECORDS else f"there are {len(records)}, at most {_MOST_RECORDS} may be"
+    )
+    for number, record in enumerate(records):
+        problem = problem or _problem(_prediction_log().FromString(record), signatures, number)
+    if problem:
+        raise ExportError(f"TensorFlow Serving would not load {folder}: of its warm-up requests, {problem}.")
+
+
+def _problem(log: Any, signatures: dict[str, Any], number: int) -> str:
+    request = log.predict_log.request
+    name = request.model_spec.signature_name
+    if name not in signatures:
+        return f"number {number} asks the signature {name!r}; there are {', '.join(signatures)}"
+    wanted = {key: tensor.dtype for key, tensor in signatures[name].inputs.items()}
+    given = {key: tensor.dtype for key, tensor in request.inputs.items()}
+    return "" if given == wanted else f"number {number} has the inputs {given}; {name!r} takes {wanted}"
+
+
+def _request(name: str, images: Sequence[bytes]) -> Any:
+    log = _prediction_log()()
+    request = log.predict_log.request
+    request.model_spec.name = name
+    request.model_spec.signature_name = SERVING_BYTES
+    tensor = tf.make_tensor_proto(list(images), dtype=tf.string, shape=[len(images)])
+    request.inputs[_INPUT].MergeFromString(tensor.SerializeToString())
+    return log
+
+
+@functools.cache
+def _prediction_log() -> type[Any]:
+    """The message class, in a pool of its own: the real package may be imported in the same process."""
+    pool = descriptor_pool.DescriptorPool()
+    _add_with_dependencies(pool, tensor_pb2.DESCRIPTOR)
+    file = descriptor_pb2.FileDescriptorProto(
+        name="kerastl/warmup.proto",
+        package="tensorflow.serving",
+        syntax="proto3",
+        dependency=[tensor_pb2.DESCRIPTOR.name],
+    )
+    own = ".tensorflow.serving"
+    _add(file.message_type, "ModelSpec", ("name", 1, ""), ("signature_name", 3, ""))
+    request = _add(
+        file.message_type,
+        "PredictRequest",
+        ("model_spec", 1, f"{own}.ModelSpec"),
+        ("inputs", 2, f"{own}.PredictRequest.InputsEntry"),
+    )
+    # a map is a repeated message of keys and values
+    request.field[1].label = descriptor_pb2.FieldDescriptorProto.LABEL_REPEATED
+    entry = _add(request.nested_type, "InputsEntry", ("key", 1, ""), ("value", 2, ".tensorflow.TensorProto"))
+    entry.options.map_entry = True
+    _add(file.message_type, "PredictLog", ("request", 1, f"{own}.PredictRequest"))
+    _add(file.message_type, "PredictionLog", ("predict_log", 6, f"{own}.PredictLog"))
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("tensorflow.serving.PredictionLog"))
+
+
+def _add(messages: Any, name: str, *fields: tuple[str, int, str]) -> Any:
+    """A message with fields (name, number, type of the message that it holds; a string without one)."""
+    message = messages.add(name=name)
+    described = descriptor_pb2.FieldDescriptorProto
+    for field, number, held in fields:
+        kind = described.TYPE_MESSAGE if held else described.TYPE_STRING
+        message.field.add(
+            name=field, number=number, type=kind, type_name=held or None, label=described.LABEL_OPTIONAL
+        )
+    return message
+
+
+def _add_with_dependencies(pool: Any, file: Any) -> None:
+    for dependency in file.dependencies:
+        _add_with_dependencies(pool, dependency)
+    pool.AddSerializedFile(file.serialized_pb)

@@ -1,0 +1,278 @@
+"""Publishing: a writer may die at any step, go back, or meet others, and servers see whole versions only."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import Kerastl
+from kill_at_every_step import NAME, SCENARIOS, broken_versions, build, grow_old, publish_next, versions
+
+from kerastl.errors import UserError
+from kerastl.export.folders import published_versions, remove_leftovers, workspace
+from kerastl.export.models_config import models_config, write_models_config
+from kerastl.export.versions import list_models, prune_versions, roll_back
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def quick_folder() -> Iterator[Path]:
+    """In memory where the system offers it: on some disks removing a folder takes milliseconds."""
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
+        yield Path(folder)
+
+
+def kill_at_every_step(folder: Path, scenario: str) -> dict:
+    command = [sys.executable, str(Path(__file__).with_name("kill_at_every_step.py")), str(folder), scenario]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("scenario", sorted(set(SCENARIOS) - {"unsafe"}))
+def test_a_kill_at_any_step_leaves_whole_versions_and_the_next_writer_tidies_up(
+    scenario: str, quick_folder: Path
+) -> None:
+    found = kill_at_every_step(quick_folder, scenario)
+    assert found["problems"] == []
+    assert found["steps"] > 50
+
+
+def test_a_writer_that_builds_in_place_is_caught(quick_folder: Path) -> None:
+    found = kill_at_every_step(quick_folder, "unsafe")
+    assert len([problem for problem in found["problems"] if "No such file" in problem]) > 10
+
+
+def test_writers_that_publish_prune_and_go_back_at_once_never_break_a_version(tmp_path: Path) -> None:
+    program = """if True:
+        import sys
+        from pathlib import Path
+        from kill_at_every_step import NAME, publish_next
+        from kerastl.errors import UserError
+        from kerastl.export.versions import roll_back
+        for i in range(12):
+            if sys.argv[2] == "back" and i % 2:
+                try:
+                    print(roll_back(sys.argv[1], NAME).version)
+                except UserError as error:  # all older ones are gone already, or go while they are read
+                    assert "is served" in str(error) or "was removed" in str(error), error
+            else:
+                print(publish_next(Path(sys.argv[1]), keep=None if sys.argv[2] == "back" else 3))
+    """
+    publish_next(tmp_path)
+    writers = [
+        subprocess.Popen([sys.executable, "-c", program, str(tmp_path), kind], cwd=Path(__file__).parent,
+                         stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+        for kind in ("publish", "publish", "back", "back")
+    ]  # fmt: skip
+    while any(writer.poll() is None for writer in writers):
+        newest = tmp_path / NAME / str(published_versions(tmp_path / NAME)[-1])
+        assert (newest / "sums.json").is_file() or not newest.exists()
+    assert [writer.returncode for writer in writers] == [0] * 4
+    numbers = [int(word) for writer in writers for word in writer.stdout.read().split()]
+    assert sorted(numbers) == list(range(2, len(numbers) + 2))
+    assert broken_versions(tmp_path / NAME) == []
+    assert [child.name for child in (tmp_path / NAME).iterdir() if not child.name.isdigit()] == []
+
+
+def test_the_workspace_of_a_living_writer_stays_however_old_it_looks(tmp_path: Path) -> None:
+    base = tmp_path / NAME
+    with workspace(base) as temporary:
+        build(temporary)
+        grow_old(base)
+        remove_leftovers(base)
+        assert (temporary / "sums.json").is_file()
+    assert not base.exists()
+    build(base / ".tmp-1-dead" / "version")
+    remove_leftovers(base)
+    assert (base / ".tmp-1-dead").exists()  # just made: perhaps its lock comes in a moment
+    grow_old(base)
+    remove_leftovers(base)
+    assert list(base.iterdir()) == []
+
+
+def test_keep_leaves_the_newest(tmp_path: Path) -> None:
+    versions(4)(tmp_path)
+    assert publish_next(tmp_path, keep=2) == 5
+    assert published_versions(tmp_path / NAME) == [4, 5]
+    with pytest.raises(UserError, match="keep = 0: expected at least 1"):
+        publish_next(tmp_path, keep=0)
+    assert published_versions(tmp_path / NAME) == [4, 5]
+
+
+def test_what_is_served_after_going_back_and_its_origin_are_never_removed(tmp_path: Path) -> None:
+    versions(4)(tmp_path)
+    assert roll_back(tmp_path, NAME, 2).version == 5
+    assert prune_versions(tmp_path / NAME, 1) == [1, 3, 4]
+    assert published_versions(tmp_path / NAME) == [2, 5]
+    assert publish_next(tmp_path) == 6
+    assert prune_versions(tmp_path / NAME, 1) == [2, 5]
+
+
+def test_going_back_repeats_the_files_and_says_so(tmp_path: Path) -> None:
+    versions(3)(tmp_path)
+    one = tmp_path / NAME / "1"
+    (one / "assets.extra" / "model_card.md").write_text("# m\n\ntext\n")
+    (one / "assets.extra" / "model.json").write_text('{"backbone": "vgg16"}')
+    version = roll_back(tmp_path, NAME, 1)
+    assert (version.version, version.rollback_of, version.served) == (4, 1, True)
+    assert version.backbone == "vgg16"
+    assert (version.path / "saved_model.pb").read_bytes() == (one / "saved_model.pb").read_bytes()
+    card = (version.path / "assets.extra" / "model_card.md").read_text()
+    assert (
+        card.startswith("# m\n\n> **Rolled back:** these are the files of version 1,") and "\ntext\n" in card
+    )
+    # they share their bytes on the disk, so what differs must be other files
+    assert (one / "assets.extra" / "model_card.md").read_text() == "# m\n\ntext\n"
+    assert (one / "assets.extra" / "model.json").read_text() == '{"backbone": "vgg16"}'
+    # the copy can be repeated itself, and the first origin is what counts
+    publish_next(tmp_path)
+    again = roll_back(tmp_path, NAME, 4)
+    assert again.rollback_of == 1
+    assert (again.path / "assets.extra" / "model_card.md").read_text().count("Rolled back") == 1
+
+
+def test_going_back_step_by_step_and_forward_again(tmp_path: Path) -> None:
+    versions(3)(tmp_path)
+    assert [roll_back(tmp_path, NAME).rollback_of for _ in range(2)] == [2, 1]
+    with pytest.raises(UserError, match="no version of model 'm' before 1"):
+        roll_back(tmp_path, NAME)
+    assert roll_back(tmp_path, NAME, 3).rollback_of == 3
+    with pytest.raises(UserError, match="is what is served already, as version 6"):
+        roll_back(tmp_path, NAME, 3)
+    with pytest.raises(UserError, match=r"no version 9. Expected one of: 1, 2, 3, 4, 5, 6"):
+        roll_back(tmp_path, NAME, 9)
+    with pytest.raises(UserError, match=r"no model 'n' in .*Expected one of: m"):
+        roll_back(tmp_path, "n")
+
+
+def test_without_links_files_are_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_links(source: str, target: str) -> None:
+        raise PermissionError
+
+    versions(2)(tmp_path)
+    monkeypatch.setattr(os, "link", no_links)
+    assert roll_back(tmp_path, NAME).rollback_of == 1
+    assert broken_versions(tmp_path / NAME) == []
+
+
+def test_a_version_that_goes_while_it_is_read_is_not_published_in_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    versions(2)(tmp_path)
+    link = os.link
+
+    def link_and_remove(source: str, target: str) -> None:
+        link(source, target)
+        if (tmp_path / NAME / "1").exists():
+            os.rename(tmp_path / NAME / "1", tmp_path / NAME / ".removed-1")
+
+    monkeypatch.setattr(os, "link", link_and_remove)
+    with pytest.raises(UserError, match="was removed while it was read"):
+        roll_back(tmp_path, NAME, 1)
+    assert published_versions(tmp_path / NAME) == [2]
+
+
+def test_foreign_folders_are_no_models_and_a_damaged_description_says_nothing(tmp_path: Path) -> None:
+    versions(2)(tmp_path)
+    (tmp_path / "no model" / "1").mkdir(parents=True)
+    (tmp_path / ".git" / "1").mkdir(parents=True)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "other" / "3").mkdir(parents=True)
+    extra = tmp_path / NAME / "2" / "assets.extra"
+    (extra / "model.json").write_text("{half")
+    found = list_models(tmp_path)
+    assert [(each.name, each.version, each.whole, each.served) for each in found] == [
+        ("m", 1, True, False), ("m", 2, True, True), ("other", 3, False, True)
+    ]  # fmt: skip
+    assert found[1].accuracy is found[1].backbone is None
+    with pytest.raises(UserError, match="nothing to go back to"):
+        roll_back(tmp_path, "other")
+    assert list_models(tmp_path / "nowhere") == []
+
+
+def test_every_model_is_in_models_config_and_a_users_own_is_left_alone(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no exported model"):
+        write_models_config(tmp_path)
+    publish_next(tmp_path)
+    config = tmp_path / "models.config"
+    assert config.read_text() == models_config(["m"])
+    (tmp_path / "another" / "1").mkdir(parents=True)
+    publish_next(tmp_path)
+    assert config.read_text() == models_config(["another", "m"])
+    config.write_text("model_config_list {}\n")
+    publish_next(tmp_path)
+    assert config.read_text() == "model_config_list {}\n"
+    assert write_models_config(tmp_path) is None
+
+
+def test_tensorflow_serving_reads_models_config() -> None:
+    pytest.importorskip("tensorflow_serving", reason="tensorflow-serving-api is not installed")
+    from google.protobuf import text_format
+    from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
+
+    parsed = text_format.Parse(models_config(["digits", "a-b.c_1"]), ModelServerConfig())
+    assert [(each.name, each.base_path, each.model_platform) for each in parsed.model_config_list.config] == [
+        ("digits", "/models/digits", "tensorflow"), ("a-b.c_1", "/models/a-b.c_1", "tensorflow")
+    ]  # fmt: skip
+    with pytest.raises(text_format.ParseError):
+        text_format.Parse(models_config(["a"]).replace("base_path", "path"), ModelServerConfig())
+
+
+def with_facts(models: Path) -> None:
+    versions(2)(models)
+    facts = {"exported": "2026-01-02T03:04:05+00:00", "backbone": "vgg16", "recipe": "flowers",
+             "test": {"accuracy": 0.875, "count": 1200}}  # fmt: skip
+    (models / NAME / "2" / "assets.extra" / "model.json").write_text(json.dumps(facts))
+
+
+def test_the_command_line_lists_goes_back_and_prunes(kerastl: Kerastl, tmp_path: Path) -> None:
+    models = tmp_path / "saved_models"
+    assert kerastl("models", "list").stdout == "no model in saved_models\n"
+    with_facts(models)
+    header, first, second = kerastl("models", "list").stdout.splitlines()
+    assert header.split()[:3] == ["name", "version", "accuracy"]
+    assert first.split()[:3] == ["m", "1", "-"]
+    shown = ["m", "2", "0.875", "1,200", "2026-01-02", "03:04:05", "vgg16", "flowers"]
+    assert second.split()[:8] == shown and second.endswith("served")
+    done = kerastl("models", "rollback", NAME)
+    assert (done.returncode, done.stdout) == (0, "saved_models/m/3  served, roll back of 1\n")
+    rows = json.loads(kerastl("models", "list", NAME, "--json").stdout)
+    assert [(row["version"], row["rollback_of"], row["served"]) for row in rows] == [
+        (1, None, False), (2, None, False), (3, 1, True)
+    ]  # fmt: skip
+    assert kerastl("models", "prune", NAME, "--keep", "1").stdout == "removed 2\n"
+    assert kerastl("models", "config").stdout == "saved_models/models.config\n"
+    assert published_versions(models / NAME) == [1, 3]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["list", "mm"], "no model 'mm'"),
+        (["rollback", "mm"], "no model 'mm'"),
+        (["rollback", NAME, "--to", "7"], "no version 7. Expected one of: 1, 2"),
+        (["rollback", NAME, "--to", "2"], "is what is served already"),
+        (["prune", NAME, "--keep", "0"], "--keep"),
+        (["prune", NAME], "--keep"),
+        (["prune", "mm", "--keep", "1"], "Did you mean 'm'"),
+        (["config", "--models", "nowhere"], "nowhere holds no exported model"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_cannot_be_done_with_models_is_said(
+    kerastl: Kerastl, tmp_path: Path, words: list[str], message: str
+) -> None:
+    versions(2)(tmp_path / "saved_models")
+    done = kerastl("models", *words)
+    assert (done.returncode, done.stdout) == (2, "") and "Traceback" not in done.stderr
+    assert message in done.stderr
+    assert published_versions(tmp_path / "saved_models" / NAME) == [1, 2]

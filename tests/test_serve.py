@@ -1,0 +1,114 @@
+"""`make serve`: what it says where something is missing, and what it passes to Docker."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from kerastl.export.models_config import write_models_config
+
+ROOT = Path(__file__).parents[1]
+DOCKER = '#!/bin/sh\n[ "$1" = info ] && exit "${DOCKER_INFO:-0}"\nfor word in "$@"; do echo "$word"; done\n'
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Path:
+    """A copy of what serving needs, with two models and a `docker` that prints what it is told."""
+    shutil.copytree(ROOT / "tools", tmp_path / "tools")
+    for version in ("digits/1", "digits/12", "flowers/3", "half/.tmp-1-x", "no model/1", ".hidden/1"):
+        (tmp_path / "saved_models" / version).mkdir(parents=True)
+    write_models_config(tmp_path / "saved_models")
+    docker = tmp_path / "bin" / "docker"
+    docker.parent.mkdir()
+    docker.write_text(DOCKER)
+    docker.chmod(0o755)
+    return tmp_path
+
+
+def serve(house: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    path = f"{house / 'bin'}{os.pathsep}/usr/bin{os.pathsep}/bin"
+    return subprocess.run(
+        [str(house / "tools" / "serve.sh"), *words],
+        capture_output=True,
+        text=True,
+        env={"PATH": path, **environment},
+    )
+
+
+def test_all_models_are_served_together(house: Path) -> None:
+    done = serve(house, "")
+    assert done.returncode == 0, done.stderr
+    told = done.stdout.splitlines()
+    assert [line.split()[1] for line in told if line.startswith("Serving")] == ["digits:", "flowers:"]
+    assert told[told.index("tensorflow/serving:latest") + 1 :] == [
+        "--model_config_file=/models/models.config", "--model_config_file_poll_wait_seconds=60"
+    ]  # fmt: skip
+    assert f"type=bind,source={house}/saved_models,target=/models,readonly" in told
+
+
+def test_one_model_is_served_alone(house: Path) -> None:
+    told = serve(house, "flowers").stdout.splitlines()
+    assert told[-1] == "tensorflow/serving:latest" and "MODEL_NAME=flowers" in told
+    assert [line.split()[1] for line in told if line.startswith("Serving")] == ["flowers:"]
+
+
+def test_batching_is_asked_for(house: Path) -> None:
+    told = serve(house, "flowers", BATCHING="1").stdout.splitlines()
+    assert told[-2:] == ["--enable_batching=true", "--batching_parameters_file=/batching.config"]
+    assert f"type=bind,source={house}/tools/batching.config,target=/batching.config,readonly" in told
+
+
+def test_what_is_missing_is_said(house: Path) -> None:
+    done = serve(house, "flower")
+    assert done.returncode == 2 and "no model 'flower'" in done.stderr and "digits flowers" in done.stderr
+    assert "does not answer" in serve(house, "flowers", DOCKER_INFO="1").stderr
+    # a model that was removed by hand would keep the server from answering
+    shutil.rmtree(house / "saved_models" / "digits")
+    done = serve(house, "")
+    assert done.returncode == 2 and "`kerastl models config` writes it anew" in done.stderr
+    assert serve(house, "flowers").returncode == 0
+    (house / "bin" / "docker").unlink()
+    if shutil.which("docker", path="/usr/bin:/bin") is None:
+        done = serve(house, "flowers")
+        assert done.returncode == 2 and f"--model_base_path={house}/saved_models/flowers" in done.stderr
+    shutil.rmtree(house / "saved_models")
+    assert "holds no exported model" in serve(house, "").stderr
+
+
+def test_the_compose_file_says_what_serve_says(house: Path) -> None:
+    text = (ROOT / "tools" / "compose.yaml").read_text()
+    told = serve(house, "").stdout.splitlines()
+    assert re.findall(r"^      - (--.*)$", text, flags=re.MULTILINE) == told[-2:]
+    assert re.findall(r'^      - "(\d+:\d+)"$', text, flags=re.MULTILINE) == ["8500:8500", "8501:8501"]
+    assert "tensorflow/serving:latest" in told and "    image: tensorflow/serving:latest\n" in text
+    yaml = pytest.importorskip("yaml", reason="PyYAML is not installed")
+    service = yaml.safe_load(text)["services"]["serving"]
+    assert service["command"] == told[-2:]
+    (mount,) = service["volumes"]
+    assert (ROOT / "tools" / mount["source"]).resolve() == ROOT / "saved_models" and mount[
+        "read_only"
+    ] is True
+
+
+def test_tensorflow_serving_reads_the_batching_parameters() -> None:
+    """Field names and numbers of `BatchingParameters` in session_bundle_config.proto, which the API package leaves out."""
+    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format, wrappers_pb2
+
+    pool = descriptor_pool.DescriptorPool()
+    pool.AddSerializedFile(wrappers_pb2.DESCRIPTOR.serialized_pb)
+    file = descriptor_pb2.FileDescriptorProto(
+        name="b.proto", syntax="proto3", dependency=[wrappers_pb2.DESCRIPTOR.name]
+    )
+    message = file.message_type.add(name="BatchingParameters")
+    names = ("max_batch_size", "batch_timeout_micros", "max_enqueued_batches", "num_batch_threads")
+    for number, name in enumerate(names, start=1):
+        message.field.add(name=name, number=number, type=11, label=1, type_name=".google.protobuf.Int64Value")
+    pool.Add(file)
+    made = message_factory.GetMessageClass(pool.FindMessageTypeByName("BatchingParameters"))()
+    text_format.Parse((ROOT / "tools" / "batching.config").read_text(), made)
+    assert all(getattr(made, name).value > 0 for name in names)
