@@ -241,6 +241,9 @@ def test_a_narrow_terminal_cuts_the_bar(monkeypatch: pytest.MonkeyPatch) -> None
     clock, stream = Clock(), TerminalStream()
     work(Terminal(stream=stream, clock=clock), clock, seconds=20)
     assert max(len(frame) for frame in stream.getvalue().split("\r")[:-1]) < 30
+    assert stream.getvalue().endswith("\rdecode: 0:20, 50 images/s, loss 0.5\n"), (
+        "without the number of images"
+    )
 
 
 def test_a_file_gets_a_line_every_ten_seconds() -> None:

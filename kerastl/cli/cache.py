@@ -116,12 +116,14 @@ def _belongs_to(unit: Stored) -> str:
     facts, about = unit.facts, unit.about
     network = [str(facts[name]) for name in ("backbone", "unfreeze_point") if name in facts]
     where = " ".join([*network, f"{facts.get('image_size', '?')} px"])
-    return f"{_tail(str(about.get('data', 'unknown data')))}, {about.get('split', '?')}, {where}"
+    return f"{_shortened(str(about.get('data', 'unknown data')))}, {about.get('split', '?')}, {where}"
 
 
-def _tail(text: str) -> str:
-    """The end of a long text, which says more of a path than its beginning; --json has all of it."""
-    return text if len(text) <= ORIGIN_COLUMNS else "…" + text[1 - ORIGIN_COLUMNS :]
+def _shortened(text: str) -> str:
+    """The end of a long path, the beginning of any other long text; --json has all of it."""
+    if len(text) <= ORIGIN_COLUMNS:
+        return text
+    return "…" + text[1 - ORIGIN_COLUMNS :] if "/" in text else text[: ORIGIN_COLUMNS - 1].rstrip() + "…"
 
 
 def _views(units: list[Stored]) -> str:

@@ -13,6 +13,8 @@ from kerastl.export.models_config import CONFIG_FILE, write_models_config
 from kerastl.export.versions import ModelVersion, list_models, prune_versions, roll_back
 from kerastl.progress import size_text
 
+MINUTES = len("2026-01-02T03:04")
+
 
 @click.group()
 @debug_option
@@ -33,7 +35,7 @@ def list_(name: str | None, models_dir: Path, as_json: bool) -> None:
     elif not versions:
         click.echo(f"no model in {models_dir}")
     else:
-        header = ("name", "version", "accuracy", "test images", "exported", "backbone", "recipe", "size", "")
+        header = ("name", "version", "accuracy", "images", "exported", "backbone", "recipe", "size", "")
         click.echo(table(header, [_row(version) for version in versions]))
 
 
@@ -87,7 +89,7 @@ def _row(version: ModelVersion) -> tuple[str | int, ...]:
         version.version,
         "-" if version.accuracy is None else f"{version.accuracy:.3f}",
         "-" if version.test_count is None else f"{version.test_count:,}",
-        (version.exported or "-").partition("+")[0].replace("T", " "),
+        (version.exported or "-")[:MINUTES].replace("T", " "),
         version.backbone or "-",
         version.recipe or "-",
         size_text(version.bytes),

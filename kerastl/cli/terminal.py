@@ -121,9 +121,12 @@ class Bar(Tracker):
         self.terminal.erase()
         seconds = self.terminal.clock() - self.started
         if seconds >= QUIET_SECONDS and self.done:
-            rate = _rate(self.done / seconds)
-            parts = [f"{self.label}: {self.done:,} {self.unit}, {_duration(seconds)}, {rate} {self.unit}/s"]
-            self.terminal.line(", ".join([*parts, self.detail] if self.detail else parts))
+            rate = f"{_rate(self.done / seconds)} {self.unit}/s"
+            parts = [_duration(seconds), rate, *([self.detail] if self.detail else [])]
+            line = f"{self.label}: {', '.join([f'{self.done:,} {self.unit}', *parts])}"
+            # How many images that were in all epochs is what one misses least.
+            fits = len(line) <= self.terminal.columns or not self.terminal.rewrites
+            self.terminal.line(line if fits else f"{self.label}: {', '.join(parts)}")
 
     def text(self, now: float) -> str:
         """The bar at this moment, as long as the terminal is wide at most."""

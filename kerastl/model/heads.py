@@ -140,7 +140,8 @@ def embedding_model(model: keras.Model) -> keras.Model:
     Args:
         model: a whole model, also a reloaded one. In one without a head of kerastl's, what its last layer takes.
     """
-    steps = trace(model)
+    # A sequential model has no graph of its own; a model around its tensors has.
+    steps = trace(keras.Model(model.inputs[0], model.outputs[0]))
     head = next((step for step in steps if step.name == STANDARDIZE), steps[-1])
     return keras.Model(model.inputs[0], steps[head.sources[0]].tensor, name="embedding")
 
