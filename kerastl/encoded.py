@@ -18,6 +18,7 @@ IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "gif", "bmp", "webp")
 MEANINGS = (
     ("input is empty", "empty file"),
     ("unknown image file format", "not an image TensorFlow decodes (jpeg, png, gif, bmp, webp)"),
+    ("is empty or no jpeg", "empty, or not an image TensorFlow decodes (jpeg, png, gif, bmp, webp)"),
     ("no such file", "no such file"),
     ("is a directory", "a folder, not a file"),
     ("permission denied", "no permission to read it"),
