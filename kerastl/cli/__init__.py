@@ -19,7 +19,18 @@ from kerastl import __version__
 from kerastl.cli.options import Invocation, debug_option
 from kerastl.errors import KerastlError, nearest
 
-COMMANDS = ("fit", "plan", "evaluate", "predict", "export", "backbones", "datasets", "cache", "check")
+COMMANDS = (
+    "fit",
+    "plan",
+    "evaluate",
+    "predict",
+    "export",
+    "benchmark",
+    "backbones",
+    "datasets",
+    "cache",
+    "check",
+)
 
 
 class Commands(click.Group):
