@@ -31,7 +31,7 @@ def write_format(
         format: to write.
         folder: to make; `publish` makes it visible.
         representative: uint8 [m, s, s, 3]: training images, from which the integer format learns how large
-            activations become; others do not look at it.
+            activations become. Others do not look at it, and it may be empty.
 
     Raises:
         ExportError: the model cannot be converted; says what the converter said.
@@ -41,7 +41,8 @@ def write_format(
     with tempfile.TemporaryDirectory(prefix="kerastl-convert-") as scratch:
         saved, images = Path(scratch) / "saved_model", Path(scratch) / "representative.npy"
         write_pixels_only(model, serving, saved)
-        np.save(images, with_full_range(representative))
+        if format.is_integer:
+            np.save(images, with_full_range(representative))
         script = Path(__file__).with_name("convert_process.py")
         command = [sys.executable, "-P", str(script), format.name, str(saved), str(folder / format.file)]
         _run([*command, str(images)], format)
