@@ -218,6 +218,9 @@ def test_tensorflow_servings_loader_answers(
     served = json.loads(answer.read_text())
     probabilities = expected_answers(tiny_model(), images, Serving(NAMES, SIZE)).probabilities
     np.testing.assert_allclose(served["probabilities"], probabilities, atol=1e-5)
+    others = expected_answers(tiny_model(before=flip_channels), images, Serving(NAMES, SIZE)).probabilities
+    with pytest.raises(AssertionError):  # blue for red would be seen
+        np.testing.assert_allclose(served["probabilities"], others, atol=1e-5)
     assert served["label"] == [NAMES[i] for i in probabilities.argmax(axis=1)]
     assert served["label_index"] == probabilities.argmax(axis=1).tolist()
     assert served["classes"] == [[NAMES[i] for i in row] for row in (-probabilities).argsort(axis=1)]

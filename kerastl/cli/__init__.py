@@ -25,6 +25,7 @@ COMMANDS = (
     "evaluate",
     "predict",
     "export",
+    "benchmark",
     "backbones",
     "datasets",
     "models",

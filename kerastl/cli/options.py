@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import click
 
 from kerastl.cli.terminal import Terminal
+from kerastl.export.formats import FORMATS, SAVED_MODEL
 from kerastl.recipe.load import load_recipe, recipe_keys
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -90,6 +91,22 @@ models_option = click.option(
     show_default=True,
     help="Where models are exported to, as NAME/VERSION.",
 )
+exported_option = click.option(
+    "--exported",
+    "exported_dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("exported"),
+    metavar="FOLDER",
+    show_default=True,
+    help="Where the other formats are exported to, as FORMAT/NAME/VERSION.",
+)
+
+
+def format_option(**values: Any) -> Callable[[Function], Function]:
+    """`--format`; what it is for, and whether it may be repeated, differs between commands."""
+    words = (SAVED_MODEL, *FORMATS)
+    return click.option("--format", type=click.Choice(words), metavar="|".join(words), **values)
+
 
 keep_option = click.option(
     "--keep",

@@ -48,6 +48,7 @@ def publish(
     extra_files: Mapping[str, str | bytes] | None = None,
     describe: Callable[[ParityResult], Mapping[str, str]] | None = None,
     keep: int | None = None,
+    served: bool = True,
 ) -> ExportedModel:
     """Build a version, check it, and make it visible by one rename.
 
@@ -61,6 +62,7 @@ def publish(
         extra_files: file name → content, written to `assets.extra/`, which servers leave alone.
         describe: from the check's result to more such files.
         keep: how many versions stay, see `prune_versions`; all of them without it.
+        served: whether TensorFlow Serving watches the folder: then its models.config names the model.
 
     Raises:
         UserError: if the name is not one that TensorFlow Serving takes.
@@ -84,7 +86,8 @@ def publish(
             version = show(temporary, base)
         if keep is not None:
             prune_versions(base, keep)
-        write_models_config(models_dir)
+        if served:
+            write_models_config(models_dir)
     return ExportedModel(
         path=base / str(version),
         name=name,

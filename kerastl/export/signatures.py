@@ -35,7 +35,7 @@ def write_saved_model(model: keras.Model, serving: Serving, path: Path | str) ->
     Raises:
         ExportError: if the names or the image size do not fit the model.
     """
-    _check(model, serving)
+    check_serving(model, serving)
     size = serving.image_size
     embed = embedding_model(model)
 
@@ -107,7 +107,8 @@ def _answers(logits: tf.Tensor, serving: Serving) -> dict[str, tf.Tensor]:
     return answers
 
 
-def _check(model: keras.Model, serving: Serving) -> None:
+def check_serving(model: keras.Model, serving: Serving) -> None:
+    """Raise ExportError, with all problems in it, unless names and image size fit the model."""
     names, size = serving.class_names, serving.image_size
     problems = []
     if model.output_shape[-1] != len(names):

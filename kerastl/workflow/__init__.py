@@ -6,6 +6,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from kerastl.workflow.benchmarking import Benchmark, BenchmarkRow, benchmark
+    from kerastl.workflow.converting import ConvertedModel, convert
     from kerastl.workflow.fitting import FitSummary, fit
     from kerastl.workflow.listing import CheckLine, DatasetLine, check, datasets
     from kerastl.workflow.planning import Plan, PlanRow, plan
@@ -13,14 +15,19 @@ if TYPE_CHECKING:
     from kerastl.workflow.use import evaluate, export
 
 __all__ = [
+    "Benchmark",
+    "BenchmarkRow",
     "CheckLine",
+    "ConvertedModel",
     "DatasetLine",
     "FitSummary",
     "Patience",
     "Plan",
     "PlanRow",
     "Prediction",
+    "benchmark",
     "check",
+    "convert",
     "datasets",
     "evaluate",
     "export",
@@ -30,6 +37,11 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Benchmark": "benchmarking",
+    "BenchmarkRow": "benchmarking",
+    "benchmark": "benchmarking",
+    "ConvertedModel": "converting",
+    "convert": "converting",
     "FitSummary": "fitting",
     "Plan": "planning",
     "PlanRow": "planning",

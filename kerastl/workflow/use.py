@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,27 +10,24 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kerastl.data.examples import Split, spread_positions
+from kerastl.data.examples import spread_positions
 from kerastl.data.sources import open_examples
 from kerastl.data.splits import make_splits
 from kerastl.encoded import find_images
-from kerastl.errors import DataError, nearest
 from kerastl.evaluation.metrics import Metrics, evaluate_logits
 from kerastl.export.publish import ExportedModel
 from kerastl.export.reader import load_exported
-from kerastl.features.cache import Cache
-from kerastl.features.pixels import decode_split
 from kerastl.image.decode import decode
 from kerastl.image.read import describe_failure
 from kerastl.model.joins import walk_layers
 from kerastl.prediction import Prediction, unreadable
 from kerastl.progress import Progress
-from kerastl.recipe import CacheRecipe, DataRecipe, Recipe, load_recipe
-from kerastl.run import Run, open_run
+from kerastl.run import open_run
 from kerastl.training.phase import predict_logits
 from kerastl.workflow.calibrating import read_threshold
 from kerastl.workflow.exporting import PARITY_IMAGES, encoded_at, export_network, serving_of
 from kerastl.workflow.facts import measured, model_facts
+from kerastl.workflow.labelled import class_names_of, decode_labelled, evaluation_split, recipe_of
 
 READ_BATCH = 64
 
@@ -52,18 +48,13 @@ def evaluate(run: Path | str, data: str | None = None, *, progress: Progress = P
         UserError: run or data cannot be used, or the data have classes that the model does not know.
     """
     folder = open_run(run)
-    recipe, class_names = _recipe_of(folder), _class_names(folder)
-    source = recipe.data if data is None else dataclasses.replace(recipe.data, source=data)
-    split = make_splits(open_examples(source), source).test if data is None else _labelled(source)
+    recipe, class_names = recipe_of(folder), class_names_of(folder)
+    split, source = evaluation_split(recipe, data)
+    assert recipe.backbone.image_size
     with tempfile.TemporaryDirectory(prefix="kerastl-") as scratch:
-        assert recipe.backbone.image_size
-        cache = Cache(CacheRecipe(mode="off"), Path(scratch))
-        pixels, unreadable, _ = decode_split(split, source, recipe.backbone.image_size, cache, progress)
-        for position, reason in unreadable.items():
-            progress.warn(f"left out {split.ids[position]}: {reason}")
-        labels = np.delete(_labels_in(split, class_names), list(unreadable), axis=0)
-        if not len(labels):
-            raise DataError(f"None of the {split.count} images of {split.examples.origin} can be read")
+        pixels, labels = decode_labelled(
+            split, source, recipe.backbone.image_size, class_names, Path(scratch), progress
+        )
         model = keras.saving.load_model(folder.model_keras)
         logits = predict_logits(
             model, len(labels), lambda positions, view: pixels[positions].astype(np.float32)
@@ -121,7 +112,7 @@ def export(
         ExportError: the exported model does not agree with the trained one; nothing was published.
     """
     folder = open_run(run)
-    recipe, class_names = _recipe_of(folder), _class_names(folder)
+    recipe, class_names = recipe_of(folder), class_names_of(folder)
     splits = make_splits(open_examples(recipe.data), recipe.data)
     images = [
         data
@@ -147,7 +138,7 @@ Answer = Callable[[Sequence[bytes]], tuple[np.ndarray, np.ndarray]]
 def _reader(model: Path) -> tuple[Answer, Sequence[str]]:
     if (model / "model.keras").is_file() or (model / "recipe.toml").is_file():
         folder = open_run(model)
-        recipe, network = _recipe_of(folder), keras.saving.load_model(folder.model_keras)
+        recipe, network = recipe_of(folder), keras.saving.load_model(folder.model_keras)
 
         threshold = read_threshold(folder) or 0.0
 
@@ -160,7 +151,7 @@ def _reader(model: Path) -> tuple[Answer, Sequence[str]]:
             probabilities = (tf.sigmoid(logits) if recipe.data.multi_label else tf.nn.softmax(logits)).numpy()
             return probabilities, probabilities.max(axis=1) >= threshold
 
-        return answer, _class_names(folder)
+        return answer, class_names_of(folder)
     reader = load_exported(model)
     return reader.predict_bytes, reader.class_names
 
@@ -203,36 +194,3 @@ def precision_of_model(model: keras.Model) -> str:
     # A nested model says nothing of its layers' arithmetic: its own policy is float32.
     in_sixteen_bits = any(layer.compute_dtype == "bfloat16" for layer in walk_layers(model))
     return "mixed_bfloat16" if in_sixteen_bits else "float32"
-
-
-def _recipe_of(run: Run) -> Recipe:
-    return load_recipe(run.recipe_toml)
-
-
-def _class_names(run: Run) -> tuple[str, ...]:
-    import json
-
-    return tuple(json.loads(run.data_json.read_text(encoding="utf-8"))["classes"])
-
-
-def _labelled(source: DataRecipe) -> Split:
-    examples = open_examples(source)
-    tests = np.flatnonzero(examples.splits == "test")
-    return Split("test", examples, tests if len(tests) else np.arange(len(examples)))
-
-
-def _labels_in(split: Split, class_names: Sequence[str]) -> np.ndarray:
-    """Labels of a split in the numbering of a model's classes."""
-    examples = split.examples
-    unknown = [name for name in examples.class_names if name not in class_names]
-    if unknown:
-        raise DataError(
-            f"{examples.origin} has a class '{unknown[0]}' that the model does not know."
-            f"{nearest(unknown[0], class_names)} Its classes: {', '.join(class_names)}"
-        )
-    numbers = np.array([class_names.index(name) for name in examples.class_names], np.int32)
-    if not examples.multi_label:
-        return numbers[split.labels]
-    labels = np.zeros((split.count, len(class_names)), np.uint8)
-    labels[:, numbers] = split.labels
-    return labels

@@ -1,0 +1,97 @@
+"""A run's images with their labels, decoded: what measures a trained model begins with them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from kerastl.data.examples import Split, spread_positions
+from kerastl.data.sources import open_examples
+from kerastl.data.splits import make_splits
+from kerastl.errors import DataError, nearest
+from kerastl.features.cache import Cache
+from kerastl.features.pixels import KeptPixels, decode_split
+from kerastl.progress import Progress
+from kerastl.recipe import CacheRecipe, DataRecipe, Recipe, load_recipe
+from kerastl.run import Run
+
+
+def recipe_of(run: Run) -> Recipe:
+    """The recipe of a run, as resolved."""
+    return load_recipe(run.recipe_toml)
+
+
+def class_names_of(run: Run) -> tuple[str, ...]:
+    """The classes of a run, in the order of its model's logits."""
+    return tuple(json.loads(run.data_json.read_text(encoding="utf-8"))["classes"])
+
+
+def evaluation_split(recipe: Recipe, data: str | None) -> tuple[Split, DataRecipe]:
+    """The images to measure a run's model on: its own test split, or those of another source.
+
+    Args:
+        recipe: of the run.
+        data: another source; all of its images are used, or its test split where it has one.
+    """
+    source = recipe.data if data is None else dataclasses.replace(recipe.data, source=data)
+    examples = open_examples(source)
+    if data is None:
+        return make_splits(examples, source).test, source
+    tests = np.flatnonzero(examples.splits == "test")
+    return Split("test", examples, tests if len(tests) else np.arange(len(examples))), source
+
+
+def some_of(split: Split, at_most: int) -> Split:
+    """Up to so many examples of a split, spread evenly over it."""
+    return Split(split.name, split.examples, split.indices[spread_positions(split.count, at_most)])
+
+
+def decode_labelled(
+    split: Split,
+    source: DataRecipe,
+    image_size: int,
+    class_names: Sequence[str],
+    scratch: Path,
+    progress: Progress,
+) -> tuple[KeptPixels, np.ndarray]:
+    """The readable images of a split, and their labels in the numbering of `class_names`.
+
+    Args:
+        split: which images.
+        source: how they are resized.
+        image_size: side in pixels.
+        class_names: of the model.
+        scratch: a folder for the decoded images, which must outlive their use.
+        progress: listens, and is told of each image that is left out.
+
+    Raises:
+        DataError: no image can be read, or there is a class that the model does not know.
+    """
+    cache = Cache(CacheRecipe(mode="off"), scratch)
+    pixels, unreadable, _ = decode_split(split, source, image_size, cache, progress)
+    for position, reason in unreadable.items():
+        progress.warn(f"left out {split.ids[position]}: {reason}")
+    labels = np.delete(_labels_in(split, class_names), list(unreadable), axis=0)
+    if not len(labels):
+        raise DataError(f"None of the {split.count} images of {split.examples.origin} can be read")
+    return pixels, labels
+
+
+def _labels_in(split: Split, class_names: Sequence[str]) -> np.ndarray:
+    examples = split.examples
+    unknown = [name for name in examples.class_names if name not in class_names]
+    if unknown:
+        raise DataError(
+            f"{examples.origin} has a class '{unknown[0]}' that the model does not know."
+            f"{nearest(unknown[0], class_names)} Its classes: {', '.join(class_names)}"
+        )
+    numbers = np.array([class_names.index(name) for name in examples.class_names], np.int32)
+    if not examples.multi_label:
+        return numbers[split.labels]
+    labels = np.zeros((split.count, len(class_names)), np.uint8)
+    labels[:, numbers] = split.labels
+    return labels

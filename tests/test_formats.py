@@ -1,0 +1,470 @@
+"""Other formats: what LiteRT and ONNX Runtime answer equals what was trained, and nothing else becomes visible."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import Kerastl
+
+from kerastl.errors import ExportError, UserError
+from kerastl.export.format_check import CheckImages, check_format, compare, float_tolerance
+from kerastl.export.formats import FORMATS, missing_packages, read_info, require_packages
+from kerastl.export.parity import MIXED_PRECISION_TOLERANCE
+from kerastl.export.publish import publish
+from kerastl.export.runtimes import Answers
+from kerastl.export.serving import Serving
+
+NAMES = ("blau", "grün", "rot")
+SIZE = 24
+SERVING = Serving(NAMES, SIZE, threshold=0.7)
+# blue, green, red: the classes differ by nothing else, so channels in another order exchange them
+COLOURS = np.array([(50, 70, 190), (60, 180, 80), (190, 60, 60)])
+
+needs = {
+    name: pytest.mark.skipif(
+        any(importlib.util.find_spec(package) is None for package in format.packages),
+        reason=f"{', '.join(format.packages)} not installed",
+    )
+    for name, format in FORMATS.items()
+}
+EACH = [pytest.param(name, marks=needs[name]) for name in FORMATS]
+
+
+@pytest.fixture(scope="module")
+def pixels() -> np.ndarray:
+    """Sixty images of noise around a colour."""
+    random = np.random.default_rng(0)
+    noise = random.normal(0, 60, (60, SIZE, SIZE, 3))
+    return np.clip(COLOURS[np.arange(60) % 3][:, None, None] + noise, 0, 255).astype(np.uint8)
+
+
+def tiny_model(
+    pixels: np.ndarray,
+    before: Callable[[Any], Any] = lambda x: x,
+    dtype: str = "float32",
+    start: Callable[[Any], Any] | None = None,
+) -> Any:
+    """RGB 0..255 in, three logits out, fitted to the colours; `before` changes only what it is asked with."""
+    import keras
+
+    keras.utils.set_random_seed(3)
+    rescale = start or keras.layers.Rescaling(1 / 127.5, -1.0, dtype=dtype)
+    convolution = keras.layers.Conv2D(8, 3, strides=2, activation="relu", dtype=dtype)
+    normalization = keras.layers.BatchNormalization(dtype=dtype)
+    pool = keras.layers.GlobalAveragePooling2D(dtype="float32")
+
+    def features_of(x: Any) -> Any:
+        return pool(normalization(convolution(rescale(x))))
+
+    inputs = keras.Input((SIZE, SIZE, 3))
+    features = keras.Model(inputs, features_of(inputs)).predict(pixels.astype(np.float32), verbose=0)
+    wanted = np.where(np.eye(3)[np.arange(len(pixels)) % 3] > 0, 3.0, -1.0)
+    solved = np.linalg.lstsq(np.c_[features, np.ones(len(features))], wanted, rcond=None)[0]
+    dense = keras.layers.Dense(3, dtype="float32")
+    inputs = keras.Input((SIZE, SIZE, 3))
+    model = keras.Model(inputs, dense(features_of(before(inputs))))
+    dense.set_weights([solved[:-1].astype(np.float32), solved[-1].astype(np.float32)])
+    return model
+
+
+def flip_channels(x: Any) -> Any:
+    import keras
+
+    return keras.ops.flip(x, axis=-1)
+
+
+def images_of(model: Any, pixels: np.ndarray, multi_label: bool = False) -> CheckImages:
+    from kerastl.workflow.converting import check_images
+
+    labels = np.arange(len(pixels)) % 3
+    given = np.eye(3, dtype=np.uint8)[labels] if multi_label else labels
+    return check_images(model, pixels, given, np.arange(len(pixels)) >= 20, multi_label)
+
+
+def test_floats_need_no_representative_images(tmp_path: Path, pixels: np.ndarray) -> None:
+    from kerastl.export.converting import write_format
+
+    name = next((name for name in ("litert", "onnx") if not missing_packages(FORMATS[name])), None)
+    if name is None:
+        pytest.skip("no format's packages are installed")
+    write_format(tiny_model(pixels), SERVING, FORMATS[name], tmp_path / "m", pixels[:0])
+    assert (tmp_path / "m" / FORMATS[name].file).is_file()
+
+
+def write(model: Any, name: str, folder: Path, pixels: np.ndarray, serving: Serving = SERVING) -> Path:
+    from kerastl.export.converting import write_format
+
+    # neither black nor white in them: the input's scale must not depend on what the images happen to hold
+    write_format(model, serving, FORMATS[name], folder, np.clip(pixels, 40, 215))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def images(pixels: np.ndarray) -> CheckImages:
+    return images_of(tiny_model(pixels), pixels)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory, pixels: np.ndarray) -> Callable[[str], Path]:
+    """The folder of the tiny model in a format, made when it is first asked for."""
+    made: dict[str, Path] = {}
+
+    def folder_of(name: str) -> Path:
+        if name not in made:
+            made[name] = write(tiny_model(pixels), name, tmp_path_factory.mktemp("f") / name, pixels)
+        return made[name]
+
+    return folder_of
+
+
+@pytest.mark.parametrize("name", EACH)
+def test_a_converted_model_answers_as_the_model(
+    name: str, written: Callable[[str], Path], images: CheckImages
+) -> None:
+    format, folder = FORMATS[name], written(name)
+    result = check_format(folder, format, images, SERVING)
+    assert result.problems == () and result.passed
+    assert result.count == 60 and result.test_count == 40
+    assert result.largest_difference < (0.1 if format.is_integer else 1e-5)
+    assert result.label_agreement >= 0.95 and result.model_accuracy == 1.0
+    assert result.accuracy >= (0.97 if format.is_integer else 1.0)
+    assert {each.name for each in folder.iterdir()} == {format.file, "labels.txt", "model.json"}
+    assert (folder / "labels.txt").read_text("utf-8") == "blau\ngrün\nrot\n"
+
+
+@pytest.mark.parametrize("name", EACH)
+def test_what_goes_in_and_comes_out_stands_beside_the_model(
+    name: str, written: Callable[[str], Path], images: CheckImages
+) -> None:
+    check_format(written(name), FORMATS[name], images, SERVING)
+    info = read_info(written(name))
+    dtype = "uint8" if name == "litert-int8" else "float32"
+    assert info["input"] == {
+        "name": "pixels",
+        "dtype": dtype,
+        "shape": [-1, SIZE, SIZE, 3],
+        "channels": "RGB",
+        "range": [0, 255],
+        "image_size": SIZE,
+        "resize": "stretch",
+    }
+    assert info["output"]["dtype"] == dtype and info["output"]["activation"] == "softmax"
+    assert ("scale" in info["output"]) == (dtype == "uint8")
+    assert (info["labels"], info["threshold"], info["check"]["test_images"]) == (list(NAMES), 0.7, 40)
+
+
+@pytest.mark.parametrize("name", EACH)
+@pytest.mark.parametrize("fault", ["blue for red", "classes reversed", "preprocessing done twice"])
+def test_a_model_that_answers_otherwise_is_refused(
+    name: str, fault: str, written: Callable[[str], Path], pixels: np.ndarray
+) -> None:
+    import keras
+
+    before = {
+        "blue for red": flip_channels,
+        "preprocessing done twice": keras.layers.Rescaling(1 / 127.5, -1.0),
+    }.get(fault, lambda x: x)
+    expected = images_of(tiny_model(pixels, before), pixels)
+    if fault == "classes reversed":
+        expected = dataclasses.replace(expected, probabilities=expected.probabilities[:, ::-1])
+    result = check_format(written(name), FORMATS[name], expected, SERVING)
+    assert not result.passed
+    said = "images are called otherwise" if name == "litert-int8" else "Probabilities differ by up to"
+    assert said in "\n".join(result.problems)
+
+
+def test_labels_and_description_that_do_not_fit_are_refused(
+    written: Callable[[str], Path], images: CheckImages, tmp_path: Path
+) -> None:
+    name = next((name for name, format in FORMATS.items() if not missing_packages(format)), None)
+    if name is None:
+        pytest.skip("no format's packages are installed")
+    folder = shutil.copytree(written(name), tmp_path / "changed")
+    (folder / "labels.txt").write_text("rot\ngrün\nblau\n", "utf-8")
+    result = check_format(folder, FORMATS[name], images, SERVING)
+    assert result.problems == ("labels.txt says rot, grün, blau…, expected blau, grün, rot….",)
+    info = read_info(folder)
+    info["input"]["shape"] = [-1, 32, 32, 3]
+    (folder / "model.json").write_text(json.dumps(info), "utf-8")
+    result = check_format(folder, FORMATS[name], images, SERVING)
+    assert (
+        "input.shape is [-1, 24, 24, 3] in the model, and [-1, 32, 32, 3] in model.json." in result.problems
+    )
+
+
+@pytest.mark.parametrize("name", EACH)
+def test_a_file_that_the_runtime_cannot_read_is_named(
+    name: str, written: Callable[[str], Path], images: CheckImages, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(written(name), tmp_path / "broken")
+    (folder / FORMATS[name].file).write_bytes(b"no model")
+    with pytest.raises(ExportError, match=r"could not load and ask .*broken/model\."):
+        check_format(folder, FORMATS[name], images, SERVING)
+
+
+@pytest.mark.parametrize("name", EACH)
+def test_only_what_passed_its_check_becomes_visible(
+    name: str, written: Callable[[str], Path], images: CheckImages, tmp_path: Path
+) -> None:
+    format = FORMATS[name]
+
+    def build(path: Path) -> None:
+        shutil.copytree(written(name), path)
+
+    good = publish(build, lambda path: check_format(path, format, images, SERVING), tmp_path / name, "m")
+    assert good.path == tmp_path / name / "m" / "1" and (good.path / format.file).is_file()
+    reversed_images = dataclasses.replace(images, probabilities=images.probabilities[:, ::-1])
+    with pytest.raises(ExportError, match="Nothing was published; version 1 stays the latest"):
+        publish(
+            build, lambda path: check_format(path, format, reversed_images, SERVING), tmp_path / name, "m"
+        )
+    assert [child.name for child in (tmp_path / name / "m").iterdir()] == ["1"]
+
+
+def answers_with(images: CheckImages, wrong_tests: int) -> Answers:
+    """As expected, but for the first few test images, whose classes are exchanged."""
+    given = images.probabilities.copy()
+    places = np.flatnonzero(images.is_test)[:wrong_tests]
+    given[places] = given[places][:, ::-1]
+    return Answers(given, given[:4], {})
+
+
+def clear_images(count: int) -> CheckImages:
+    """Test images of the first class, each recognised."""
+    probabilities = np.tile([0.9, 0.06, 0.04], (count, 1))
+    return CheckImages(
+        np.zeros((count, 1, 1, 3), np.uint8), probabilities, np.zeros(count, int), np.ones(count, bool)
+    )
+
+
+@pytest.mark.parametrize(
+    ("tests", "wrong", "passes"),
+    [(10, 0, True), (10, 1, True), (10, 2, False), (100, 2, True), (100, 3, False), (1000, 20, True), (1000, 21, False)],
+)  # fmt: skip
+def test_integers_may_lose_two_points_or_one_image(tests: int, wrong: int, passes: bool) -> None:
+    images = clear_images(tests)
+    result = compare(answers_with(images, wrong), FORMATS["litert-int8"], images, SERVING, 1e-4, NAMES)
+    assert result.passed is passes
+    assert (result.accuracy, result.label_agreement) == pytest.approx((1 - wrong / tests,) * 2)
+    if not passes:
+        assert f"Accuracy on {tests} test images is" in result.problems[0]
+        assert "points are lost, at most 2 may be" in result.problems[0]
+
+
+def test_integers_that_change_labels_are_refused_though_no_accuracy_is_lost() -> None:
+    images = dataclasses.replace(clear_images(100), labels=np.ones(100, int))  # the model is always wrong
+    for wrong, passes in ((20, True), (21, False)):
+        result = compare(answers_with(images, wrong), FORMATS["litert-int8"], images, SERVING, 1e-4, NAMES)
+        assert result.passed is passes and result.accuracy == result.model_accuracy == 0
+    assert result.problems == (
+        "21 of 100 images are called otherwise than the model calls them; at least 80% must agree. Accuracy on 100 "
+        "test images is 0.000, that of the model 0.000.",
+    )
+
+
+def test_answers_that_are_no_numbers_or_of_another_shape_are_refused() -> None:
+    images = clear_images(10)
+    for given in (np.full((10, 3), np.nan), np.ones((10, 4)), np.ones((9, 3))):
+        for name in ("litert", "litert-int8"):
+            result = compare(Answers(given, given[:4], {}), FORMATS[name], images, SERVING, 1e-4, NAMES)
+            assert not result.passed and "expected [10, 3] finite numbers" in result.problems[0]
+
+
+def test_an_image_asked_alone_must_get_the_same_answer() -> None:
+    images = clear_images(10)
+    answers = Answers(images.probabilities, images.probabilities[:4] + 0.01, {})
+    result = compare(answers, FORMATS["onnx"], images, SERVING, 1e-4, NAMES)
+    assert "differ by up to 0.01, at most 0.0001" in result.problems[0]
+
+
+def test_missing_packages_are_one_error_with_the_command_that_installs_them(tmp_path: Path) -> None:
+    program = (
+        "import sys\n"
+        "for name in ('ai_edge_litert', 'onnxruntime', 'tf2onnx'): sys.modules[name] = None\n"
+        "from kerastl.cli import main\nmain()"
+    )
+    for command, name, extra in (("export", "litert-int8", "litert"), ("benchmark", "onnx", "onnx")):
+        done = subprocess.run(
+            [sys.executable, "-c", program, command, ".", "--format", name],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+        )
+        assert done.returncode == 2
+        assert done.stderr.count("\n") == 1 and f"pip install 'kerastl[{extra}]'" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_packages_that_extras_install_are_those_that_are_asked_for() -> None:
+    import configparser
+
+    config = configparser.ConfigParser(interpolation=None)
+    config.read(Path(__file__).parents[1] / "setup.cfg", encoding="utf-8")
+    extras = config["options.extras_require"]
+    for format in FORMATS.values():
+        for package in format.packages:
+            assert f"{package.replace('_', '-')}>=" in extras[format.extra]
+
+
+def test_an_unknown_format_is_named_with_the_nearest(kerastl: Kerastl) -> None:
+    from kerastl.workflow.converting import format_named
+
+    with pytest.raises(UserError, match=r"Unknown format 'litert8'\. Did you mean 'litert'\?"):
+        format_named("litert8")
+    done = kerastl("export", ".", "--format", "tflite")
+    assert done.returncode == 2 and "'litert-int8'" in done.stderr and "'onnx'" in done.stderr
+
+
+def test_mixed_precision_is_written_in_float32(pixels: np.ndarray) -> None:
+    from kerastl.model.precision import computes_in_float32, in_float32
+
+    model = tiny_model(pixels, dtype="mixed_bfloat16")
+    copy = in_float32(model)
+    assert not computes_in_float32(model) and computes_in_float32(copy)
+    assert in_float32(copy) is copy
+    given = pixels[:8].astype(np.float32)
+    np.testing.assert_allclose(copy(given), model(given), atol=0.1)
+    for one, other in zip(copy.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert float_tolerance(1e-5) == 1e-4 and float_tolerance(MIXED_PRECISION_TOLERANCE) == 0.02
+
+
+def test_the_first_representative_image_holds_both_ends_of_the_range() -> None:
+    from kerastl.export.converting import with_full_range
+
+    grey = np.full((2, 4, 4, 3), 90, np.uint8)
+    changed = with_full_range(grey)
+    assert (changed[0].min(), changed[0].max()) == (0, 255) and (grey == 90).all()
+    np.testing.assert_array_equal(changed[1], grey[1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EACH)
+@pytest.mark.parametrize(
+    "kind", ["mixed precision", "several labels", "BGR minus the mean", "generalised mean"]
+)
+def test_what_kerastl_builds_can_be_converted(
+    name: str, kind: str, tmp_path: Path, pixels: np.ndarray
+) -> None:
+    import keras
+
+    serving, model, tolerance = SERVING, tiny_model(pixels), 1e-4
+    if kind == "mixed precision":
+        model = tiny_model(pixels, dtype="mixed_bfloat16")
+        tolerance = MIXED_PRECISION_TOLERANCE
+    elif kind == "several labels":
+        serving = dataclasses.replace(SERVING, multi_label=True)
+    elif kind == "BGR minus the mean":
+        minus = keras.layers.Normalization(mean=[103.9, 116.8, 123.7], variance=[1.0] * 3)
+        model = tiny_model(pixels, start=lambda x: minus(x[..., ::-1]))
+    else:
+        inputs = keras.Input((SIZE, SIZE, 3))
+        powers = keras.ops.power(keras.ops.maximum(inputs / 255.0, 1e-6), 3.0)
+        mean = keras.ops.power(keras.layers.GlobalAveragePooling2D()(powers), 1 / 3.0)
+        model = keras.Model(inputs, keras.layers.Dense(3, kernel_initializer="identity")(mean[:, ::-1] * 9))
+    folder = write(model, name, tmp_path / "m", pixels, serving)
+    images = images_of(model, pixels, serving.multi_label)
+    result = check_format(folder, FORMATS[name], images, serving, tolerance)
+    assert result.problems == ()
+    assert result.model_accuracy > 0.9
+
+
+@pytest.mark.slow
+def test_a_run_is_exported_in_every_format_and_benchmarked(kerastl: Kerastl, tmp_path: Path) -> None:
+    for format in FORMATS.values():
+        if missing_packages(format):
+            pytest.skip(f"{', '.join(missing_packages(format))} not installed")
+    done = kerastl("fit", "digits", "--head-epochs", "5", "--no-finetune", "-q")
+    assert done.returncode == 0, done.stderr
+    (run,) = (tmp_path / "runs").iterdir()
+    published = sorted((tmp_path / "saved_models").rglob("*"))
+    for name in FORMATS:
+        done = kerastl("export", run, "--format", name, "--json")
+        assert done.returncode == 0, done.stderr
+        said = json.loads(done.stdout)
+        assert said["path"] == f"exported/{name}/digits/1" and (tmp_path / said["path"]).is_dir()
+        assert said["test_count"] == 364 and said["image_count"] == 364 + 64
+        assert said["model_accuracy"] - said["accuracy"] <= 0.02
+    assert sorted((tmp_path / "saved_models").rglob("*")) == published
+    assert not list((tmp_path / "exported").rglob("models.config")), "no server watches these"
+
+    done = kerastl("benchmark", run, "--format", "litert")
+    assert done.returncode == 0, done.stderr
+    table = done.stdout.splitlines()
+    assert [line.split()[0] for line in table[1:3]] == ["keras", "litert"] and len(table) == 5
+
+    done = kerastl("benchmark", run, "--json")
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    rows = {row["format"]: row for row in said["rows"]}
+    assert list(rows) == ["keras", "saved_model", "litert", "litert-int8", "onnx"] and said["left_out"] == {}
+    accuracy = json.loads(kerastl("evaluate", run, "--json").stdout)["accuracy"]
+    assert rows["keras"]["accuracy"] == pytest.approx(accuracy) and said["image_count"] == 364
+    for name, row in rows.items():
+        exact = name != "litert-int8"
+        assert abs(row["points_lost"]) <= (0 if exact else 2) and row["labels_changed"] <= (
+            0 if exact else 36
+        )
+        assert [each["batch_size"] for each in row["latencies"]] == [1, 32]
+        for each in row["latencies"]:
+            assert (
+                0 < each["lowest_milliseconds"] <= each["median_milliseconds"] <= each["highest_milliseconds"]
+            )
+    assert rows["litert-int8"]["bytes"] < rows["litert"]["bytes"] / 2
+
+
+@pytest.mark.weights
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EACH)
+def test_a_real_network_with_real_weights_passes(
+    name: str, weights_folder: Path, shared_cifar10: Path, tmp_path: Path
+) -> None:
+    import keras
+    from PIL import Image
+
+    size, classes = 96, ("airplane", "frog", "truck")
+    files = [sorted((shared_cifar10 / "train" / each).glob("*.png"))[:60] for each in classes]
+    pixels = np.stack(
+        [np.array(Image.open(file).convert("RGB").resize((size, size))) for row in files for file in row]
+    )
+    labels = np.repeat(np.arange(3), 60)
+    backbone = keras.applications.MobileNetV2(
+        include_top=False,
+        weights=str(weights_folder / "mobilenet_v2_notop.weights.h5"),
+        input_shape=(size, size, 3),
+    )
+    inputs = keras.Input((size, size, 3))
+    features = keras.layers.GlobalAveragePooling2D()(
+        backbone(keras.layers.Rescaling(1 / 127.5, -1.0)(inputs), training=False)
+    )
+    means = keras.Model(inputs, features).predict(pixels.astype(np.float32), verbose=0)
+    wanted = np.where(np.eye(3)[labels] > 0, 3.0, -1.0)
+    kernel = np.linalg.solve(means.T @ means + 10 * np.eye(means.shape[1]), means.T @ wanted)
+    dense = keras.layers.Dense(3)
+    model = keras.Model(inputs, dense(features))
+    dense.set_weights([kernel.astype(np.float32), np.zeros(3, np.float32)])
+    serving = Serving(classes, size)
+    folder = write(model, name, tmp_path / "m", pixels, serving)
+    from kerastl.workflow.converting import check_images
+
+    images = check_images(model, pixels, labels, np.arange(len(pixels)) % 2 == 0, False)
+    result = check_format(folder, FORMATS[name], images, serving)
+    assert result.problems == () and result.model_accuracy > 0.9
+    reversed_images = dataclasses.replace(images, pixels=np.ascontiguousarray(pixels[..., ::-1]))
+    assert not check_format(folder, FORMATS[name], reversed_images, serving).passed
+
+
+def test_require_packages_is_silent_where_all_are_there() -> None:
+    here = [format for format in FORMATS.values() if not missing_packages(format)]
+    for format in here:
+        require_packages(format)
