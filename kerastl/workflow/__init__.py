@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from kerastl.workflow.listing import CheckLine, DatasetLine, check, datasets
     from kerastl.workflow.planning import Plan, PlanRow, plan
     from kerastl.workflow.predicting import Patience, Prediction, predict
+    from kerastl.workflow.ranging import RateRangeSummary, lr_range
+    from kerastl.workflow.ranking import Ranking, rank
     from kerastl.workflow.use import evaluate, export
 
 __all__ = [
@@ -20,13 +22,17 @@ __all__ = [
     "Plan",
     "PlanRow",
     "Prediction",
+    "Ranking",
+    "RateRangeSummary",
     "check",
     "datasets",
     "evaluate",
     "export",
     "fit",
+    "lr_range",
     "plan",
     "predict",
+    "rank",
 ]
 
 _HOMES = {
@@ -44,6 +50,10 @@ _HOMES = {
     "fit": "fitting",
     "plan": "planning",
     "predict": "predicting",
+    "Ranking": "ranking",
+    "RateRangeSummary": "ranging",
+    "lr_range": "ranging",
+    "rank": "ranking",
 }
 
 
