@@ -20,10 +20,9 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-# Neither library says in public what its own random state is.
+# Neither library says in public whether it has made its global generator yet; to ask for it would make it.
 from keras.src.backend.common import global_state
 from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
-from tensorflow.python.eager.context import context as tensorflow_context
 from tensorflow.python.ops import stateful_random_ops
 
 from kerastl.progress import Progress
@@ -133,7 +132,8 @@ def run_rate_range(
 def untouched(model: keras.Model) -> Iterator[None]:
     """Whatever the body trains or draws: afterwards weights, and states of random numbers, are what they were.
 
-    The model's own optimizer is not among them: train with another one.
+    The model's own optimizer is not among them: train with another one. Nor are the streams behind `tf.random.uniform`
+    and its like, which TensorFlow lets nobody read; training with Keras' layers draws nothing from them.
 
     Args:
         model: its weights, moving statistics, seeds of dropout and metrics are put back, also after an error.
@@ -152,8 +152,6 @@ def _random_states() -> Callable[[], None]:
     python_state, numpy_state = random.getstate(), np.random.get_state()
     keras_generator = global_state.get_global_attribute(GLOBAL_SEED_GENERATOR)
     keras_state = None if keras_generator is None else keras_generator.state.numpy()
-    operation_seeds = getattr(tensorflow_context(), "_rng", None)
-    operation_state = operation_seeds.getstate() if operation_seeds else None
     generator = stateful_random_ops.global_generator
     generator_state = None if generator is None else generator.state.numpy()
 
@@ -163,8 +161,6 @@ def _random_states() -> Callable[[], None]:
         global_state.set_global_attribute(GLOBAL_SEED_GENERATOR, keras_generator)
         if keras_generator is not None:
             keras_generator.state.assign(keras_state)
-        if operation_seeds:
-            operation_seeds.setstate(operation_state)
         stateful_random_ops.global_generator = generator
         if generator is not None:
             generator.state.assign(generator_state)
