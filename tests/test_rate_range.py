@@ -153,9 +153,9 @@ def test_the_suggested_rate_trains_better_than_far_smaller_and_far_larger_ones()
         share: run_phase(
             "head_phase", linear_model(), data(), dataclasses.replace(SMOOTHED, learning_rate=share * found.suggestion, epochs=5), seed=0
         ).best["val_loss"]
-        for share in (0.001, 1.0, 300.0)
+        for share in (0.001, 1.0, 1000.0)
     }  # fmt: skip
-    assert best[1.0] < best[0.001] and best[1.0] < best[300.0]
+    assert best[1.0] < best[0.001] and best[1.0] < best[1000.0]
 
 
 def test_the_rate_grows_by_the_same_factor_from_step_to_step() -> None:
@@ -206,7 +206,7 @@ def test_the_command_prints_a_table_and_leaves_plot_and_numbers(
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
     assert answer["result"]["phase"] == "finetune_phase" and answer["recipe_rate"] == 1e-3
-    assert answer["result"]["suggestion"] == pytest.approx(0.1 * answer["result"]["diverged_rate"], rel=0.06)
+    assert answer["result"]["suggestion"] == pytest.approx(answer["result"]["diverged_rate"] / 30, rel=0.06)
     (run,) = (tmp_path / "runs").iterdir()
     assert {path.name for path in run.iterdir()} == {
         "recipe.toml", "log.txt", "lr_range.csv", "lr_range.json", "lr_range.png"

@@ -35,9 +35,8 @@ def plot_rate_range(
     for (word, rate), (color, line) in zip(shown, styles, strict=False):
         axis.axvline(rate, color=color, linestyle=line, linewidth=1.5, label=f"{word} {rate:.1e}")
     axis.set_xscale("log")
-    # where it diverges, single batches would leave no room for the rest
-    low, high = min(smoothed), max(smoothed[0], *smoothed[: int(np.argmin(smoothed)) + 1])
-    axis.set_ylim(low - 0.15 * (high - low) - 1e-3, high + 0.5 * (high - low) + 1e-3)
+    # where it diverges the loss would leave no room for the rest
+    axis.set_ylim(0.9 * min(smoothed), 1.5 * max(smoothed[0], min(smoothed)))
     axis.set_xlabel("learning rate")
     axis.set_ylabel("training loss")
     axis.spines[["top", "right"]].set_visible(False)

@@ -36,8 +36,9 @@ SMOOTHING_SHARE = 0.05
 # As in fastai's range test: from there the loss comes back only by chance.
 DIVERGED_FACTOR = 4.0
 # Of the rate at which the loss diverges. That rate repeats from seed to seed and for fewer or more steps; the rate of
-# the lowest loss, the usual choice, moved over three decades in a fine-tune phase. docs/ranking.md has the figures.
-SUGGESTED_SHARE = 0.1
+# the lowest loss, the usual choice, moved over three decades in a fine-tune phase. A tenth was best on a small network
+# and far too high for a head on 2,048 features of 1,824 images, which overfits: docs/ranking.md has the figures.
+SUGGESTED_SHARE = 1 / 30
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,8 @@ class RateRange:
         losses: each batch's loss before its step.
         smoothed: a running mean of them.
         diverged_rate: the last rate, where the loss left for good; None where the highest rate was reached before.
-        suggestion: a learning rate for the phase's recipe, a tenth of that; None where the loss did not diverge, or
-            did so before the first rate was ten times as high.
+        suggestion: a learning rate for the phase's recipe, a thirtieth of that; None where the loss did not
+            diverge, or where that lies below the first rate.
     """
 
     phase: str
