@@ -127,7 +127,9 @@ def test_its_steps_are_those_of_keras_own_fit(monkeypatch: pytest.MonkeyPatch) -
     def factors(variable: keras.Variable) -> float:
         return 0.1 if "kernel" in variable.path else 1.0
 
-    phase_data, steps = data(), 20
+    base = features(120, seed=1)
+    rare = dataclasses.replace(base.views, classes=np.array([0] * 90 + [1] * 24 + [2] * 6))
+    phase_data, steps = data(features_of(rare, base.pooled_batch(np.arange(120), 0))), 20
     monkeypatch.setattr(rate_range, "untouched", forgetful)
     mine = model_with_state()
     run_rate_range(
