@@ -19,7 +19,18 @@ if TYPE_CHECKING:
     from kerastl.errors import KerastlError, UserError
     from kerastl.progress import Progress, Tracker
     from kerastl.recipe import Recipe, load_recipe, recipe_from_dict, recipe_to_toml, resolve, shipped_recipes
-    from kerastl.workflow import benchmark, check, convert, datasets, evaluate, fit, plan, predict
+    from kerastl.workflow import (
+        benchmark,
+        check,
+        convert,
+        datasets,
+        evaluate,
+        fit,
+        lr_range,
+        plan,
+        predict,
+        rank,
+    )
     from kerastl.workflow import export as export_run
 
 __version__ = "0.1.0"
@@ -42,8 +53,10 @@ __all__ = [
     "fit",
     "get_backbone",
     "load_recipe",
+    "lr_range",
     "plan",
     "predict",
+    "rank",
     "recipe_from_dict",
     "recipe_to_toml",
     "resolve",
@@ -62,7 +75,18 @@ _HOMES = {
         "resolve",
         "shipped_recipes",
     ),
-    "kerastl.workflow": ("benchmark", "check", "convert", "datasets", "evaluate", "fit", "plan", "predict"),
+    "kerastl.workflow": (
+        "benchmark",
+        "check",
+        "convert",
+        "datasets",
+        "evaluate",
+        "fit",
+        "lr_range",
+        "plan",
+        "predict",
+        "rank",
+    ),
 }
 _HOME_OF = {name: (home, name) for home, names in _HOMES.items() for name in names}
 # Not `export`: that is a package, and importing it would hide a function of the same name.

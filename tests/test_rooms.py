@@ -172,7 +172,7 @@ ONLY = {
     "imports tensorflow_datasets": (import_of("tensorflow_datasets"), ("data/",)),
     "imports keras_tuner": (import_of("keras_tuner"), ("tuning/",)),
     "imports requests or grpc": (import_of("requests", "grpc", "tensorflow_serving"), ("client/",)),
-    "imports matplotlib": (import_of("matplotlib"), ("report/plots.py",)),
+    "imports matplotlib": (import_of("matplotlib"), ("report/plots",)),
     # reader.py is the program of the fresh process that reloads an export; it answers on its stdout
     "imports click, prints or exits": (
         prints_or_exits,

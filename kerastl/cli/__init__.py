@@ -1,7 +1,7 @@
 """The command line: find the command, run it, and turn whatever goes wrong into one message and an exit code.
 
-A command is a module of this package whose function has the module's name; it is imported when it is
-asked for. Exit codes: 0 done, 1 something went wrong, 2 something that the user can mend, 130 Ctrl-C.
+A command is a module of this package whose function has the module's name (`lr-range`: `lr_range`); it is
+imported when it is asked for. Exit codes: 0 done, 1 something went wrong, 2 something that the user can mend, 130 Ctrl-C.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from kerastl.errors import KerastlError, nearest
 COMMANDS = (
     "fit",
     "plan",
+    "rank",
+    "lr-range",
     "evaluate",
     "predict",
     "export",
@@ -45,7 +47,8 @@ class Commands(click.Group):
         """The command of that name, or None."""
         if name not in COMMANDS:
             return None
-        return cast(click.Command, getattr(importlib.import_module(f"kerastl.cli.{name}"), name))
+        module = name.replace("-", "_")
+        return cast(click.Command, getattr(importlib.import_module(f"kerastl.cli.{module}"), module))
 
     def resolve_command(
         self, context: click.Context, args: list[str]

@@ -146,15 +146,39 @@ def _guess(found: dict[str, StoredTensor], spec: BackboneSpec) -> str:
     return f" By its {parameters:,} weights it is a file of {' or '.join(names)}."
 
 
+def weights_at_hand(
+    spec: BackboneSpec, image_size: int, weights: str, weights_dir: str | None = None
+) -> bool:
+    """Whether `load_weights` would find a file without a download; whether it fits is not looked at."""
+    if weights == "none" or (weights == "pretrained" and spec.bundled_weights):
+        return True
+    if weights not in KEYWORDS:
+        return Path(weights).expanduser().is_file()
+    published = _published(spec, image_size)
+    folder = weights_dir or os.environ.get(WEIGHTS_DIR_VARIABLE)
+    if folder:
+        return any((Path(folder).expanduser() / name).is_file() for name in _names(spec, published))
+    # Where keras.utils.get_file keeps what it downloaded.
+    keras_home = Path(os.environ.get("KERAS_HOME") or "~/.keras").expanduser()
+    return (keras_home / "models" / published.file).is_file()
+
+
+def _published(spec: BackboneSpec, side: int) -> PublishedWeights:
+    return next((file for file in spec.published if file.image_size == side), spec.published[0])
+
+
+def _names(spec: BackboneSpec, published: PublishedWeights) -> list[str]:
+    """File names to look for in a folder, the best first."""
+    names = [*_file_names(published), *_file_names(spec.published[0])]
+    return list(dict.fromkeys([*names, f"{spec.name}_notop.weights.h5", f"{spec.name}.weights.h5"]))
+
+
 def _imagenet_file(backbone: keras.Model, spec: BackboneSpec, weights_dir: str | None) -> Path:
-    side = int(backbone.inputs[0].shape[1])
-    published = next((file for file in spec.published if file.image_size == side), spec.published[0])
+    published = _published(spec, int(backbone.inputs[0].shape[1]))
     folder = weights_dir or os.environ.get(WEIGHTS_DIR_VARIABLE)
     if not folder:
         return _download(spec, published)
-    names = [*_file_names(published), *_file_names(spec.published[0])]
-    names += [f"{spec.name}_notop.weights.h5", f"{spec.name}.weights.h5"]
-    names = list(dict.fromkeys(names))
+    names = _names(spec, published)
     for name in names:
         path = Path(folder).expanduser() / name
         if path.is_file():

@@ -97,18 +97,12 @@ def run_phase(
     steps = math.ceil(count / settings.batch_size)
     variables = model.trainable_variables
     optimizer = make_optimizer(settings, variables, [factors(v) for v in variables], steps)
-    smoothing = settings.label_smoothing or 0.0
-    loss = (
-        keras.losses.BinaryCrossentropy(from_logits=True, label_smoothing=smoothing)
-        if multi_label
-        else keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=smoothing)
-    )
     accuracy = (
         keras.metrics.BinaryAccuracy("accuracy", threshold=0.0)
         if multi_label
         else keras.metrics.CategoricalAccuracy("accuracy")
     )
-    model.compile(optimizer, loss, weighted_metrics=[accuracy], jit_compile=False)
+    model.compile(optimizer, make_loss(settings, multi_label), weighted_metrics=[accuracy], jit_compile=False)
     started = time.perf_counter()
     with progress.track(PHASE_TITLES[name], settings.epochs * count) as tracker:
         watch = _Watch(name, model, data, settings, multi_label, start, tracker)
@@ -139,6 +133,12 @@ def run_phase(
         images_per_second=len(watch.rows) * count / max(seconds, 1e-9),
         ended=watch.ended,
     )
+
+
+def make_loss(settings: PhaseRecipe, multi_label: bool) -> keras.losses.Loss:
+    """The loss of a phase, of float32 logits [b, classes]: softmax, or one sigmoid a label."""
+    kind = keras.losses.BinaryCrossentropy if multi_label else keras.losses.CategoricalCrossentropy
+    return kind(from_logits=True, label_smoothing=settings.label_smoothing or 0.0)
 
 
 def validation_metrics(

@@ -8,8 +8,10 @@ winner           whichever validates better; the fine-tune phase can only improv
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from kerastl.features.readers import Features
 from kerastl.model.build import Network
@@ -80,21 +82,27 @@ def transfer(
     if head.ended == "interrupted" or not finetunes(settings):
         return FitResult((head,), head.name, head.best, head.ended == "interrupted")
 
-    thaw(network, cut.unfreeze_point, settings.batchnorm)
-    thawed = blocks(network, cut.unfreeze_point)
-    decay = settings.layer_decay or 1.0
+    factors = thaw_for_phase(network, cut, settings)
     finetune = run(
         "finetune_phase",
         cut.suffix,
         PhaseData(train, train.activation_batch, validation, validation.activation_batch),
         settings,
-        factors=lambda variable: decay ** depth_of(variable, thawed),
+        factors=factors,
         start=head.best,
         tensorboard=tensorboard and tensorboard / "finetune_phase",
     )
     freeze_backbone(network)
     winner = finetune if finetune.best_epoch else head
     return FitResult((head, finetune), winner.name, winner.best, finetune.ended == "interrupted")
+
+
+def thaw_for_phase(network: Network, cut: Cut, settings: FinetunePhaseRecipe) -> Callable[[Any], float]:
+    """Thaw what the fine-tune phase trains; gives each variable's share of the learning rate by its depth."""
+    thaw(network, cut.unfreeze_point, settings.batchnorm)
+    thawed = blocks(network, cut.unfreeze_point)
+    decay = settings.layer_decay or 1.0
+    return lambda variable: decay ** depth_of(variable, thawed)
 
 
 def finetunes(settings: FinetunePhaseRecipe) -> bool:

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from kerastl.workflow.listing import CheckLine, DatasetLine, check, datasets
     from kerastl.workflow.planning import Plan, PlanRow, plan
     from kerastl.workflow.predicting import Patience, Prediction, predict
+    from kerastl.workflow.ranging import RateRangeSummary, lr_range
+    from kerastl.workflow.ranking import Ranking, rank
     from kerastl.workflow.use import evaluate, export
 
 __all__ = [
@@ -25,6 +27,8 @@ __all__ = [
     "Plan",
     "PlanRow",
     "Prediction",
+    "Ranking",
+    "RateRangeSummary",
     "benchmark",
     "check",
     "convert",
@@ -32,8 +36,10 @@ __all__ = [
     "evaluate",
     "export",
     "fit",
+    "lr_range",
     "plan",
     "predict",
+    "rank",
 ]
 
 _HOMES = {
@@ -56,6 +62,10 @@ _HOMES = {
     "fit": "fitting",
     "plan": "planning",
     "predict": "predicting",
+    "Ranking": "ranking",
+    "RateRangeSummary": "ranging",
+    "lr_range": "ranging",
+    "rank": "ranking",
 }
 
 

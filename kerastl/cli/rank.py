@@ -1,0 +1,83 @@
+"""`kerastl rank`: which pretrained backbone suits your images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from click.core import ParameterSource
+
+from kerastl.cli.options import debug_option, json_option, progress_option, recipe_options, runs_option
+from kerastl.cli.terminal import print_json, quiet_tensorflow, table
+from kerastl.progress import Progress
+from kerastl.recipe.schema import Recipe
+
+if TYPE_CHECKING:
+    from kerastl.workflow import Ranking
+
+
+@click.command()
+@recipe_options
+@click.option(
+    "--backbones",
+    default="all",
+    show_default=True,
+    metavar="NAME,NAME",
+    help="Which to compare; all means those whose weights are on this machine, and downloads nothing.",
+)
+@runs_option
+@json_option
+@progress_option
+@debug_option
+@click.pass_context
+def rank(
+    context: click.Context,
+    recipe: Recipe,
+    backbones: str,
+    runs_dir: Path,
+    as_json: bool,
+    progress: Progress,
+) -> None:
+    """Compare pretrained backbones on your images, without training them.
+
+    Takes what `kerastl fit` takes. One forward pass over the training and validation images each, which a later fit
+    reads from the store.
+    """
+    if context.get_parameter_source("backbone__name") is ParameterSource.COMMANDLINE:
+        raise click.UsageError("--backbone names one network: expected --backbones NAME,NAME.")
+    quiet_tensorflow()
+    from kerastl import workflow
+
+    names = [name.strip() for name in backbones.split(",") if name.strip()]
+    ranking = workflow.rank(recipe, backbones=names, runs_dir=runs_dir, progress=progress)
+    if as_json:
+        print_json(ranking)
+    else:
+        click.echo(overview(ranking))
+
+
+def overview(ranking: Ranking) -> str:
+    """A line for each backbone, the best first, and those that were left out."""
+    header = ("backbone", "accuracy", "±", "LogME", "images/s", "parameters", "pixels", "features")
+    rows = [
+        (
+            row.name,
+            f"{row.accuracy:.3f}",
+            f"{row.spread:.3f}",
+            f"{row.log_evidence:.3f}",
+            f"{row.images_per_second:,.0f}"
+            if row.images_per_second >= 10
+            else f"{row.images_per_second:.1f}",
+            row.parameters,
+            row.image_size,
+            row.features,
+        )
+        for row in ranking.rows
+    ]
+    lines = [table(header, rows)]
+    by_reason: dict[str, list[str]] = {}
+    for each in ranking.left_out:
+        by_reason.setdefault(each.reason, []).append(each.name)
+    lines += [f"left out {', '.join(names)}: {reason}" for reason, names in by_reason.items()]
+    return "\n\n".join([*lines, f"plot  {ranking.run / 'ranking.png'}"])

@@ -1,0 +1,221 @@
+"""The learning-rate range test: how high a rate may be, from one short run that leaves no trace.
+
+Smith 2017, "Cyclical Learning Rates for Training Neural Networks" (WACV, arXiv:1506.01186), section 3.3: the rate
+grows from step to step while the loss is watched. Here it grows geometrically, because useful rates lie decades
+apart. Batches, loss, optimizer and shares of the rate are those of the phase, so what is tested is what is trained.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import ops
+
+# Neither library says in public whether it has made its global generator yet; to ask for it would make it.
+from keras.src.backend.common import global_state
+from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
+from tensorflow.python.ops import stateful_random_ops
+
+from kerastl.progress import Progress
+from kerastl.recipe import PhaseRecipe
+from kerastl.training.batches import PhaseData, batches
+from kerastl.training.phase import PHASE_TITLES, make_loss
+from kerastl.training.schedule import make_optimizer
+
+# A mean over this share of the steps: batches differ by more than a step changes.
+SMOOTHING_SHARE = 0.05
+# As in fastai's range test: from there the loss comes back only by chance.
+DIVERGED_FACTOR = 4.0
+# Of the rate at which the loss diverges. That rate repeats from seed to seed and for fewer or more steps; the rate of
+# the lowest loss, the usual choice, moved over three decades in a fine-tune phase. A tenth was best on a small network
+# and far too high for a head on 2,048 features of 1,824 images, which overfits: docs/ranking.md has the figures.
+SUGGESTED_SHARE = 1 / 30
+
+
+@dataclass(frozen=True)
+class RateRange:
+    """What a range test saw.
+
+    Attributes:
+        phase: the recipe's table, `head_phase` or `finetune_phase`.
+        rates: the learning rate of each step.
+        losses: each batch's loss before its step.
+        smoothed: a running mean of them.
+        diverged_rate: the last rate, where the loss left for good; None where the highest rate was reached before.
+        suggestion: a learning rate for the phase's recipe, a thirtieth of that; None where the loss did not
+            diverge, or where that lies below the first rate.
+    """
+
+    phase: str
+    rates: tuple[float, ...]
+    losses: tuple[float, ...]
+    smoothed: tuple[float, ...]
+    diverged_rate: float | None
+    suggestion: float | None
+
+
+class GeometricRate(keras.optimizers.schedules.LearningRateSchedule):
+    """Grows by the same factor in each step, from `low` to `high`."""
+
+    def __init__(self, low: float, high: float, steps: int) -> None:
+        self.low, self.high, self.steps = low, high, steps
+
+    def __call__(self, step: Any) -> Any:
+        """The learning rate at a step, a float32 scalar."""
+        share = ops.cast(step, "float32") / max(self.steps - 1, 1)
+        return self.low * ops.exp(share * math.log(self.high / self.low))
+
+    def get_config(self) -> dict[str, Any]:
+        """Plain values that make the same schedule."""
+        return {"low": self.low, "high": self.high, "steps": self.steps}
+
+
+def run_rate_range(
+    name: str,
+    model: keras.Model,
+    data: PhaseData,
+    settings: PhaseRecipe,
+    *,
+    low: float,
+    high: float,
+    steps: int,
+    seed: int,
+    multi_label: bool = False,
+    factors: Callable[[Any], float] = lambda variable: 1.0,
+    progress: Progress = Progress(),
+) -> RateRange:
+    """Train for some steps at growing rates, and put everything back.
+
+    Args:
+        name: the recipe's table, `head_phase` or `finetune_phase`.
+        model: inputs as `data` reads them, float32 logits [b, classes] out; its trainable flags are set.
+        data: features of the train and validation splits; validation is not looked at.
+        settings: the phase's resolved recipe; its rate, warm-up and epochs are not used.
+        low: the first step's rate.
+        high: the last step's rate.
+        steps: how many there are at most.
+        seed: decides the order of the images, as in training.
+        multi_label: sigmoid instead of softmax.
+        factors: each trainable variable's share of the learning rate.
+        progress: listens.
+
+    Returns:
+        Rates, losses and a suggestion.
+    """
+    assert settings.batch_size
+    steps_per_epoch = math.ceil(data.train.count / settings.batch_size)
+    settings = _for_steps(settings, math.ceil(steps / steps_per_epoch))
+    variables = model.trainable_variables
+    losses: list[float] = []
+    with untouched(model), progress.track(f"rates of the {PHASE_TITLES[name]}", steps, "steps") as tracker:
+        optimizer = make_optimizer(settings, variables, [factors(v) for v in variables], steps_per_epoch)
+        optimizer.learning_rate = GeometricRate(low, high, steps)
+        step = _training_step(model, make_loss(settings, multi_label), optimizer)
+        for batch in batches(data, settings, steps_per_epoch, seed, model.input.dtype).take(steps):
+            losses.append(float(step(*batch)))
+            tracker.advance(1, f"loss {losses[-1]:.3f}")
+            if has_diverged(losses, steps):
+                break
+    rates = [low * (high / low) ** (number / max(steps - 1, 1)) for number in range(len(losses))]
+    return _judged(name, rates, losses, steps)
+
+
+@contextmanager
+def untouched(model: keras.Model) -> Iterator[None]:
+    """Whatever the body trains or draws: afterwards weights, and states of random numbers, are what they were.
+
+    The model's own optimizer is not among them: train with another one. Nor are the streams behind `tf.random.uniform`
+    and its like, which TensorFlow lets nobody read; training with Keras' layers draws nothing from them.
+
+    Args:
+        model: its weights, moving statistics, seeds of dropout and metrics are put back, also after an error.
+    """
+    values = [variable.numpy() for variable in model.variables]
+    restore_random = _random_states()
+    try:
+        yield
+    finally:
+        for variable, value in zip(model.variables, values, strict=True):
+            variable.assign(value)
+        restore_random()
+
+
+def _random_states() -> Callable[[], None]:
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    keras_generator = global_state.get_global_attribute(GLOBAL_SEED_GENERATOR)
+    keras_state = None if keras_generator is None else keras_generator.state.numpy()
+    generator = stateful_random_ops.global_generator
+    generator_state = None if generator is None else generator.state.numpy()
+
+    def restore() -> None:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
+        global_state.set_global_attribute(GLOBAL_SEED_GENERATOR, keras_generator)
+        if keras_generator is not None:
+            keras_generator.state.assign(keras_state)
+        stateful_random_ops.global_generator = generator
+        if generator is not None:
+            generator.state.assign(generator_state)
+
+    return restore
+
+
+def _for_steps(settings: PhaseRecipe, epochs: int) -> PhaseRecipe:
+    # The schedule is replaced, but has to be made; batches end with the epochs.
+    return dataclasses.replace(settings, epochs=epochs, learning_rate=1.0, warmup_epochs=0.0)
+
+
+def _training_step(
+    model: keras.Model, loss: keras.losses.Loss, optimizer: keras.optimizers.Optimizer
+) -> Callable[..., tf.Tensor]:
+    """What `fit` does in a step, without compiling: that would replace the model's own optimizer."""
+    variables = model.trainable_variables
+    optimizer.build(variables)
+
+    @tf.function(autograph=False, reduce_retracing=True)
+    def step(inputs: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+        with tf.GradientTape() as tape:
+            value = loss(labels, model(inputs, training=True), sample_weight=weights)
+            total = tf.add_n([value, *model.losses])
+        optimizer.apply(tape.gradient(total, variables), variables)
+        return total
+
+    return step
+
+
+def smooth(losses: Sequence[float], steps: int) -> list[float]:
+    """Exponential running mean without the pull of its start, over a fixed share of the planned steps."""
+    keep = math.exp(-1 / max(1.0, SMOOTHING_SHARE * steps))
+    mean, weight, smoothed = 0.0, 0.0, []
+    for loss in losses:
+        mean, weight = keep * mean + (1 - keep) * loss, keep * weight + (1 - keep)
+        smoothed.append(mean / weight)
+    return smoothed
+
+
+def has_diverged(losses: Sequence[float], steps: int) -> bool:
+    """Whether the loss is no number, or its running mean far above both the lowest it was and its start."""
+    if not math.isfinite(losses[-1]):
+        return True
+    smoothed = smooth(losses, steps)
+    return smoothed[-1] > max(DIVERGED_FACTOR * min(smoothed), smoothed[0])
+
+
+def _judged(name: str, rates: Sequence[float], losses: Sequence[float], steps: int) -> RateRange:
+    diverged_rate = rates[-1] if has_diverged(losses, steps) else None
+    if not math.isfinite(losses[-1]):
+        rates, losses = rates[:-1], losses[:-1]
+    suggestion = None
+    if diverged_rate is not None and rates and SUGGESTED_SHARE * diverged_rate >= rates[0]:
+        suggestion = float(f"{SUGGESTED_SHARE * diverged_rate:.1e}")
+    smoothed = tuple(smooth(losses, steps))
+    return RateRange(name, tuple(rates), tuple(losses), smoothed, diverged_rate, suggestion)

@@ -1,0 +1,177 @@
+"""Ranking backbones: better features come first, what is computed is kept, what cannot be had is named."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Kerastl
+
+from kerastl.backbones import get_backbone
+from kerastl.cli.rank import overview
+from kerastl.errors import UserError, WeightsError
+from kerastl.model.weights import weights_at_hand
+from kerastl.progress import Progress
+from kerastl.recipe import load_recipe
+from kerastl.workflow import fit, rank
+from kerastl.workflow.ranking import LeftOut, RankedBackbone, Ranking
+
+
+class Notes(Progress):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.lines.append(message)
+
+    warn = note
+
+
+def recipe_of(source: Path, **flags: Any) -> Any:
+    flags = {key.replace("__", "."): value for key, value in flags.items()}
+    return load_recipe(None, [], {"data.source": str(source), "backbone.image_size": 32, **flags})
+
+
+def manifest(folder: Path, images: list[Path], labels: list[str], groups: list[str] | None = None) -> Path:
+    rows = [f"{image},{label}" for image, label in zip(images, labels, strict=True)]
+    if groups:
+        rows = [f"{row},{group}" for row, group in zip(rows, groups, strict=True)]
+    path = folder / "images.csv"
+    path.write_text("\n".join([f"path,label{',group' if groups else ''}", *rows]) + "\n")
+    return path
+
+
+def test_honest_labels_rank_above_shuffled_ones(solid_colours: Path, tmp_path: Path) -> None:
+    images = sorted(solid_colours.rglob("*.png"))
+    names = [image.parent.name for image in images]
+    random.Random(0).shuffle(names)
+    shuffled = manifest(tmp_path, images, names)
+    rows = [
+        rank(recipe_of(source), backbones=["mobilenet_025"], runs_dir=tmp_path / "runs").rows[0]
+        for source in (solid_colours, shuffled)
+    ]
+    assert rows[0].accuracy > 0.95 and rows[1].accuracy < 0.65
+    assert rows[0].log_evidence > rows[1].log_evidence
+    assert rows[0].features == 256 and rows[0].weights == "bundled" and rows[0].images_per_second > 0
+
+
+def test_a_later_fit_reads_the_features_that_the_ranking_made(solid_colours: Path, tmp_path: Path) -> None:
+    first, second, later = Notes(), Notes(), Notes()
+    recipe = recipe_of(solid_colours, backbone__weights="none", seed=5)
+    for notes in (first, second):
+        rank(recipe, backbones=["mobilenet_025"], runs_dir=tmp_path / "runs", progress=notes)
+    flags = {"backbone__name": "mobilenet_025", "finetune_phase__unfreeze_from": "backbone"}
+    flags |= {"augment__level": "none", "head_phase__epochs": 1, "backbone__weights": "none", "seed": 5}
+    fit(recipe_of(solid_colours, **flags), runs_dir=tmp_path / "runs", export_model=False, progress=later)
+    features = "Features of train and validation: "
+    computed = [line for line in first.lines if line.startswith(features)]
+    assert computed and "no forward pass" not in computed[0], "the control: the first time they are computed"
+    for notes in (second, later):
+        assert f"{features}read from the store, no forward pass" in notes.lines
+
+
+def test_what_cannot_be_had_is_left_out_with_the_reason(solid_colours: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    recipe = recipe_of(solid_colours, backbone__weights_dir=str(tmp_path / "empty"))
+    names = ["vgg16", "inception_v3", "mobilenet_025"]
+    ranking = rank(recipe, backbones=names, runs_dir=tmp_path / "runs")
+    assert [row.name for row in ranking.rows] == ["mobilenet_025"]
+    reasons = {each.name: each.reason for each in ranking.left_out}
+    assert "No ImageNet weights" in reasons["vgg16"] and "at least 75 pixels" in reasons["inception_v3"]
+    assert [row.name for row in rank(recipe, runs_dir=tmp_path / "runs").rows] == ["mobilenet_025"]
+    with pytest.raises(WeightsError, match=r"No backbone is left to rank:\n  - vgg16: No ImageNet weights"):
+        rank(recipe, backbones=["vgg16"], runs_dir=tmp_path / "runs")
+
+
+def test_all_means_those_whose_weights_are_on_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, bundled = get_backbone("vgg16"), get_backbone("mobilenet_025")
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+    monkeypatch.delenv("KERASTL_WEIGHTS_DIR", raising=False)
+    assert weights_at_hand(bundled, 64, "pretrained") and weights_at_hand(spec, 224, "none")
+    assert not weights_at_hand(spec, 224, "pretrained") and not weights_at_hand(bundled, 64, "imagenet")
+    (tmp_path / "keras" / "models").mkdir(parents=True)
+    (tmp_path / "keras" / "models" / spec.published[0].file).touch()
+    assert weights_at_hand(spec, 224, "imagenet")
+    assert not weights_at_hand(spec, 224, "imagenet", str(tmp_path))
+    (tmp_path / "vgg16_notop.weights.h5").touch()
+    assert weights_at_hand(spec, 224, "imagenet", str(tmp_path))
+    assert not weights_at_hand(spec, 224, str(tmp_path / "nothing.h5"))
+
+
+def test_images_of_one_group_are_not_told_apart_from_themselves(solid_colours: Path, tmp_path: Path) -> None:
+    """Labels that only the group knows: with groups kept together nothing is left to learn."""
+    images = sorted((solid_colours / "red").iterdir())
+    copies, labels, groups = [], [], []
+    for number, image in enumerate(images):
+        for copy in range(4):
+            target = tmp_path / f"{number}-{copy}.png"
+            target.write_bytes(image.read_bytes())
+            copies.append(target)
+            labels.append("ab"[number % 2])
+            groups.append(f"g{number}")
+    scores = []
+    for known in (None, groups):
+        source = manifest(tmp_path, copies, labels, known)
+        ranking = rank(recipe_of(source), backbones=["mobilenet_025"], runs_dir=tmp_path / "runs")
+        scores.append(ranking.rows[0].accuracy)
+    assert scores[0] > 0.85, "the control: copies in other folds give the label away"
+    assert scores[1] < 0.75
+
+
+def test_the_command_sorts_and_leaves_numbers_and_a_plot(
+    solid_colours: Path, tmp_path: Path, kerastl: Kerastl
+) -> None:
+    words = ["rank", "--data", solid_colours, "--image-size", "32", "--weights", "none", "--json"]
+    done = kerastl(*words, "--backbones", "mobilenet_025,mobilenet_v3_small")
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    accuracies = [row["accuracy"] for row in answer["rows"]]
+    assert len(accuracies) == 2 and accuracies == sorted(accuracies, reverse=True)
+    assert answer["left_out"] == []
+    run = tmp_path / answer["run"]
+    assert {path.name for path in run.iterdir()} == {
+        "environment.json", "log.txt", "ranking.json", "ranking.png"
+    }  # fmt: skip
+    assert (run / "ranking.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads((run / "ranking.json").read_text())["rows"] == answer["rows"]
+
+
+def test_the_table_names_every_backbone_and_each_reason_once(tmp_path: Path) -> None:
+    rows = [
+        RankedBackbone(name, accuracy, 0.02, 5, 0.2, 0.01, 23_587_712, 224, 2048, 33.3, "imagenet")
+        for name, accuracy in (("resnet50", 0.8531), ("vgg16", 0.8))
+    ]
+    left_out = [LeftOut(name, "its weights are not on this machine") for name in ("xception", "vgg19")]
+    lines = overview(Ranking(tmp_path, 100, tuple(rows), tuple(left_out))).splitlines()
+    assert lines[0].split()[:5] == ["backbone", "accuracy", "±", "LogME", "images/s"]
+    assert lines[1].split() == ["resnet50", "0.853", "0.020", "0.200", "33", "23,587,712", "224", "2,048"]
+    assert "left out xception, vgg19: its weights are not on this machine" in lines
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--backbones", "resnet5O"], "Did you mean 'resnet50'?"),
+        (["--backbones", ","], "expected at least one name"),
+        (["--backbone", "vgg16"], "expected --backbones"),
+        (["--weights", "one.weights.h5", "--backbones", "vgg16,resnet50"], "the file of one network"),
+        (["--set", "data.multi_label=true", "--backbones", "vgg16"], "data.multi_label = true"),
+    ],
+)
+def test_bad_input_gets_one_clear_message(
+    words: list[str], message: str, solid_colours: Path, tmp_path: Path, kerastl: Kerastl
+) -> None:
+    (tmp_path / "one.weights.h5").touch()
+    done = kerastl("rank", "--data", solid_colours, *words)
+    assert done.returncode == 2 and message in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr and not (tmp_path / "runs").exists()
+
+
+def test_an_unknown_backbone_is_a_slip_and_not_left_out(solid_colours: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="Did you mean 'mobilenet_v2'"):
+        rank(recipe_of(solid_colours), backbones=["mobilenet_025", "mobilenetv2"], runs_dir=tmp_path)
