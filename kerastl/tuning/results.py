@@ -1,0 +1,114 @@
+"""What a search leaves behind when its trials are done: a table, a page, pictures and the winning recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from kerastl.recipe import Recipe, recipe_to_toml
+from kerastl.report.search import Luck, SearchAxis, SearchReport, SearchTrial, value_text, write_search_page
+from kerastl.report.search_plots import plot_importance, plot_keys, plot_parallel
+from kerastl.tuning.analysis import importance_of, luck_of
+from kerastl.tuning.records import SearchFolder, TrialRecord, best_of, read_losses, read_record, write_trials
+from kerastl.tuning.space import Space
+from kerastl.writing import write_text_atomic
+
+
+def make_report(
+    folder: SearchFolder,
+    name: str,
+    space: Space,
+    tuner: str,
+    monitor: str,
+    measured: str,
+    records: Sequence[TrialRecord],
+    work: str,
+) -> SearchReport:
+    """What a search found, from the records of its trials."""
+    sign = -1 if monitor == "val_accuracy" else 1
+    baseline = read_record(folder.baseline)
+    best = best_of(records, sign)
+    assert baseline is not None and best is not None and best.score is not None
+    # Without a baseline (it diverged, say) any trial is better.
+    score = baseline.score if baseline.score is not None else float("inf") * sign
+    wins = sign * best.score < sign * score
+    return SearchReport(
+        name=name,
+        tuner=tuner,
+        monitor=monitor,
+        measured=measured,
+        axes=tuple(
+            SearchAxis(
+                a.key,
+                tuple(value_text(v) for v in a.values),
+                value_text(a.corners()[0]),
+                value_text(a.corners()[-1]),
+            )
+            for a in space
+        ),
+        trials=tuple(_shown(space, record) for record in records),
+        baseline=score,
+        best=best.trial_id if wins else "",
+        luck=_luck(folder, baseline, records),
+        importance=importance_of(space, records),
+        work=work,
+        seconds=sum(record.seconds for record in records),
+    )
+
+
+def winning_values(report: SearchReport) -> dict[str, Any]:
+    """The keys that the winner sets; none where the recipe as it was given was best."""
+    return next((dict(trial.values) for trial in report.trials if trial.name == report.best), {})
+
+
+def write_results(
+    folder: SearchFolder, report: SearchReport, recipe: Recipe, space: Space, records: Sequence[TrialRecord]
+) -> None:
+    """Write table, pictures, winning recipe and page.
+
+    Args:
+        folder: of the search.
+        report: what was found.
+        recipe: the winner's, resolved.
+        space: what was searched.
+        records: of all trials.
+    """
+    write_trials(folder.trials_csv, records, space)
+    values = winning_values(report)
+    set_keys = "\n".join(f"  {key} = {value_text(value)}" for key, value in values.items())
+    heading = (
+        f"Found by kerastl tune among {len(records)} trials ({report.tuner}): {report.monitor} {report.best_score:.4f} on "
+        f"validation, {report.baseline:.4f} as it was.\n"
+        + (
+            f"What the search set:\n{set_keys}\n"
+            if values
+            else "No trial was better than the recipe as it was.\n"
+        )
+        + f"Train it with: kerastl fit {folder.winner_toml}"
+    )
+    text = recipe_to_toml(recipe, heading)
+    write_text_atomic(folder.winner_toml, text)
+    if report.importance:
+        plot_importance(report.importance, folder.path / "importance.png")
+    if sum(trial.score is not None for trial in report.trials) > 1:
+        plot_keys(report, folder.path / "keys.png")
+        plot_parallel(report, folder.path / "parallel.png")
+    write_search_page(folder.path, folder.page_md, report, text)
+
+
+def _shown(space: Space, record: TrialRecord) -> SearchTrial:
+    places = {axis.key: axis.encoded(record.values[axis.key]) for axis in space if axis.key in record.values}
+    return SearchTrial(
+        record.trial_id, record.values, places, record.score, record.share, record.reason, record.seconds
+    )
+
+
+def _luck(folder: SearchFolder, baseline: TrialRecord, records: Sequence[TrialRecord]) -> Luck | None:
+    finished = [record for record in records if record.score is not None]
+    most = max(record.share for record in finished)
+    if baseline.score is None:
+        return None
+    losses = [read_losses(folder.of_trial(one.trial_id)) for one in finished if one.share == most]
+    return luck_of(np.stack(losses), read_losses(folder.baseline))
