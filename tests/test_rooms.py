@@ -172,7 +172,10 @@ ONLY = {
     "calls compile() or fit()": (compiles_or_fits, ("training/",)),
     "imports tensorflow_datasets": (import_of("tensorflow_datasets"), ("data/",)),
     "imports keras_tuner": (import_of("keras_tuner"), ("tuning/",)),
-    "imports requests or grpc": (import_of("requests", "grpc", "tensorflow_serving"), ("client/",)),
+    "imports requests or grpc": (
+        import_of("requests", "grpc", "tensorflow_serving"),
+        ("client/", "tuning/workers.py"),
+    ),
     "imports matplotlib": (import_of("matplotlib"), ("report/plots.py",)),
     # reader.py is the program of the fresh process that reloads an export; it answers on its stdout
     "imports click, prints or exits": (

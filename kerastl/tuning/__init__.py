@@ -10,7 +10,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kerastl.tuning.job import SearchSettings, TuneSummary, tune
+    from kerastl.tuning.job import TuneSummary, tune
+    from kerastl.tuning.question import SearchSettings
     from kerastl.tuning.space import Axis, Space, load_space, shipped_spaces
 
 __all__ = ["Axis", "SearchSettings", "Space", "TuneSummary", "load_space", "shipped_spaces", "tune"]
@@ -20,7 +21,7 @@ _HOMES = {
     "Space": "space",
     "load_space": "space",
     "shipped_spaces": "space",
-    "SearchSettings": "job",
+    "SearchSettings": "question",
     "TuneSummary": "job",
     "tune": "job",
 }

@@ -11,53 +11,31 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-from kerastl.errors import Interrupted, TrainingError, UserError, nearest
+from kerastl.errors import Interrupted, TrainingError, UserError
 from kerastl.features.cache import Cache
 from kerastl.locking import FileLock
 from kerastl.progress import Progress
-from kerastl.recipe import Recipe, recipe_to_dict
+from kerastl.recipe import Recipe
 from kerastl.report.search import SearchReport, search_text, write_search_page
-from kerastl.training.routine import finetunes
 from kerastl.tuning.heads import HeadPhases
-from kerastl.tuning.oracles import hyperband_trials, make_oracle
+from kerastl.tuning.oracles import Durable, hyperband_trials, make_oracle
+from kerastl.tuning.question import DEFAULT_TRIALS, Question, SearchSettings, check_same, check_settings
 from kerastl.tuning.records import SearchFolder, best_of, damaged, read_record, read_records
 from kerastl.tuning.results import make_report, winning_values, write_results
 from kerastl.tuning.search import BAD_SETTING, TrialRunner, search
 from kerastl.tuning.shared import Shared
-from kerastl.tuning.space import Space, load_space
+from kerastl.tuning.space import load_space
 from kerastl.tuning.table import TrialTable
 from kerastl.tuning.trial import trial_recipe
+from kerastl.tuning.workers import search_with_workers
 from kerastl.workflow import fit
 from kerastl.workflow.prepare import make_repeatable, open_splits
 from kerastl.writing import explain_write_errors, write_json_atomic
 
-TUNERS = ("bayesian", "hyperband", "random", "grid")
 NEEDED = {"keras_tuner": "keras-tuner", "sklearn": "scikit-learn", "tensorboard": "tensorboard"}
-DEFAULT_TRIALS = 20
+UNLIMITED = 10**6
 BASELINE = "baseline"
-
-
-@dataclass(frozen=True)
-class SearchSettings:
-    """How to search.
-
-    Attributes:
-        tuner: `bayesian`, `hyperband`, `random` or `grid`.
-        trials: at most; None for 20, and for hyperband and grid as many as they take.
-        budget_seconds: no trial begins after so long, counted over all restarts; None for no limit.
-        repeats: trainings a trial, each with a seed of its own.
-        folds: 0 for the validation split, or into how many parts train and validation together are divided.
-        workers: processes on this machine.
-    """
-
-    tuner: str = "bayesian"
-    trials: int | None = None
-    budget_seconds: float | None = None
-    repeats: int = 1
-    folds: int = 0
-    workers: int = 1
 
 
 @dataclass(frozen=True)
@@ -91,67 +69,11 @@ class TuneSummary:
     model: Path | None
 
 
-@dataclass(frozen=True)
-class Question:
-    """What a search is asked, all of it: what every process of it has to agree on.
-
-    Attributes:
-        recipe: as it was given.
-        resolved: the same without open keys.
-        space: what is varied.
-        settings: how.
-        fingerprint: of the data.
-    """
-
-    recipe: Recipe
-    resolved: Recipe
-    space: Space
-    settings: SearchSettings
-    fingerprint: str
-
-    @property
-    def monitor(self) -> str:
-        """The validation metric that is the score: that of the last phase of the recipe as it was given."""
-        return self._last.monitor
-
-    @property
-    def full_epochs(self) -> int:
-        """Hyperband's epochs of a trial that gets all it asks for."""
-        return max(self._last.epochs or 1, 3)
-
-    @property
-    def trials(self) -> int | None:
-        """At most so many; None where the space or Hyperband's brackets set the end."""
-        counted = self.settings.tuner in ("bayesian", "random")
-        return self.settings.trials or (DEFAULT_TRIALS if counted else None)
-
-    @property
-    def _last(self) -> Any:
-        return (
-            self.resolved.finetune_phase
-            if finetunes(self.resolved.finetune_phase)
-            else self.resolved.head_phase
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """What may not change while a search goes on; more trials or time, and other workers, may."""
-        tables = recipe_to_dict(self.recipe)
-        del tables["cache"], tables["calibration"]
-        return {
-            "recipe": tables,
-            "space": self.space.to_dict(),
-            "tuner": self.settings.tuner,
-            "repeats": self.settings.repeats,
-            "folds": self.settings.folds,
-            "data": self.fingerprint,
-        }
-
-
 def tune(
     recipe: Recipe,
     *,
     space: Path | str | None = None,
-    settings: SearchSettings = SearchSettings(),
+    settings: SearchSettings | None = None,
     directory: Path | str | None = None,
     runs_dir: Path | str = Path("runs"),
     models_dir: Path | str = Path("saved_models"),
@@ -165,7 +87,7 @@ def tune(
     Args:
         recipe: from `kerastl.load_recipe`.
         space: a TOML file or the name of a shipped space; see `kerastl.tuning.space`.
-        settings: how to search.
+        settings: how to search; the defaults without it.
         directory: folder of the search; `tuning/<name of the recipe>` without it.
         runs_dir: where the winner's run is made.
         models_dir: the folder that TensorFlow Serving watches.
@@ -177,8 +99,9 @@ def tune(
         TrainingError: no trial could be finished.
         Interrupted: the user stopped the search.
     """
+    settings = settings or SearchSettings()
     check_packages()
-    _check(recipe, settings)
+    check_settings(recipe, settings)
     resolved, splits = open_splits(recipe)
     question = Question(recipe, resolved, load_space(space, recipe, resolved), settings, splits.fingerprint)
     assert resolved.name
@@ -211,18 +134,10 @@ def tune(
 
 def _search(question: Question, folder: SearchFolder, progress: Progress) -> SearchReport:
     settings, monitor = question.settings, question.monitor
-    direction = "max" if monitor == "val_accuracy" else "min"
-    oracle = make_oracle(
-        settings.tuner,
-        question.space,
-        direction,
-        question.trials,
-        question.full_epochs,
-        question.resolved.seed,
-    )
+    oracle = oracle_of(question)
     expected = question.trials
     if settings.tuner == "hyperband":
-        expected = min(hyperband_trials(question.full_epochs), expected or 10**6)
+        expected = min(hyperband_trials(question.full_epochs), expected or UNLIMITED)
     with open_runner(question, folder, progress) as runner:
         # A baseline that diverges is no reason to stop: then every trial is better.
         with contextlib.suppress(*BAD_SETTING):
@@ -232,7 +147,10 @@ def _search(question: Question, folder: SearchFolder, progress: Progress) -> Sea
         ) as table:
             table.start(read_record(folder.baseline))
             oracle.ended, oracle.out_of_time = table.ended, table.out_of_time
-            search(oracle, folder, runner)
+            if settings.workers > 1:
+                search_with_workers(oracle, folder, question.to_dict(), settings.workers, progress)
+            else:
+                search(oracle, folder, runner)
         records = read_records(folder)
         if best_of(records, 1) is None:
             reasons = "; ".join(dict.fromkeys(record.reason for record in records)) or "none was run"
@@ -243,15 +161,30 @@ def _search(question: Question, folder: SearchFolder, progress: Progress) -> Sea
         )
         name = question.resolved.name or ""
         report = make_report(
-            folder, name, question.space, settings.tuner, monitor, _measured(settings, monitor), records, work
+            folder, name, question.space, settings.tuner, monitor, question.measured, records, work
         )
         recipe = trial_recipe(question.recipe, winning_values(report), runner.shared)
         write_results(folder, report, recipe, question.space, records)
         return report
 
 
+def oracle_of(question: Question) -> Durable:
+    """Who chooses the trials of a search."""
+    direction = "max" if question.monitor == "val_accuracy" else "min"
+    return make_oracle(
+        question.settings.tuner,
+        question.space,
+        direction,
+        question.trials,
+        question.full_epochs,
+        question.resolved.seed,
+    )
+
+
 @contextlib.contextmanager
-def open_runner(question: Question, folder: SearchFolder, progress: Progress) -> Iterator[TrialRunner]:
+def open_runner(
+    question: Question, folder: SearchFolder, progress: Progress = Progress()
+) -> Iterator[TrialRunner]:
     """What runs trials in this process, with its hold on the store."""
     scratch = folder.path / f"scratch-{os.getpid()}"
     make_repeatable(question.resolved)
@@ -328,49 +261,3 @@ def check_packages() -> None:
         raise UserError(
             f"kerastl tune needs {' and '.join(missing)}. Install: pip install {' '.join(missing)}"
         )
-
-
-def check_same(folder: SearchFolder, question: Question) -> None:
-    """Take down what is asked, or raise UserError where the folder belongs to another search."""
-    asked = json.loads(json.dumps(question.to_dict()))
-    if not folder.search_json.is_file():
-        write_json_atomic(folder.search_json, asked)
-        return
-    try:
-        known = json.loads(folder.search_json.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise damaged(folder.search_json, error) from error
-    differing = [name for name in asked if known.get(name) != asked[name]]
-    if differing:
-        raise UserError(
-            f"{folder.path} holds another search: its {' and '.join(differing)} differ{'s' if len(differing) == 1 else ''}. "
-            "Trials of two questions cannot be compared: choose another folder with --directory, or remove this one."
-        )
-
-
-def _check(recipe: Recipe, settings: SearchSettings) -> None:
-    problems = []
-    if settings.tuner not in TUNERS:
-        problems.append(
-            f"tuner = {settings.tuner!r}: expected one of {', '.join(TUNERS)}.{nearest(settings.tuner, TUNERS)}"
-        )
-    if settings.folds == 1 or settings.folds < 0:
-        problems.append(f"folds = {settings.folds}: expected at least 2, or 0 for the validation split")
-    for name in ("trials", "repeats", "workers"):
-        value = getattr(settings, name)
-        if value is not None and value < 1:
-            problems.append(f"{name} = {value}: expected at least 1")
-    mixes = [name for name in ("mixup_alpha", "cutmix_alpha") if getattr(recipe.augment, name)]
-    if settings.folds and (mixes or recipe.augment.level == "strong"):
-        problems.append(
-            "folds: the augmentation mixes images, and would mix those that a fold holds out into those that it learns "
-            "from. Use repeats, or an augmentation without MixUp and CutMix"
-        )
-    if problems:
-        raise UserError("\n".join(problems))
-
-
-def _measured(settings: SearchSettings, monitor: str) -> str:
-    where = f"{settings.folds} folds of train and validation" if settings.folds else "the validation split"
-    seeds = f", mean over {settings.repeats} seeds" if settings.repeats > 1 else ""
-    return f"`{monitor}` on {where}{seeds}"

@@ -101,10 +101,6 @@ class Space:
         """Recipe keys and values of what an oracle chose; keys that are not active are left out."""
         return {axis.key: axis.decoded(raw[axis.key]) for axis in self.axes if axis.key in raw}
 
-    def to_dict(self) -> list[dict[str, Any]]:
-        """Plain values that tell one space from another."""
-        return [{name: getattr(axis, name) for name in Axis.__dataclass_fields__} for axis in self.axes]
-
 
 def shipped_spaces() -> dict[str, Path]:
     """The spaces that come with kerastl: name -> file."""
