@@ -22,7 +22,7 @@ demo: $(VENV)/.installed  ## transfer the embedded backbone to handwritten digit
 # Twenty images a class: a question that a search can answer in minutes. The budget holds it under five of them.
 tune: $(VENV)/.installed  ## search rates, unfreeze point, decay and dropout on handwritten digits; prints the best recipe
 	$(BIN)/kerastl tune digits --examples-per-class 20 --head-epochs 30 --finetune-epochs 5 --set augment.views=2 \
-		--trials 20 --budget 3m --no-export
+		--trials 20 --budget 2m --no-export
 
 install: $(VENV)/.installed  ## make the virtual environment and install kerastl into it
 	@echo "kerastl is in $(BIN)/kerastl; try: $(BIN)/kerastl --help"

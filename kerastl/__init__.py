@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from kerastl.errors import KerastlError, UserError
     from kerastl.progress import Progress, Tracker
     from kerastl.recipe import Recipe, load_recipe, recipe_from_dict, recipe_to_toml, resolve, shipped_recipes
+    from kerastl.tuning import tune
     from kerastl.workflow import check, datasets, evaluate, fit, plan, predict
     from kerastl.workflow import export as export_run
 
@@ -46,6 +47,7 @@ __all__ = [
     "recipe_to_toml",
     "resolve",
     "shipped_recipes",
+    "tune",
 ]
 
 _HOMES = {
@@ -60,6 +62,7 @@ _HOMES = {
         "resolve",
         "shipped_recipes",
     ),
+    "kerastl.tuning": ("tune",),
     "kerastl.workflow": ("check", "datasets", "evaluate", "fit", "plan", "predict"),
 }
 _HOME_OF = {name: (home, name) for home, names in _HOMES.items() for name in names}

@@ -169,7 +169,8 @@ def names_saved_models(tree: ast.Module) -> bool:
 # what -> (how it is recognised, where alone it may stand)
 ONLY = {
     "assigns .trainable": (writes_trainable, ("model/freezing.py",)),
-    "calls compile() or fit()": (compiles_or_fits, ("training/",)),
+    # analysis.py fits a forest of scikit-learn's to the scores of trials
+    "calls compile() or fit()": (compiles_or_fits, ("training/", "tuning/analysis.py")),
     "imports tensorflow_datasets": (import_of("tensorflow_datasets"), ("data/",)),
     "imports keras_tuner": (import_of("keras_tuner"), ("tuning/",)),
     "imports requests or grpc": (
@@ -183,7 +184,10 @@ ONLY = {
         ("cli/", "export/reader.py", "export/fresh_process.py"),
     ),
     # the others only hold it as the default of an argument
-    "names saved_models": (names_saved_models, ("export/", "workflow/", "workflow.py", "cli/options.py")),
+    "names saved_models": (
+        names_saved_models,
+        ("export/", "workflow/", "workflow.py", "tuning/job.py", "cli/options.py"),
+    ),
 }
 
 

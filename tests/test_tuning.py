@@ -19,7 +19,8 @@ from conftest import Kerastl
 
 from kerastl.errors import RecipeError, TrainingError, UserError
 from kerastl.recipe import Recipe, load_recipe, resolve, shipped_recipes
-from kerastl.tuning.space import UNFREEZE, Axis, Space, load_space, shipped_spaces, with_values
+from kerastl.tuning.axes import UNFREEZE, Axis, Space, with_values
+from kerastl.tuning.space import load_space, shipped_spaces
 
 TINY = {
     "backbone.name": "mobilenet_025",
@@ -223,6 +224,26 @@ def test_a_trial_whose_folder_was_removed_is_counted_and_left_out(tmp_path: Path
     assert ran == ["0", "1", "2"]
 
 
+def test_a_search_begins_with_what_the_recipe_says(tmp_path: Path) -> None:
+    from kerastl.tuning.axes import values_of
+    from kerastl.tuning.oracles import first_values, make_oracle
+
+    resolved = resolve(load_recipe("digits"), 1000, 10)
+    space = load_space(None, load_recipe("digits"), resolved)
+    first = first_values(space, values_of(resolved, space))
+    oracle: Any = make_oracle("bayesian", space, "min", 4, 5, 0, first)
+    oracle._set_project_dir(str(tmp_path), "store")
+    values = space.decoded(oracle.create_trial("tuner0").hyperparameters.values)
+    assert with_values(load_recipe("digits"), values) == dataclasses.replace(
+        with_values(load_recipe("digits"), {}),
+        head_phase=dataclasses.replace(load_recipe("digits").head_phase, learning_rate=1e-3),
+        finetune_phase=dataclasses.replace(
+            load_recipe("digits").finetune_phase, learning_rate=1e-3, layer_decay=0.9, unfreeze_from="input"
+        ),
+    )
+    assert first_values(space, {**values_of(resolved, space), "head.dropout": 0.15}) is None
+
+
 def test_no_trial_begins_after_the_budget(tmp_path: Path) -> None:
     from kerastl.tuning.oracles import make_oracle
     from kerastl.tuning.records import SearchFolder
@@ -412,7 +433,7 @@ def test_a_search_that_is_killed_goes_on_and_tests_its_winner_once(
     solid_colours: Path, tmp_path: Path, kerastl: Kerastl
 ) -> None:
     words = command(solid_colours, "--trials", "3", "--set", f"cache.directory={tmp_path / 'store'}")
-    first = tmp_path / "tuning" / "colours" / "store" / "trial_0" / "result.json"
+    first = tmp_path / "tuning" / "colours" / "store" / "trial_1" / "result.json"
     process = subprocess.Popen(
         [sys.executable, "-m", "kerastl", *words], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     )  # fmt: skip

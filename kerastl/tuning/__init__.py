@@ -10,15 +10,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from kerastl.tuning.axes import Axis, Space
     from kerastl.tuning.job import TuneSummary, tune
     from kerastl.tuning.question import SearchSettings
-    from kerastl.tuning.space import Axis, Space, load_space, shipped_spaces
+    from kerastl.tuning.space import load_space, shipped_spaces
 
 __all__ = ["Axis", "SearchSettings", "Space", "TuneSummary", "load_space", "shipped_spaces", "tune"]
 
 _HOMES = {
-    "Axis": "space",
-    "Space": "space",
+    "Axis": "axes",
+    "Space": "axes",
     "load_space": "space",
     "shipped_spaces": "space",
     "SearchSettings": "question",

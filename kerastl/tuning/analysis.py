@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from kerastl.report.search import Importance, Luck
+from kerastl.tuning.axes import Space
 from kerastl.tuning.records import TrialRecord
-from kerastl.tuning.space import Space
 
 RESAMPLINGS = 1000
 FEWEST_TRIALS = 10

@@ -18,11 +18,12 @@ from kerastl.locking import FileLock
 from kerastl.progress import Progress
 from kerastl.recipe import Recipe
 from kerastl.report.search import SearchReport, search_text, write_search_page
+from kerastl.tuning.axes import values_of
 from kerastl.tuning.heads import HeadPhases
-from kerastl.tuning.oracles import Durable, hyperband_trials, make_oracle
+from kerastl.tuning.oracles import Durable, first_values, hyperband_trials, make_oracle
 from kerastl.tuning.question import DEFAULT_TRIALS, Question, SearchSettings, check_same, check_settings
 from kerastl.tuning.records import SearchFolder, best_of, damaged, read_record, read_records
-from kerastl.tuning.results import make_report, winning_values, write_results
+from kerastl.tuning.results import make_report, winning_values, write_ledger, write_results
 from kerastl.tuning.search import BAD_SETTING, TrialRunner, search
 from kerastl.tuning.shared import Shared
 from kerastl.tuning.space import load_space
@@ -103,7 +104,7 @@ def tune(
     check_packages()
     check_settings(recipe, settings)
     resolved, splits = open_splits(recipe)
-    question = Question(recipe, resolved, load_space(space, recipe, resolved), settings, splits.fingerprint)
+    question = Question(recipe, resolved, load_space(space, recipe, resolved), settings, splits)
     assert resolved.name
     folder = SearchFolder(Path(directory) if directory is not None else Path("tuning") / resolved.name)
     with explain_write_errors(folder.path):
@@ -129,7 +130,9 @@ def tune(
             raise Interrupted(
                 f"Stopped after {ended} trials. The same command goes on in {folder.path}; finished trials are not repeated"
             ) from None
-        return _finish(question, report, folder, runs_dir, models_dir, export_model, progress)
+        return _finish(
+            question, report, folder, runs_dir, models_dir, export_model, directory is None, progress
+        )
 
 
 def _search(question: Question, folder: SearchFolder, progress: Progress) -> SearchReport:
@@ -139,12 +142,12 @@ def _search(question: Question, folder: SearchFolder, progress: Progress) -> Sea
     if settings.tuner == "hyperband":
         expected = min(hyperband_trials(question.full_epochs), expected or UNLIMITED)
     with open_runner(question, folder, progress) as runner:
-        # A baseline that diverges is no reason to stop: then every trial is better.
-        with contextlib.suppress(*BAD_SETTING):
-            runner.run(folder.baseline, BASELINE, {})
         with TrialTable(
             folder, monitor, expected, settings.budget_seconds, settings.workers, progress
         ) as table:
+            # A baseline that diverges is no reason to stop: then every trial is better.
+            with contextlib.suppress(*BAD_SETTING):
+                runner.run(folder.baseline, BASELINE, {})
             table.start(read_record(folder.baseline))
             oracle.ended, oracle.out_of_time = table.ended, table.out_of_time
             if settings.workers > 1:
@@ -155,9 +158,10 @@ def _search(question: Question, folder: SearchFolder, progress: Progress) -> Sea
         if best_of(records, 1) is None:
             reasons = "; ".join(dict.fromkeys(record.reason for record in records)) or "none was run"
             raise TrainingError(f"No trial could be finished: {reasons[:600]}")
+        every = [*records, *filter(None, [read_record(folder.baseline)])]
         work = (
-            f"{runner.shared.forward_passes:,} forward passes, {runner.heads.trained} head phases run and "
-            f"{runner.heads.reused} taken over"
+            f"{sum(record.forward_passes for record in every):,} forward passes and "
+            f"{sum(record.heads for record in every)} head phases for {len(every)} trials"
         )
         name = question.resolved.name or ""
         report = make_report(
@@ -171,6 +175,7 @@ def _search(question: Question, folder: SearchFolder, progress: Progress) -> Sea
 def oracle_of(question: Question) -> Durable:
     """Who chooses the trials of a search."""
     direction = "max" if question.monitor == "val_accuracy" else "min"
+    first = first_values(question.space, values_of(question.resolved, question.space))
     return make_oracle(
         question.settings.tuner,
         question.space,
@@ -178,6 +183,7 @@ def oracle_of(question: Question) -> Durable:
         question.trials,
         question.full_epochs,
         question.resolved.seed,
+        first,
     )
 
 
@@ -188,11 +194,12 @@ def open_runner(
     """What runs trials in this process, with its hold on the store."""
     scratch = folder.path / f"scratch-{os.getpid()}"
     make_repeatable(question.resolved)
-    _, splits = open_splits(question.recipe)
     settings = question.settings
     try:
         with Cache(question.resolved.cache, scratch) as cache:
-            shared = Shared(splits, cache, settings.folds, question.trials or DEFAULT_TRIALS, progress)
+            shared = Shared(
+                question.splits, cache, settings.folds, question.trials or DEFAULT_TRIALS, progress
+            )
             heads = HeadPhases(folder.heads, progress)
             yield TrialRunner(
                 question.recipe, question.space, shared, heads, folder,
@@ -209,6 +216,7 @@ def _finish(
     runs_dir: Path | str,
     models_dir: Path | str,
     export_model: bool,
+    default_place: bool,
     progress: Progress,
 ) -> TuneSummary:
     """Train the winner as anybody would, and let it meet the test split."""
@@ -239,6 +247,8 @@ def _finish(
         test_accuracy=fitted.report.metrics.accuracy,
         model=fitted.exported.path if fitted.exported else None,
     )
+    if default_place:
+        write_ledger(folder.path.parent / "ledger.csv", question, report, words)
     plain = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(summary).items()}
     write_json_atomic(folder.result_json, plain)
     return summary

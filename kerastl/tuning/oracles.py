@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,8 @@ import keras_tuner
 from keras_tuner.engine.oracle import Oracle
 from keras_tuner.oracles import BayesianOptimizationOracle, HyperbandOracle, RandomSearchOracle
 
+from kerastl.tuning.axes import NOTHING_THAWED, UNFREEZE, Axis, Space
 from kerastl.tuning.records import damaged
-from kerastl.tuning.space import NOTHING_THAWED, UNFREEZE, Axis, Space
 from kerastl.writing import write_json_atomic
 
 SCORE = "score"
@@ -33,11 +33,13 @@ class Durable:
 
     Attributes:
         out_of_time: whether no further trial may begin.
+        first: values of the first trial, what the recipe says already; None where the space has no place for it.
         ended: called with the identity of each trial that ended.
     """
 
     out_of_time: Callable[[], bool] = staticmethod(lambda: False)
     ended: Callable[[str], None] = staticmethod(lambda trial_id: None)
+    first: dict[str, Any] | None = None
 
     def save(self) -> None:
         """Write the state so that no reader sees half of it."""
@@ -51,6 +53,8 @@ class Durable:
         """Values of a new trial, never those of an earlier one."""
         if self.out_of_time():
             return {"status": STOPPED}
+        if not self.trials and self.first:
+            return {"status": RUNNING, "values": self.first}
         response: dict[str, Any] = super().populate_space(trial_id)  # type: ignore[misc]
         values = response.get("values") or {}
         if response["status"] == RUNNING and EPOCHS not in values and self._duplicate(values):  # type: ignore[attr-defined]
@@ -126,7 +130,13 @@ class _Grid(Durable, Oracle):
 
 
 def make_oracle(
-    tuner: str, space: Space, direction: str, trials: int | None, full_epochs: int, seed: int
+    tuner: str,
+    space: Space,
+    direction: str,
+    trials: int | None,
+    full_epochs: int,
+    seed: int,
+    first: dict[str, Any] | None = None,
 ) -> Durable:
     """An oracle over a space.
 
@@ -137,6 +147,7 @@ def make_oracle(
         trials: at most; None where the space, or Hyperband's brackets, set the end.
         full_epochs: of a trial that Hyperband gives all it asks for.
         seed: of what is drawn at random.
+        first: what the recipe says already, for tuners that may begin anywhere.
     """
     common = {
         "objective": keras_tuner.Objective(SCORE, direction),
@@ -154,8 +165,10 @@ def make_oracle(
         # Keras Tuner's own three a dimension would leave nothing to the model in a search of twenty.
         initial = max(4, min(3 * len(space.axes), (trials or 20) // 3))
         oracle = _Bayesian(max_trials=trials, num_initial_points=initial, **common)
+        oracle.first = first
     elif tuner == "random":
         oracle = _Random(max_trials=trials, **common)
+        oracle.first = first
     else:
         oracle = _Grid(max_trials=trials, **common)
         oracle.space = space
@@ -172,6 +185,27 @@ def hyperparameters(space: Space) -> keras_tuner.HyperParameters:
                 _declare(found, axis)
         else:
             _declare(found, axis)
+    return found
+
+
+def first_values(space: Space, said: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What a recipe says, in an oracle's terms: the search begins where it is; None where it lies outside the space.
+
+    Args:
+        space: what is searched.
+        said: recipe keys and values.
+    """
+    found: dict[str, Any] = {}
+    for axis in space:
+        value = said[axis.key]
+        if axis.needs_finetuning and said[UNFREEZE] == NOTHING_THAWED:
+            continue
+        if axis.values and value in axis.values:
+            found[axis.key] = axis.values.index(value)
+        elif not axis.values and axis.low <= value <= axis.high:
+            found[axis.key] = value
+        else:
+            return None
     return found
 
 

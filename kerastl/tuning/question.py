@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from kerastl.data.examples import Splits
 from kerastl.errors import UserError, nearest
 from kerastl.recipe import PhaseRecipe, Recipe, recipe_from_dict, recipe_to_dict
 from kerastl.training.routine import finetunes
+from kerastl.tuning.axes import Axis, Space
 from kerastl.tuning.records import SearchFolder, damaged
-from kerastl.tuning.space import Axis, Space
 from kerastl.workflow.prepare import open_splits
 from kerastl.writing import write_json_atomic
 
@@ -40,7 +41,7 @@ class SearchSettings:
     workers: int = 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Question:
     """What a search is asked, all of it.
 
@@ -49,14 +50,14 @@ class Question:
         resolved: the same without open keys.
         space: what is varied.
         settings: how.
-        fingerprint: of the data.
+        splits: of the data.
     """
 
     recipe: Recipe
     resolved: Recipe
     space: Space
     settings: SearchSettings
-    fingerprint: str
+    splits: Splits
 
     @property
     def monitor(self) -> str:
@@ -96,7 +97,7 @@ class Question:
             "tuner": self.settings.tuner,
             "repeats": self.settings.repeats,
             "folds": self.settings.folds,
-            "data": self.fingerprint,
+            "data": self.splits.fingerprint,
         }
 
     def to_dict(self) -> dict[str, Any]:
@@ -116,9 +117,7 @@ class Question:
             Axis(**{**axis, "values": tuple(tuple(v) if isinstance(v, list) else v for v in axis["values"])})
             for axis in values["space"]
         ]
-        return Question(
-            recipe, resolved, Space(tuple(axes)), SearchSettings(**values["settings"]), splits.fingerprint
-        )
+        return Question(recipe, resolved, Space(tuple(axes)), SearchSettings(**values["settings"]), splits)
 
 
 def check_settings(recipe: Recipe, settings: SearchSettings) -> None:

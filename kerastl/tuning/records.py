@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from kerastl.errors import UserError
-from kerastl.tuning.space import Space
+from kerastl.tuning.axes import Space
 from kerastl.writing import replace_atomically, write_json_atomic, write_text_atomic
 
 COMPLETED, FAILED = "completed", "failed"
@@ -95,6 +95,8 @@ class TrialRecord:
         winner: phase that was kept.
         seconds: wall time.
         reason: why it failed.
+        forward_passes: of the frozen part that it needed; none where all features lay there.
+        heads: head phases that it ran.
     """
 
     trial_id: str
@@ -107,6 +109,8 @@ class TrialRecord:
     winner: str = ""
     seconds: float = 0.0
     reason: str = ""
+    forward_passes: int = 0
+    heads: int = 0
 
 
 def write_record(folder: Path, record: TrialRecord, losses: np.ndarray | None = None) -> None:

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import shlex
+import sys
 from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,10 +16,12 @@ import numpy as np
 from kerastl.recipe import Recipe, recipe_to_toml
 from kerastl.report.search import Luck, SearchAxis, SearchReport, SearchTrial, value_text, write_search_page
 from kerastl.report.search_plots import plot_importance, plot_keys, plot_parallel
+from kerastl.run import environment
 from kerastl.tuning.analysis import importance_of, luck_of
+from kerastl.tuning.axes import Space
+from kerastl.tuning.question import Question
 from kerastl.tuning.records import SearchFolder, TrialRecord, best_of, read_losses, read_record, write_trials
-from kerastl.tuning.space import Space
-from kerastl.writing import write_text_atomic
+from kerastl.writing import explain_write_errors, write_text_atomic
 
 
 def make_report(
@@ -112,3 +120,41 @@ def _luck(folder: SearchFolder, baseline: TrialRecord, records: Sequence[TrialRe
         return None
     losses = [read_losses(folder.of_trial(one.trial_id)) for one in finished if one.share == most]
     return luck_of(np.stack(losses), read_losses(folder.baseline))
+
+
+def write_ledger(path: Path, question: Question, report: SearchReport, tested: str) -> None:
+    """Add a search to the list of all searches: when, what was asked, on which machine, and what came of it."""
+    facts, settings = environment(), question.settings
+    row = {
+        "ended": datetime.now().isoformat(timespec="minutes"),
+        "name": report.name,
+        "command": _command(),
+        "data": question.recipe.data.source,
+        "backbone": question.recipe.backbone.name,
+        "tuner": settings.tuner,
+        "trials": len(report.trials),
+        "failed": sum(trial.score is None for trial in report.trials),
+        "workers": settings.workers,
+        "seconds": round(report.seconds),
+        "hardware": f"{facts['machine']}, {facts['cpu_count']} cores",
+        "monitor": report.monitor,
+        "as_it_was": round(report.baseline, 4),
+        "winner": round(report.best_score, 4),
+        "expected_gain": round(report.luck.expected, 4) if report.luck else "",
+        "test": tested,
+        "set": "; ".join(f"{key} = {value_text(value)}" for key, value in winning_values(report).items()),
+    }
+    text = io.StringIO()
+    lines = csv.DictWriter(text, list(row), lineterminator="\n")
+    if not path.exists():
+        lines.writeheader()
+    lines.writerow(row)
+    # One write of one line: searches that end together do not tear each other's.
+    with explain_write_errors(path), path.open("a", encoding="utf-8") as file:
+        file.write(text.getvalue())
+
+
+def _command() -> str:
+    """The command line of this process, where it is kerastl's."""
+    program = Path(sys.argv[0])
+    return shlex.join(["kerastl", *sys.argv[1:]]) if "kerastl" in program.parts[-2:] else "from Python"

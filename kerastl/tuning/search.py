@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 from keras_tuner.engine.base_tuner import BaseTuner
 from keras_tuner.errors import FailedTrialError, FatalError
 
 from kerastl.errors import TrainingError
 from kerastl.recipe import Recipe
+from kerastl.tuning.axes import Space
 from kerastl.tuning.heads import HeadPhases
 from kerastl.tuning.oracles import SCORE, Durable, epochs_share
-from kerastl.tuning.records import COMPLETED, FAILED, SearchFolder, TrialRecord, read_record, write_record
+from kerastl.tuning.records import (
+    COMPLETED,
+    FAILED,
+    SearchFolder,
+    TrialRecord,
+    read_losses,
+    read_record,
+    write_record,
+)
 from kerastl.tuning.shared import Shared
-from kerastl.tuning.space import Space
 from kerastl.tuning.trial import run_trial, trial_recipe
 
 # A setting that does not learn, or does not fit into memory, is a bad setting; anything else is a fault.
@@ -70,31 +81,49 @@ class TrialRunner:
             if known.score is None:
                 raise TrainingError(known.reason)
             return known.score
+        recipe = trial_recipe(self.base, values, self.shared, share)
+        if values and recipe == trial_recipe(self.base, {}, self.shared):
+            # The first trial is the recipe itself, which was measured before the search.
+            baseline = read_record(self.folder.baseline)
+            if baseline is not None and baseline.score is not None:
+                copied = dataclasses.replace(
+                    baseline, trial_id=trial_id, values=values, seconds=0.0, forward_passes=0, heads=0
+                )
+                write_record(place, copied, read_losses(self.folder.baseline))
+                return baseline.score
+        started, passes, heads = time.perf_counter(), self.shared.forward_passes, self.heads.trained
+        losses: np.ndarray | None = None
+        found: dict[str, Any] = {}
+        failure: Exception | None = None
         try:
-            result = run_trial(
-                trial_recipe(self.base, values, self.shared, share),
-                self.shared,
-                self.heads,
-                monitor=self.monitor,
-                repeats=self.repeats,
-            )
+            result = run_trial(recipe, self.shared, self.heads, monitor=self.monitor, repeats=self.repeats)
+            losses = result.losses
+            found = {
+                "status": COMPLETED,
+                "score": result.score,
+                "metrics": result.metrics,
+                "scores": result.scores,
+                "winner": result.winner,
+            }
         except BAD_SETTING as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            write_record(place, TrialRecord(trial_id, values, share, FAILED, reason=reason))
-            raise
+            failure = error
+            found = {
+                "status": FAILED,
+                "reason": (str(error).strip().splitlines() or [type(error).__name__])[0],
+            }
         record = TrialRecord(
-            trial_id,
-            values,
-            share,
-            COMPLETED,
-            result.score,
-            result.metrics,
-            result.scores,
-            result.winner,
-            result.seconds,
+            trial_id=trial_id,
+            values=values,
+            share=share,
+            seconds=time.perf_counter() - started,
+            forward_passes=self.shared.forward_passes - passes,
+            heads=self.heads.trained - heads,
+            **found,
         )
-        write_record(place, record, result.losses)
-        return result.score
+        write_record(place, record, losses)
+        if failure is not None:
+            raise failure
+        return float(found["score"])
 
 
 class _Tuner(BaseTuner):

@@ -6,8 +6,8 @@ import time
 from types import TracebackType
 
 from kerastl.progress import Progress
+from kerastl.tuning.axes import NOTHING_THAWED, UNFREEZE
 from kerastl.tuning.records import SearchFolder, TrialRecord, read_record, read_records
-from kerastl.tuning.space import NOTHING_THAWED, UNFREEZE
 
 UNLIMITED = 10**6
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import gc
 import math
-import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,9 +19,9 @@ from kerastl.progress import Progress
 from kerastl.recipe import Recipe, resolve
 from kerastl.training.phase import PhaseResult, predict_logits
 from kerastl.training.routine import FitResult, transfer
+from kerastl.tuning.axes import with_values
 from kerastl.tuning.heads import HeadPhases, head_key
 from kerastl.tuning.shared import Shared, Sides
-from kerastl.tuning.space import with_values
 from kerastl.workflow.prepare import precision_of
 
 SMALLEST_PROBABILITY = 1e-7
@@ -37,7 +36,6 @@ class TrialResult:
         metrics: means of all validation metrics.
         scores: the monitored metric of each training.
         winner: phase that was kept, of the first training.
-        seconds: wall time of the trial.
         losses: float32 [images], what each validation image adds to the score, less is better.
     """
 
@@ -45,7 +43,6 @@ class TrialResult:
     metrics: dict[str, float]
     scores: tuple[float, ...]
     winner: str
-    seconds: float
     losses: np.ndarray
 
 
@@ -94,7 +91,6 @@ def run_trial(
         TrainingError: a loss is not finite.
         KeyboardInterrupt: the user stopped the trial.
     """
-    started = time.perf_counter()
     found: list[dict[str, float]] = []
     losses: list[np.ndarray] = []
     winner = ""
@@ -118,7 +114,6 @@ def run_trial(
         metrics=metrics,
         scores=tuple(one[monitor] for one in found),
         winner=winner,
-        seconds=time.perf_counter() - started,
         losses=np.asarray(np.mean(losses, axis=0), np.float32),
     )
 
