@@ -423,6 +423,39 @@ def test_a_dead_key_has_no_importance_and_a_live_one_has() -> None:
     assert importance_of(space, records[:5]) is None
 
 
+def test_a_recipe_that_fails_as_it_is_loses_to_any_trial(tmp_path: Path) -> None:
+    from kerastl.tuning.records import (
+        COMPLETED,
+        FAILED,
+        SearchFolder,
+        TrialRecord,
+        read_records,
+        write_record,
+    )
+    from kerastl.tuning.results import make_report, winning_values, write_results
+
+    folder, recipe = SearchFolder(tmp_path), load_recipe("digits")
+    write_record(folder.baseline, TrialRecord("baseline", {}, 1.0, FAILED, reason="the loss is nan"))
+    for number, score in enumerate((0.5, 0.2, None)):
+        status, values = COMPLETED if score else FAILED, {"head.dropout": number / 10}
+        record = TrialRecord(str(number), values, 1.0, status, score, reason="" if score else "a | b\nc")
+        write_record(folder.of_trial(str(number)), record, np.zeros(4, np.float32) if score else None)
+    records = read_records(folder)
+    report = make_report(folder, "digits", LINE, "random", "val_loss", "", records, "")
+    assert winning_values(report) == {"head.dropout": 0.1} and report.luck is None
+    best = resolve(with_values(recipe, winning_values(report)), 1000, 10)
+    write_results(folder, report, best, LINE, records)
+    assert load_recipe(folder.winner_toml) == best
+    page = folder.page_md.read_text()
+    assert "recipe as it was    failed" in page and "Failed trials" in page
+    for name in ("keys.png", "parallel.png"):
+        assert (tmp_path / name).stat().st_size > 1000
+    # a damaged record is named
+    (folder.of_trial("1") / "result.json").write_text("{")
+    with pytest.raises(UserError, match=r"trial_1/result\.json is damaged"):
+        read_records(folder)
+
+
 # The whole job
 
 

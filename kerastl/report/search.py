@@ -93,7 +93,7 @@ class SearchReport:
         measured: what a score is the mean of, in words.
         axes: what was searched.
         trials: in their order.
-        baseline: score of the recipe as it was given.
+        baseline: score of the recipe as it was given; None where it failed.
         best: name of the winning trial; empty where the recipe as it was given was best.
         luck: of the choice; None where it was not measured.
         importance: of the keys; None where there were too few trials.
@@ -108,7 +108,7 @@ class SearchReport:
     measured: str
     axes: tuple[SearchAxis, ...]
     trials: tuple[SearchTrial, ...]
-    baseline: float
+    baseline: float | None
     best: str
     luck: Luck | None
     importance: Importance | None
@@ -119,9 +119,13 @@ class SearchReport:
     @property
     def best_score(self) -> float:
         """Score of the winner."""
-        return next(
-            (t.score for t in self.trials if t.name == self.best and t.score is not None), self.baseline
-        )
+        scores = {trial.name: trial.score for trial in self.trials} | {"": self.baseline}
+        return float(scores[self.best] or 0.0)
+
+    @property
+    def baseline_words(self) -> str:
+        """Score of the recipe as it was, or that it failed."""
+        return "failed" if self.baseline is None else f"{self.baseline:.4f}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
@@ -136,7 +140,7 @@ def search_text(report: SearchReport) -> str:
         + (f", {failed} failed" if failed else ""),
         f"  {report.monitor:<20}{report.best_score:.4f} (trial {report.best})" if report.best
         else f"  {report.monitor:<20}no trial was better than the recipe as it is",
-        f"  recipe as it was    {report.baseline:.4f}",
+        f"  recipe as it was    {report.baseline_words}",
     ]  # fmt: skip
     if report.luck:
         lines.append(f"  {'gain':<20}{luck_words(report.luck)}")

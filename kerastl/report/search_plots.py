@@ -56,7 +56,8 @@ def plot_keys(report: SearchReport, path: Path | str) -> None:
         )
         best = [t for t in shown if t.name == report.best]
         axis.plot([t.places[key.key] for t in best], [t.score for t in best], "D", color=ORANGE, markersize=8)
-        axis.axhline(report.baseline, color=GREY, linestyle="--", linewidth=1)
+        if report.baseline is not None:
+            axis.axhline(report.baseline, color=GREY, linestyle="--", linewidth=1)
         axis.set_xlim(-0.06, 1.06)
         axis.set_xticks(*_ticks(key), fontsize=8)
         if key.labels and max(map(len, key.labels)) > 5:

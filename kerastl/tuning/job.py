@@ -49,7 +49,7 @@ class TuneSummary:
         page: the result, for people.
         text: the result, for a terminal.
         score: of the winner, on validation.
-        baseline: score of the recipe as it was given.
+        baseline: score of the recipe as it was given; None where it failed.
         monitor: the metric that is the score.
         trials: that ended.
         run: folder of the winner's own run.
@@ -62,7 +62,7 @@ class TuneSummary:
     page: Path
     text: str
     score: float
-    baseline: float
+    baseline: float | None
     monitor: str
     trials: int
     run: Path

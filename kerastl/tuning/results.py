@@ -39,9 +39,7 @@ def make_report(
     baseline = read_record(folder.baseline)
     best = best_of(records, sign)
     assert baseline is not None and best is not None and best.score is not None
-    # Without a baseline (it diverged, say) any trial is better.
-    score = baseline.score if baseline.score is not None else float("inf") * sign
-    wins = sign * best.score < sign * score
+    wins = baseline.score is None or sign * best.score < sign * baseline.score
     return SearchReport(
         name=name,
         tuner=tuner,
@@ -57,7 +55,7 @@ def make_report(
             for a in space
         ),
         trials=tuple(_shown(space, record) for record in records),
-        baseline=score,
+        baseline=baseline.score,
         best=best.trial_id if wins else "",
         luck=_luck(folder, baseline, records),
         importance=importance_of(space, records),
@@ -88,7 +86,7 @@ def write_results(
     set_keys = "\n".join(f"  {key} = {value_text(value)}" for key, value in values.items())
     heading = (
         f"Found by kerastl tune among {len(records)} trials ({report.tuner}): {report.monitor} {report.best_score:.4f} on "
-        f"validation, {report.baseline:.4f} as it was.\n"
+        f"validation, {report.baseline_words} as it was.\n"
         + (
             f"What the search set:\n{set_keys}\n"
             if values
@@ -138,7 +136,7 @@ def write_ledger(path: Path, question: Question, report: SearchReport, tested: s
         "seconds": round(report.seconds),
         "hardware": f"{facts['machine']}, {facts['cpu_count']} cores",
         "monitor": report.monitor,
-        "as_it_was": round(report.baseline, 4),
+        "as_it_was": report.baseline_words,
         "winner": round(report.best_score, 4),
         "expected_gain": round(report.luck.expected, 4) if report.luck else "",
         "test": tested,
