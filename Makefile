@@ -10,7 +10,7 @@ REQUIREMENTS := setup.cfg pyproject.toml constraints.txt
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install install-dev test test-slow lint docs check-docs check serve clean
+.PHONY: help demo tune install install-dev test test-slow lint docs check-docs check serve clean
 
 help:  ## this list
 	@echo "make TARGET [PYTHON=python3.12] [VENV=.venv]"
@@ -18,6 +18,11 @@ help:  ## this list
 
 demo: $(VENV)/.installed  ## transfer the embedded backbone to handwritten digits: train, test, export
 	$(BIN)/kerastl fit digits
+
+# Twenty images a class: a question that a search can answer in minutes. The budget holds it under five of them.
+tune: $(VENV)/.installed  ## search rates, unfreeze point, decay and dropout on handwritten digits; prints the best recipe
+	$(BIN)/kerastl tune digits --examples-per-class 20 --head-epochs 30 --finetune-epochs 5 --set augment.views=2 \
+		--trials 20 --budget 2m --no-export
 
 install: $(VENV)/.installed  ## make the virtual environment and install kerastl into it
 	@echo "kerastl is in $(BIN)/kerastl; try: $(BIN)/kerastl --help"

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from kerastl.errors import KerastlError, UserError
     from kerastl.progress import Progress, Tracker
     from kerastl.recipe import Recipe, load_recipe, recipe_from_dict, recipe_to_toml, resolve, shipped_recipes
+    from kerastl.tuning import tune
     from kerastl.workflow import (
         benchmark,
         check,
@@ -61,6 +62,7 @@ __all__ = [
     "recipe_to_toml",
     "resolve",
     "shipped_recipes",
+    "tune",
 ]
 
 _HOMES = {
@@ -75,6 +77,7 @@ _HOMES = {
         "resolve",
         "shipped_recipes",
     ),
+    "kerastl.tuning": ("tune",),
     "kerastl.workflow": (
         "benchmark",
         "check",

@@ -21,6 +21,7 @@ from kerastl.errors import KerastlError, nearest
 
 COMMANDS = (
     "fit",
+    "tune",
     "plan",
     "rank",
     "lr-range",

@@ -134,6 +134,14 @@ def divide_logits(layer: keras.layers.Dense, temperatures: np.ndarray) -> None:
     layer.set_weights([weights / np.asarray(temperatures, weights.dtype) for weights in layer.get_weights()])
 
 
+def rewind_dropout(head: keras.Model) -> None:
+    """Let dropout draw from the start again: a phase then does not depend on how much was drawn before it."""
+    for layer in head.layers:
+        if isinstance(layer, keras.layers.Dropout) and layer.rate > 0:
+            fresh = keras.random.SeedGenerator(layer.seed)
+            layer.seed_generator.state.assign(fresh.state)
+
+
 def embedding_model(model: keras.Model) -> keras.Model:
     """Pixels -> what the head stands on: the pooled features of the backbone, before they are standardised.
 

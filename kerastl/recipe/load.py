@@ -41,7 +41,7 @@ def load_recipe(
         RecipeError: with all problems, each naming its key.
         UserError: where the file cannot be read or is not TOML.
     """
-    origin, values = ("recipe", {}) if path is None else _read_toml(path)
+    origin, values = ("recipe", {}) if path is None else read_toml(path, shipped_recipes())
     problems: list[str] = []
     for item in sets:
         name, separator, text = item.partition("=")
@@ -114,10 +114,22 @@ def _keys_of(cls: type, prefix: str) -> Iterator[tuple[str, dataclasses.Field[An
             yield prefix + item.name, item, hints[item.name]
 
 
-def _read_toml(path: Path | str) -> tuple[str, dict[str, Any]]:
+def read_toml(
+    path: Path | str, shipped: Mapping[str, Path], what: str = "recipe"
+) -> tuple[str, dict[str, Any]]:
+    """A TOML file, or a shipped one by its name: where it lies, and what it holds.
+
+    Args:
+        path: file or name; a file wins.
+        shipped: name -> file of those that come with kerastl.
+        what: it is, for messages.
+
+    Raises:
+        UserError: it cannot be read, or is not TOML.
+    """
     file = Path(path).expanduser()
-    if not file.exists() and str(path) in shipped_recipes():
-        file = shipped_recipes()[str(path)]
+    if not file.exists() and str(path) in shipped:
+        file = shipped[str(path)]
     try:
         return str(file), tomllib.loads(file.read_text(encoding="utf-8"))
     except IsADirectoryError:
@@ -126,14 +138,14 @@ def _read_toml(path: Path | str) -> tuple[str, dict[str, Any]]:
             f"'{path}' is a folder; expected a TOML file.{hint} A folder of images is named by --data {path}."
         ) from None
     except FileNotFoundError:
-        names = sorted(shipped_recipes())
+        names = sorted(shipped)
         hint = nearest(str(path), [*names, *(str(p) for p in file.parent.glob("*.toml"))])
         raise UserError(
-            f"No recipe '{path}'.{hint} Expected a TOML file or one of: {', '.join(names)}."
+            f"No {what} '{path}'.{hint} Expected a TOML file or one of: {', '.join(names)}."
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
-            f"Cannot read the recipe '{file}': {error}. Expected a TOML file in UTF-8."
+            f"Cannot read the {what} '{file}': {error}. Expected a TOML file in UTF-8."
         ) from error
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{file} is not valid TOML: {error}.") from error

@@ -17,6 +17,7 @@ from kerastl.features.readers import Features
 from kerastl.model.build import Network
 from kerastl.model.cut import Cut
 from kerastl.model.freezing import blocks, depth_of, freeze_backbone, thaw
+from kerastl.model.heads import rewind_dropout
 from kerastl.progress import Progress
 from kerastl.recipe import FinetunePhaseRecipe, Recipe
 from kerastl.training.batches import PhaseData
@@ -47,6 +48,7 @@ def transfer(
     validation: Features,
     recipe: Recipe,
     *,
+    head_phase: PhaseResult | None = None,
     tensorboard: Path | None = None,
     progress: Progress = Progress(),
 ) -> FitResult:
@@ -58,6 +60,7 @@ def transfer(
         train: features of the training images, one or more views.
         validation: features of the validation images, one view.
         recipe: fully resolved.
+        head_phase: how the head phase went, where it ran before on the same features: its weights are taken over.
         tensorboard: folder for TensorBoard logs.
         progress: listens.
 
@@ -71,17 +74,22 @@ def transfer(
         run_phase, seed=recipe.seed, multi_label=recipe.data.multi_label, progress=progress
     )
     freeze_backbone(network)
-    head = run(
-        "head_phase",
-        network.head,
-        PhaseData(train, train.pooled_batch, validation, validation.pooled_batch),
-        recipe.head_phase,
-        tensorboard=tensorboard and tensorboard / "head_phase",
-    )
+    if head_phase is None:
+        head = run(
+            "head_phase",
+            network.head,
+            PhaseData(train, train.pooled_batch, validation, validation.pooled_batch),
+            recipe.head_phase,
+            tensorboard=tensorboard and tensorboard / "head_phase",
+        )
+    else:
+        head = head_phase
+        network.head.set_weights(list(head.weights))
     settings = recipe.finetune_phase
     if head.ended == "interrupted" or not finetunes(settings):
         return FitResult((head,), head.name, head.best, head.ended == "interrupted")
 
+    rewind_dropout(network.head)
     factors = thaw_for_phase(network, cut, settings)
     finetune = run(
         "finetune_phase",

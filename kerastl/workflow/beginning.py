@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
+import keras
 import numpy as np
 
-from kerastl.backbones import get_backbone
+from kerastl.backbones import BackboneSpec, get_backbone
 from kerastl.evaluation.metrics import Metrics, evaluate_logits
 from kerastl.features.cache import Cache
 from kerastl.features.extract import Wanted, extract
@@ -58,20 +59,52 @@ def begin(prepared: Prepared, cache: Cache, progress: Progress = Progress()) -> 
     Raises:
         WeightsError: the weights cannot be found, or do not fit the backbone.
     """
-    recipe, classes = prepared.recipe, len(prepared.splits.class_names)
-    assert recipe.backbone.name and recipe.backbone.image_size and recipe.finetune_phase.unfreeze_from
-    spec = get_backbone(recipe.backbone.name)
+    recipe = prepared.recipe
+    backbone, loaded = load_backbone(recipe, progress)
+    frozen = frozen_part(backbone, recipe, len(prepared.splits.class_names))
+    views = [prepared.frozen_views(name) for name in ("train", "validation")]
+    train, validation = extract(frozen, views, cache, wanted_features(recipe), progress)
+    network = network_on(backbone, recipe, train)
+    return Beginning(network, cut(network, point_of(recipe)), frozen, train, validation, loaded)
+
+
+def load_backbone(recipe: Recipe, progress: Progress = Progress()) -> tuple[keras.Model, LoadedWeights]:
+    """The recipe's backbone with its pretrained weights.
+
+    Raises:
+        WeightsError: the weights cannot be found, or do not fit the backbone.
+    """
+    spec = _spec_of(recipe)
+    assert recipe.backbone.image_size
     backbone = build_backbone(spec, recipe.backbone.image_size)
     loaded = load_weights(backbone, spec, recipe.backbone.weights, recipe.backbone.weights_dir)
     progress.note(f"Backbone {spec.name}, weights: {loaded.origin}")
-    point = recipe.finetune_phase.unfreeze_from if finetunes(recipe.finetune_phase) else "backbone"
+    return backbone, loaded
+
+
+def frozen_part(backbone: keras.Model, recipe: Recipe, class_count: int) -> Frozen:
+    """What lies below the recipe's unfreeze point, as a function of images."""
     # The head's standardisation is made of the features, so they come from a network without it.
-    frozen = Frozen(cut(build_model(backbone, spec, recipe.head, classes), point), backbone)
-    views = [prepared.frozen_views(name) for name in ("train", "validation")]
-    train, validation = extract(frozen, views, cache, wanted_features(recipe), progress)
+    network = build_model(backbone, _spec_of(recipe), recipe.head, class_count)
+    return Frozen(cut(network, point_of(recipe)), backbone)
+
+
+def network_on(backbone: keras.Model, recipe: Recipe, train: Features) -> Network:
+    """A backbone with a fresh head that standardises the training images' features."""
     mean, variance = feature_statistics(train)
-    network = build_model(backbone, spec, recipe.head, classes, mean, variance, seed=recipe.seed)
-    return Beginning(network, cut(network, point), frozen, train, validation, loaded)
+    classes = train.views.class_count
+    return build_model(backbone, _spec_of(recipe), recipe.head, classes, mean, variance, seed=recipe.seed)
+
+
+def point_of(recipe: Recipe) -> str:
+    """The unfreeze point of a resolved recipe; `backbone` where no fine-tune phase follows."""
+    assert recipe.finetune_phase.unfreeze_from
+    return recipe.finetune_phase.unfreeze_from if finetunes(recipe.finetune_phase) else "backbone"
+
+
+def _spec_of(recipe: Recipe) -> BackboneSpec:
+    assert recipe.backbone.name
+    return get_backbone(recipe.backbone.name)
 
 
 def wanted_features(recipe: Recipe) -> Wanted:

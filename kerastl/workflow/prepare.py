@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from kerastl.data.examples import Split, Splits, label_counts, without
+from kerastl.data.examples import SPLIT_NAMES, Split, Splits, label_counts, without
 from kerastl.data.sources import open_examples
 from kerastl.data.splits import make_splits
 from kerastl.errors import DataError
@@ -62,7 +62,13 @@ def open_splits(recipe: Recipe) -> tuple[Recipe, Splits]:
     return resolve(recipe, splits.train.count, len(splits.class_names)), splits
 
 
-def decode_splits(recipe: Recipe, splits: Splits, cache: Cache, progress: Progress) -> Prepared:
+def decode_splits(
+    recipe: Recipe,
+    splits: Splits,
+    cache: Cache,
+    progress: Progress,
+    names: Collection[str] = SPLIT_NAMES,
+) -> Prepared:
     """Decode every image once, at most; unreadable ones are left out and listed.
 
     Args:
@@ -70,6 +76,7 @@ def decode_splits(recipe: Recipe, splits: Splits, cache: Cache, progress: Progre
         splits: from `open_splits`.
         cache: keeps the decoded pixels.
         progress: listens.
+        names: the splits to decode; the images of others are not even opened.
 
     Raises:
         DataError: where more than `data.max_unreadable_fraction` of the images cannot be read, or none of
@@ -79,9 +86,10 @@ def decode_splits(recipe: Recipe, splits: Splits, cache: Cache, progress: Progre
     size = recipe.backbone.image_size
     pixels: dict[str, KeptPixels] = {}
     facts: dict[str, dict[str, Any]] = {}
-    kept: dict[str, Split] = {}
+    kept: dict[str, Split] = {split.name: split for split in splits}
     unreadable: dict[str, str] = {}
-    for split in splits:
+    decoded = [split for split in splits if split.name in names]
+    for split in decoded:
         pixels[split.name], reasons, facts[split.name] = decode_split(
             split, recipe.data, size, cache, progress
         )
@@ -91,7 +99,7 @@ def decode_splits(recipe: Recipe, splits: Splits, cache: Cache, progress: Progre
     readable = dataclasses.replace(
         splits, train=kept["train"], validation=kept["validation"], test=kept["test"]
     )
-    _check_unreadable(unreadable, sum(splits.counts().values()), recipe.data)
+    _check_unreadable(unreadable, sum(split.count for split in decoded), recipe.data)
     _check_classes(readable.train, readable.class_names)
     return Prepared(recipe, readable, pixels, facts, unreadable)
 

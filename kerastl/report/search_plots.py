@@ -1,0 +1,117 @@
+"""Pictures of a search: importance of its keys, score against each of them, and all trials as lines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from kerastl.report.plots import _figure as make_figure
+from kerastl.report.plots import _save as save_figure
+from kerastl.report.plots import _shades as shades_of_blue
+from kerastl.report.search import Importance, SearchAxis, SearchReport, SearchTrial
+
+BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"
+COLUMNS = 3
+LABELS_UP_TO = 8
+
+
+def plot_importance(importance: Importance, path: Path | str) -> None:
+    """Draw a bar for each key, the most important on top."""
+    named = sorted(importance.values.items(), key=lambda pair: pair[1])
+    figure = make_figure(7.0, 1.2 + 0.35 * len(named))
+    axis = figure.add_subplot()
+    axis.barh([key for key, _ in named], [value for _, value in named], color=BLUE, height=0.6)
+    axis.axvline(0, color="black", linewidth=0.8)
+    axis.set_xlabel("share of the variance of ranks that is lost once the key is shuffled")
+    axis.set_title(
+        f"a forest over {importance.trials} trials explains {importance.explained:.2f}",
+        fontsize=10,
+        loc="left",
+    )
+    axis.spines[["top", "right"]].set_visible(False)
+    save_figure(figure, path)
+
+
+def plot_keys(report: SearchReport, path: Path | str) -> None:
+    """Draw the score of each trial against each key; trials in which the key had no meaning are left out."""
+    columns = min(COLUMNS, len(report.axes))
+    rows = -(-len(report.axes) // columns)
+    figure = make_figure(3.4 * columns, 2.7 * rows + 0.4)
+    grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
+    for place in range(rows * columns):
+        axis = grid[place // columns, place % columns]
+        if place >= len(report.axes):
+            axis.set_visible(False)
+            continue
+        key = report.axes[place]
+        shown = [t for t in _finished(report) if key.key in t.places]
+        axis.plot(
+            [t.places[key.key] for t in shown],
+            [t.score for t in shown],
+            "o",
+            color=BLUE,
+            markersize=5,
+            alpha=0.7,
+        )
+        best = [t for t in shown if t.name == report.best]
+        axis.plot([t.places[key.key] for t in best], [t.score for t in best], "D", color=ORANGE, markersize=8)
+        if report.baseline is not None:
+            axis.axhline(report.baseline, color=GREY, linestyle="--", linewidth=1)
+        axis.set_xlim(-0.06, 1.06)
+        axis.set_xticks(*_ticks(key), fontsize=8)
+        if key.labels and max(map(len, key.labels)) > 5:
+            axis.tick_params(axis="x", rotation=30)
+        axis.set_title(key.key, fontsize=9)
+        axis.spines[["top", "right"]].set_visible(False)
+        if place % columns == 0:
+            axis.set_ylabel(report.monitor)
+    figure.suptitle("orange: the winner; dashed: the recipe as it was", x=0.01, ha="left", fontsize=10)
+    save_figure(figure, path)
+
+
+def plot_parallel(report: SearchReport, path: Path | str) -> None:
+    """Draw each trial as a line through its values, the better the darker; a key without meaning is a gap."""
+    figure = make_figure(1.8 * (len(report.axes) + 1) + 1.0, 4.2)
+    axis = figure.add_subplot()
+    finished = _finished(report)
+    scores = np.array([trial.score for trial in finished], np.float64)
+    sign = -1 if report.monitor == "val_accuracy" else 1
+    ranks = (sign * scores).argsort().argsort() / max(len(scores) - 1, 1)
+    spread = float(np.ptp(scores)) or 1.0
+    positions = [float(place) for place in range(len(report.axes) + 1)]
+    for trial, rank in sorted(zip(finished, ranks, strict=True), key=lambda pair: -pair[1]):
+        heights = [trial.places.get(key.key, np.nan) for key in report.axes]
+        heights.append((float(trial.score or 0.0) - scores.min()) / spread)
+        best = trial.name == report.best
+        axis.plot(
+            positions, heights, marker=".", color=ORANGE if best else shades_of_blue()(0.95 - 0.75 * rank),
+            linewidth=2.5 if best else 1.2, zorder=3 if best else 2,
+        )  # fmt: skip
+    for position, key in zip(positions, report.axes, strict=False):
+        axis.axvline(position, color="#bbbbbb", linewidth=0.8, zorder=1)
+        for height, label in zip(*_ticks(key), strict=True):
+            axis.annotate(label, (position, height), (3, 0), "data", "offset points", fontsize=7, va="center")
+    axis.axvline(positions[-1], color="#bbbbbb", linewidth=0.8, zorder=1)
+    for height, score in ((0.0, scores.min()), (1.0, scores.max())):
+        axis.annotate(
+            f"{score:.3f}", (positions[-1], height), (3, 0), "data", "offset points", fontsize=8, va="center"
+        )
+    axis.set_xticks(
+        positions, [*(key.key.replace(".", "\n") for key in report.axes), report.monitor], fontsize=8
+    )
+    axis.set_yticks([])
+    axis.spines[:].set_visible(False)
+    save_figure(figure, path)
+
+
+def _finished(report: SearchReport) -> list[SearchTrial]:
+    return [trial for trial in report.trials if trial.score is not None]
+
+
+def _ticks(axis: SearchAxis) -> tuple[list[float], list[str]]:
+    if not axis.labels:
+        return [0.0, 1.0], [axis.low, axis.high]
+    count = len(axis.labels)
+    shown = range(count) if count <= LABELS_UP_TO else (0, count // 2, count - 1)
+    return [place / max(count - 1, 1) for place in shown], [axis.labels[place] for place in shown]

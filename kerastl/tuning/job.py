@@ -1,0 +1,273 @@
+"""`tune`: from a recipe to a better one, searched on validation, and tested once."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.util
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from kerastl.errors import Interrupted, TrainingError, UserError
+from kerastl.features.cache import Cache
+from kerastl.locking import FileLock
+from kerastl.progress import Progress
+from kerastl.recipe import Recipe
+from kerastl.report.search import SearchReport, search_text, write_search_page
+from kerastl.tuning.axes import values_of
+from kerastl.tuning.heads import HeadPhases
+from kerastl.tuning.oracles import Durable, first_values, hyperband_trials, make_oracle
+from kerastl.tuning.question import DEFAULT_TRIALS, Question, SearchSettings, check_same, check_settings
+from kerastl.tuning.records import SearchFolder, best_of, damaged, read_record, read_records
+from kerastl.tuning.results import make_report, winning_values, write_ledger, write_results
+from kerastl.tuning.search import BAD_SETTING, TrialRunner, search
+from kerastl.tuning.shared import Shared
+from kerastl.tuning.space import load_space
+from kerastl.tuning.table import TrialTable
+from kerastl.tuning.trial import trial_recipe
+from kerastl.tuning.workers import search_with_workers
+from kerastl.workflow import fit
+from kerastl.workflow.prepare import make_repeatable, open_splits
+from kerastl.writing import explain_write_errors, write_json_atomic
+
+NEEDED = {"keras_tuner": "keras-tuner", "sklearn": "scikit-learn", "tensorboard": "tensorboard"}
+UNLIMITED = 10**6
+BASELINE = "baseline"
+
+
+@dataclass(frozen=True)
+class TuneSummary:
+    """What a search left behind.
+
+    Attributes:
+        folder: of the search.
+        winner: the winning recipe, a TOML file.
+        page: the result, for people.
+        text: the result, for a terminal.
+        score: of the winner, on validation.
+        baseline: score of the recipe as it was given; None where it failed.
+        monitor: the metric that is the score.
+        trials: that ended.
+        run: folder of the winner's own run.
+        test_accuracy: of the winner, measured once.
+        model: the exported model; None where it was not asked for.
+    """
+
+    folder: Path
+    winner: Path
+    page: Path
+    text: str
+    score: float
+    baseline: float | None
+    monitor: str
+    trials: int
+    run: Path
+    test_accuracy: float
+    model: Path | None
+
+
+def tune(
+    recipe: Recipe,
+    *,
+    space: Path | str | None = None,
+    settings: SearchSettings | None = None,
+    directory: Path | str | None = None,
+    runs_dir: Path | str = Path("runs"),
+    models_dir: Path | str = Path("saved_models"),
+    export_model: bool = True,
+    progress: Progress = Progress(),
+) -> TuneSummary:
+    """Search recipe keys on training and validation images; train the winner and test it once.
+
+    The same call goes on where an earlier one was stopped, by whatever; finished trials are not repeated.
+
+    Args:
+        recipe: from `kerastl.load_recipe`.
+        space: a TOML file or the name of a shipped space; see `kerastl.tuning.space`.
+        settings: how to search; the defaults without it.
+        directory: folder of the search; `tuning/<name of the recipe>` without it.
+        runs_dir: where the winner's run is made.
+        models_dir: the folder that TensorFlow Serving watches.
+        export_model: publish the winner there.
+        progress: listens.
+
+    Raises:
+        UserError: recipe, space, data or folder cannot be used.
+        TrainingError: no trial could be finished.
+        Interrupted: the user stopped the search.
+    """
+    settings = settings or SearchSettings()
+    check_packages()
+    check_settings(recipe, settings)
+    resolved, splits = open_splits(recipe)
+    question = Question(recipe, resolved, load_space(space, recipe, resolved), settings, splits)
+    assert resolved.name
+    folder = SearchFolder(Path(directory) if directory is not None else Path("tuning") / resolved.name)
+    with explain_write_errors(folder.path):
+        folder.path.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.lock) as lock:
+        if not lock.acquire(exclusive=True):
+            raise UserError(
+                f"Another process searches in {folder.path}. Wait for it, or choose another folder with --directory."
+            )
+        check_same(folder, question)
+        if folder.result_json.is_file():
+            progress.note(
+                f"This search has ended and its winner was tested, which happens once. Choose another --directory than "
+                f"{folder.path} to search on"
+            )
+            return _read_summary(folder)
+        for warning in splits.warnings:
+            progress.warn(warning)
+        try:
+            report = _search(question, folder, progress)
+        except KeyboardInterrupt:
+            ended = len(read_records(folder))
+            raise Interrupted(
+                f"Stopped after {ended} trials. The same command goes on in {folder.path}; finished trials are not repeated"
+            ) from None
+        return _finish(
+            question, report, folder, runs_dir, models_dir, export_model, directory is None, progress
+        )
+
+
+def _search(question: Question, folder: SearchFolder, progress: Progress) -> SearchReport:
+    settings, monitor = question.settings, question.monitor
+    oracle = oracle_of(question)
+    expected = question.trials
+    if settings.tuner == "hyperband":
+        expected = min(hyperband_trials(question.full_epochs), expected or UNLIMITED)
+    with open_runner(question, folder, progress) as runner:
+        with TrialTable(
+            folder, monitor, expected, settings.budget_seconds, settings.workers, progress
+        ) as table:
+            # A baseline that diverges is no reason to stop: then every trial is better.
+            with contextlib.suppress(*BAD_SETTING):
+                runner.run(folder.baseline, BASELINE, {})
+            table.start(read_record(folder.baseline))
+            oracle.ended, oracle.out_of_time = table.ended, table.out_of_time
+            if settings.workers > 1:
+                search_with_workers(oracle, folder, question.to_dict(), settings.workers, progress)
+            else:
+                search(oracle, folder, runner)
+        records = read_records(folder)
+        if best_of(records, 1) is None:
+            reasons = "; ".join(dict.fromkeys(record.reason for record in records)) or "none was run"
+            raise TrainingError(f"No trial could be finished: {reasons[:600]}")
+        every = [*records, *filter(None, [read_record(folder.baseline)])]
+        work = (
+            f"{sum(record.forward_passes for record in every):,} forward passes and "
+            f"{sum(record.heads for record in every)} head phases for {len(every)} trials"
+        )
+        name = question.resolved.name or ""
+        report = make_report(
+            folder, name, question.space, settings.tuner, monitor, question.measured, records, work
+        )
+        recipe = trial_recipe(question.recipe, winning_values(report), runner.shared)
+        write_results(folder, report, recipe, question.space, records)
+        return report
+
+
+def oracle_of(question: Question) -> Durable:
+    """Who chooses the trials of a search."""
+    direction = "max" if question.monitor == "val_accuracy" else "min"
+    first = first_values(question.space, values_of(question.resolved, question.space))
+    return make_oracle(
+        question.settings.tuner,
+        question.space,
+        direction,
+        question.trials,
+        question.full_epochs,
+        question.resolved.seed,
+        first,
+    )
+
+
+@contextlib.contextmanager
+def open_runner(
+    question: Question, folder: SearchFolder, progress: Progress = Progress()
+) -> Iterator[TrialRunner]:
+    """What runs trials in this process, with its hold on the store."""
+    scratch = folder.path / f"scratch-{os.getpid()}"
+    make_repeatable(question.resolved)
+    settings = question.settings
+    try:
+        with Cache(question.resolved.cache, scratch) as cache:
+            shared = Shared(
+                question.splits, cache, settings.folds, question.trials or DEFAULT_TRIALS, progress
+            )
+            heads = HeadPhases(folder.heads, progress)
+            yield TrialRunner(
+                question.recipe, question.space, shared, heads, folder,
+                question.monitor, settings.repeats, question.full_epochs,
+            )  # fmt: skip
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _finish(
+    question: Question,
+    report: SearchReport,
+    folder: SearchFolder,
+    runs_dir: Path | str,
+    models_dir: Path | str,
+    export_model: bool,
+    default_place: bool,
+    progress: Progress,
+) -> TuneSummary:
+    """Train the winner as anybody would, and let it meet the test split."""
+    from kerastl.recipe import load_recipe
+
+    progress.note(f"Training the winner: kerastl fit {folder.winner_toml}")
+    fitted = fit(
+        load_recipe(folder.winner_toml),
+        runs_dir=runs_dir,
+        models_dir=models_dir,
+        export_model=export_model,
+        progress=progress,
+    )
+    low, high = fitted.report.metrics.accuracy_interval
+    words = f"accuracy {fitted.report.metrics.accuracy:.4f} (95 % interval {low:.3f} to {high:.3f}) on {fitted.report.metrics.count:,} images"
+    report = dataclasses.replace(report, test=words)
+    write_search_page(folder.path, folder.page_md, report, folder.winner_toml.read_text(encoding="utf-8"))
+    summary = TuneSummary(
+        folder=folder.path,
+        winner=folder.winner_toml,
+        page=folder.page_md,
+        text=f"{search_text(report)}\n  {'test, once':<20}{words}",
+        score=report.best_score,
+        baseline=report.baseline,
+        monitor=report.monitor,
+        trials=len(report.trials),
+        run=fitted.run,
+        test_accuracy=fitted.report.metrics.accuracy,
+        model=fitted.exported.path if fitted.exported else None,
+    )
+    if default_place:
+        write_ledger(folder.path.parent / "ledger.csv", question, report, words)
+    plain = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(summary).items()}
+    write_json_atomic(folder.result_json, plain)
+    return summary
+
+
+def _read_summary(folder: SearchFolder) -> TuneSummary:
+    try:
+        values = json.loads(folder.result_json.read_text(encoding="utf-8"))
+        for name in ("folder", "winner", "page", "run", "model"):
+            values[name] = Path(values[name]) if values[name] else None
+        return TuneSummary(**values)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise damaged(folder.result_json, error) from error
+
+
+def check_packages() -> None:
+    """Raise UserError where a package that only the search needs is missing, before anything is decoded."""
+    missing = [package for module, package in NEEDED.items() if importlib.util.find_spec(module) is None]
+    if missing:
+        raise UserError(
+            f"kerastl tune needs {' and '.join(missing)}. Install: pip install {' '.join(missing)}"
+        )

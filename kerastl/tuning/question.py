@@ -1,0 +1,160 @@
+"""What a search is asked: recipe, space and settings, in one value that all its processes agree on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from kerastl.data.examples import Splits
+from kerastl.errors import UserError, nearest
+from kerastl.recipe import PhaseRecipe, Recipe, recipe_from_dict, recipe_to_dict
+from kerastl.training.routine import finetunes
+from kerastl.tuning.axes import Axis, Space
+from kerastl.tuning.records import SearchFolder, damaged
+from kerastl.workflow.prepare import open_splits
+from kerastl.writing import write_json_atomic
+
+TUNERS = ("bayesian", "hyperband", "random", "grid")
+DEFAULT_TRIALS = 20
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """How to search.
+
+    Attributes:
+        tuner: `bayesian`, `hyperband`, `random` or `grid`.
+        trials: at most; None for 20, and for hyperband and grid as many as they take.
+        budget_seconds: no trial begins after so long, counted over all restarts; None for no limit.
+        repeats: trainings a trial, each with a seed of its own.
+        folds: 0 for the validation split, or into how many parts train and validation together are divided.
+        workers: processes on this machine.
+    """
+
+    tuner: str = "bayesian"
+    trials: int | None = None
+    budget_seconds: float | None = None
+    repeats: int = 1
+    folds: int = 0
+    workers: int = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """What a search is asked, all of it.
+
+    Attributes:
+        recipe: as it was given.
+        resolved: the same without open keys.
+        space: what is varied.
+        settings: how.
+        splits: of the data.
+    """
+
+    recipe: Recipe
+    resolved: Recipe
+    space: Space
+    settings: SearchSettings
+    splits: Splits
+
+    @property
+    def monitor(self) -> str:
+        """The validation metric that is the score: that of the last phase of the recipe as it was given."""
+        return self._last.monitor
+
+    @property
+    def full_epochs(self) -> int:
+        """Hyperband's epochs of a trial that gets all it asks for."""
+        return max(self._last.epochs or 1, 3)
+
+    @property
+    def trials(self) -> int | None:
+        """At most so many; None where the space or Hyperband's brackets set the end."""
+        counted = self.settings.tuner in ("bayesian", "random")
+        return self.settings.trials or (DEFAULT_TRIALS if counted else None)
+
+    @property
+    def measured(self) -> str:
+        """What a score is the mean of, in words."""
+        folds, repeats = self.settings.folds, self.settings.repeats
+        where = f"{folds} folds of train and validation" if folds else "the validation split"
+        return f"`{self.monitor}` on {where}" + (f", mean over {repeats} seeds" if repeats > 1 else "")
+
+    @property
+    def _last(self) -> PhaseRecipe:
+        last = self.resolved.finetune_phase
+        return last if finetunes(last) else self.resolved.head_phase
+
+    def identity(self) -> dict[str, Any]:
+        """What may not change while a search goes on; more trials or time, and other workers, may."""
+        tables = recipe_to_dict(self.recipe)
+        del tables["cache"], tables["calibration"]
+        return {
+            "recipe": tables,
+            "space": [asdict(axis) for axis in self.space],
+            "tuner": self.settings.tuner,
+            "repeats": self.settings.repeats,
+            "folds": self.settings.folds,
+            "data": self.splits.fingerprint,
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values from which another process makes the same question."""
+        return {
+            "recipe": recipe_to_dict(self.recipe),
+            "space": [asdict(axis) for axis in self.space],
+            "settings": asdict(self.settings),
+        }
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> Question:
+        """The question that `to_dict` wrote; opens the data."""
+        recipe = recipe_from_dict(values["recipe"])
+        resolved, splits = open_splits(recipe)
+        axes = [
+            Axis(**{**axis, "values": tuple(tuple(v) if isinstance(v, list) else v for v in axis["values"])})
+            for axis in values["space"]
+        ]
+        return Question(recipe, resolved, Space(tuple(axes)), SearchSettings(**values["settings"]), splits)
+
+
+def check_settings(recipe: Recipe, settings: SearchSettings) -> None:
+    """Raise UserError with all that is wrong with the settings."""
+    problems = []
+    if settings.tuner not in TUNERS:
+        hint = nearest(settings.tuner, TUNERS)
+        problems.append(f"tuner = {settings.tuner!r}: expected one of {', '.join(TUNERS)}.{hint}")
+    if settings.folds == 1 or settings.folds < 0:
+        problems.append(f"folds = {settings.folds}: expected at least 2, or 0 for the validation split")
+    for name in ("trials", "repeats", "workers"):
+        value = getattr(settings, name)
+        if value is not None and value < 1:
+            problems.append(f"{name} = {value}: expected at least 1")
+    mixes = any(getattr(recipe.augment, name) for name in ("mixup_alpha", "cutmix_alpha"))
+    if settings.folds and (mixes or recipe.augment.level == "strong"):
+        problems.append(
+            "folds: the augmentation mixes images, and would mix those that a fold holds out into those that it "
+            "learns from. Use repeats, or an augmentation without MixUp and CutMix"
+        )
+    if problems:
+        raise UserError("\n".join(problems))
+
+
+def check_same(folder: SearchFolder, question: Question) -> None:
+    """Take down what is asked, or raise UserError where the folder belongs to another search."""
+    asked = json.loads(json.dumps(question.identity()))
+    if not folder.search_json.is_file():
+        write_json_atomic(folder.search_json, asked)
+        return
+    try:
+        known = json.loads(folder.search_json.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise damaged(folder.search_json, error) from error
+    differing = [name for name in asked if known.get(name) != asked[name]]
+    if differing:
+        raise UserError(
+            f"{folder.path} holds another search; other than there: {', '.join(differing)}. Trials of two questions "
+            "cannot be compared: choose another folder with --directory, or remove this one."
+        )

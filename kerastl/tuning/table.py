@@ -1,0 +1,121 @@
+"""What is said while a search goes on: a line for each trial, the best so far, and the time that is left."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+from kerastl.progress import Progress
+from kerastl.tuning.axes import NOTHING_THAWED, UNFREEZE
+from kerastl.tuning.records import SearchFolder, TrialRecord, read_record, read_records
+
+UNLIMITED = 10**6
+
+
+class TrialTable:
+    """Listens to a search and tells of it; also its clock.
+
+    Args:
+        folder: of the search.
+        monitor: metric that is the score.
+        trials: how many are expected; None where nobody knows.
+        budget_seconds: after which no trial begins, counted over all restarts; None for no limit.
+        workers: processes that run trials at once.
+        progress: listens.
+    """
+
+    def __init__(
+        self,
+        folder: SearchFolder,
+        monitor: str,
+        trials: int | None,
+        budget_seconds: float | None,
+        workers: int,
+        progress: Progress,
+    ) -> None:
+        self.folder, self.monitor, self.trials = folder, monitor, trials
+        self.budget_seconds, self.workers, self.progress = budget_seconds, workers, progress
+        self.sign = -1.0 if monitor == "val_accuracy" else 1.0
+        earlier = read_records(folder)
+        self.done = len(earlier)
+        self._spent = sum(record.seconds for record in earlier) / workers
+        self._began = time.monotonic()
+        self._best: TrialRecord | None = None
+        for record in earlier:
+            self._compare(record)
+        self._tracker = progress.track("trials", trials or 0, "trials")
+
+    def __enter__(self) -> TrialTable:
+        self._tracker.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """The search ended, well or not."""
+        self._tracker.__exit__(kind, error, traceback)
+
+    def out_of_time(self) -> bool:
+        """Whether no further trial may begin."""
+        spent = self._spent + time.monotonic() - self._began
+        return self.budget_seconds is not None and spent >= self.budget_seconds
+
+    def start(self, baseline: TrialRecord | None) -> None:
+        """Say what the recipe scored as it was given, and where an earlier search was left."""
+        if baseline is not None and baseline.score is not None:
+            self.progress.note(
+                f"recipe as it is: {self.monitor} {baseline.score:.4f}, {baseline.seconds:.1f} s"
+            )
+        if self.done:
+            best = f", the best {self._best.score:.4f}" if self._best and self._best.score is not None else ""
+            self.progress.note(f"Going on in {self.folder.path}: {self.done} trials have ended{best}")
+            self._tracker.advance(self.done)
+        self.progress.note(
+            f"{'trial':>7}  {self.monitor:>19}  {'best so far':>11}  {'seconds':>7}  {'left':>6}  values"
+        )
+
+    def ended(self, trial_id: str) -> None:
+        """Tell of a trial that ended."""
+        record = read_record(self.folder.of_trial(trial_id))
+        if record is None:
+            return
+        self.done += 1
+        self._compare(record)
+        best = "–" if self._best is None else f"{self._best.score:.4f}"
+        score = "failed" if record.score is None else f"{record.score:.4f}"
+        mark = " *" if record is self._best else "  "
+        count = f"{self.done}/{self.trials}" if self.trials else f"{self.done}"
+        self.progress.note(
+            f"{count:>7}  {score:>17}{mark}  {best:>11}  {record.seconds:7.1f}  {self._left():>6}  {shown_values(record)}"
+        )
+        self._tracker.advance(1, f"best {best}")
+
+    def _compare(self, record: TrialRecord) -> None:
+        if record.score is None:
+            return
+        if self._best is None or self.sign * record.score < self.sign * float(self._best.score or 0.0):
+            self._best = record
+
+    def _left(self) -> str:
+        spent = self._spent + time.monotonic() - self._began
+        seconds = float("inf")
+        if self.trials:
+            seconds = spent / max(self.done, 1) * max(self.trials - self.done, 0)
+        if self.budget_seconds is not None:
+            seconds = min(seconds, max(self.budget_seconds - spent, 0.0))
+        return "?" if seconds == float("inf") else f"{int(seconds) // 60}:{int(seconds) % 60:02}"
+
+
+def shown_values(record: TrialRecord) -> str:
+    """The values of a trial in one line, or why it failed."""
+    if record.score is None:
+        return record.reason
+    names = {UNFREEZE: "from"}
+    words = []
+    for key, value in record.values.items():
+        short = names.get(key) or key.replace("finetune_phase.", "ft.").replace("head_phase.", "hp.").replace(
+            "learning_rate", "rate"
+        )
+        text = f"{value:.2g}" if isinstance(value, float) else str(value)
+        words.append("nothing thawed" if (key, value) == (UNFREEZE, NOTHING_THAWED) else f"{short} {text}")
+    return ", ".join(words)

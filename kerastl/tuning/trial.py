@@ -1,0 +1,171 @@
+"""One trial as a function: a recipe and what the search shares in, a score out. It knows nothing of Keras Tuner."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from kerastl.evaluation.calibration import fit_temperature
+from kerastl.evaluation.metrics import probabilities_of
+from kerastl.model.build import Network
+from kerastl.model.cut import Cut
+from kerastl.progress import Progress
+from kerastl.recipe import Recipe, resolve
+from kerastl.training.phase import PhaseResult, predict_logits
+from kerastl.training.routine import FitResult, transfer
+from kerastl.tuning.axes import with_values
+from kerastl.tuning.heads import HeadPhases, head_key
+from kerastl.tuning.shared import Shared, Sides
+from kerastl.workflow.prepare import precision_of
+
+SMALLEST_PROBABILITY = 1e-7
+
+
+@dataclass(frozen=True, eq=False)
+class TrialResult:
+    """What a trial found.
+
+    Attributes:
+        score: mean of the monitored validation metric over all trainings of the trial.
+        metrics: means of all validation metrics.
+        scores: the monitored metric of each training.
+        winner: phase that was kept, of the first training.
+        losses: float32 [images], what each validation image adds to the score, less is better.
+    """
+
+    score: float
+    metrics: dict[str, float]
+    scores: tuple[float, ...]
+    winner: str
+    losses: np.ndarray
+
+
+def trial_recipe(base: Recipe, values: dict[str, Any], shared: Shared, share: float = 1.0) -> Recipe:
+    """The resolved recipe of a trial.
+
+    Args:
+        base: what was asked for, with its keys open where a rule decides.
+        values: recipe keys that the trial sets.
+        shared: knows the data.
+        share: of the epochs of both phases that the trial may take, above 0 and up to 1.
+    """
+    splits = shared.splits
+    recipe = resolve(with_values(base, values), splits.train.count, len(splits.class_names))
+    if share >= 1:
+        return recipe
+    head, finetune = recipe.head_phase, recipe.finetune_phase
+    assert head.epochs is not None and finetune.epochs is not None
+    return dataclasses.replace(
+        recipe,
+        head_phase=dataclasses.replace(head, epochs=math.ceil(head.epochs * share)),
+        finetune_phase=dataclasses.replace(finetune, epochs=math.ceil(finetune.epochs * share)),
+    )
+
+
+def run_trial(
+    recipe: Recipe,
+    shared: Shared,
+    heads: HeadPhases,
+    *,
+    monitor: str,
+    repeats: int = 1,
+    progress: Progress = Progress(),
+) -> TrialResult:
+    """Run both phases of a recipe, once or several times, and measure it on validation images alone.
+
+    Args:
+        recipe: resolved.
+        shared: images and features.
+        heads: head phases that were run before.
+        monitor: validation metric that is the score.
+        repeats: trainings with seeds of their own, for each fold.
+        progress: listens to the phases.
+
+    Raises:
+        TrainingError: a loss is not finite.
+        KeyboardInterrupt: the user stopped the trial.
+    """
+    found: list[dict[str, float]] = []
+    losses: list[np.ndarray] = []
+    winner = ""
+    with precision_of(recipe):
+        sides = shared.sides(recipe)
+        for repeat in range(repeats):
+            seeded = dataclasses.replace(recipe, seed=(recipe.seed + repeat) % 2**31)
+            of_folds = []
+            for fold, side in enumerate(sides):
+                result, loss = _train(
+                    seeded, side, fold if shared.folds else None, shared, heads, monitor, progress
+                )
+                winner = winner or result.winner
+                found.append(result.validation)
+                of_folds.append(loss)
+            losses.append(np.concatenate(of_folds))
+    gc.collect()  # a network refers to itself; without this the memory of many trials adds up
+    metrics = {name: float(np.mean([one[name] for one in found])) for name in found[0]}
+    return TrialResult(
+        score=metrics[monitor],
+        metrics=metrics,
+        scores=tuple(one[monitor] for one in found),
+        winner=winner,
+        losses=np.asarray(np.mean(losses, axis=0), np.float32),
+    )
+
+
+def _train(
+    recipe: Recipe,
+    side: Sides,
+    fold: int | None,
+    shared: Shared,
+    heads: HeadPhases,
+    monitor: str,
+    progress: Progress,
+) -> tuple[FitResult, np.ndarray]:
+    keras.utils.set_random_seed(recipe.seed)
+    network, parts = shared.network(recipe, side.train)
+    head = heads.get(
+        head_key(recipe, shared.digest, fold), lambda: _head_phase(recipe, side, network, parts, progress)
+    )
+    if head.ended == "interrupted":
+        raise KeyboardInterrupt
+    result = transfer(network, parts, side.train, side.validation, recipe, head_phase=head, progress=progress)
+    if result.interrupted:
+        raise KeyboardInterrupt
+    thawed = result.winner == "finetune_phase"
+    model = parts.suffix if thawed else network.head
+    read = side.validation.activation_batch if thawed else side.validation.pooled_batch
+    logits = predict_logits(model, side.validation.count, read)
+    return result, image_losses(logits, side.validation.views.classes, monitor, recipe.data.multi_label)
+
+
+def _head_phase(recipe: Recipe, side: Sides, network: Network, parts: Cut, progress: Progress) -> PhaseResult:
+    alone = dataclasses.replace(
+        recipe, finetune_phase=dataclasses.replace(recipe.finetune_phase, unfreeze_from="backbone")
+    )
+    return transfer(network, parts, side.train, side.validation, alone, progress=progress).phases[0]
+
+
+def image_losses(logits: np.ndarray, labels: np.ndarray, monitor: str, multi_label: bool) -> np.ndarray:
+    """What each image adds to the monitored metric, float32 [n], less is better: a log-loss, or 1 for a wrong answer.
+
+    Args:
+        logits: float32 [n, classes].
+        labels: int [n], or 0 and 1, [n, classes], for multi-label.
+        monitor: `val_accuracy`, `val_loss`, or `val_calibrated_loss`, whose temperature is fitted to these images.
+        multi_label: sigmoid instead of softmax.
+    """
+    if monitor == "val_accuracy":
+        wrong = ((logits > 0) != labels).any(axis=1) if multi_label else logits.argmax(axis=1) != labels
+        return wrong.astype(np.float32)
+    temperature = fit_temperature(logits, labels, multi_label) if monitor == "val_calibrated_loss" else 1.0
+    probabilities = np.clip(probabilities_of(logits / temperature, multi_label), SMALLEST_PROBABILITY, 1.0)
+    if not multi_label:
+        return -np.log(probabilities[np.arange(len(labels)), labels]).astype(np.float32)
+    opposite = np.clip(1 - probabilities, SMALLEST_PROBABILITY, 1.0)
+    return -np.where(labels == 1, np.log(probabilities), np.log(opposite)).mean(axis=1).astype(np.float32)

@@ -1,0 +1,552 @@
+"""The search: its space, what trials share, what survives a kill, and how honest its numbers are."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import Kerastl
+
+from kerastl.errors import RecipeError, TrainingError, UserError
+from kerastl.recipe import Recipe, load_recipe, resolve, shipped_recipes
+from kerastl.tuning.axes import UNFREEZE, Axis, Space, with_values
+from kerastl.tuning.space import load_space, shipped_spaces
+
+TINY = {
+    "backbone.name": "mobilenet_025",
+    "backbone.image_size": 32,
+    "augment.views": 2,
+    "head_phase.epochs": 3,
+    "finetune_phase.epochs": 1,
+}
+LINE = Space((Axis("head.dropout", low=0.0, high=0.9),))
+
+
+def tiny(source: Path, store: Path, **sets: Any) -> Recipe:
+    flags = {**TINY, "data.source": str(source), "cache.directory": str(store), "cache.mode": "disk"}
+    return load_recipe(flags={**flags, **{key.replace("__", "."): value for key, value in sets.items()}})
+
+
+def space_of(text: str, folder: Path, recipe: Recipe | None = None) -> Space:
+    (folder / "space.toml").write_text(text)
+    recipe = recipe or load_recipe("photos")
+    return load_space(folder / "space.toml", recipe, resolve(recipe, 1000, 10))
+
+
+# The space
+
+
+@pytest.mark.parametrize("recipe", sorted(shipped_recipes()))
+@pytest.mark.parametrize("space", [None, *sorted(shipped_spaces())])
+def test_shipped_spaces_fit_shipped_recipes(space: str | None, recipe: str) -> None:
+    loaded = load_recipe(recipe)
+    assert load_space(space, loaded, resolve(loaded, 1000, 10)).axes
+
+
+def test_the_spaces_lie_at_the_top_level_too() -> None:
+    names = {path.stem for path in (Path(__file__).parents[1] / "tuning" / "spaces").glob("*.toml")}
+    assert names == set(shipped_spaces()) and "default" in names
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[head]\ndropot = [0.1, 0.2]", "Unknown key 'head.dropot'. Did you mean 'head.dropout'?"),
+        ("[hed]\nl2 = {low = 1, high = 2}", "Unknown key 'hed'. Did you mean 'head'?"),
+        ("[head]\ndropout = {low = 0.1, high = 2.0}", "head.dropout = 2.0: expected a number at least 0 and below 1"),
+        ("[head]\npooling = ['avg', 'maxx']", "Did you mean 'max'?"),
+        ("[head]\ndropout = [0.1]", "expected a list of at least two values"),
+        ("[head]\ndropout = [0.1, 0.1]", "expected values that differ"),
+        ("[head]\ndropout = {low = 0.2, hihg = 0.3}", "unknown 'hihg'. Did you mean 'high'?"),
+        ("[head]\ndropout = {low = 0.3, high = 0.2}", "expected low below high"),
+        ("[head]\nl2 = {low = 0.0, high = 0.2, scale = 'log'}", "expected low above 0 on a logarithmic scale"),
+        ("[head]\nl2 = {low = 0.1, high = 0.2, scale = 'lgo'}", "expected scale = log or linear. Did you mean 'log'?"),
+        ("[head]\nl2 = {around = 10}", "around needs a recipe that says a number above 0; it says 0.0"),
+        ("[head_phase]\nlearning_rate = {around = 0.5}", "expected around = a factor above 1"),
+        ("[finetune_phase]\nunfreeze_from = ['conv4', 'input']", "unknown unfreeze point 'conv4' for backbone 'resnet50'"),
+        ("[finetune_phase]\nunfreeze_from = {joins = 1}", 'expected joins = "all" or a whole number of at least 2'),
+        ("seed = [1, 2]", "seed: cannot be searched"),
+        ("[data]\nvalidation_fraction = [0.1, 0.2]", "data.validation_fraction: cannot be searched"),
+        ("[backbone]\nname = ['resnet50', 'vgg16']\n[finetune_phase]\nunfreeze_from = {joins = 3}", "expected one of them"),
+        ("", "expected at least one recipe key"),
+    ],
+)  # fmt: skip
+def test_a_wrong_space_says_what_is_wrong(text: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError) as caught:
+        space_of(text, tmp_path)
+    assert message in str(caught.value)
+
+
+def test_all_problems_of_a_space_come_in_one_message(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError) as caught:
+        space_of("seed = [1, 2]\n[head]\ndropot = [0.1, 0.2]\nl2 = 3", tmp_path)
+    assert len(caught.value.problems) == 3
+
+
+def test_keys_of_the_finetune_phase_need_something_thawed(tmp_path: Path) -> None:
+    frozen = load_recipe("photos", flags={UNFREEZE: "backbone"})
+    with pytest.raises(RecipeError, match="the recipe thaws nothing"):
+        space_of("[finetune_phase]\nlearning_rate = {low = 1e-5, high = 1e-3}", tmp_path, frozen)
+    default = load_space(None, frozen, resolve(frozen, 1000, 10))
+    assert {axis.key for axis in default} == {"head_phase.learning_rate", "head.dropout"}
+
+
+def test_the_unfreeze_point_is_ordered_whatever_the_order_in_the_file(tmp_path: Path) -> None:
+    points = ["input", "backbone", "conv4_block6_out"]
+    space = space_of(f"[finetune_phase]\nunfreeze_from = {points}", tmp_path)
+    assert space.axes[0].values == ("backbone", "conv4_block6_out", "input") and space.axes[0].ordered
+
+
+def test_a_step_makes_a_ladder_of_exact_values(tmp_path: Path) -> None:
+    text = "[head_phase]\nlearning_rate = {low = 1e-4, high = 1e-2, scale = 'log', step = 10}\n"
+    space = space_of(text + "[head]\ndropout = {low = 0.0, high = 0.3, step = 0.1}", tmp_path)
+    assert space.axes[0].values == (1e-4, 1e-3, 1e-2) and space.axes[1].values == (0.0, 0.1, 0.2, 0.3)
+    assert space.axes[0].encoded(1e-3) == 0.5
+
+
+def test_fine_tune_keys_are_not_searched_where_nothing_is_thawed(tmp_path: Path) -> None:
+    from kerastl.tuning.oracles import combinations, make_oracle
+
+    recipe = load_recipe("digits")
+    space = load_space(None, recipe, resolve(recipe, 1000, 10))
+    oracle: Any = make_oracle("random", space, "min", 40, 5, 0)
+    oracle._set_project_dir(str(tmp_path), "store")
+    chosen = [space.decoded(oracle.create_trial(f"t{n}").hyperparameters.values) for n in range(40)]
+    frozen = [values for values in chosen if values[UNFREEZE] == "backbone"]
+    assert frozen and len(frozen) < len(chosen)
+    assert all(not any(axis.needs_finetuning and axis.key in v for axis in space) for v in frozen)
+    assert all(len(v) == len(space.axes) for v in chosen if v not in frozen)
+    assert len({repr(v) for v in chosen}) == 40
+    grid = combinations(Space(tuple(axis for axis in space if axis.values)))
+    assert len(grid) == 5 * 3 * (1 + 4 * 5)  # rates, dropouts, and joins with decays
+
+
+# Keras Tuner: what ends a trial, and what ends the search
+
+
+def searched(folder: Path, run: Any, trials: int = 4, tuner: str = "random", space: Space = LINE) -> Any:
+    from kerastl.tuning.oracles import make_oracle
+    from kerastl.tuning.records import SearchFolder
+    from kerastl.tuning.search import search
+
+    oracle = make_oracle(tuner, space, "min", trials, 5, 0)
+    search(oracle, SearchFolder(folder), run)
+    return oracle
+
+
+def test_a_trial_that_diverges_fails_alone(tmp_path: Path) -> None:
+    def run(trial_id: str, raw: dict[str, Any]) -> float:
+        if raw["head.dropout"] > 0.3:
+            raise TrainingError("the loss is nan")
+        return raw["head.dropout"]
+
+    oracle = searched(tmp_path, run, 8)
+    statuses = [trial.status for trial in oracle.trials.values()]
+    assert len(statuses) == 8 and statuses.count("FAILED") >= 3 and statuses.count("COMPLETED") >= 1
+
+
+def test_a_programming_error_stops_the_search(tmp_path: Path) -> None:
+    def run(trial_id: str, raw: dict[str, Any]) -> float:
+        raise ZeroDivisionError("ours")
+
+    with pytest.raises(ZeroDivisionError, match="ours"):
+        searched(tmp_path, run)
+
+
+@pytest.mark.parametrize("tuner", ["random", "bayesian", "grid", "hyperband"])
+def test_a_search_goes_on_where_it_was_stopped(tuner: str, tmp_path: Path) -> None:
+    ran: list[str] = []
+
+    def run(trial_id: str, raw: dict[str, Any]) -> float:
+        if len(ran) == 3 and trial_id not in stopped:
+            stopped.append(trial_id)
+            raise KeyboardInterrupt
+        ran.append(trial_id)
+        return raw["head.dropout"]
+
+    stopped: list[str] = []
+    space = Space((Axis("head.dropout", values=tuple(n / 10 for n in range(9)), ordered=True),))
+    with pytest.raises(KeyboardInterrupt):
+        searched(tmp_path, run, 6, tuner, space)
+    searched(tmp_path, run, 6, tuner, space)
+    assert len(ran) == 6 and sorted(set(ran)) == sorted(ran) and stopped[0] in ran
+    searched(tmp_path, run, 6, tuner, space)
+    assert len(ran) == 6
+
+
+def test_a_trial_written_down_as_finished_is_not_run_again(tmp_path: Path) -> None:
+    """Keras Tuner's own state still lists it as running at that moment."""
+    ran: list[str] = []
+
+    def run(trial_id: str, raw: dict[str, Any]) -> float:
+        ran.append(trial_id)
+        return 0.5
+
+    searched(tmp_path, run, 2)
+    path = tmp_path / "store" / "oracle.json"
+    state = json.loads(path.read_text())
+    state |= {"ongoing_trials": {"tuner0": "1"}, "end_order": ["0"]}
+    path.write_text(json.dumps(state))
+    oracle = searched(tmp_path, run, 3)
+    assert ran == ["0", "1", "2"] and oracle.end_order == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize("name", ["oracle.json", "trial_1/trial.json"])
+def test_a_damaged_file_is_named(name: str, tmp_path: Path) -> None:
+    searched(tmp_path, lambda trial_id, raw: 0.5, 2)
+    file = tmp_path / "store" / name
+    file.write_text(file.read_text()[:40])
+    with pytest.raises(UserError, match="is damaged") as caught:
+        searched(tmp_path, lambda trial_id, raw: 0.5, 3)
+    assert str(file) in str(caught.value)
+
+
+def test_a_trial_whose_folder_was_removed_is_counted_and_left_out(tmp_path: Path) -> None:
+    ran: list[str] = []
+
+    def run(trial_id: str, raw: dict[str, Any]) -> float:
+        ran.append(trial_id)
+        return 0.5
+
+    searched(tmp_path, run, 2)
+    (tmp_path / "store" / "trial_0" / "trial.json").unlink()
+    searched(tmp_path, run, 3)
+    assert ran == ["0", "1", "2"]
+
+
+def test_a_search_begins_with_what_the_recipe_says(tmp_path: Path) -> None:
+    from kerastl.tuning.axes import values_of
+    from kerastl.tuning.oracles import first_values, make_oracle
+
+    resolved = resolve(load_recipe("digits"), 1000, 10)
+    space = load_space(None, load_recipe("digits"), resolved)
+    first = first_values(space, values_of(resolved, space))
+    oracle: Any = make_oracle("bayesian", space, "min", 4, 5, 0, first)
+    oracle._set_project_dir(str(tmp_path), "store")
+    values = space.decoded(oracle.create_trial("tuner0").hyperparameters.values)
+    assert with_values(load_recipe("digits"), values) == dataclasses.replace(
+        with_values(load_recipe("digits"), {}),
+        head_phase=dataclasses.replace(load_recipe("digits").head_phase, learning_rate=1e-3),
+        finetune_phase=dataclasses.replace(
+            load_recipe("digits").finetune_phase, learning_rate=1e-3, layer_decay=0.9, unfreeze_from="input"
+        ),
+    )
+    assert first_values(space, {**values_of(resolved, space), "head.dropout": 0.15}) is None
+
+
+def test_no_trial_begins_after_the_budget(tmp_path: Path) -> None:
+    from kerastl.tuning.oracles import make_oracle
+    from kerastl.tuning.records import SearchFolder
+    from kerastl.tuning.search import search
+
+    ran: list[str] = []
+    oracle = make_oracle("random", LINE, "min", 9, 5, 0)
+    oracle.out_of_time = lambda: len(ran) == 2
+    search(oracle, SearchFolder(tmp_path), lambda trial_id, raw: ran.append(trial_id) or 0.5)
+    assert len(ran) == 2
+
+
+# What trials share
+
+
+@pytest.fixture(scope="module")
+def shared_of(solid_colours: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """`shared_of(recipe, folds)`: what the trials of a search share, on a store of its own."""
+    from contextlib import ExitStack
+
+    from kerastl.features.cache import Cache
+    from kerastl.tuning.shared import Shared
+    from kerastl.workflow.prepare import open_splits
+
+    with ExitStack() as stack:
+
+        def make(recipe: Recipe, folds: int = 0) -> Shared:
+            folder = tmp_path_factory.mktemp("scratch")
+            cache = stack.enter_context(Cache(recipe.cache, folder))
+            return Shared(open_splits(recipe)[1], cache, folds, 5)
+
+        yield make
+
+
+def scored(recipe: Recipe, values: dict[str, Any], shared: Any, heads: Any, **options: Any) -> Any:
+    from kerastl.tuning.trial import run_trial, trial_recipe
+
+    options = {"monitor": "val_calibrated_loss", **options}
+    return run_trial(trial_recipe(recipe, values, shared), shared, heads, **options)
+
+
+def test_each_image_view_and_cut_passes_the_frozen_part_once(
+    solid_colours: Path, tmp_path: Path, shared_of: Any
+) -> None:
+    from kerastl.tuning.heads import HeadPhases
+
+    recipe = tiny(solid_colours, tmp_path / "store")
+    shared, heads = shared_of(recipe), HeadPhases(tmp_path / "heads")
+    cuts = ("conv_pw_12_relu", "conv_pw_11_relu")
+    settings = [
+        {UNFREEZE: cut, "finetune_phase.learning_rate": rate} for rate in (1e-4, 1e-3) for cut in cuts
+    ]
+    results = [scored(recipe, values, shared, heads) for values in settings]
+    counts = shared.splits.counts()
+    once = 2 * counts["train"] + counts["validation"]
+    assert shared.forward_passes == once * len(cuts) and shared.decoded == 1
+    assert (heads.trained, heads.reused) == (1, 3)
+    assert all(result.losses.shape == (counts["validation"],) for result in results)
+    # nothing of the test split was decoded
+    assert "test" not in shared.prepared(resolve(recipe, 10, 3)).pixels
+
+    # the control: trials that share nothing
+    apart = 0
+    for number, values in enumerate(settings[:2]):
+        alone = tiny(solid_colours, tmp_path / f"store-{number}")
+        for again in range(2):
+            other = shared_of(
+                dataclasses.replace(alone, cache=dataclasses.replace(alone.cache, mode="memory"))
+            )
+            scored(alone, values, other, HeadPhases(tmp_path / f"heads-{number}-{again}"))
+            apart += other.forward_passes
+    assert apart == once * 4 > shared.forward_passes
+
+
+def test_a_head_phase_that_is_taken_over_changes_no_score(
+    solid_colours: Path, tmp_path: Path, shared_of: Any
+) -> None:
+    from kerastl.tuning.heads import HeadPhases
+
+    phases = {"head_phase__epochs": 1, "finetune_phase__epochs": 3, "finetune_phase__learning_rate": 1e-3}
+    recipe = tiny(solid_colours, tmp_path / "store", head__dropout=0.5, **phases)
+    values = {UNFREEZE: "conv_pw_12_relu"}
+    shared = shared_of(recipe)
+    first = scored(recipe, values, shared, HeadPhases(tmp_path / "heads"))
+    assert first.winner == "finetune_phase"
+    kept = HeadPhases(tmp_path / "heads")  # another process: nothing in memory
+    second = scored(recipe, values, shared, kept)
+    assert (kept.trained, kept.reused) == (0, 1)
+    assert np.abs(second.losses - first.losses).max() < 1e-5
+    other = scored(recipe, {**values, "head.dropout": 0.2}, shared, kept)
+    assert kept.trained == 1 and other.score != pytest.approx(first.score, abs=1e-6)
+    # what was damaged is run again
+    for path in (tmp_path / "heads").iterdir():
+        path.write_bytes(path.read_bytes()[:200])
+    again = HeadPhases(tmp_path / "heads")
+    scored(recipe, values, shared, again)
+    assert again.trained == 1
+
+
+def test_folds_measure_every_image_once_and_repeats_are_averaged(
+    solid_colours: Path, tmp_path: Path, shared_of: Any
+) -> None:
+    from kerastl.tuning.heads import HeadPhases
+
+    recipe = tiny(solid_colours, tmp_path / "store", finetune_phase__unfreeze_from="backbone")
+    shared = shared_of(recipe, 3)
+    result = scored(recipe, {}, shared, HeadPhases(tmp_path / "heads"), repeats=2)
+    counts = shared.splits.counts()
+    assert len(result.scores) == 6 and result.score == pytest.approx(np.mean(result.scores))
+    assert len(result.losses) == counts["train"] + counts["validation"]
+    assert shared.forward_passes == 2 * len(result.losses)
+
+
+def test_folds_keep_groups_whole_and_hold_out_every_image_once(solid_colours: Path, tmp_path: Path) -> None:
+    from kerastl.data.examples import text_column
+    from kerastl.tuning.shared import fold_positions, pooled_splits
+    from kerastl.workflow.prepare import open_splits
+
+    split = pooled_splits(open_splits(tiny(solid_colours, tmp_path))[1]).train
+    groups = text_column([f"g{number // 4}" for number in range(len(split.examples))])
+    split = dataclasses.replace(split, examples=dataclasses.replace(split.examples, groups=groups))
+    parts = fold_positions(split, 3)
+    assert sorted(np.concatenate([held for _, held in parts])) == list(range(split.count))
+    of = groups[split.indices]
+    assert all(not set(of[train]) & set(of[held]) for train, held in parts)
+
+
+def test_hyperbands_share_is_of_both_phases_epochs(
+    solid_colours: Path, tmp_path: Path, shared_of: Any
+) -> None:
+    from kerastl.tuning.oracles import EPOCHS, epochs_share
+    from kerastl.tuning.trial import trial_recipe
+
+    recipe = tiny(solid_colours, tmp_path, head_phase__epochs=100, finetune_phase__epochs=20)
+    third = trial_recipe(recipe, {}, shared_of(recipe), epochs_share({EPOCHS: 5}, 20))
+    assert (third.head_phase.epochs, third.finetune_phase.epochs) == (25, 5)
+    assert epochs_share({}, 20) == 1.0
+
+
+# Honest numbers
+
+
+def test_noise_alone_gives_an_apparent_gain_and_no_expected_one() -> None:
+    from kerastl.tuning.analysis import luck_of
+
+    generator = np.random.default_rng(0)
+    noise = generator.exponential(1.0, (50, 200))
+    luck = luck_of(noise[1:], noise[0])
+    assert luck.apparent > 0.1 and luck.expected < luck.apparent / 2 and luck.low < 0 < luck.high
+
+
+def test_a_real_gain_is_mostly_kept() -> None:
+    from kerastl.tuning.analysis import luck_of
+
+    generator = np.random.default_rng(0)
+    losses = generator.exponential(1.0, (20, 400))
+    losses[7] *= 0.5
+    luck = luck_of(losses[1:], losses[0])
+    assert luck.expected > 0.8 * luck.apparent and luck.low > 0
+
+
+def test_a_dead_key_has_no_importance_and_a_live_one_has() -> None:
+    from kerastl.tuning.analysis import importance_of
+    from kerastl.tuning.records import COMPLETED, TrialRecord
+
+    space = Space((Axis("head.dropout", low=0.0, high=1.0), Axis("head.l2", low=0.0, high=1.0)))
+    generator = np.random.default_rng(0)
+    records = []
+    for number in range(30):
+        live, dead = generator.random(2)
+        score = (live - 0.4) ** 2 + 0.01 * generator.random()
+        values = {"head.dropout": live, "head.l2": dead}
+        records.append(TrialRecord(str(number), values, 1.0, COMPLETED, score))
+    found = importance_of(space, records)
+    assert found is not None and found.explained > 0.5
+    assert found.values["head.dropout"] > 0.5 and abs(found.values["head.l2"]) < 0.1
+    assert importance_of(space, records[:5]) is None
+
+
+def test_a_recipe_that_fails_as_it_is_loses_to_any_trial(tmp_path: Path) -> None:
+    from kerastl.tuning.records import (
+        COMPLETED,
+        FAILED,
+        SearchFolder,
+        TrialRecord,
+        read_records,
+        write_record,
+    )
+    from kerastl.tuning.results import make_report, winning_values, write_results
+
+    folder, recipe = SearchFolder(tmp_path), load_recipe("digits")
+    write_record(folder.baseline, TrialRecord("baseline", {}, 1.0, FAILED, reason="the loss is nan"))
+    for number, score in enumerate((0.5, 0.2, None)):
+        status, values = COMPLETED if score else FAILED, {"head.dropout": number / 10}
+        record = TrialRecord(str(number), values, 1.0, status, score, reason="" if score else "a | b\nc")
+        write_record(folder.of_trial(str(number)), record, np.zeros(4, np.float32) if score else None)
+    records = read_records(folder)
+    report = make_report(folder, "digits", LINE, "random", "val_loss", "", records, "")
+    assert winning_values(report) == {"head.dropout": 0.1} and report.luck is None
+    best = resolve(with_values(recipe, winning_values(report)), 1000, 10)
+    write_results(folder, report, best, LINE, records)
+    assert load_recipe(folder.winner_toml) == best
+    page = folder.page_md.read_text()
+    assert "recipe as it was    failed" in page and "Failed trials" in page
+    for name in ("keys.png", "parallel.png"):
+        assert (tmp_path / name).stat().st_size > 1000
+    # a damaged record is named
+    (folder.of_trial("1") / "result.json").write_text("{")
+    with pytest.raises(UserError, match=r"trial_1/result\.json is damaged"):
+        read_records(folder)
+
+
+# The whole job
+
+
+def command(source: Path, *words: str) -> list[str]:
+    sets = [word for key, value in TINY.items() for word in ("--set", f"{key}={value}")]
+    return ["tune", "--data", str(source), "--name", "colours", *sets, "--no-export", *words]
+
+
+def test_a_search_that_is_killed_goes_on_and_tests_its_winner_once(
+    solid_colours: Path, tmp_path: Path, kerastl: Kerastl
+) -> None:
+    words = command(solid_colours, "--trials", "3", "--set", f"cache.directory={tmp_path / 'store'}")
+    first = tmp_path / "tuning" / "colours" / "store" / "trial_1" / "result.json"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "kerastl", *words], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )  # fmt: skip
+    try:
+        while not first.is_file():
+            assert process.poll() is None, process.stderr.read() if process.stderr else ""
+            time.sleep(0.05)
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+    before = first.stat().st_mtime_ns
+    done = kerastl(*words)
+    assert done.returncode == 0, done.stderr
+    assert first.stat().st_mtime_ns == before
+    folder = tmp_path / "tuning" / "colours"
+    with (folder / "trials.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["trial"] for row in rows] == ["0", "1", "2"]
+    best = min(float(row["score"]) for row in rows)
+    baseline = json.loads((folder / "baseline" / "result.json").read_text())["score"]
+    result = json.loads((folder / "result.json").read_text())
+    assert result["score"] == min(best, baseline) and result["baseline"] == baseline
+    winner = load_recipe(folder / "winner.toml")
+    run = tmp_path / result["run"]
+    assert load_recipe(run / "recipe.toml") == winner
+    page = (folder / "search.md").read_text()
+    assert "met the test split once" in page and (folder / "keys.png").stat().st_size > 1000
+    assert 'name = "colours"' in done.stdout and "best so far" in done.stderr
+    # asked once more it answers, and trains and tests nothing
+    again = kerastl(*words)
+    assert again.returncode == 0 and again.stdout == done.stdout
+    assert len(list((tmp_path / "runs").iterdir())) == 1
+    other = kerastl(*words, "--tuner", "random")
+    assert other.returncode == 2 and "holds another search" in other.stderr
+
+
+@pytest.mark.slow
+def test_workers_share_a_search_and_a_killed_one_takes_its_trial_up_again(
+    solid_colours: Path, tmp_path: Path
+) -> None:
+    words = command(
+        solid_colours, "--trials", "6", "--workers", "2", "--set", f"cache.directory={tmp_path / 'store'}"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "kerastl", *words], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )  # fmt: skip
+    store = tmp_path / "tuning" / "colours" / "store"
+    try:
+        while not list(store.glob("trial_*/result.json")):
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.05)
+        children = subprocess.run(
+            ["pgrep", "-P", str(process.pid), "-f", "tuning.worker"], capture_output=True, text=True
+        )
+        os.kill(int(children.stdout.split()[0]), signal.SIGKILL)
+        output, errors = process.communicate(timeout=500)
+    finally:
+        process.kill()
+    assert process.returncode == 0, errors
+    assert "was killed (SIGKILL); started again" in errors
+    assert len(list(store.glob("trial_*/result.json"))) == 6 and "winner.toml" in output
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--budget", "soon"], "Expected one such as 90s, 30m or 1.5h"),
+        (["--tuner", "bayes"], "bayesian"),
+        (["--space", "defualt"], "Did you mean 'default'?"),
+        (["--folds", "3", "--augment", "strong"], "the augmentation mixes images"),
+        (["--folds", "1"], "--folds"),
+    ],
+)
+def test_wrong_words_are_refused(words: list[str], message: str, kerastl: Kerastl) -> None:
+    done = kerastl("tune", "digits", *words)
+    assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_values_are_checked_as_the_recipes_own() -> None:
+    with pytest.raises(RecipeError, match=r"head\.dropout"):
+        with_values(load_recipe("digits"), {"head.dropout": 1.5})
