@@ -13,6 +13,7 @@ from kerastl.recipe.schema import AugmentRecipe
 
 NOT_USED = {
     "data_dir", "train_split", "validation_split", "test_split", "examples_per_class", "weights_dir", "directory",
+    "abstain_precision", "abstain_coverage",
 }  # fmt: skip
 
 

@@ -67,7 +67,7 @@ def resolve(recipe: Recipe, train_count: int, class_count: int) -> Recipe:
 
     Returns:
         A recipe without open keys, apart from those that mean "not used" when they are left out
-        (`data_dir`, the TFDS splits, `examples_per_class`, `weights_dir`).
+        (`data_dir`, the TFDS splits, `examples_per_class`, `weights_dir`, the thresholds of `calibration`).
     """
     spec = get_backbone(recipe.backbone.name or "resnet50")
     size = recipe.backbone.image_size or spec.image_size
