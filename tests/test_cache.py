@@ -112,6 +112,7 @@ def test_damaged_units_are_built_again_and_the_result_is_the_same(
     assert "no forward pass" not in said and outcome(second) == outcome(first[1])
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_while_it_built_is_taken_up(tmp_path: Path, kerastl: Kerastl) -> None:
     words = ["fit", "digits", "--no-finetune", "--no-export", "--head-epochs", "3", "--deterministic"]
     words += ["--set", "augment.views=6", "--image-size", "32"]

@@ -160,6 +160,7 @@ def test_evaluate_repeats_the_test_result_and_takes_other_data(
     assert done.returncode == 2 and "class 'purple' that the model does not know" in done.stderr
 
 
+@pytest.mark.slow
 def test_export_publishes_the_next_version_with_all_that_belongs_to_it(
     fitted: Path, tmp_path: Path, kerastl: Kerastl
 ) -> None:
@@ -211,6 +212,7 @@ def test_an_export_that_is_killed_leaves_the_version_that_answers(
     assert '"red"' in kerastl("predict", base, image, "--json").stdout
 
 
+@pytest.mark.slow
 def test_going_back_serves_the_same_answers_as_the_first_time(
     fitted: Path, solid_colours: Path, tmp_path: Path, kerastl: Kerastl
 ) -> None:
@@ -251,6 +253,7 @@ def test_nothing_is_published_where_features_and_model_disagree(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_the_model_itself_is_calibrated_and_the_threshold_travels_with_it(
     fitted: Path, solid_colours: Path, tmp_path: Path, kerastl: Kerastl
 ) -> None:
@@ -398,6 +401,7 @@ def test_a_stop_before_the_first_epoch_leaves_no_model(
     assert not (tmp_path / "models").exists()
 
 
+@pytest.mark.slow
 def test_mixed_precision_learns_and_tensorboard_logs_both_phases(
     solid_colours: Path, tmp_path: Path, kerastl: Kerastl
 ) -> None:

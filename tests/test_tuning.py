@@ -464,6 +464,7 @@ def command(source: Path, *words: str) -> list[str]:
     return ["tune", "--data", str(source), "--name", "colours", *sets, "--no-export", *words]
 
 
+@pytest.mark.slow
 def test_a_search_that_is_killed_goes_on_and_tests_its_winner_once(
     solid_colours: Path, tmp_path: Path, kerastl: Kerastl
 ) -> None:
