@@ -31,6 +31,7 @@ from kerastl.export.serving import SERVING_BYTES, Serving
 from kerastl.export.signatures import write_saved_model
 from kerastl.image.decode import decode
 from kerastl.model.build import Network, build_backbone, build_model
+from kerastl.model.heads import embedding_model
 from kerastl.model.weights import load_weights
 from kerastl.recipe import HeadRecipe
 
@@ -118,7 +119,7 @@ def network_of(name: str, arguments: argparse.Namespace, images: list[bytes]) ->
     load_weights(backbone, spec, str(arguments.weights / f"{name}_notop.weights.h5"))
     plain = build_model(backbone, spec, HeadRecipe(), CLASSES)
     pixels = [decode(tf.constant(each), arguments.image_size, "stretch") for each in images[:64]]
-    features = np.asarray(plain.pooling(plain.backbone(_preprocessed(plain, tf.stack(pixels)))))
+    features = embedding_model(plain.model)(tf.cast(tf.stack(pixels), tf.float32)).numpy()
     network = build_model(
         backbone, spec, HeadRecipe(), CLASSES, features.mean(axis=0), features.var(axis=0) + features.var()
     )
@@ -128,12 +129,6 @@ def network_of(name: str, arguments: argparse.Namespace, images: list[bytes]) ->
     spread = float(np.std(network.head(features)))
     network.logits.set_weights([kernel * (LOGIT_SPREAD / spread), np.zeros(CLASSES, np.float32)])
     return network
-
-
-def _preprocessed(network: Network, pixels: tf.Tensor) -> tf.Tensor:
-    from kerastl.model.build import preprocess
-
-    return preprocess(network.spec, tf.cast(pixels, tf.float32))
 
 
 def latency(

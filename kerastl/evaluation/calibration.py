@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import minimize, minimize_scalar
-from scipy.special import expit, log_softmax
+from scipy.special import log_softmax
 
 from kerastl.evaluation.metrics import probabilities_of
 
@@ -108,8 +108,7 @@ def fit_temperatures(logits: np.ndarray, labels: np.ndarray, multi_label: bool =
 
     def loss(exponents: np.ndarray) -> tuple[float, np.ndarray]:
         divided = scaled / np.exp(exponents)
-        given = expit(divided) if multi_label else np.exp(log_softmax(divided, axis=1))
-        slope = ((targets - given) * divided).sum(axis=0) / entries
+        slope = ((targets - probabilities_of(divided, multi_label)) * divided).sum(axis=0) / entries
         return float(_losses(divided, labels, multi_label).mean()), slope
 
     start = np.full(scaled.shape[1], np.log(fit_temperature(scaled, labels, multi_label)))
