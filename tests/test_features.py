@@ -18,7 +18,7 @@ from kerastl.errors import UserError
 from kerastl.features.arrays import new_array
 from kerastl.features.cache import Cache
 from kerastl.features.extract import Wanted, extract
-from kerastl.features.frozen import Frozen
+from kerastl.features.frozen import Frozen, Overflow, narrowed
 from kerastl.features.readers import Features
 from kerastl.features.unit import Unit
 from kerastl.features.views import FrozenViews, Views
@@ -363,6 +363,20 @@ def test_at_the_input_the_activations_are_the_pixels(network: Network, tmp_path:
     found = features_of(frozen_at(network, "input"), images, 2, tmp_path)
     batch = found.activation_batch(np.array([3, 1]), 1)
     np.testing.assert_array_equal(batch, images.images(np.array([3, 1]), 1))
+
+
+def test_sixteen_bits_are_the_bits_that_numpy_gives_and_too_large_a_value_is_refused() -> None:
+    bits = np.random.default_rng(0).integers(0, 2**32, 300_000, dtype=np.uint32).view(np.float32)
+    ordinary = bits[np.isfinite(bits) & (np.abs(bits) < np.finfo(np.float16).max)]
+    below_normal = np.linspace(-7e-5, 7e-5, 100_001, dtype=np.float32)
+    values = np.concatenate([ordinary, below_normal])
+    stored = narrowed(values, "float16")
+    assert stored.dtype == np.float16
+    np.testing.assert_array_equal(stored.view(np.uint16), values.astype(np.float16).view(np.uint16))
+    assert narrowed(values[:0], "float16").shape == (0,)
+    with pytest.raises(Overflow):
+        narrowed(np.append(values, np.float32(65_505)), "float16")
+    assert narrowed(np.float32([65_505]), "float32") == 65_505
 
 
 def test_activations_beyond_sixteen_bits_are_kept_in_thirty_two(tmp_path: Path) -> None:

@@ -1,0 +1,197 @@
+"""How long until kerastl's defaults classify the test images as well as the guide's loop does at its end.
+
+The guide's time is one epoch of each phase with the network in the loop, times its epochs (10 with the head alone, 5
+with all layers); the accuracy to reach is what its runs in `results/accuracy.jsonl` ended with. kerastl runs
+whole, from the first image read; after each epoch the clock stops while the model that it would keep so far is measured on
+the test images. Both sides in one process; imports are left out.
+
+    python benchmarks/time_to_accuracy.py --data DIR --weights DIR [--seeds 0 1 2] [--set augment.views=2]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import guide
+import keras
+import numpy as np
+from speed import BATCH, seconds_of, weights_of
+
+from kerastl.features.cache import Cache
+from kerastl.features.extract import extract
+from kerastl.progress import Progress, Tracker
+from kerastl.recipe import load_recipe
+from kerastl.training.phase import PHASE_TITLES, predict_logits
+from kerastl.training.routine import transfer
+from kerastl.workflow.beginning import Beginning, begin, wanted_features
+from kerastl.workflow.prepare import Prepared, decode_splits, make_repeatable, open_splits
+
+HEAD_EPOCHS, FINETUNE_EPOCHS = 10, 5
+
+
+class Clock:
+    """Seconds since it was made, without those in which it stood."""
+
+    def __init__(self) -> None:
+        self._began, self._stood = time.perf_counter(), 0.0
+
+    def read(self) -> float:
+        return time.perf_counter() - self._began - self._stood
+
+    def stand(self, seconds: float) -> None:
+        self._stood += seconds
+
+
+class EpochEnds(Progress):
+    """Measures the network after each epoch, while the clock stands."""
+
+    def __init__(self, clock: Clock, measure: Any) -> None:
+        self.clock, self.measure = clock, measure
+        self.points: list[dict[str, Any]] = []
+
+    def track(self, label: str, total: int, unit: str = "images") -> Tracker:
+        ends, phase = self, {title: name for name, title in PHASE_TITLES.items()}.get(label)
+
+        class OfPhase(Tracker):
+            def advance(self, count: int = 1, detail: str = "") -> None:
+                if phase and detail:  # only the end of an epoch has something to tell
+                    now = time.perf_counter()
+                    seconds = ends.clock.read()
+                    ends.points.append({"phase": phase, "seconds": seconds, "accuracy": ends.measure(phase)})
+                    ends.clock.stand(time.perf_counter() - now)
+
+        return OfPhase()
+
+
+def guide_seconds(arguments: argparse.Namespace) -> dict[str, float]:
+    """One epoch of each phase of the guide's loop, times its epochs."""
+    size, name = arguments.image_size, guide.BACKBONES[arguments.backbone]
+    preprocess = getattr(keras.applications, guide.PREPROCESSING[name]).preprocess_input
+    base = getattr(keras.applications, name)(
+        include_top=False, weights=str(weights_of(arguments)), input_shape=(size, size, 3)
+    )
+    inputs = keras.Input((size, size, 3))
+    pooled = keras.layers.GlobalAveragePooling2D()(base(preprocess(inputs), training=False))
+    model = keras.Model(inputs, keras.layers.Dense(10)(keras.layers.Dropout(0.2)(pooled)))
+    data = keras.utils.image_dataset_from_directory(
+        arguments.data / "train", image_size=(size, size), batch_size=BATCH, verbose=False
+    ).prefetch(2)
+    seconds = {}
+    for phase, rate, epochs in (("head", 1e-3, HEAD_EPOCHS), ("finetune", 1e-5, FINETUNE_EPOCHS)):
+        base.trainable = phase == "finetune"
+        for layer in base.layers:
+            if isinstance(layer, keras.layers.BatchNormalization):
+                layer.trainable = False
+        model.compile(
+            keras.optimizers.Adam(rate), keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        )
+        model.fit(data.take(2), verbose=0)  # traced and warm
+        seconds[phase] = epochs * seconds_of(lambda: model.fit(data, verbose=0))
+    return seconds
+
+
+def our_points(arguments: argparse.Namespace, seed: int) -> list[dict[str, Any]]:
+    """Seconds and test accuracy after every epoch of a run with an empty store."""
+    flags = {
+        "data.source": str(arguments.data),
+        "backbone.name": arguments.backbone,
+        "backbone.weights": str(weights_of(arguments)),
+        "backbone.image_size": arguments.image_size,
+        "seed": seed,
+    }
+    with tempfile.TemporaryDirectory() as store, tempfile.TemporaryDirectory() as scratch:
+        recipe = load_recipe(None, arguments.sets, flags | {"cache.directory": store})
+        clock = Clock()
+        recipe, splits = open_splits(recipe)
+        with Cache(recipe.cache, Path(scratch)) as cache:
+            prepared = decode_splits(recipe, splits, cache, Progress(), ("train", "validation"))
+            make_repeatable(recipe)
+            beginning = begin(prepared, cache)
+            now = time.perf_counter()
+            measure = accuracy_on_test(arguments, beginning, recipe, splits, cache)
+            clock.stand(time.perf_counter() - now)
+            ends = EpochEnds(clock, measure)
+            transfer(
+                beginning.network,
+                beginning.parts,
+                beginning.train,
+                beginning.validation,
+                recipe,
+                progress=ends,
+            )
+    return ends.points
+
+
+def accuracy_on_test(
+    arguments: argparse.Namespace, beginning: Beginning, recipe: Any, splits: Any, cache: Cache
+) -> Any:
+    """A function of the phase that measures the network as it is now."""
+    prepared: Prepared = decode_splits(recipe, splits, cache, Progress(), ("test",))
+    (test,) = extract(beginning.frozen, [prepared.frozen_views("test")], cache, wanted_features(recipe))
+
+    def measure(phase: str) -> float:
+        thawed = phase == "finetune_phase"
+        model = beginning.parts.suffix if thawed else beginning.network.head
+        logits = predict_logits(model, test.count, test.activation_batch if thawed else test.pooled_batch)
+        return float(np.mean(logits.argmax(axis=1) == test.views.classes))
+
+    return measure
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--data", type=Path, required=True, help="folder with train/ and test/, one folder a class"
+    )
+    parser.add_argument("--weights", type=Path, required=True, help="folder with BACKBONE_notop.weights.h5")
+    parser.add_argument("--backbone", choices=sorted(guide.BACKBONES), default="resnet50")
+    parser.add_argument("--image-size", type=int, default=128)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument(
+        "--set", dest="sets", action="append", default=[], help="recipe key for kerastl's side"
+    )
+    parser.add_argument("--accuracy", type=Path, default=Path("benchmarks/results/accuracy.jsonl"))
+    arguments = parser.parse_args()
+    rows = map(json.loads, arguments.accuracy.read_text().splitlines())
+    theirs = [
+        row["finetune_accuracy"]
+        for row in rows
+        if row["side"] == "guide"
+        and (row["backbone"], row["image_size"]) == (arguments.backbone, arguments.image_size)
+        and row["weights"]
+        and not row["per_class"]
+    ]
+    if not theirs:
+        parser.error(
+            f"{arguments.accuracy} holds no run of the guide with {arguments.backbone}; run accuracy.py"
+        )
+    goal = statistics.median(theirs)
+    ratios = []
+    for seed in arguments.seeds:
+        seconds = guide_seconds(arguments)
+        points = our_points(arguments, seed)
+        reached = next((point for point in points if point["accuracy"] >= goal), None)
+        head = [point for point in points if point["phase"] == "head_phase"]
+        row = {
+            "seed": seed, "goal": goal, "guide_seconds": seconds, "reached": reached,
+            "head_seconds": head[-1]["seconds"], "head_accuracy": [point["accuracy"] for point in head[-1:]],
+            "end": points[-1], "sets": arguments.sets,
+        }  # fmt: skip
+        print(json.dumps(row), flush=True)
+        ratios.append(sum(seconds.values()) / reached["seconds"] if reached else float("nan"))
+    print(
+        f"{arguments.backbone}: {goal:.3f} is reached in 1/{statistics.median(ratios):.1f} of the guide's time"
+    )
+    print(f"  ({', '.join(f'1/{ratio:.1f}' for ratio in ratios)})")
+
+
+if __name__ == "__main__":
+    main()
