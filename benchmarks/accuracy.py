@@ -10,9 +10,11 @@ file under a key of everything that they depend on, so an interrupted benchmark 
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
 import json
 import statistics
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +103,7 @@ def main() -> None:
                     "weights": weights and "imagenet",
                 }
                 condition |= {"image_size": arguments.image_size, "per_class": arguments.per_class}
-                condition["code"] = _code(side, arguments.sets)
+                condition["code"] = _code(side, tuple(arguments.sets))
                 key = hashlib.sha256(json.dumps(condition, sort_keys=True).encode()).hexdigest()[:16]
                 if key not in known:
                     run = guide_side if side == "guide" else kerastl_side
@@ -113,14 +115,16 @@ def main() -> None:
     print(table(shown))
 
 
-def _code(side: str, sets: list[str]) -> str:
-    """What a side's result depends on: the guide's file, or the package's and the settings."""
-    root = Path(__file__).parent
+@functools.cache  # once, before a run imports more
+def _code(side: str, sets: tuple[str, ...]) -> str:
+    """What a side's result depends on: the guide's file; or the settings, and the package's modules that a fit imports."""
     if side == "guide":
-        files = [root / "guide.py"]
+        files = [Path(__file__).parent / "guide.py"]
     else:
-        rooms = ("data", "evaluation", "features", "image", "model", "recipe", "training", "workflow")
-        files = sorted(file for room in rooms for file in (root.parent / "kerastl" / room).glob("*.py"))
+        import ours  # noqa: F401
+
+        modules = [module for name, module in sys.modules.items() if name.split(".")[0] == "kerastl"]
+        files = sorted({Path(module.__file__) for module in modules if module.__file__})
     digest = hashlib.sha256("".join(sets).encode())
     for file in files:
         digest.update(file.read_bytes())
