@@ -65,7 +65,6 @@ def write_pixels_only(model: keras.Model, serving: Serving, path: Path) -> None:
         return {"probabilities": tf.sigmoid(logits) if serving.multi_label else tf.nn.softmax(logits)}
 
     archive = keras.export.ExportArchive()
-    archive.track(model)
     spec = tf.TensorSpec([None, size, size, 3], tf.float32, name="pixels")
     archive.add_endpoint("serving_default", answer, [spec])
     archive.write_out(str(path), verbose=False)
