@@ -126,3 +126,26 @@ def test_images_of_one_confidence_are_accepted_together() -> None:
     assert choose_threshold(probabilities, 1 - labels, precision=0.9) is None
     nothing = accepted_at(probabilities, labels, 0.95)
     assert (nothing.accepted, nothing.precision, nothing.coverage) == (0, None, 0.0)
+
+
+def test_calibrating_a_network_gives_the_logits_that_it_then_answers_with() -> None:
+    from kerastl.backbones import get_backbone
+    from kerastl.model.build import build_backbone, build_model
+    from kerastl.progress import Progress
+    from kerastl.recipe import HeadRecipe, Recipe
+    from kerastl.recipe.schema import CalibrationRecipe
+    from kerastl.workflow.calibrating import calibrate_network
+
+    spec = get_backbone("mobilenet_025")
+    network = build_model(build_backbone(spec, 32), spec, HeadRecipe(), 4)
+    generator = np.random.default_rng(0)
+    features = generator.normal(size=(600, spec.feature_channels)).astype(np.float32)
+    wanted, labels = honest_logits(600)
+    kernel = np.linalg.lstsq(features, 3 * wanted, rcond=None)[0].astype(np.float32)
+    network.logits.set_weights([kernel, np.zeros(4, np.float32)])
+    before = np.asarray(network.head(features))
+    recipe = Recipe(calibration=CalibrationRecipe(kind="temperature", abstain_coverage=0.5))
+    calibrated, after = calibrate_network(network, before, labels, recipe, Progress())
+    np.testing.assert_allclose(np.asarray(network.head(features)), after, rtol=1e-4, atol=1e-4)
+    assert np.abs(after - before).max() > 0.1, "else nothing was divided"
+    assert calibrated.accepted == accepted_at(probabilities_of(after), labels, calibrated.threshold)

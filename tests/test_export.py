@@ -148,6 +148,38 @@ def test_inputs_and_outputs_have_names_shapes_and_types(exported: ExportedModel)
     )
 
 
+def stored_bytes(version: Path) -> int:
+    """Of all numbers in a version's `variables`."""
+    import tensorflow as tf
+
+    reader = tf.train.load_checkpoint(str(version / "variables" / "variables"))
+    types = reader.get_variable_to_dtype_map()
+    return sum(
+        int(np.prod(shape)) * types[name].size
+        for name, shape in reader.get_variable_to_shape_map().items()
+        if types[name].is_floating
+    )
+
+
+def test_each_weight_is_stored_once(exported: ExportedModel) -> None:
+    assert stored_bytes(exported.path) == sum(weight.nbytes for weight in tiny_model().get_weights())
+
+
+def test_weights_that_are_stored_twice_are_noticed(tmp_path: Path) -> None:
+    """As `ExportArchive.track` stores them: once as Keras' variable, once as the TensorFlow variable in it."""
+    import keras
+    import tensorflow as tf
+
+    model = tiny_model()
+    archive = keras.export.ExportArchive()
+    archive.track(model)
+    archive.add_endpoint(
+        "serving_default", lambda x: model(x), [tf.TensorSpec([None, SIZE, SIZE, 3], tf.float32, name="x")]
+    )
+    archive.write_out(str(tmp_path / "1"), verbose=False)
+    assert stored_bytes(tmp_path / "1") == 2 * sum(weight.nbytes for weight in model.get_weights())
+
+
 def test_an_empty_batch_gets_an_empty_answer(exported: ExportedModel) -> None:
     import tensorflow as tf
 

@@ -379,6 +379,40 @@ def test_what_kerastl_builds_can_be_converted(
     assert result.model_accuracy > 0.9
 
 
+def caffe_model(pixels: np.ndarray) -> Any:
+    """The tiny model behind the preprocessing of ResNet and VGG as Keras writes it."""
+    import keras
+
+    mode = keras.applications.resnet50.preprocess_input
+    return tiny_model(pixels, start=lambda x: keras.layers.Rescaling(1 / 100)(mode(x)))
+
+
+@pytest.mark.parametrize("name", [each for each in EACH if each.values == ("litert-int8",)])
+def test_a_pixel_is_the_input_also_where_channels_are_reordered(
+    name: str, tmp_path: Path, pixels: np.ndarray
+) -> None:
+    model = caffe_model(pixels)
+    images = images_of(model, pixels)
+    result = check_format(write(model, name, tmp_path / "m", pixels), FORMATS[name], images, SERVING)
+    assert result.problems == () and result.model_accuracy > 0.9
+
+
+@pytest.mark.parametrize(("own_scale", "is_pixel"), [(True, True), (False, False)])
+@pytest.mark.skipif(bool(missing_packages(FORMATS["litert-int8"])), reason="LiteRT is not installed")
+def test_the_scale_of_reordered_channels_is_kept_from_the_input(
+    own_scale: bool, is_pixel: bool, tmp_path: Path, pixels: np.ndarray
+) -> None:
+    from ai_edge_litert.interpreter import Interpreter
+
+    from kerastl.export.convert_process import litert
+    from kerastl.export.converting import with_full_range, write_pixels_only
+
+    write_pixels_only(caffe_model(pixels), SERVING, tmp_path / "m", integer=own_scale)
+    content = litert(str(tmp_path / "m"), with_full_range(pixels))
+    scale, zero_point = Interpreter(model_content=content).get_input_details()[0]["quantization"]
+    assert ((scale, zero_point) == (pytest.approx(1.0), 0)) == is_pixel
+
+
 @pytest.mark.slow
 def test_a_run_is_exported_in_every_format_and_benchmarked(kerastl: Kerastl, tmp_path: Path) -> None:
     for format in FORMATS.values():

@@ -39,7 +39,7 @@ def card_of(**changes: object) -> str:
 def test_the_card_tells_data_figures_limits_and_checks_with_their_counts() -> None:
     card = card_of()
     for fragment in (
-        "# flowers\n", "3 classes (blue|green, red, rare)", "`resnet50` at 224 pixels (`crop`)",
+        "# flowers\n", "3 classes (blue\\|green, red, rare)", "`resnet50` at 224 pixels (`crop`)",
         "Source: `photos`", "train 1,200, test 58; 4 unreadable", "`abc123`",
         "Accuracy on 58 images that were used for nothing else: **0.983** (95 % interval 0.909 to 0.997).",
         "| blue\\|green | 30 | 0.968 | 1.000 | 0.984 |", "Fewer than 20 test images stand behind the figures of rare:",

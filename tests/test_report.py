@@ -19,8 +19,8 @@ from kerastl.evaluation.metrics import evaluate_logits
 from kerastl.report.page import PhaseSummary, Report, report_text, worst_confusions, write_report
 from kerastl.report.plots import plot_augmentation, plot_confusion, plot_curves
 from kerastl.report.trust import Trust
-from kerastl.report.wording import duration
 from kerastl.run import Run, create_run
+from kerastl.wording import duration
 
 HISTORIES = [
     ("head_phase", [{"loss": 2 / n, "val_loss": 2.2 / n, "accuracy": 1 - 0.5 / n, "val_accuracy": 1 - 0.6 / n,

@@ -15,6 +15,7 @@ FLOORS = {
     "__version__": 0,
     "errors": 1,
     "progress": 1,
+    "wording": 1,
     "encoded": 2,
     "prediction": 2,
     "backbones": 2,
@@ -51,6 +52,7 @@ HEAVY = (
 LIGHT_ROOMS = (
     "errors",
     "progress",
+    "wording",
     "encoded",
     "prediction",
     "client",

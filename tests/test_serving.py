@@ -7,70 +7,80 @@ import json
 import random
 import re
 import shutil
-import struct
 import subprocess
 import sys
-import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 import requests
+from malformed import asker, problem_of, requests_of
 from PIL import Image
-from served import PALETTE, StandIn, stand_in
+from served import BOTH, PALETTE, StandIn, stand_in
 
 from kerastl import workflow
 
 
-def png_of(width: int, height: int) -> bytes:
-    """A PNG that claims to be so large and holds nothing."""
-    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+@dataclass(frozen=True)
+class Exported:
+    """A small model that kerastl exported, served as `flowers`, and an image to ask it about."""
+
+    version: Path
+    running: StandIn
+    good: bytes
 
 
-def malformed_requests(good: bytes) -> list[tuple[str, str | bytes]]:
-    """200 requests that no server should answer, as path and body."""
-    generator = random.Random(5)
-    images = [good[: generator.randrange(len(good) * 9 // 10)] for _ in range(60)]
-    images += [generator.randbytes(generator.randrange(200)) for _ in range(40)]
-    images += [png_of(2 ** generator.randrange(14, 31), 2 ** generator.randrange(14, 31)) for _ in range(20)]
-    images += ["gänseblümchen ".encode() * n for n in range(10)]
-    columns = [{"inputs": {"image_bytes": [{"b64": base64.b64encode(data).decode()}]}} for data in images]
-    encoded = {"b64": base64.b64encode(good).decode()}
-    wrong: list[Any] = [
-        {}, [], 1, None, "x", {"instances": []}, {"instances": {}}, {"instances": [1]}, {"instances": [[encoded]]},
-        {"instances": [{"image": encoded}]}, {"instances": [encoded, 1]}, {"instances": [{"b64": "%%%"}]},
-        {"instances": [{"b64": 3}]}, {"inputs": {"image": [encoded]}}, {"inputs": 7}, {"inputs": {"image_bytes": 1}},
-        {"inputs": [encoded], "instances": [encoded]}, {"inputs": encoded}, {"inputs": [[encoded], []]},
-        {"signature_name": "nope", "instances": [encoded]}, {"signature_name": 4, "instances": [encoded]},
-        {"inputs": {"image_bytes": [{"b64": encoded["b64"][:-1]}]}}, {"instances": [None]}, {"instances": [True]},
-    ]  # fmt: skip
-    path = "/v1/models/flowers:predict"
-    found: list[tuple[str, str | bytes]] = [(path, json.dumps(body)) for body in columns + wrong]
-    found += [("/v1/models/weeds:predict", "{}"), ("/v1/models/flowers/versions/9:predict", "{}")]
-    found += [("/v1/models/flowers", "{}"), ("/v1/models/flowers:sing", "{}"), ("/v1/models/:predict", "{}")]
-    text = json.dumps({"instances": [encoded]})
-    while len(found) < 200:
-        found.append((path, text[: generator.randrange(len(text))].encode() + generator.randbytes(1)))
-    return found
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exported]:
+    import keras
 
+    from kerastl.export.serving import Serving
+    from kerastl.export.signatures import write_saved_model
 
-def test_200_malformed_requests_are_refused_and_the_server_goes_on(served: StandIn, tmp_path: Path) -> None:
+    folder = tmp_path_factory.mktemp("exported")
+    keras.utils.set_random_seed(3)
+    layers = keras.layers
+    model = keras.Sequential(
+        [layers.Input((8, 8, 3)), layers.Rescaling(1 / 255), layers.Flatten(), layers.Dense(6)]
+    )
+    version = folder / "flowers" / "1"
+    write_saved_model(model, Serving(tuple(PALETTE), 8), version)
     noise = random.Random(4).randbytes(24 * 24 * 3)
-    Image.frombytes("RGB", (24, 24), noise).save(tmp_path / "good.jpg")
-    good = (tmp_path / "good.jpg").read_bytes()
-    body = {"instances": [{"b64": base64.b64encode(good).decode()}]}
-    bad = malformed_requests(good)
+    Image.frombytes("RGB", (24, 24), noise).save(folder / "good.jpg")
+    with stand_in({"flowers": version.parent}) as running:
+        yield Exported(version, running, (folder / "good.jpg").read_bytes())
+
+
+@pytest.mark.parametrize("way", BOTH)
+def test_200_malformed_requests_are_refused_and_the_server_goes_on(exported: Exported, way: str) -> None:
+    bad, sound = requests_of(way, exported.good)
     assert len(bad) == 200
-    with requests.Session() as session:
-        before = session.post(served.url("flowers") + ":predict", json=body).json()
-        assert before["predictions"][0]["classes"], "what is well-formed is answered"
-        for path, data in bad:
-            reply = session.post(served.rest + path, data=data, timeout=20)
-            assert reply.status_code in (400, 404), (path, data[:200], reply.text[:500])
-            message = reply.json()["error"]
-            assert message and "Traceback" not in message
-        assert session.post(served.url("flowers") + ":predict", json=body).json() == before
+    assert sum(each.position is not None for each in bad) > 40
+    with asker(exported.running, way) as ask:
+        before = ask(sound.request)
+        assert before[2], "what is well-formed is answered"
+        problems = [problem for each in bad if (problem := problem_of(each, *ask(each.request)[:2]))]
+        assert problems == []
+        assert ask(sound.request) == before
+
+
+@pytest.mark.parametrize("way", BOTH)
+def test_a_sound_request_among_the_malformed_is_noticed(exported: Exported, way: str) -> None:
+    bad, sound = requests_of(way, exported.good)
+    with asker(exported.running, way) as ask:
+        found = [problem_of(each, *ask(each.request)[:2]) for each in [*bad[:5], sound, *bad[5:10]]]
+    assert [index for index, problem in enumerate(found) if problem] == [5]
+
+
+@pytest.mark.parametrize("way", BOTH)
+def test_a_server_that_names_no_position_is_noticed(exported: Exported, served: StandIn, way: str) -> None:
+    """The model that is served as `flowers` there decodes without `check_formats`."""
+    bad, _ = requests_of(way, exported.good)
+    with asker(served, way) as ask:
+        found = [(each, problem_of(each, *ask(each.request)[:2])) for each in bad[:130]]
+    assert all("is not named" in problem for each, problem in found if each.position is not None)
+    assert not any(problem for each, problem in found if each.position is None)
 
 
 def snippets(language: str) -> list[str]:
@@ -131,23 +141,11 @@ def test_the_stand_in_speaks_both_formats_alike(served: StandIn, picture: str) -
     assert [(each["version"], each["state"]) for each in status] == [("3", "AVAILABLE")]
 
 
-def test_an_exported_model_answers_behind_a_server_as_it_does_here(palette: Path, tmp_path: Path) -> None:
-    import keras
-
+def test_an_exported_model_answers_behind_a_server_as_it_does_here(exported: Exported, palette: Path) -> None:
     from kerastl.export.reader import load_exported
-    from kerastl.export.serving import Serving
-    from kerastl.export.signatures import write_saved_model
 
-    keras.utils.set_random_seed(3)
-    layers = keras.layers
-    model = keras.Sequential(
-        [layers.Input((8, 8, 3)), layers.Rescaling(1 / 255), layers.Flatten(), layers.Dense(6)]
-    )
-    version = tmp_path / "m" / "1"
-    write_saved_model(model, Serving(tuple(PALETTE), 8), version)
-    reader = load_exported(version)
-    with stand_in({"m": version.parent}) as running:
-        predictions = workflow.predict(running.url("m"), [str(palette)], top=3)
+    reader = load_exported(exported.version)
+    predictions = workflow.predict(exported.running.url("flowers"), [str(palette)], top=3)
     probabilities, _ = reader.predict_bytes([Path(each.path).read_bytes() for each in predictions])
     for each, row in zip(predictions, probabilities, strict=True):
         best = (-row).argsort(kind="stable")[:3]

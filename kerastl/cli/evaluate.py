@@ -9,6 +9,7 @@ import click
 from kerastl.cli.options import debug_option, json_option, progress_option
 from kerastl.cli.terminal import print_json, quiet_tensorflow, table
 from kerastl.progress import Progress
+from kerastl.wording import counted, share
 
 
 @click.command()
@@ -29,12 +30,8 @@ def evaluate(run: Path, data: str | None, as_json: bool, progress: Progress) -> 
     low, high = metrics.accuracy_interval
     what = "all labels right" if metrics.multi_label else "accuracy"
     click.echo(
-        f"{what} {metrics.accuracy:.3f} (95 % interval {low:.3f} to {high:.3f}) on {metrics.count:,} images"
+        f"{what} {metrics.accuracy:.3f} (95 % interval {low:.3f} to {high:.3f}) on {counted(metrics.count, 'image')}"
     )
     click.echo(f"log-loss {metrics.log_loss:.3f}\n")
-    rows = [(c.name, c.support, _share(c.precision), _share(c.recall), _share(c.f1)) for c in metrics.classes]
+    rows = [(c.name, c.support, share(c.precision), share(c.recall), share(c.f1)) for c in metrics.classes]
     click.echo(table(("class", "images", "precision", "recall", "F1"), rows))
-
-
-def _share(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"

@@ -25,6 +25,7 @@ from typing import Any, TextIO
 import click
 
 from kerastl.progress import Progress, Tracker
+from kerastl.wording import duration
 
 # Shorter work shows no bar: it would flicker by.
 QUIET_SECONDS = 1.0
@@ -122,7 +123,7 @@ class Bar(Tracker):
         seconds = self.terminal.clock() - self.started
         if seconds >= QUIET_SECONDS and self.done:
             rate = f"{_rate(self.done / seconds)} {self.unit}/s"
-            parts = [_duration(seconds), rate, *([self.detail] if self.detail else [])]
+            parts = [duration(seconds), rate, *([self.detail] if self.detail else [])]
             line = f"{self.label}: {', '.join([f'{self.done:,} {self.unit}', *parts])}"
             # How many images that were in all epochs is what one misses least.
             fits = len(line) <= self.terminal.columns or not self.terminal.rewrites
@@ -135,7 +136,7 @@ class Bar(Tracker):
         rate = (self.done - before) / (now - then) if now > then else 0.0
         facts = [f"{share:4.0%}" if self.total else "", f"{_rate(rate)} {self.unit}/s"]
         if rate > 0 and self.total:
-            facts.append(f"{_duration(max(self.total - self.done, 0) / rate)} left")
+            facts.append(f"{duration(max(self.total - self.done, 0) / rate)} left")
         facts.append(self.detail)
         text = f"{self.label}  " + "  ".join(fact for fact in facts if fact)
         room = min(self.terminal.columns - len(text) - 3, 30) if self.terminal.rewrites else 0
@@ -143,12 +144,6 @@ class Bar(Tracker):
             filled = round(share * room)
             text = f"{self.label} [{'#' * filled}{'.' * (room - filled)}]{text[len(self.label) + 1 :]}"
         return text[: self.terminal.columns] if self.terminal.rewrites else text
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def _rate(rate: float) -> str:

@@ -16,6 +16,7 @@ from kerastl.backbones import get_backbone
 from kerastl.export.parity import ParityResult
 from kerastl.export.versions import CARD_FILE, FACTS_FILE
 from kerastl.run import environment
+from kerastl.wording import counted, escape, share, table
 
 FORMAT = 1
 _FEW_IMAGES = 20
@@ -174,7 +175,7 @@ def _card(facts: ModelFacts, record: Mapping[str, Any]) -> str:
         "",
         "## Checks and versions",
         "",
-        f"- Reloaded in a process without kerastl, it gave the trained model's probabilities on {_images(parity['image_count'])}; "
+        f"- Reloaded in a process without kerastl, it gave the trained model's probabilities on {counted(parity['image_count'], 'image')}; "
         f"largest difference {parity['largest_difference']:.2g}, {parity['tolerance']:.2g} allowed",
     ]
     if record["warmup_request_count"]:
@@ -194,7 +195,7 @@ def _result(facts: ModelFacts) -> list[str]:
     low, high = facts.test["accuracy_interval"]
     what = "All labels right" if facts.multi_label else "Accuracy"
     lines = [
-        f"{what} on {_images(facts.test['count'])} that were used for nothing else: **{facts.test['accuracy']:.3f}** "
+        f"{what} on {counted(facts.test['count'], 'image')} that were used for nothing else: **{facts.test['accuracy']:.3f}** "
         f"(95 % interval {low:.3f} to {high:.3f})."
     ]
     for key, title in (("macro_f1", "Macro F1"), ("log_loss", "log-loss")):
@@ -205,12 +206,15 @@ def _result(facts: ModelFacts) -> list[str]:
             f" On {facts.validation['count']:,} validation images, which chose the epochs: {facts.validation['accuracy']:.3f}."
         )
     rows = facts.test["classes"][:_MOST_CLASSES]
-    lines += ["", "| class | test images | precision | recall | F1 |", "| :--- | ---: | ---: | ---: | ---: |"]
-    lines += [
-        f"| {row['name'].replace('|', chr(92) + '|')} | {row['support']:,} | {_share(row['precision'])} | "
-        f"{_share(row['recall'])} | {_share(row['f1'])} |"
+    cells = [
+        [
+            escape(row["name"]),
+            f"{row['support']:,}",
+            *(share(row[key]) for key in ("precision", "recall", "f1")),
+        ]
         for row in rows
     ]
+    lines += ["", *table(["class", "test images", "precision", "recall", "F1"], cells, left=(0,))]
     if len(facts.test["classes"]) > len(rows):
         lines += [
             "",
@@ -257,13 +261,5 @@ def _limits(facts: ModelFacts) -> list[str]:
 
 
 def _some(names: Sequence[str], most: int = 10) -> str:
-    shown = ", ".join(names[:most])
+    shown = ", ".join(escape(name) for name in names[:most])
     return shown if len(names) <= most else f"{shown} and {len(names) - most:,} more"
-
-
-def _images(count: int) -> str:
-    return f"{count:,} image" if count == 1 else f"{count:,} images"
-
-
-def _share(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"

@@ -40,7 +40,7 @@ def write_format(
     folder.mkdir(parents=True)
     with tempfile.TemporaryDirectory(prefix="kerastl-convert-") as scratch:
         saved, images = Path(scratch) / "saved_model", Path(scratch) / "representative.npy"
-        write_pixels_only(model, serving, saved)
+        write_pixels_only(model, serving, saved, format.is_integer)
         if format.is_integer:
             np.save(images, with_full_range(representative))
         script = Path(__file__).with_name("convert_process.py")
@@ -52,23 +52,38 @@ def write_format(
     write_info(folder, describe(format, serving))
 
 
-def write_pixels_only(model: keras.Model, serving: Serving, path: Path) -> None:
+def write_pixels_only(model: keras.Model, serving: Serving, path: Path, integer: bool = False) -> None:
     """A SavedModel with nothing in it that another engine could not know: pixels in, probabilities out.
 
     A model in mixed precision is written in float32: LiteRT has no bfloat16, and ONNX Runtime little.
+
+    Args:
+        model: returns logits.
+        serving: how it is served.
+        path: folder to write.
+        integer: the pixels are going to be integers of eight bits: keep their scale to themselves.
     """
     model = in_float32(model)
     size = serving.image_size
 
     def answer(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
-        logits = tf.cast(model(pixels, training=False), tf.float32)
+        logits = tf.cast(model(_own_scale(pixels) if integer else pixels, training=False), tf.float32)
         return {"probabilities": tf.sigmoid(logits) if serving.multi_label else tf.nn.softmax(logits)}
 
     archive = keras.export.ExportArchive()
-    archive.track(model)
     spec = tf.TensorSpec([None, size, size, 3], tf.float32, name="pixels")
     archive.add_endpoint("serving_default", answer, [spec])
     archive.write_out(str(path), verbose=False)
+
+
+def _own_scale(pixels: tf.Tensor) -> tf.Tensor:
+    """The pixels, behind an operation whose input and output may have different scales in integers.
+
+    A preprocessing that begins by reordering channels (`caffe`: ResNet, VGG) does so with slices, which pass their
+    scale on: the converter (TensorFlow 2.21) gives the input the range -124..255 of what stands after the mean was
+    subtracted, and 0..255 are no longer the input itself.
+    """
+    return tf.nn.conv2d(pixels, tf.eye(3, batch_shape=[1, 1]), 1, "VALID")
 
 
 def with_full_range(images: np.ndarray) -> np.ndarray:

@@ -51,8 +51,9 @@ def write_saved_model(model: keras.Model, serving: Serving, path: Path | str) ->
             lambda images: {"embedding": tf.cast(embed(images, training=False), tf.float32)},
         )
 
+    # Not archive.track(model): each Keras variable would be stored beside the TensorFlow variable in it, which
+    # add_endpoint finds by itself. Only tables of a lookup layer would need it, and a model of images has none.
     archive = keras.export.ExportArchive()
-    archive.track(model)
     bytes_spec = [tf.TensorSpec([None], tf.string, name="image_bytes")]
     archive.add_endpoint(SERVING_BYTES, from_bytes, bytes_spec)
     archive.add_endpoint(

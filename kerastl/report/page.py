@@ -8,8 +8,8 @@ from typing import Any
 
 from kerastl.evaluation.metrics import ClassMetrics, Metrics
 from kerastl.report.trust import Trust, trust_rows, trust_section
-from kerastl.report.wording import counted, cut, duration, escape, share, table, wrapped
 from kerastl.run import Run
+from kerastl.wording import counted, cut, duration, escape, share, table, wrapped
 from kerastl.writing import write_json_atomic, write_text_atomic
 
 _WORST_CONFUSIONS = 10

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from kerastl.report.wording import counted, duration, escape, table
+from kerastl.wording import counted, duration, escape, table
 from kerastl.writing import write_text_atomic
 
 BEST_SHOWN = 10

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from kerastl.evaluation.abstention import Accepted
 from kerastl.evaluation.calibration import Calibration, Reliability
-from kerastl.report.wording import counted, table
+from kerastl.wording import counted, table
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from types import TracebackType
 from kerastl.progress import Progress
 from kerastl.tuning.axes import NOTHING_THAWED, UNFREEZE
 from kerastl.tuning.records import SearchFolder, TrialRecord, read_record, read_records
+from kerastl.wording import duration
 
 UNLIMITED = 10**6
 
@@ -71,7 +72,7 @@ class TrialTable:
             self.progress.note(f"Going on in {self.folder.path}: {self.done} trials have ended{best}")
             self._tracker.advance(self.done)
         self.progress.note(
-            f"{'trial':>7}  {self.monitor:>19}  {'best so far':>11}  {'seconds':>7}  {'left':>6}  values"
+            f"{'trial':>7}  {self.monitor:>19}  {'best so far':>11}  {'seconds':>7}  {'left':>11}  values"
         )
 
     def ended(self, trial_id: str) -> None:
@@ -86,7 +87,7 @@ class TrialTable:
         mark = " *" if record is self._best else "  "
         count = f"{self.done}/{self.trials}" if self.trials else f"{self.done}"
         self.progress.note(
-            f"{count:>7}  {score:>17}{mark}  {best:>11}  {record.seconds:7.1f}  {self._left():>6}  {shown_values(record)}"
+            f"{count:>7}  {score:>17}{mark}  {best:>11}  {record.seconds:7.1f}  {self._left():>11}  {shown_values(record)}"
         )
         self._tracker.advance(1, f"best {best}")
 
@@ -103,7 +104,7 @@ class TrialTable:
             seconds = spent / max(self.done, 1) * max(self.trials - self.done, 0)
         if self.budget_seconds is not None:
             seconds = min(seconds, max(self.budget_seconds - spent, 0.0))
-        return "?" if seconds == float("inf") else f"{int(seconds) // 60}:{int(seconds) % 60:02}"
+        return "?" if seconds == float("inf") else duration(seconds)
 
 
 def shown_values(record: TrialRecord) -> str:

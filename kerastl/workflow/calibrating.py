@@ -38,7 +38,7 @@ class Calibrated:
 
 def calibrate_network(
     network: Network, logits: np.ndarray, labels: np.ndarray, recipe: Recipe, progress: Progress
-) -> Calibrated:
+) -> tuple[Calibrated, np.ndarray]:
     """Divide the network's logits by the temperatures that fit validation best, for good.
 
     Args:
@@ -47,21 +47,25 @@ def calibrate_network(
         labels: of these images.
         recipe: resolved.
         progress: listens.
+
+    Returns:
+        What was done, and the logits as the network gives them from now on.
     """
     asked, multi_label = recipe.calibration, recipe.data.multi_label
     found = calibrate(logits, labels, asked.kind, multi_label)
     divide_logits(network.logits, np.array(found.temperatures))
+    divided = logits / np.array(found.temperatures)
     if asked.abstain_precision is None and asked.abstain_coverage is None:
-        return Calibrated(found, None, None)
-    probabilities = probabilities_of(logits / np.array(found.temperatures), multi_label)
+        return Calibrated(found, None, None), divided
+    probabilities = probabilities_of(divided, multi_label)
     threshold = choose_threshold(probabilities, labels, asked.abstain_precision, asked.abstain_coverage)
     if threshold is None:
         progress.warn(
             f"No threshold makes {asked.abstain_precision:.0%} of the accepted answers right on the {len(labels)} validation "
             "images (calibration.abstain_precision): the model is served without one"
         )
-        return Calibrated(found, None, None)
-    return Calibrated(found, threshold, accepted_at(probabilities, labels, threshold))
+        return Calibrated(found, None, None), divided
+    return Calibrated(found, threshold, accepted_at(probabilities, labels, threshold)), divided
 
 
 def trust_of(calibrated: Calibrated, logits: np.ndarray, labels: np.ndarray, multi_label: bool) -> Trust:

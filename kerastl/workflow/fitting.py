@@ -130,8 +130,9 @@ def fit(
             )
         logits = {"validation": logits_of(beginning, prepared, result.winner, "validation", cache, progress)}
         labels = {split.name: split.labels for split in prepared.splits}
-        calibrated = calibrate_network(network, logits["validation"], labels["validation"], recipe, progress)
-        logits["validation"] = logits["validation"] / np.array(calibrated.calibration.temperatures)
+        calibrated, logits["validation"] = calibrate_network(
+            network, logits["validation"], labels["validation"], recipe, progress
+        )
         write_calibration(run, calibrated)
         save_model(run, network)
         # The one and only look at the test split.

@@ -14,7 +14,7 @@ from kerastl.data.examples import spread_positions
 from kerastl.data.sources import open_examples
 from kerastl.data.splits import make_splits
 from kerastl.encoded import find_images
-from kerastl.evaluation.metrics import Metrics, evaluate_logits
+from kerastl.evaluation.metrics import Metrics, evaluate_logits, probabilities_of
 from kerastl.export.publish import ExportedModel
 from kerastl.export.reader import load_exported
 from kerastl.image.decode import decode
@@ -147,8 +147,8 @@ def _reader(model: Path) -> tuple[Answer, Sequence[str]]:
             pixels = [
                 decode(tf.constant(data), recipe.backbone.image_size, recipe.data.resize) for data in encoded
             ]
-            logits = tf.cast(network(tf.cast(tf.stack(pixels), tf.float32), training=False), tf.float32)
-            probabilities = (tf.sigmoid(logits) if recipe.data.multi_label else tf.nn.softmax(logits)).numpy()
+            logits = network(tf.cast(tf.stack(pixels), tf.float32), training=False).numpy()
+            probabilities = probabilities_of(logits, recipe.data.multi_label)
             return probabilities, probabilities.max(axis=1) >= threshold
 
         return answer, class_names_of(folder)

@@ -1,4 +1,4 @@
-"""How figures and names are written, on the terminal and on the page."""
+"""How figures and names are written: on the terminal, in reports and on model cards."""
 
 from __future__ import annotations
 
