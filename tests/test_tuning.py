@@ -371,6 +371,47 @@ def test_folds_keep_groups_whole_and_hold_out_every_image_once(solid_colours: Pa
     assert all(not set(of[train]) & set(of[held]) for train, held in parts)
 
 
+def graphs_alive() -> int:
+    import gc
+
+    from tensorflow.python.framework.func_graph import FuncGraph
+
+    gc.collect()
+    return sum(isinstance(thing, FuncGraph) for thing in gc.get_objects())
+
+
+def fit_a_line() -> None:
+    import keras
+
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    model.compile("sgd", "mse")
+    model.fit(np.zeros((8, 4), np.float32), np.zeros((8, 2), np.float32), verbose=0)
+
+
+def test_graphs_of_a_training_are_forgotten_with_it() -> None:
+    from kerastl.tuning.forgetting import traces_forgotten
+
+    with traces_forgotten():  # lets go of what the control leaves
+        fit_a_line()
+        before = graphs_alive()
+        with traces_forgotten():
+            fit_a_line()
+        assert graphs_alive() == before
+        fit_a_line()
+        assert graphs_alive() > before, "the control: Keras' fit alone leaves its graphs behind"
+
+
+def test_trials_leave_no_graphs_behind(solid_colours: Path, tmp_path: Path, shared_of: Any) -> None:
+    from kerastl.tuning.heads import HeadPhases
+
+    recipe = tiny(solid_colours, tmp_path / "store", head_phase__epochs=1)
+    shared, heads, counts = shared_of(recipe), HeadPhases(tmp_path / "heads"), []
+    for number in range(3):
+        scored(recipe, {UNFREEZE: "conv_pw_12_relu", "head.dropout": number / 10}, shared, heads)
+        counts.append(graphs_alive())
+    assert heads.trained == 3 and counts[0] == counts[1] == counts[2]
+
+
 def test_hyperbands_share_is_of_both_phases_epochs(
     solid_colours: Path, tmp_path: Path, shared_of: Any
 ) -> None:

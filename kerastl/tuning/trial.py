@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import gc
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +19,7 @@ from kerastl.recipe import Recipe, resolve
 from kerastl.training.phase import PhaseResult, predict_logits
 from kerastl.training.routine import FitResult, transfer
 from kerastl.tuning.axes import with_values
+from kerastl.tuning.forgetting import traces_forgotten
 from kerastl.tuning.heads import HeadPhases, head_key
 from kerastl.tuning.shared import Shared, Sides
 from kerastl.workflow.prepare import precision_of
@@ -94,7 +94,7 @@ def run_trial(
     found: list[dict[str, float]] = []
     losses: list[np.ndarray] = []
     winner = ""
-    with precision_of(recipe):
+    with traces_forgotten(), precision_of(recipe):
         sides = shared.sides(recipe)
         for repeat in range(repeats):
             seeded = dataclasses.replace(recipe, seed=(recipe.seed + repeat) % 2**31)
@@ -107,7 +107,6 @@ def run_trial(
                 found.append(result.validation)
                 of_folds.append(loss)
             losses.append(np.concatenate(of_folds))
-    gc.collect()  # a network refers to itself; without this the memory of many trials adds up
     metrics = {name: float(np.mean([one[name] for one in found])) for name in found[0]}
     return TrialResult(
         score=metrics[monitor],
