@@ -171,8 +171,11 @@ def names_saved_models(tree: ast.Module) -> bool:
 # what -> (how it is recognised, where alone it may stand)
 ONLY = {
     "assigns .trainable": (writes_trainable, ("model/freezing.py",)),
-    # analysis.py fits a forest of scikit-learn's to the scores of trials
-    "calls compile() or fit()": (compiles_or_fits, ("training/", "tuning/analysis.py")),
+    # the other two fit models of scikit-learn's: a forest to the scores of trials, a linear probe to features
+    "calls compile() or fit()": (
+        compiles_or_fits,
+        ("training/", "tuning/analysis.py", "evaluation/label_probe.py"),
+    ),
     "imports tensorflow_datasets": (import_of("tensorflow_datasets"), ("data/",)),
     "imports keras_tuner": (import_of("keras_tuner"), ("tuning/",)),
     "imports requests or grpc": (

@@ -59,7 +59,8 @@ def rank(
 
 def overview(ranking: Ranking) -> str:
     """A line for each backbone, the best first, and those that were left out."""
-    header = ("backbone", "accuracy", "±", "LogME", "images/s", "parameters", "pixels", "features")
+    short = {"mean average precision": "mAP"}.get(ranking.metric, ranking.metric)
+    header = ("backbone", short, "±", "LogME", "images/s", "parameters", "pixels", "features")
     rows = [
         (
             row.name,

@@ -82,7 +82,7 @@ def linear_probe(features: np.ndarray, labels: np.ndarray, folds: Folds) -> Prob
         folds: from `probe_folds`.
     """
     known, codes = np.unique(labels, return_inverse=True)
-    rows = _compact(_standardized(features))
+    rows = probe_rows(features)
     losses = np.empty((len(INVERSE_PENALTIES), len(folds)))
     accuracies = np.empty_like(losses)
     for index, inverse_penalty in enumerate(INVERSE_PENALTIES):
@@ -92,10 +92,25 @@ def linear_probe(features: np.ndarray, labels: np.ndarray, folds: Folds) -> Prob
         for number, (_, held_out) in enumerate(folds):
             losses[index, number] = -np.log(np.maximum(own[held_out], SMALLEST_PROBABILITY)).mean()
             accuracies[index, number] = right[held_out].mean()
+    return judged(losses, accuracies)
+
+
+def judged(losses: np.ndarray, scores: np.ndarray) -> ProbeScore:
+    """The score of each fold at the penalty whose log-loss is lowest on the others: mean and standard deviation.
+
+    Args:
+        losses: float [penalties, folds], of `INVERSE_PENALTIES`.
+        scores: the same for what is reported.
+    """
     others = losses.sum(axis=1, keepdims=True) - losses
-    scores = accuracies[others.argmin(axis=0), np.arange(len(folds))]
+    of_folds = scores[others.argmin(axis=0), np.arange(losses.shape[1])]
     best = INVERSE_PENALTIES[int(losses.mean(axis=1).argmin())]
-    return ProbeScore(float(scores.mean()), float(scores.std(ddof=1)), len(folds), best)
+    return ProbeScore(float(of_folds.mean()), float(of_folds.std(ddof=1)), losses.shape[1], best)
+
+
+def probe_rows(features: np.ndarray) -> np.ndarray:
+    """Features [n, d] as a probe is fitted to them, float32 [n, at most n]."""
+    return _compact(_standardized(features))
 
 
 def _standardized(features: np.ndarray) -> np.ndarray:
@@ -147,11 +162,15 @@ def log_evidence(features: np.ndarray, labels: np.ndarray) -> float:
     Returns:
         In nats an image.
     """
+    return column_evidence(features, (labels[:, None] == np.unique(labels)).astype(np.float64))
+
+
+def column_evidence(features: np.ndarray, columns: np.ndarray) -> float:
+    """The same of any columns of numbers, float [n, columns], averaged over them."""
     rows = np.asarray(features, np.float64)
     left, singular, _ = np.linalg.svd(rows, full_matrices=False)
     present = singular > singular.max() * max(rows.shape) * np.finfo(np.float64).eps
     left, singular = left[:, present], singular[present]
-    columns = (labels[:, None] == np.unique(labels)).astype(np.float64)
     projected = left.T @ columns
     # What no weights can explain; a difference of squares, so rounding may take it below zero.
     outside = np.maximum((columns**2).sum(axis=0) - (projected**2).sum(axis=0), 0.0)

@@ -50,6 +50,7 @@ def plot_ranking(
     spreads: Sequence[float],
     images_per_second: Sequence[float],
     path: Path | str,
+    metric: str = "accuracy",
 ) -> None:
     """Draw accuracy over the speed of the forward pass; those that no other beats in both are joined.
 
@@ -59,6 +60,7 @@ def plot_ranking(
         spreads: half the length of each error bar.
         images_per_second: of the forward pass.
         path: the PNG to write.
+        metric: what the accuracies are.
     """
     figure = _figure(7.5, 5)
     axis = figure.add_subplot()
@@ -74,7 +76,7 @@ def plot_ranking(
     axis.set_xscale("log")
     axis.margins(x=0.2, y=0.15)
     axis.set_xlabel("images a second of the forward pass")
-    axis.set_ylabel("accuracy of the linear probe")
+    axis.set_ylabel(f"{metric} of the linear probe")
     axis.grid(color="#dddddd", linewidth=0.8)
     axis.spines[["top", "right"]].set_visible(False)
     _save(figure, path)

@@ -17,6 +17,7 @@ from kerastl.data.examples import Splits
 from kerastl.data.sources import open_examples
 from kerastl.data.splits import make_splits
 from kerastl.errors import UserError, WeightsError
+from kerastl.evaluation.label_probe import label_evidence, label_folds, label_probe
 from kerastl.evaluation.transferability import linear_probe, log_evidence, probe_folds
 from kerastl.features.cache import Cache
 from kerastl.features.extract import Wanted, extract
@@ -44,7 +45,8 @@ class RankedBackbone:
 
     Attributes:
         name: of the backbone.
-        accuracy: of a linear probe on images that it was not fitted on, mean over the folds.
+        accuracy: of a linear probe on images that it was not fitted on, mean over the folds; its mean average
+            precision where images have several labels.
         spread: standard deviation over the folds.
         folds: how many there were.
         log_evidence: LogME; comparable between backbones on the same images only.
@@ -86,12 +88,14 @@ class Ranking:
         images: how many were probed, those of train and validation.
         rows: the backbones, the most accurate first; the evidence decides between equals.
         left_out: those that could not be ranked.
+        metric: what the probe was measured by, `accuracy` or `mean average precision`.
     """
 
     run: Path
     images: int
     rows: tuple[RankedBackbone, ...]
     left_out: tuple[LeftOut, ...]
+    metric: str = "accuracy"
 
 
 def rank(
@@ -123,11 +127,6 @@ def rank(
         >>> kerastl.rank(kerastl.load_recipe(flags={"data.source": "photos"}), backbones=["resnet50", "vgg16"]).rows[0]
     """
     names = _chosen(recipe, backbones)
-    if recipe.data.multi_label:
-        raise UserError(
-            "data.multi_label = true: expected false. The linear probe of `kerastl rank` needs one label an image; "
-            "compare backbones for several labels by fits with --no-finetune"
-        )
     splits = make_splits(open_examples(recipe.data), recipe.data)
     at_hand = [name for name in names if "all" not in backbones or _at_hand(recipe, name)]
     left_out = [LeftOut(name, "its weights are not on this machine") for name in names if name not in at_hand]
@@ -154,7 +153,9 @@ def rank(
         reasons = "\n".join(f"  - {each.name}: {each.reason}" for each in left_out)
         raise WeightsError(f"No backbone is left to rank:\n{reasons}")
     rows.sort(key=lambda row: (-row.accuracy, -row.log_evidence))
-    ranking = Ranking(run.path, splits.train.count + splits.validation.count, tuple(rows), tuple(left_out))
+    images = splits.train.count + splits.validation.count
+    metric = "mean average precision" if recipe.data.multi_label else "accuracy"
+    ranking = Ranking(run.path, images, tuple(rows), tuple(left_out), metric)
     _write(ranking, run)
     return ranking
 
@@ -215,14 +216,19 @@ def _scored(recipe: Recipe, splits: Splits, run: Run, progress: Progress) -> Ran
     parts = [prepared.splits.train, prepared.splits.validation]
     labels = np.concatenate([part.labels for part in parts])
     groups = np.concatenate([part.examples.groups[part.indices] for part in parts])
-    probe = linear_probe(features, labels, probe_folds(labels, groups, recipe.seed))
+    if recipe.data.multi_label:
+        probe = label_probe(features, labels, label_folds(len(labels), groups, recipe.seed))
+        evidence = label_evidence(features, labels)
+    else:
+        probe = linear_probe(features, labels, probe_folds(labels, groups, recipe.seed))
+        evidence = log_evidence(features, labels)
     progress.note(f"{spec.name}: {probe.accuracy:.3f} ± {probe.spread:.3f}, {speed:.0f} images/s")
     return RankedBackbone(
         name=spec.name,
         accuracy=probe.accuracy,
         spread=probe.spread,
         folds=probe.folds,
-        log_evidence=log_evidence(features, labels),
+        log_evidence=evidence,
         inverse_penalty=probe.inverse_penalty,
         parameters=spec.parameters,
         image_size=size,
@@ -260,4 +266,5 @@ def _write(ranking: Ranking, run: Run) -> None:
         [row.spread for row in rows],
         [row.images_per_second for row in rows],
         run.path / "ranking.png",
+        ranking.metric,
     )

@@ -1,0 +1,120 @@
+"""How well frozen features suit images with several labels each: what `kerastl rank` measures on them."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+
+from kerastl.evaluation.transferability import (
+    INVERSE_PENALTIES,
+    MOST_FOLDS,
+    SMALLEST_PROBABILITY,
+    Folds,
+    ProbeScore,
+    column_evidence,
+    judged,
+    probe_rows,
+)
+
+
+def label_folds(count: int, groups: np.ndarray, seed: int = 0) -> Folds:
+    """Divide images into five folds, or fewer where there are fewer images or groups; no group is in two of them.
+
+    Args:
+        count: of images.
+        groups: object [n] of str; images of one group stay together; '' is a group of its own.
+        seed: of the division.
+    """
+    from sklearn.model_selection import GroupKFold
+
+    units = np.where(groups != "", groups, [f"\0{index}" for index in range(count)]).astype(str)
+    folds = max(2, min(MOST_FOLDS, len(set(units))))
+    parts = GroupKFold(folds, shuffle=True, random_state=seed).split(np.zeros(count), groups=units)
+    return [(np.asarray(train), np.asarray(held_out)) for train, held_out in parts]
+
+
+def label_probe(features: np.ndarray, labels: np.ndarray, folds: Folds) -> ProbeScore:
+    """Mean average precision of one logistic regression a label, on the folds left out.
+
+    Labels are fitted apart (binary relevance, Tsoumakas and Katakis 2007, "Multi-label classification: an overview").
+    A label's average precision is the area under its precision over recall; the score of a fold is the mean over
+    the labels that its images have (Everingham et al. 2010, "The PASCAL Visual Object Classes (VOC) challenge"), so that rare
+    labels count as much as frequent ones. Each fold is judged with the penalty whose log-loss is lowest on the
+    other folds, one penalty for all labels.
+
+    Args:
+        features: float [n, d].
+        labels: 0 and 1, [n, labels].
+        folds: from `label_folds`.
+
+    Returns:
+        The score, with the mean average precision in the place of accuracy.
+    """
+    rows = probe_rows(features)
+    losses = np.empty((len(INVERSE_PENALTIES), len(folds)))
+    precisions = np.empty_like(losses)
+    for index, inverse_penalty in enumerate(INVERSE_PENALTIES):
+        for number, (train, held_out) in enumerate(folds):
+            found = _probabilities(rows[train], labels[train], rows[held_out], inverse_penalty)
+            known = labels[held_out]
+            own = np.where(known == 1, found, 1 - found)
+            losses[index, number] = -np.log(np.maximum(own, SMALLEST_PROBABILITY)).mean()
+            precisions[index, number] = mean_average_precision(known, found)
+    return judged(losses, precisions)
+
+
+def mean_average_precision(labels: np.ndarray, scores: np.ndarray) -> float:
+    """Mean over the labels that occur, of the average precision of their images in the order of their scores.
+
+    Args:
+        labels: 0 and 1, [n, labels].
+        scores: float [n, labels], higher for what is more likely.
+
+    Returns:
+        0..1; a constant score reaches the mean share of images that have a label; 0 where no label occurs.
+    """
+    from sklearn.metrics import average_precision_score
+
+    present = np.flatnonzero(labels.any(axis=0))
+    found = [average_precision_score(labels[:, label], scores[:, label]) for label in present]
+    return float(np.mean(found)) if found else 0.0
+
+
+def label_evidence(features: np.ndarray, labels: np.ndarray) -> float:
+    """LogME of several labels an image: the evidence of each label's 0/1 column, averaged over those that vary.
+
+    The evidence is that of a linear model of one column of numbers, whatever they are: You et al. 2021 take the
+    columns of a one-hot matrix for classes and the targets themselves for regression (arXiv:2102.11005, section
+    4.3). With several labels an image the columns are no longer exclusive, which no step of it asks for.
+
+    Args:
+        features: float [n, d], not standardised.
+        labels: 0 and 1, [n, labels].
+
+    Returns:
+        In nats an image.
+    """
+    columns = labels.astype(np.float64)
+    return column_evidence(features, columns[:, columns.min(axis=0) != columns.max(axis=0)])
+
+
+def _probabilities(
+    rows: np.ndarray, labels: np.ndarray, asked: np.ndarray, inverse_penalty: float
+) -> np.ndarray:
+    """Probability of each label, float [asked, labels], from a fit to other rows."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import threadpool_limits
+
+    found = np.empty((len(asked), labels.shape[1]))
+    # One thread, and fits that end early: as for one label an image.
+    with threadpool_limits(1), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        for label, column in enumerate(labels.T):
+            if column.min() == column.max():  # nothing to tell apart here
+                found[:, label] = column[0]
+                continue
+            probe = LogisticRegression(C=inverse_penalty, max_iter=200).fit(rows, column)
+            found[:, label] = probe.predict_proba(asked)[:, 1]
+    return found
