@@ -318,6 +318,47 @@ def test_each_image_view_and_cut_passes_the_frozen_part_once(
     assert apart == once * 4 > shared.forward_passes
 
 
+def test_the_plan_of_the_store_foretells_what_a_search_runs_and_keeps(
+    solid_colours: Path, tmp_path: Path, shared_of: Any
+) -> None:
+    from kerastl.tuning.heads import HeadPhases
+    from kerastl.tuning.store_plan import plan_store
+
+    first, second = "conv_pw_12_relu", "conv_pw_11_relu"
+    recipe = tiny(solid_colours, tmp_path / "store", finetune_phase__unfreeze_from=first)
+    rates = Axis("head_phase.learning_rate", values=(1e-3, 1e-2), ordered=True)  # no feature depends on it
+    space = Space((Axis(UNFREEZE, values=("backbone", first, second), ordered=True), rates))
+    shared, heads = shared_of(recipe), HeadPhases(tmp_path / "heads")
+    plan = plan_store(recipe, space, shared)
+    counts = shared.splits.counts()
+    once = 2 * counts["train"] + counts["validation"]
+    assert [cut.point for cut in plan.cuts] == ["backbone", first, second] and plan.combinations == 3
+    assert [cut.forward_passes for cut in plan.cuts] == [once] * 3
+    assert plan.missing_bytes == plan.bytes < sum(cut.bytes for cut in plan.cuts), (
+        "pooled features are shared"
+    )
+    assert shared.forward_passes == 0, "a plan runs nothing"
+    assert not any(unit.kind != "pixels" for unit in shared.cache.store.units())
+    for values in ({}, {UNFREEZE: second}, {UNFREEZE: "backbone"}):
+        scored(recipe, values, shared, heads)
+    assert shared.forward_passes == plan.forward_passes == 2 * once
+    written = [unit for unit in shared.cache.store.units() if unit.kind != "pixels"]
+    header = 128  # of an array's file
+    assert sum(unit.bytes - header for unit in written) == plan.bytes
+    after = plan_store(recipe, space, shared_of(recipe))
+    assert (after.missing_bytes, after.forward_passes) == (0, 0)
+    assert all("all in the store, no forward pass" in line for line in after.lines()[1:])
+
+    # the control: with other views nothing of them lies there but the images themselves
+    other = tiny(solid_colours, tmp_path / "store", augment__seed=7, finetune_phase__unfreeze_from=first)
+    changed = plan_store(other, space, shared_of(other))
+    assert changed.forward_passes == 2 * counts["train"] and 0 < changed.missing_bytes < changed.bytes
+    # and where the plan looks at another size, that size's features are missing
+    sizes = Space((Axis("backbone.image_size", values=(32, 48), ordered=True),))
+    known, larger = plan_store(recipe, sizes, shared_of(recipe)).cuts
+    assert (known.missing_bytes, larger.missing_bytes) == (0, larger.bytes) and larger.image_size == 48
+
+
 def test_a_head_phase_that_is_taken_over_changes_no_score(
     solid_colours: Path, tmp_path: Path, shared_of: Any
 ) -> None:

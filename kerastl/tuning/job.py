@@ -27,6 +27,7 @@ from kerastl.tuning.results import make_report, winning_values, write_ledger, wr
 from kerastl.tuning.search import BAD_SETTING, TrialRunner, search
 from kerastl.tuning.shared import Shared
 from kerastl.tuning.space import load_space
+from kerastl.tuning.store_plan import plan_store
 from kerastl.tuning.table import TrialTable
 from kerastl.tuning.trial import trial_recipe
 from kerastl.tuning.workers import search_with_workers
@@ -142,6 +143,8 @@ def _search(question: Question, folder: SearchFolder, progress: Progress) -> Sea
     if settings.tuner == "hyperband":
         expected = min(hyperband_trials(question.full_epochs), expected or UNLIMITED)
     with open_runner(question, folder, progress) as runner:
+        for line in plan_store(question.recipe, question.space, runner.shared).lines():
+            progress.note(line)
         with TrialTable(
             folder, monitor, expected, settings.budget_seconds, settings.workers, progress
         ) as table:

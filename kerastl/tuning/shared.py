@@ -54,6 +54,7 @@ class Shared:
 
     Attributes:
         splits: of the data.
+        cache: keeps images and features.
         folds: 0, or how many.
         decoded: how often images were made ready, once for each size and way of resizing.
     """
@@ -63,16 +64,16 @@ class Shared:
     ) -> None:
         self.splits, self.folds = splits, folds
         self.decoded = 0
-        self._cache, self._reads, self._progress = cache, reads, progress
+        self.cache, self._reads, self._progress = cache, reads, progress
         self._prepared: dict[str, Prepared] = {}
         self._backbones: dict[str, keras.Model] = {}
-        self._frozen: list[Frozen] = []
+        self._frozen: dict[str, Frozen] = {}
         self._features: dict[str, list[Features]] = {}
 
     @property
     def forward_passes(self) -> int:
         """Images that the backbone, or its part below a cut, was run on so far."""
-        return sum(frozen.forward_passes for frozen in self._frozen)
+        return sum(frozen.forward_passes for frozen in self._frozen.values())
 
     @property
     def digest(self) -> str:
@@ -86,7 +87,7 @@ class Shared:
             self.decoded += 1
             splits = pooled_splits(self.splits) if self.folds else self.splits
             names = ("train",) if self.folds else ("train", "validation")
-            return decode_splits(recipe, splits, self._cache, self._progress, names)
+            return decode_splits(recipe, splits, self.cache, self._progress, names)
 
         found = _once(self._prepared, [recipe.backbone.image_size, recipe.data.resize], decode)
         return dataclasses.replace(found, recipe=recipe)
@@ -118,11 +119,15 @@ class Shared:
         names = ("train",) if self.folds else ("train", "validation")
         views = [prepared.frozen_views(name) for name in names]
         # This backbone is never trained: what is computed live, too, stays right for later trials.
-        frozen = frozen_part(self._backbone(recipe), recipe, len(self.splits.class_names))
-        self._frozen.append(frozen)
         wanted = wanted_features(recipe)
         wanted = dataclasses.replace(wanted, finetune_epochs=wanted.finetune_epochs * self._reads)
-        return extract(frozen, views, self._cache, wanted, self._progress)
+        return extract(self.frozen(recipe), views, self.cache, wanted, self._progress)
+
+    def frozen(self, recipe: Recipe) -> Frozen:
+        """The part below a recipe's unfreeze point, with the pretrained weights."""
+        key = [recipe_to_dict(recipe)["backbone"], point_of(recipe), keras.config.dtype_policy().name]
+        classes = len(self.splits.class_names)
+        return _once(self._frozen, key, lambda: frozen_part(self._backbone(recipe), recipe, classes))
 
     def _backbone(self, recipe: Recipe) -> keras.Model:
         key = [recipe_to_dict(recipe)["backbone"], keras.config.dtype_policy().name]
