@@ -1,0 +1,305 @@
+"""A search with kerastl beside a plain Keras Tuner search (`plain_search.py`) over the same rates and unfreeze points.
+
+    same     the same settings run by both: ours whole from an empty store, the plain side's time from a timed part of
+             each kind of its work, multiplied by its epochs; the limit from bare rates of the same run; forward passes
+             counted; the scores of both
+    until    our own tuner until it holds a score as good as the plain side's best, beside the plain search's whole time
+    workers  the same search by one process and by two
+    winner   the winner of `kerastl tune` beside the recipe as it was, over some seeds, on the test split
+    memory   what the process holds for itself over many trials
+
+Rows are kept under a key of all that they depend on: an interrupted benchmark goes on where it stopped, and trials whose
+features were made before find them in the work folder.
+
+    python benchmarks/search.py --part same --data DIR --weights DIR
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import plain_search
+from plain_search import EVERYTHING, NOTHING, POINT
+from search_bench import (
+    MONITOR,
+    Bench,
+    digest_of,
+    limit_of,
+    ours_of,
+    plain_each,
+    plain_scores,
+    question_of,
+    spread,
+)
+
+from kerastl.features.cache import Cache
+from kerastl.progress import Progress
+from kerastl.tuning.heads import HeadPhases
+from kerastl.tuning.job import BASELINE, open_runner, oracle_of, tune
+from kerastl.tuning.question import SearchSettings
+from kerastl.tuning.records import SearchFolder, read_record, read_records
+from kerastl.tuning.search import search
+from kerastl.tuning.shared import Shared
+from kerastl.tuning.trial import run_trial, trial_recipe
+from kerastl.tuning.workers import search_with_workers
+from kerastl.workflow.prepare import open_splits
+
+STUDENT_95 = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776}
+
+
+def same(bench: Bench) -> dict[str, Any]:
+    """The same settings by both."""
+    arguments = bench.arguments
+    used = [point for point in bench.points if any(one[POINT] == point for one in bench.settings)]
+    parts, bare = {}, {}
+    for point in [NOTHING, *(point for point in used if point != NOTHING)]:
+        what: dict[str, Any] = {"point": point, "steps": arguments.timed_part, "repeat": arguments.repeat}
+        for kind, found, of in (
+            ("bare", bare, plain_search.bare_of), ("part", parts, plain_search.part_of)
+        ):  # fmt: skip
+            found[point] = bench.row(
+                "plain",
+                {"kind": kind, **what},
+                lambda of=of, at=point: of(bench.plain, at, arguments.timed_part),
+            )
+    folder = bench.folder(f"same-{arguments.repeat}")
+    asked = [
+        {"kind": "setting", "number": n, "repeat": arguments.repeat, **values}
+        for n, values in enumerate(bench.settings)
+    ]
+    if not any(bench.key("ours", one) in bench.known for one in asked):
+        shutil.rmtree(folder, ignore_errors=True)  # an empty store
+    recipe, heads = bench.recipe(folder / "store"), HeadPhases(folder / "heads")
+    session, ours = time.strftime("%FT%T"), []
+    with Cache(recipe.cache, folder / "scratch") as cache:
+        shared = Shared(open_splits(recipe)[1], cache, 0, len(asked))
+
+        def trial(values: dict[str, Any]) -> dict[str, Any]:
+            passes, trained, started = shared.forward_passes, heads.trained, time.perf_counter()
+            one = trial_recipe(recipe, ours_of(values), shared)
+            result = run_trial(one, shared, heads, monitor=MONITOR)
+            seconds, passed = time.perf_counter() - started, shared.forward_passes - passes
+            counted = {"forward_passes": passed, "heads": heads.trained - trained}
+            return {"score": result.score, "seconds": seconds, "session": session, **counted}
+
+        for what, values in zip(asked, bench.settings, strict=True):
+            ours.append(bench.row("ours", what, lambda values=values: trial(values)))
+    scores = plain_scores(bench)
+    differences = [one["score"] - other for one, other in zip(ours, scores, strict=True)]
+    plain, seconds = sum(plain_each(bench, parts)), sum(row["seconds"] for row in ours)
+    limit = limit_of(bench, bare)
+    # Pooled features alone are a cut of their own where their trial comes before all others.
+    cuts = len({NOTHING if one[POINT] == EVERYTHING else one[POINT] for one in bench.settings})
+    once = bench.counts["train"] + bench.counts["validation"]
+    found = {
+        "settings": len(ours), "plain_seconds_scaled": plain, "ours_seconds": seconds, "ratio": plain / seconds,
+        "limit": limit, "share_of_limit": plain / seconds / limit, "sessions": len({r["session"] for r in ours}),
+        "forward_passes": sum(row["forward_passes"] for row in ours), "one_per_image_and_cut_at_most": once * cuts,
+        "head_phases": sum(row["heads"] for row in ours), "best_ours": max(row["score"] for row in ours),
+        "best_plain": max(scores), **spread("score_difference", differences),
+    }  # fmt: skip
+    if arguments.whole:
+        what = {"kind": "whole", "trials": arguments.whole}
+        with tempfile.TemporaryDirectory() as scratch:
+            whole = bench.row(
+                "plain",
+                what,
+                lambda: {
+                    "found": plain_search.search_whole(bench.plain, arguments.whole, arguments.seed, scratch)
+                },
+            )["found"]
+        assert [one["values"] for one in whole] == bench.settings[: len(whole)]
+        against = [one["score"] - other for one, other in zip(whole, scores, strict=False)]
+        found |= spread("whole_loop_score_minus_shortcut", against)
+        found["whole_loop_seconds_over_scaled"] = sum(one["seconds"] for one in whole) / sum(
+            plain_each(bench, parts)[: len(whole)]
+        )
+    return found
+
+
+def until(bench: Bench) -> dict[str, Any]:
+    """Our tuner, until it is as good as the plain side's best of all its settings."""
+    summary = same(bench)
+    # Keras counts in thirty-two bits.
+    goal, place = summary["best_plain"] - 1e-6, bench.folder("until")
+    tried = bench.arguments.settings * 3
+
+    def measure() -> dict[str, Any]:
+        question = question_of(bench, bench.recipe(place / "store"), SearchSettings("bayesian", tried))
+        folder = SearchFolder(place / "search")
+        oracle = oracle_of(question)
+        with open_runner(question, folder) as runner:
+            scores = [runner.run(folder.baseline, BASELINE, {})]
+            scores += [float(record.score or 0) for record in read_records(folder)]
+
+            def ended(trial_id: str) -> None:
+                record = read_record(folder.of_trial(trial_id))
+                scores.append(float(record.score or 0) if record else 0.0)
+
+            oracle.ended, oracle.out_of_time = ended, lambda: max(scores) >= goal
+            search(oracle, folder, runner)
+        records = [record for record in [read_record(folder.baseline), *read_records(folder)] if record]
+        seconds = sum(record.seconds for record in records)
+        return {
+            "seconds": seconds,
+            "trials": len(records),
+            "reached": max(scores) >= goal,
+            "best": max(scores),
+        }
+
+    row = bench.row("ours", {"kind": "until", "goal": goal, "most": tried}, measure)
+    names = ("seconds", "trials", "reached", "best")
+    ratio = summary["plain_seconds_scaled"] / row["seconds"]
+    return {"goal": goal, **{name: row[name] for name in names}, "times_less": ratio}
+
+
+def workers(bench: Bench) -> dict[str, Any]:
+    """The same search by one process and by two, each from an empty store."""
+    rows = {}
+    for count in (1, 2):
+        place = bench.folder(f"workers-{count}")
+
+        def measure(count: int = count, place: Path = place) -> dict[str, Any]:
+            shutil.rmtree(place, ignore_errors=True)
+            settings = SearchSettings("random", bench.arguments.settings, workers=count)
+            question = question_of(bench, bench.recipe(place / "store"), settings)
+            folder = SearchFolder(place / "search")
+            folder.path.mkdir(parents=True)
+            oracle, started = oracle_of(question), time.perf_counter()
+            if count > 1:
+                search_with_workers(oracle, folder, question.to_dict(), count, Progress())
+            else:
+                with open_runner(question, folder) as runner:
+                    search(oracle, folder, runner)
+            seconds, records = time.perf_counter() - started, read_records(folder)
+            passes = sum(record.forward_passes for record in records)
+            best = max(float(record.score or 0) for record in records)
+            return {"seconds": seconds, "trials": len(records), "forward_passes": passes, "best": best}
+
+        rows[count] = bench.row(
+            "ours", {"kind": "workers", "workers": count, "trials": bench.arguments.settings}, measure
+        )
+    return {f"seconds_{n}": row["seconds"] for n, row in rows.items()} | {
+        "speed_up": rows[1]["seconds"] / rows[2]["seconds"],
+        "forward_passes": [row["forward_passes"] for row in rows.values()],
+    }
+
+
+def winner(bench: Bench) -> dict[str, Any]:
+    """The winning recipe of `kerastl tune` beside the recipe as it was, by seeds."""
+    from ours import fit_and_measure
+
+    arguments, place = bench.arguments, bench.folder("winner")
+    recipe = bench.recipe(place / "store", defaults=True)
+    file = (
+        arguments.winner
+        or tune(
+            recipe,
+            settings=SearchSettings(trials=arguments.settings),
+            directory=place / "search",
+            runs_dir=place / "runs",
+            export_model=False,
+        ).winner
+    )
+    text = digest_of([file])
+    rows: dict[bool, list[float]] = {True: [], False: []}
+    for seed in arguments.seeds:
+        for won in rows:
+            what = {"kind": "fit", "fit_seed": seed, "won": won, "sets": arguments.sets}
+            what |= {"recipe": text} if won else {}
+
+            def measure(won: bool = won, seed: int = seed) -> dict[str, Any]:
+                if won:
+                    return fit_and_measure(
+                        str(file), (), {"seed": seed, "cache.directory": str(place / "store")}
+                    )
+                flags = {"seed": seed, "data.source": str(arguments.data)}
+                flags |= {
+                    "data.examples_per_class": arguments.per_class,
+                    "cache.directory": str(place / "store"),
+                }
+                flags |= {"backbone.name": arguments.backbone, "backbone.image_size": arguments.image_size}
+                return fit_and_measure(
+                    None, arguments.sets, {**flags, "backbone.weights": recipe.backbone.weights}
+                )
+
+            rows[won].append(bench.row("ours", what, measure)["finetune_accuracy"])
+    gains = [a - b for a, b in zip(rows[True], rows[False], strict=True)]
+    found = {"winner": rows[True], "as_it_was": rows[False], **spread("gain", gains)}
+    half = STUDENT_95.get(len(gains), 2.0) * found["gain_error"]
+    return found | {"gain_interval": [found["gain"] - half, found["gain"] + half]}
+
+
+def memory(bench: Bench) -> dict[str, Any]:
+    """What the process holds for itself after every few of many trials, all their features being stored."""
+    from memory import memory_of
+
+    arguments, place = bench.arguments, bench.folder("memory")
+
+    def measure() -> dict[str, Any]:
+        drawn = plain_search.draw(bench.points, arguments.memory_trials, arguments.seed)
+        recipe = bench.recipe(place / "store")
+        epochs = {"head_phase.epochs": 1, "finetune_phase.epochs": 1}
+        held: list[int] = []
+        shutil.rmtree(place / "heads", ignore_errors=True)
+        with Cache(recipe.cache, place / "scratch") as cache:
+            shared, heads = Shared(open_splits(recipe)[1], cache, 0, len(drawn)), HeadPhases(place / "heads")
+            for values in drawn:
+                one = trial_recipe(recipe, {**ours_of(values), **epochs}, shared)
+                run_trial(one, shared, heads, monitor=MONITOR)
+                held.append(memory_of(os.getpid())[0])
+        return {"own_megabytes": held}
+
+    held = bench.row("ours", {"kind": "memory", "trials": arguments.memory_trials}, measure)["own_megabytes"]
+    every = max(1, len(held) // 10)
+    third = max(1, len(held) // 3)
+    return {
+        "own_megabytes": held[::every] + held[-1:], "peak": max(held),
+        "last_third_over_middle_third": max(held[-third:]) / max(held[-2 * third : -third] or held),
+    }  # fmt: skip
+
+
+PARTS = {part.__name__: part for part in (same, until, workers, winner, memory)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--part", choices=sorted(PARTS), required=True)
+    parser.add_argument("--data", type=Path, required=True, help="folder with train/ and test/")
+    parser.add_argument("--weights", type=Path, help="folder with BACKBONE_notop.weights.h5")
+    parser.add_argument("--backbone", default="resnet50")
+    parser.add_argument("--image-size", type=int, default=128)
+    parser.add_argument("--per-class", type=int, help="train on this many images a class")
+    parser.add_argument("--head-epochs", type=int, default=10)
+    parser.add_argument("--finetune-epochs", type=int, default=5)
+    parser.add_argument("--joins", type=int, default=6, help="unfreeze points that are searched")
+    parser.add_argument("--settings", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=1, help="of the settings")
+    parser.add_argument("--repeat", type=int, default=0, help="of `same`: another number times all anew")
+    parser.add_argument(
+        "--timed-part", type=int, default=8, help="steps of each kind of the plain side's work"
+    )
+    parser.add_argument("--whole", type=int, default=0, help="run so many plain trials whole: hours")
+    parser.add_argument("--winner", type=Path, help="a winner.toml; searched without it")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of the winner's fits")
+    parser.add_argument("--set", dest="sets", action="append", default=[], help="recipe key of `winner`")
+    parser.add_argument("--memory-trials", type=int, default=50)
+    parser.add_argument("--work", type=Path, default=Path("runs/search-benchmark"))
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/search.jsonl"))
+    arguments = parser.parse_args()
+    print(json.dumps({"part": arguments.part, **PARTS[arguments.part](Bench(arguments))}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
