@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 
 from kerastl.evaluation.transferability import (
@@ -13,7 +11,9 @@ from kerastl.evaluation.transferability import (
     Folds,
     ProbeScore,
     column_evidence,
+    group_units,
     judged,
+    probe_of,
     probe_rows,
 )
 
@@ -28,7 +28,7 @@ def label_folds(count: int, groups: np.ndarray, seed: int = 0) -> Folds:
     """
     from sklearn.model_selection import GroupKFold
 
-    units = np.where(groups != "", groups, [f"\0{index}" for index in range(count)]).astype(str)
+    units = group_units(groups)
     folds = max(2, min(MOST_FOLDS, len(set(units))))
     parts = GroupKFold(folds, shuffle=True, random_state=seed).split(np.zeros(count), groups=units)
     return [(np.asarray(train), np.asarray(held_out)) for train, held_out in parts]
@@ -85,8 +85,8 @@ def label_evidence(features: np.ndarray, labels: np.ndarray) -> float:
     """LogME of several labels an image: the evidence of each label's 0/1 column, averaged over those that vary.
 
     The evidence is that of a linear model of one column of numbers, whatever they are: You et al. 2021 take the
-    columns of a one-hot matrix for classes and the targets themselves for regression (arXiv:2102.11005, section
-    4.3). With several labels an image the columns are no longer exclusive, which no step of it asks for.
+    columns of a one-hot matrix for classes and the targets themselves for regression (arXiv:2102.11005).
+    With several labels an image the columns are no longer exclusive, which no step of it asks for.
 
     Args:
         features: float [n, d], not standardised.
@@ -103,18 +103,11 @@ def _probabilities(
     rows: np.ndarray, labels: np.ndarray, asked: np.ndarray, inverse_penalty: float
 ) -> np.ndarray:
     """Probability of each label, float [asked, labels], from a fit to other rows."""
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
-    from threadpoolctl import threadpool_limits
-
     found = np.empty((len(asked), labels.shape[1]))
-    # One thread, and fits that end early: as for one label an image.
-    with threadpool_limits(1), warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
+    with probe_of(inverse_penalty) as probe:
         for label, column in enumerate(labels.T):
             if column.min() == column.max():  # nothing to tell apart here
                 found[:, label] = column[0]
                 continue
-            probe = LogisticRegression(C=inverse_penalty, max_iter=200).fit(rows, column)
-            found[:, label] = probe.predict_proba(asked)[:, 1]
+            found[:, label] = probe.fit(rows, column).predict_proba(asked)[:, 1]
     return found

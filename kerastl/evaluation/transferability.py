@@ -6,11 +6,16 @@ linear probe, and LogME, the evidence of linear models of the labels.
 
 from __future__ import annotations
 
+import contextlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from sklearn.linear_model import LogisticRegression
 
 Folds = Sequence[tuple[np.ndarray, np.ndarray]]
 
@@ -56,8 +61,7 @@ def probe_folds(labels: np.ndarray, groups: np.ndarray, seed: int = 0) -> Folds:
     """
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-    grouped = groups != ""
-    units = np.where(grouped, groups, [f"\0{index}" for index in range(len(groups))])
+    grouped, units = groups != "", group_units(groups)
     rarest = min(len(set(units[labels == label])) for label in np.unique(labels))
     count = max(2, min(MOST_FOLDS, rarest))
     places = np.zeros(len(labels))
@@ -66,8 +70,13 @@ def probe_folds(labels: np.ndarray, groups: np.ndarray, seed: int = 0) -> Folds:
         warnings.filterwarnings("ignore", message="The least populated class")
         if grouped.any():
             by_group = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
-            return list(by_group.split(places, labels, units.astype(str)))
+            return list(by_group.split(places, labels, units))
         return list(StratifiedKFold(count, shuffle=True, random_state=seed).split(places, labels))
+
+
+def group_units(groups: np.ndarray) -> np.ndarray:
+    """What folds may not tear apart: the groups, and each image without one by itself; str [n]."""
+    return np.where(groups != "", groups, [f"\0{index}" for index in range(len(groups))]).astype(str)
 
 
 def linear_probe(features: np.ndarray, labels: np.ndarray, folds: Folds) -> ProbeScore:
@@ -131,20 +140,27 @@ def _out_of_fold(
     rows: np.ndarray, codes: np.ndarray, folds: Folds, inverse_penalty: float, classes: int
 ) -> np.ndarray:
     """Probabilities float [n, classes] of each image, from a fit without its fold."""
+    from sklearn.model_selection import cross_val_predict
+
+    with probe_of(inverse_penalty) as probe:
+        # A class whose only group is left out gets no probability, which is what it deserves.
+        warnings.filterwarnings("ignore", message="Number of classes in training fold")
+        return np.asarray(cross_val_predict(probe, rows, codes, cv=folds, method="predict_proba"))
+
+
+@contextlib.contextmanager
+def probe_of(inverse_penalty: float) -> Iterator[LogisticRegression]:
+    """A logistic regression, to be fitted inside: in one thread, and quietly where it ends early."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import cross_val_predict
     from threadpoolctl import threadpool_limits
 
-    probe = LogisticRegression(C=inverse_penalty, max_iter=200)
     # Steps this small wait for their threads more than they compute: on two busy cores, 1,200 rows of 256 features
     # took 1.6 s a fit with two threads and 0.1 s with one.
     with threadpool_limits(1), warnings.catch_warnings():
         # A fit that ends early is a fit with a little more penalty, and the penalty is chosen.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        # A class whose only group is left out gets no probability, which is what it deserves.
-        warnings.filterwarnings("ignore", message="Number of classes in training fold")
-        return np.asarray(cross_val_predict(probe, rows, codes, cv=folds, method="predict_proba"))
+        yield LogisticRegression(C=inverse_penalty, max_iter=200)
 
 
 def log_evidence(features: np.ndarray, labels: np.ndarray) -> float:

@@ -64,9 +64,7 @@ def extract(
     Raises:
         NoSpaceError: the recipe asks for the disk, and has no room there.
     """
-    if cache.dtype == "float16" and _was_widened(frozen, splits, cache, wanted):
-        cache.widen()
-    keys = [_keys(frozen, split, view, wanted, cache) for split in splits for view in range(split.view_count)]
+    keys = unit_keys(frozen, splits, cache, wanted)
     epochs = wanted.finetune_epochs if "activations" in keys[0] else 0
     sample = sample or Sample(frozen, splits, keys, cache.store.has)
     keeping = cache.choose(
@@ -95,6 +93,18 @@ def extract(
         progress.warn(f"Features cannot be kept: {error}")
         cache.release_features()
         return extract(frozen, splits, cache, wanted, progress, (*excluded, place), sample)
+
+
+def unit_keys(
+    frozen: Frozen, splits: Sequence[FrozenViews], cache: Cache, wanted: Wanted
+) -> list[dict[str, UnitKey]]:
+    """The units that features are made of, by kind, for each view of each split; nothing is computed.
+
+    Where activations are known not to fit sixteen bits, the cache is widened.
+    """
+    if cache.dtype == "float16" and _was_widened(frozen, splits, cache, wanted):
+        cache.widen()
+    return [_keys(frozen, split, view, wanted, cache) for split in splits for view in range(split.view_count)]
 
 
 def _was_widened(frozen: Frozen, splits: Sequence[FrozenViews], cache: Cache, wanted: Wanted) -> bool:

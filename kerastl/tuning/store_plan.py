@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from kerastl.errors import RecipeError
-from kerastl.features.cache import Cache, Keeping
-from kerastl.features.extract import extract
+from kerastl.features.cache import Cache
+from kerastl.features.extract import unit_keys
 from kerastl.features.pixels import KeptPixels, image_facts
 from kerastl.features.unit import UnitKey
-from kerastl.progress import Progress, size_text
+from kerastl.progress import size_text
 from kerastl.recipe import Recipe
 from kerastl.tuning.axes import UNFREEZE, Axis, Space
 from kerastl.tuning.shared import Shared
@@ -113,24 +113,6 @@ class StorePlan:
         return [total, *(f"  {cut.line}" for cut in self.cuts[:SHOWN]), *([rest] if more else [])]
 
 
-class _Asked(Cache):
-    """A cache that is only asked: it takes down which units are wanted, and keeps none."""
-
-    keys: Sequence[Mapping[str, UnitKey]] = ()
-
-    def choose(
-        self,
-        keys: Sequence[Mapping[str, UnitKey]],
-        finetune_passes: int,
-        rate: Callable[[], float],
-        progress: Progress,
-        excluded: Collection[str] = (),
-    ) -> Keeping:
-        """Remember the units; `live` makes nothing until features are read, and nobody reads them."""
-        self.keys = keys
-        return Keeping("live", "live")
-
-
 class _Unread(KeptPixels):
     """The place of decoded images where only their number matters."""
 
@@ -219,10 +201,9 @@ def units_of(recipe: Recipe, first: Recipe, shared: Shared) -> Sequence[Mapping[
         facts=known.facts if alike else {s.name: image_facts(s, recipe.data, size) for s in splits},
     )
     views = [prepared.frozen_views(split.name) for split in splits]
-    asked = _Asked(shared.cache.recipe, Path("unused"))
-    with asked:
-        extract(shared.frozen(recipe), views, asked, wanted_features(recipe))
-    return asked.keys
+    # A cache of its own: that of the search is widened by the trial that needs it, if any does.
+    cache = Cache(shared.cache.recipe, Path("unused"))
+    return unit_keys(shared.frozen(recipe), views, cache, wanted_features(recipe))
 
 
 def _reached(base: Recipe, axes: Sequence[Axis], shared: Shared) -> Iterator[tuple[dict[str, Any], Recipe]]:
