@@ -59,12 +59,13 @@ def table(results: list[dict[str, Any]]) -> str:
     for row in results:
         groups.setdefault((row["backbone"], row["side"]), []).append(row)
     for (backbone, side), rows in sorted(groups.items()):
-        cells = [_spread([100 * row[key] for row in rows]) for key in ("head_accuracy", "finetune_accuracy")]
+        cells = [spread([100 * row[key] for row in rows]) for key in ("head_accuracy", "finetune_accuracy")]
         lines.append(f"{backbone:<16}{side:<10}{len(rows):>6}  {cells[0]:<26}{cells[1]:<26}")
     return "\n".join(lines)
 
 
-def _spread(values: list[float]) -> str:
+def spread(values: list[float]) -> str:
+    """Median and range, in points."""
     return f"{statistics.median(values):.1f} ({min(values):.1f} to {max(values):.1f})"
 
 

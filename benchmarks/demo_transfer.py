@@ -2,7 +2,8 @@
 
 All sides are the shipped recipe `digits`, run over several seeds: with all training images, and with ten of
 each class. From random weights it is run twice: as it is, and with BatchNorm that trains, because a random network
-whose BatchNorm stays as it was initialised cannot learn. The seed decides which ones are augmented how, the head's dropout and the order of the images.
+whose BatchNorm stays as it was initialised cannot learn. The seed decides which images are taken and in which order,
+and the head's dropout.
 
     python benchmarks/demo_transfer.py [--seeds 0 1 2 3 4] [--per-class 10]
 """
@@ -11,8 +12,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 
+from accuracy import spread
 from ours import fit_and_measure
 
 SIDES = {
@@ -42,11 +43,6 @@ def main() -> None:
             gains = [100 * (ours[phase] - control[phase]) for ours, control in pairs]
             if side != "shipped":
                 print(f"{phase:<20}{'gain over it':<36}{spread(gains)}")
-
-
-def spread(values: list[float]) -> str:
-    """Median and range."""
-    return f"{statistics.median(values):6.1f} ({min(values):.1f} to {max(values):.1f})"
 
 
 if __name__ == "__main__":

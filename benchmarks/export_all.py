@@ -30,6 +30,7 @@ from kerastl.recipe import HeadRecipe
 IMAGES = 4
 SIZE = 96
 CLASSES = "abcdefghij"
+# Logits of about this spread: a head that is sure of some images and unsure of others.
 LOGIT_SPREAD = 3.0
 
 

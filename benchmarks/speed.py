@@ -29,13 +29,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--data", type=Path, required=True, help="folder with train/ and test/, one folder a class"
-    )
-    parser.add_argument("--weights", type=Path, required=True, help="folder with BACKBONE_notop.weights.h5")
-    parser.add_argument("--backbone", choices=sorted(guide.BACKBONES), default="resnet50")
+    add_arguments(parser, image_size=224)
     parser.add_argument("--unfreeze-from", default="conv4_block6_out")
-    parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--epochs", type=int, default=10, help="of each phase")
     parser.add_argument(
         "--timed-epochs", type=int, default=2, help="how many of those that run a network to time"
@@ -55,6 +50,16 @@ def main() -> None:
     print(table(rows, arguments))
 
 
+def add_arguments(parser: argparse.ArgumentParser, image_size: int) -> None:
+    """What is compared on which images."""
+    parser.add_argument(
+        "--data", type=Path, required=True, help="folder with train/ and test/, one folder a class"
+    )
+    parser.add_argument("--weights", type=Path, required=True, help="folder with BACKBONE_notop.weights.h5")
+    parser.add_argument("--backbone", choices=sorted(guide.BACKBONES), default="resnet50")
+    parser.add_argument("--image-size", type=int, default=image_size)
+
+
 def vars_of(arguments: argparse.Namespace) -> dict[str, Any]:
     """The settings, without the places of this machine."""
     names = ("backbone", "unfreeze_from", "image_size", "epochs", "timed_epochs", "precision")
@@ -68,13 +73,14 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
     keras.config.set_dtype_policy(arguments.precision)
     train_count = sum(1 for _ in (arguments.data / "train").rglob("*.png"))
     bare = bare_rates(arguments)
-    theirs = guide_seconds(arguments)
+    epochs = {"head": arguments.epochs, "finetune": arguments.epochs}
+    theirs = guide_seconds(arguments, arguments.unfreeze_from, epochs, arguments.timed_epochs)
     ours = our_seconds(arguments)
-    epochs = arguments.epochs
+    passes = train_count * arguments.epochs
     forward = train_count / bare["forward"]
-    limit_head = train_count * epochs / bare["forward"] / forward
-    limit_whole = (train_count * epochs / bare["forward"] + train_count * epochs / bare["whole_step"]) / (
-        forward + train_count * epochs / bare["suffix_step"]
+    limit_head = passes / bare["forward"] / forward
+    limit_whole = (passes / bare["forward"] + passes / bare["whole_step"]) / (
+        forward + passes / bare["suffix_step"]
     )
     return {
         **{f"bare_{name}_images_per_second": value for name, value in bare.items()},
@@ -146,8 +152,17 @@ def weights_of(arguments: argparse.Namespace) -> Path:
     return arguments.weights / f"{arguments.backbone}_notop.weights.h5"
 
 
-def guide_seconds(arguments: argparse.Namespace) -> dict[str, float]:
-    """Both phases of the guide's loop, reading from the files in every epoch as the guide does."""
+def guide_seconds(
+    arguments: argparse.Namespace, unfreeze_from: str | None, epochs: dict[str, int], timed_epochs: int
+) -> dict[str, float]:
+    """Both phases of the guide's loop, reading from the files in every epoch as the guide does.
+
+    Args:
+        arguments: of `add_arguments`.
+        unfreeze_from: what lies above it is thawed; everything without it. BatchNorm stays frozen.
+        epochs: to scale to, of `head` and `finetune`.
+        timed_epochs: how many of them are timed.
+    """
     import keras
 
     size = arguments.image_size
@@ -169,14 +184,14 @@ def guide_seconds(arguments: argparse.Namespace) -> dict[str, float]:
     for phase, rate in (("head", 1e-3), ("finetune", 1e-5)):
         if phase == "finetune":
             base.trainable = True
-            reached = False
+            reached = unfreeze_from is None
             for layer in base.layers:
                 layer.trainable = reached and not isinstance(layer, keras.layers.BatchNormalization)
-                reached = reached or layer.name == arguments.unfreeze_from
+                reached = reached or layer.name == unfreeze_from
         model.compile(keras.optimizers.Adam(rate), loss)
         model.fit(data.take(2), verbose=0)  # traced and warm
-        timed = seconds_of(lambda: model.fit(data, epochs=arguments.timed_epochs, verbose=0))
-        seconds[phase] = timed * arguments.epochs / arguments.timed_epochs
+        timed = seconds_of(lambda: model.fit(data, epochs=timed_epochs, verbose=0))
+        seconds[phase] = timed * epochs[phase] / timed_epochs
     return seconds
 
 

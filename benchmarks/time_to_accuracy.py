@@ -18,10 +18,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-import guide
-import keras
 import numpy as np
-from speed import BATCH, seconds_of, weights_of
+from speed import add_arguments, guide_seconds, weights_of
 
 from kerastl.features.cache import Cache
 from kerastl.features.extract import extract
@@ -32,7 +30,7 @@ from kerastl.training.routine import transfer
 from kerastl.workflow.beginning import Beginning, begin, wanted_features
 from kerastl.workflow.prepare import Prepared, decode_splits, make_repeatable, open_splits
 
-HEAD_EPOCHS, FINETUNE_EPOCHS = 10, 5
+EPOCHS = {"head": 10, "finetune": 5}
 
 
 class Clock:
@@ -67,33 +65,6 @@ class EpochEnds(Progress):
                     ends.clock.stand(time.perf_counter() - now)
 
         return OfPhase()
-
-
-def guide_seconds(arguments: argparse.Namespace) -> dict[str, float]:
-    """One epoch of each phase of the guide's loop, times its epochs."""
-    size, name = arguments.image_size, guide.BACKBONES[arguments.backbone]
-    preprocess = getattr(keras.applications, guide.PREPROCESSING[name]).preprocess_input
-    base = getattr(keras.applications, name)(
-        include_top=False, weights=str(weights_of(arguments)), input_shape=(size, size, 3)
-    )
-    inputs = keras.Input((size, size, 3))
-    pooled = keras.layers.GlobalAveragePooling2D()(base(preprocess(inputs), training=False))
-    model = keras.Model(inputs, keras.layers.Dense(10)(keras.layers.Dropout(0.2)(pooled)))
-    data = keras.utils.image_dataset_from_directory(
-        arguments.data / "train", image_size=(size, size), batch_size=BATCH, verbose=False
-    ).prefetch(2)
-    seconds = {}
-    for phase, rate, epochs in (("head", 1e-3, HEAD_EPOCHS), ("finetune", 1e-5, FINETUNE_EPOCHS)):
-        base.trainable = phase == "finetune"
-        for layer in base.layers:
-            if isinstance(layer, keras.layers.BatchNormalization):
-                layer.trainable = False
-        model.compile(
-            keras.optimizers.Adam(rate), keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        )
-        model.fit(data.take(2), verbose=0)  # traced and warm
-        seconds[phase] = epochs * seconds_of(lambda: model.fit(data, verbose=0))
-    return seconds
 
 
 def our_points(arguments: argparse.Namespace, seed: int) -> list[dict[str, Any]]:
@@ -148,12 +119,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--data", type=Path, required=True, help="folder with train/ and test/, one folder a class"
-    )
-    parser.add_argument("--weights", type=Path, required=True, help="folder with BACKBONE_notop.weights.h5")
-    parser.add_argument("--backbone", choices=sorted(guide.BACKBONES), default="resnet50")
-    parser.add_argument("--image-size", type=int, default=128)
+    add_arguments(parser, image_size=128)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument(
         "--set", dest="sets", action="append", default=[], help="recipe key for kerastl's side"
@@ -176,7 +142,7 @@ def main() -> None:
     goal = statistics.median(theirs)
     ratios = []
     for seed in arguments.seeds:
-        seconds = guide_seconds(arguments)
+        seconds = guide_seconds(arguments, None, EPOCHS, timed_epochs=1)
         points = our_points(arguments, seed)
         reached = next((point for point in points if point["accuracy"] >= goal), None)
         head = [point for point in points if point["phase"] == "head_phase"]
