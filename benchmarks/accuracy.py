@@ -11,14 +11,12 @@ from __future__ import annotations
 
 import argparse
 import functools
-import hashlib
-import json
 import statistics
-import sys
 from pathlib import Path
 from typing import Any
 
 import guide
+from rows import Rows, digest_of, package_files
 
 SIDES = ("guide", "kerastl")
 
@@ -89,9 +87,7 @@ def main() -> None:
     )
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/accuracy.jsonl"))
     arguments = parser.parse_args()
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.touch()
-    known = {row["key"]: row for row in map(json.loads, arguments.output.read_text().splitlines())}
+    rows = Rows(arguments.output)
     shown = []
     for backbone in arguments.backbones:
         weights = str(arguments.weights / f"{backbone}_notop.weights.h5") if arguments.weights else None
@@ -104,32 +100,19 @@ def main() -> None:
                     "weights": weights and "imagenet",
                 }
                 condition |= {"image_size": arguments.image_size, "per_class": arguments.per_class}
-                condition["code"] = _code(side, tuple(arguments.sets))
-                key = hashlib.sha256(json.dumps(condition, sort_keys=True).encode()).hexdigest()[:16]
-                if key not in known:
-                    run = guide_side if side == "guide" else kerastl_side
-                    known[key] = {"key": key, **run(arguments, backbone, weights, seed), **condition}
-                    with arguments.output.open("a") as file:
-                        file.write(json.dumps(known[key]) + "\n")
-                    print(json.dumps(known[key]), flush=True)
-                shown.append(known[key])
+                condition["code"] = _code(side, arguments.sets)
+                run = guide_side if side == "guide" else kerastl_side
+                shown.append(rows.row(condition, functools.partial(run, arguments, backbone, weights, seed)))
     print(table(shown))
 
 
-@functools.cache  # once, before a run imports more
-def _code(side: str, sets: tuple[str, ...]) -> str:
+def _code(side: str, sets: list[str]) -> str:
     """What a side's result depends on: the guide's file; or the settings, and the package's modules that a fit imports."""
     if side == "guide":
-        files = [Path(__file__).parent / "guide.py"]
-    else:
-        import ours  # noqa: F401
+        return digest_of([Path(__file__).parent / "guide.py"], "".join(sets))
+    import ours  # noqa: F401
 
-        modules = [module for name, module in sys.modules.items() if name.split(".")[0] == "kerastl"]
-        files = sorted({Path(module.__file__) for module in modules if module.__file__})
-    digest = hashlib.sha256("".join(sets).encode())
-    for file in files:
-        digest.update(file.read_bytes())
-    return digest.hexdigest()[:12]
+    return digest_of(package_files(), "".join(sets))
 
 
 if __name__ == "__main__":

@@ -29,10 +29,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import plain_search
 from plain_search import EVERYTHING, NOTHING, POINT
+from rows import digest_of
 from search_bench import (
     MONITOR,
     Bench,
-    digest_of,
     limit_of,
     ours_of,
     plain_each,
@@ -76,7 +76,7 @@ def same(bench: Bench) -> dict[str, Any]:
         {"kind": "setting", "number": n, "repeat": arguments.repeat, **values}
         for n, values in enumerate(bench.settings)
     ]
-    if not any(bench.key("ours", one) in bench.known for one in asked):
+    if not any(bench.key("ours", one) in bench.rows.known for one in asked):
         shutil.rmtree(folder, ignore_errors=True)  # an empty store
     recipe, heads = bench.recipe(folder / "store"), HeadPhases(folder / "heads")
     session, ours = time.strftime("%FT%T"), []

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import hashlib
-import json
 import statistics
 import tempfile
 import time
@@ -17,8 +15,8 @@ import keras
 import numpy as np
 import plain_search
 from plain_search import FINETUNE, HEAD, NOTHING, POINT, Plain
+from rows import Rows, digest_of, key_of, package_files
 
-import kerastl
 from kerastl.backbones import get_backbone
 from kerastl.features.cache import Cache
 from kerastl.model.build import build_backbone
@@ -44,31 +42,20 @@ class Bench:
         spec = get_backbone(arguments.backbone)
         self.points = spread_joins(spec, arguments.joins)
         self.settings = plain_search.draw(self.points, arguments.settings, arguments.seed)
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.touch()
-        self.known = {row["key"]: row for row in map(json.loads, arguments.output.read_text().splitlines())}
-        package = Path(kerastl.__file__).parent
-        rooms = ("tuning", "features", "training", "model", "image", "data")
+        self.rows = Rows(arguments.output)
         self._code = {
             "plain": digest_of([Path(plain_search.__file__)]),
-            "ours": digest_of(sorted(file for room in rooms for file in (package / room).rglob("*.py"))),
+            "ours": digest_of(package_files()),
         }
 
     def row(self, side: str, what: dict[str, Any], measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """A row of the file: the one that is there, or measured now."""
-        key = self.key(side, what)
-        if key not in self.known:
-            row = {"key": key, **self.condition(side), **what, **measure(), "at": time.strftime("%FT%T")}
-            self.known[key] = row
-            with self.arguments.output.open("a") as file:
-                file.write(json.dumps(row) + "\n")
-            print(json.dumps(row), flush=True)
-        return self.known[key]
+        dated = lambda: {**measure(), "at": time.strftime("%FT%T")}  # noqa: E731
+        return self.rows.row({**self.condition(side), **what}, dated)
 
     def key(self, side: str, what: dict[str, Any]) -> str:
         """Under which a row is kept."""
-        asked = json.dumps({**self.condition(side), **what}, sort_keys=True)
-        return hashlib.sha256(asked.encode()).hexdigest()[:16]
+        return key_of({**self.condition(side), **what})
 
     def condition(self, side: str) -> dict[str, Any]:
         """What every row of a side depends on."""
@@ -147,14 +134,6 @@ class Bench:
             build, preprocess, sides[0], sides[1], self.arguments.head_epochs, self.arguments.finetune_epochs,
             self.points, (rows.mean(axis=0), variance + variance.mean()),
         )  # fmt: skip
-
-
-def digest_of(files: list[Path]) -> str:
-    """Of the content of some files."""
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(file.read_bytes())
-    return digest.hexdigest()[:12]
 
 
 def ours_of(values: dict[str, Any]) -> dict[str, Any]:
