@@ -2,8 +2,12 @@
 
 All in one process and one run, each several times: the bare forward pass and the bare training steps (no input work:
 the limit that no implementation beats), the guide's loop with the backbone in every epoch, and kerastl with an
-empty store and then with a full one. Epochs that run a network all cost the same, so a few of them are timed on both
-sides and scaled to the number asked for; kerastl's head phase runs whole. Imports are left out on both sides.
+empty store and then with a full one. Epochs that run a network all cost the same, so some batches of the guide's and some
+epochs of kerastl's fine-tune phase are timed and scaled to the number asked for; kerastl's head phase runs whole. What
+happens once, as tracing, is left out of the guide's time and counted once in ours. Imports are left out on both sides.
+
+`--accuracy` runs all epochs of both instead, and measures both on the test images; the guide's frozen part is
+computed once there, which is the same arithmetic, and its time is not looked at.
 
     python benchmarks/speed.py --data DIR --weights DIR --backbone resnet50 --unfreeze-from conv4_block6_out
 """
@@ -11,6 +15,7 @@ sides and scaled to the number asked for; kerastl's head phase runs whole. Impor
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import statistics
 import tempfile
@@ -33,12 +38,19 @@ def main() -> None:
     parser.add_argument("--unfreeze-from", default="conv4_block6_out")
     parser.add_argument("--epochs", type=int, default=10, help="of each phase")
     parser.add_argument(
-        "--timed-epochs", type=int, default=2, help="how many of those that run a network to time"
+        "--timed-batches", type=int, default=1_000_000, help="of an epoch of the guide; the whole without it"
     )
+    parser.add_argument("--timed-epochs", type=int, default=2, help="of kerastl's fine-tune phase")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--precision", choices=["float32", "mixed_bfloat16"], default="float32")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/speed.jsonl"))
+    parser.add_argument(
+        "--accuracy", action="store_true", help="compare accuracy on the test images, not time"
+    )
     arguments = parser.parse_args()
+    if arguments.accuracy:
+        print(json.dumps(accuracies(arguments)))
+        return
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
     for repeat in range(arguments.repeats):
@@ -62,7 +74,15 @@ def add_arguments(parser: argparse.ArgumentParser, image_size: int) -> None:
 
 def vars_of(arguments: argparse.Namespace) -> dict[str, Any]:
     """The settings, without the places of this machine."""
-    names = ("backbone", "unfreeze_from", "image_size", "epochs", "timed_epochs", "precision")
+    names = (
+        "backbone",
+        "unfreeze_from",
+        "image_size",
+        "epochs",
+        "timed_batches",
+        "timed_epochs",
+        "precision",
+    )
     return {name: getattr(arguments, name) for name in names}
 
 
@@ -74,7 +94,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
     train_count = sum(1 for _ in (arguments.data / "train").rglob("*.png"))
     bare = bare_rates(arguments)
     epochs = {"head": arguments.epochs, "finetune": arguments.epochs}
-    theirs = guide_seconds(arguments, arguments.unfreeze_from, epochs, arguments.timed_epochs)
+    theirs = guide_seconds(arguments, arguments.unfreeze_from, epochs, arguments.timed_batches)
     ours = our_seconds(arguments)
     passes = train_count * arguments.epochs
     forward = train_count / bare["forward"]
@@ -153,7 +173,10 @@ def weights_of(arguments: argparse.Namespace) -> Path:
 
 
 def guide_seconds(
-    arguments: argparse.Namespace, unfreeze_from: str | None, epochs: dict[str, int], timed_epochs: int
+    arguments: argparse.Namespace,
+    unfreeze_from: str | None,
+    epochs: dict[str, int],
+    timed_batches: int = 1_000_000,
 ) -> dict[str, float]:
     """Both phases of the guide's loop, reading from the files in every epoch as the guide does.
 
@@ -161,7 +184,7 @@ def guide_seconds(
         arguments: of `add_arguments`.
         unfreeze_from: what lies above it is thawed; everything without it. BatchNorm stays frozen.
         epochs: to scale to, of `head` and `finetune`.
-        timed_epochs: how many of them are timed.
+        timed_batches: how many of an epoch's batches are timed.
     """
     import keras
 
@@ -190,32 +213,26 @@ def guide_seconds(
                 reached = reached or layer.name == unfreeze_from
         model.compile(keras.optimizers.Adam(rate), loss)
         model.fit(data.take(2), verbose=0)  # traced and warm
-        timed = seconds_of(lambda: model.fit(data, epochs=timed_epochs, verbose=0))
-        seconds[phase] = timed * epochs[phase] / timed_epochs
+        part = data.take(timed_batches)
+        timed = seconds_of(functools.partial(model.fit, part, verbose=0))
+        seconds[phase] = timed * len(data) / len(part) * epochs[phase]
     return seconds
 
 
 def our_seconds(arguments: argparse.Namespace) -> dict[str, float]:
     """What kerastl takes on the same images, batch and epochs, without augmentation; then again with another head."""
     with tempfile.TemporaryDirectory() as store:
-        first = run_once(arguments, store, hidden=[], finetune_epochs=arguments.timed_epochs)
-        second = run_once(arguments, store, hidden=[64], finetune_epochs=0)
+        first = run_once(arguments, our_flags(arguments, store, [], arguments.timed_epochs))
+        second = run_once(arguments, our_flags(arguments, store, [64], 0))
     assert second["forward_passes"] == 0
     return {**first, "second_head_seconds": second["head_seconds"]}
 
 
-def run_once(
+def our_flags(
     arguments: argparse.Namespace, store: str, hidden: list[int], finetune_epochs: int
-) -> dict[str, float]:
-    """Head phase (with decoding and features) and fine-tune phase of one run, in seconds."""
-    from kerastl.features.cache import Cache
-    from kerastl.progress import Progress
-    from kerastl.recipe import load_recipe
-    from kerastl.training.routine import transfer
-    from kerastl.workflow.beginning import begin
-    from kerastl.workflow.prepare import decode_splits, open_splits
-
-    flags = {
+) -> dict[str, Any]:
+    """The recipe: the guide's images, batch, epochs and unfreeze point, without augmentation."""
+    return {
         "data.source": str(arguments.data),
         "data.validation_fraction": 0.01,
         "backbone.name": arguments.backbone,
@@ -232,6 +249,17 @@ def run_once(
         "cache.directory": store,
         "cache.mode": "disk",
     }
+
+
+def run_once(arguments: argparse.Namespace, flags: dict[str, Any]) -> dict[str, float]:
+    """Head phase (with decoding and features) and fine-tune phase of one run, in seconds."""
+    from kerastl.features.cache import Cache
+    from kerastl.progress import Progress
+    from kerastl.recipe import load_recipe
+    from kerastl.training.routine import transfer
+    from kerastl.workflow.beginning import begin
+    from kerastl.workflow.prepare import decode_splits, open_splits
+
     recipe, splits = open_splits(load_recipe(None, (), flags))
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as scratch, Cache(recipe.cache, Path(scratch)) as cache:
@@ -244,11 +272,70 @@ def run_once(
     return {
         "head_seconds": ready + head.seconds,
         "ready_seconds": ready,
-        "finetune_seconds": sum(phase.seconds for phase in finetune)
-        * arguments.epochs
-        / max(1, finetune_epochs),
+        "finetune_seconds": sum(whole_phase(phase, arguments.epochs) for phase in finetune),
         "forward_passes": beginning.frozen.forward_passes,
     }
+
+
+def whole_phase(phase: Any, epochs: int) -> float:
+    """Seconds of a phase, had it run all epochs; the first one traces, the others cost the same."""
+    later = [row["seconds"] for row in phase.history[1:]]
+    return phase.seconds + (epochs - len(phase.history)) * statistics.median(later)
+
+
+def accuracies(arguments: argparse.Namespace) -> dict[str, float]:
+    """Test accuracy of both sides after all epochs of both phases."""
+    from ours import fit_and_measure
+
+    with tempfile.TemporaryDirectory() as store:
+        ours = fit_and_measure(None, (), our_flags(arguments, store, [], arguments.epochs))
+    theirs = guide_accuracies(arguments)
+    return {
+        f"{side}_{name}": result[name]
+        for side, result in (("guide", theirs), ("ours", ours))
+        for name in ("head_accuracy", "finetune_accuracy")
+    }
+
+
+def guide_accuracies(arguments: argparse.Namespace) -> dict[str, float]:
+    """The guide's, with what stays frozen in a phase computed once for it: the same arithmetic."""
+    import keras
+
+    keras.utils.set_random_seed(0)
+    name, size = guide.BACKBONES[arguments.backbone], arguments.image_size
+    preprocess = getattr(keras.applications, guide.PREPROCESSING[name]).preprocess_input
+    base = getattr(keras.applications, name)(
+        include_top=False, weights=str(weights_of(arguments)), input_shape=(size, size, 3)
+    )
+    inputs, pool = keras.Input((size, size, 3)), keras.layers.GlobalAveragePooling2D()
+    cut = base.get_layer(arguments.unfreeze_from).output
+    prefix = keras.Model(inputs, keras.Model(base.input, cut)(preprocess(inputs), training=False))
+    train, test = (
+        (prefix.predict(images, batch_size=BATCH, verbose=0), labels)
+        for images, labels in (guide.load_split(arguments.data / split, size) for split in ("train", "test"))
+    )
+    entry, above = keras.Input(cut.shape[1:]), keras.Model(cut, base.output)
+    pooled = keras.Model(entry, pool(above(entry, training=False)))
+    head = keras.Sequential(
+        [keras.Input(pooled.output_shape[1:]), keras.layers.Dropout(0.2), keras.layers.Dense(10)]
+    )
+    suffix = keras.Model(entry, head(pooled.output))
+    features = [
+        (pooled.predict(activations, batch_size=BATCH, verbose=0), labels)
+        for activations, labels in (train, test)
+    ]
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    for layer in above.layers:
+        layer.trainable = not isinstance(layer, keras.layers.BatchNormalization)
+    found = {}
+    for phase, model, data, rate in (
+        ("head", head, features, 1e-3),
+        ("finetune", suffix, (train, test), 1e-5),
+    ):
+        model.compile(keras.optimizers.Adam(rate), loss, metrics=["accuracy"])
+        model.fit(*data[0], batch_size=BATCH, epochs=arguments.epochs, verbose=0)
+        found[f"{phase}_accuracy"] = float(model.evaluate(*data[1], batch_size=BATCH, verbose=0)[1])
+    return found
 
 
 def table(rows: list[dict[str, Any]], arguments: argparse.Namespace) -> str:

@@ -142,7 +142,7 @@ def main() -> None:
     goal = statistics.median(theirs)
     ratios = []
     for seed in arguments.seeds:
-        seconds = guide_seconds(arguments, None, EPOCHS, timed_epochs=1)
+        seconds = guide_seconds(arguments, None, EPOCHS)
         points = our_points(arguments, seed)
         reached = next((point for point in points if point["accuracy"] >= goal), None)
         head = [point for point in points if point["phase"] == "head_phase"]
