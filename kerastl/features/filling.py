@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
@@ -36,24 +37,36 @@ def fill(
     usable = {start: outputs for start, outputs in done.items() if outputs.keys() >= units.keys()}
     coming = [batch for of_shard in batches for batch in of_shard if int(batch[0]) not in usable]
     images = images_ahead(views, view, coming, watch)
-    for shard, of_shard in zip(shards, batches, strict=True):
-        wanted = {kind: shard in gaps[kind] for kind in units}
-        parts: dict[str, list[np.ndarray]] = {}
-        for batch in of_shard:
-            found = usable.get(int(batch[0])) or frozen.run(
-                next(images),
-                pooled=wanted.get("pooled", False),
-                activations=wanted.get("activations", False),
-            )
-            for kind in units:
-                if wanted[kind]:
-                    parts.setdefault(kind, []).append(narrowed(found[kind], units[kind].key.dtype))
-            written += len(batch) * row_bytes
-            tracker.advance(len(batch), f"{size_text(written)}, {watch.limit()}")
-        for kind, pieces in parts.items():
-            units[kind].write(shard, np.concatenate(pieces))
+    with ThreadPoolExecutor(1) as writer:
+        writing: Future[None] | None = None
+        for shard, of_shard in zip(shards, batches, strict=True):
+            wanted = {kind: shard in gaps[kind] for kind in units}
+            parts: dict[str, list[np.ndarray]] = {kind: [] for kind in units if wanted[kind]}
+            for batch in of_shard:
+                found = usable.get(int(batch[0])) or frozen.run(
+                    next(images),
+                    pooled=wanted.get("pooled", False),
+                    activations=wanted.get("activations", False),
+                )
+                for kind, pieces in parts.items():
+                    pieces.append(narrowed(found[kind], units[kind].key.dtype))
+                written += len(batch) * row_bytes
+                tracker.advance(len(batch), f"{size_text(written)}, {watch.limit()}")
+            # No more than one finished shard waits in memory for the disk, while the network goes on.
+            if writing:
+                writing.result()
+            writing = writer.submit(_write, units, shard, parts)
+        if writing:
+            writing.result()
     for unit in units.values():
         unit.publish()
+
+
+def _write(
+    units: Mapping[str, Unit | MemoryUnit], shard: int, parts: Mapping[str, Sequence[np.ndarray]]
+) -> None:
+    for kind, pieces in parts.items():
+        units[kind].write(shard, np.concatenate(pieces))
 
 
 class Sample:

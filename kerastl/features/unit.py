@@ -178,6 +178,7 @@ class Unit:
             while written < len(data):
                 written += os.pwrite(self._descriptor, data[written:], start + written)
             self._checksums[shard] = zlib.crc32(data)
+            os.fsync(self._descriptor)  # by and by, or `publish` would wait for all of it
             if notes:
                 self.notes[shard] = dict(notes)
             with (self.path / JOURNAL).open("a", encoding="utf-8") as file:
