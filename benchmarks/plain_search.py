@@ -6,7 +6,7 @@ fixed, the rates fall by a cosine in each phase, and a trial's score is its best
 kerastl's (features standardised, kernel from zero), so that both sides train the same thing: what it needs to know of
 the features is given to this side, and no time is counted for it.
 
-A frozen prefix says the same in every epoch, so `score_of` computes it once a trial and trains the same layers on it: the
+A frozen prefix says the same in every epoch and trial, so `score_of` computes it once and trains the same layers on it: the
 same arithmetic in a fraction of the time. It serves to compare scores, never times.
 """
 
@@ -31,7 +31,7 @@ HEAD, POINT, FINETUNE = "head_rate", "unfreeze_from", "finetune_rate"
 Arrays = tuple[np.ndarray, np.ndarray]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Plain:
     """What the plain side works on.
 
@@ -238,14 +238,11 @@ def bare_of(plain: Plain, point: str, steps: int) -> dict[str, float]:
 
 
 def score_of(plain: Plain, values: dict[str, Any], seed: int) -> float:
-    """What a trial scores, with its frozen prefix computed once."""
+    """What a trial scores, with what is frozen computed once for all trials."""
     keras.utils.set_random_seed(seed)
     base, point = plain.build(), values[POINT]
     base.trainable = False
-    inputs = keras.Input(base.input_shape[1:])
-    whole = keras.Model(inputs, pooling_of(base(plain.preprocess(inputs), training=False)))
-    sides = [plain.train, plain.validation]
-    pooled = [(whole.predict(images, batch_size=BATCH, verbose=0), labels) for images, labels in sides]
+    pooled = outputs_at(plain, NOTHING)
     head = head_of(plain)
     compile_for(head, values[HEAD], plain, plain.head_epochs)
     options = {"batch_size": BATCH, "verbose": 0}
@@ -255,14 +252,30 @@ def score_of(plain: Plain, values: dict[str, Any], seed: int) -> float:
         return best
     thaw(base, point)
     if point == EVERYTHING:
+        sides = (plain.train, plain.validation)
+        inputs = keras.Input(base.input_shape[1:])
         suffix = keras.Model(inputs, head(pooling_of(base(plain.preprocess(inputs), training=False))))
     else:
+        sides = outputs_at(plain, point)
         at = base.get_layer(point).output
-        prefix = keras.Model(inputs, keras.Model(base.input, at)(plain.preprocess(inputs), training=False))
-        sides = [(prefix.predict(images, batch_size=BATCH, verbose=0), labels) for images, labels in sides]
         entry = keras.Input(at.shape[1:])
         above = keras.Model(at, base.output)
         suffix = keras.Model(entry, head(pooling_of(above(entry, training=False))))
     compile_for(suffix, values[FINETUNE], plain, plain.finetune_epochs)
     second = suffix.fit(*sides[0], epochs=plain.finetune_epochs, validation_data=sides[1], **options)
     return max(best, *second.history["val_accuracy"])
+
+
+@functools.cache
+def outputs_at(plain: Plain, point: str) -> tuple[Arrays, Arrays]:
+    """What the frozen backbone says at a point, or its pooled features for `NOTHING`, of training and validation."""
+    base = plain.build()
+    inputs = keras.Input(base.input_shape[1:])
+    at = base.output if point == NOTHING else base.get_layer(point).output
+    output = keras.Model(base.input, at)(plain.preprocess(inputs), training=False)
+    model = keras.Model(inputs, pooling_of(output) if point == NOTHING else output)
+    train, validation = (
+        (model.predict(images, batch_size=BATCH, verbose=0), labels)
+        for images, labels in (plain.train, plain.validation)
+    )
+    return train, validation

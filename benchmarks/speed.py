@@ -15,7 +15,6 @@ computed once there, which is the same arithmetic, and its time is not looked at
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import statistics
 import tempfile
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import guide
+import keras
 import numpy as np
 
 BATCH = 32
@@ -88,8 +88,6 @@ def vars_of(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def measure(arguments: argparse.Namespace) -> dict[str, float]:
     """Seconds of every side, once, in the order bare, guide, kerastl: neighbours in time are compared."""
-    import keras
-
     keras.config.set_dtype_policy(arguments.precision)
     train_count = sum(1 for _ in (arguments.data / "train").rglob("*.png"))
     bare = bare_rates(arguments)
@@ -127,7 +125,6 @@ def seconds_of(function: Callable[[], Any]) -> float:
 
 def bare_rates(arguments: argparse.Namespace) -> dict[str, float]:
     """Images a second without any input work: forward pass, and training steps on the whole and on the suffix."""
-    import keras
     import tensorflow as tf
 
     spec_name = guide.BACKBONES[arguments.backbone]
@@ -186,8 +183,6 @@ def guide_seconds(
         epochs: to scale to, of `head` and `finetune`.
         timed_batches: how many of an epoch's batches are timed.
     """
-    import keras
-
     size = arguments.image_size
     name = guide.BACKBONES[arguments.backbone]
     preprocess = getattr(keras.applications, guide.PREPROCESSING[name]).preprocess_input
@@ -213,10 +208,26 @@ def guide_seconds(
                 reached = reached or layer.name == unfreeze_from
         model.compile(keras.optimizers.Adam(rate), loss)
         model.fit(data.take(2), verbose=0)  # traced and warm
-        part = data.take(timed_batches)
-        timed = seconds_of(functools.partial(model.fit, part, verbose=0))
-        seconds[phase] = timed * len(data) / len(part) * epochs[phase]
+        ends = BatchEnds()
+        model.fit(data.take(timed_batches), callbacks=[ends], verbose=0)
+        seconds[phase] = ends.seconds_a_batch() * len(data) * epochs[phase]
     return seconds
+
+
+class BatchEnds(keras.callbacks.Callback):
+    """When each batch ended: from the first to the last, without what begins and ends an epoch. A pipeline of which a
+    part is taken may need many seconds to close, which an epoch as a whole does not have.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.times: list[float] = []
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        self.times.append(time.perf_counter())
+
+    def seconds_a_batch(self) -> float:
+        return (self.times[-1] - self.times[0]) / (len(self.times) - 1)
 
 
 def our_seconds(arguments: argparse.Namespace) -> dict[str, float]:
@@ -299,8 +310,6 @@ def accuracies(arguments: argparse.Namespace) -> dict[str, float]:
 
 def guide_accuracies(arguments: argparse.Namespace) -> dict[str, float]:
     """The guide's, with what stays frozen in a phase computed once for it: the same arithmetic."""
-    import keras
-
     keras.utils.set_random_seed(0)
     name, size = guide.BACKBONES[arguments.backbone], arguments.image_size
     preprocess = getattr(keras.applications, guide.PREPROCESSING[name]).preprocess_input
