@@ -155,14 +155,14 @@ def question_of(bench: Bench, recipe: Recipe, settings: SearchSettings) -> Quest
 
 
 def plain_scores(bench: Bench) -> list[float]:
-    """What the plain side scores with each setting."""
+    """What the plain side scores with each setting that is to be scored."""
     return [
         bench.row(
             "plain",
             {"kind": "score", "number": number, **values},
             lambda values=values: {"score": plain_search.score_of(bench.plain, values, bench.arguments.seed)},
         )["score"]
-        for number, values in enumerate(bench.settings)
+        for number, values in enumerate(bench.settings[: bench.arguments.scored])
     ]
 
 
