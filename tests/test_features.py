@@ -7,6 +7,7 @@ import errno
 import hashlib
 import os
 import shutil
+import time
 from pathlib import Path
 
 import keras
@@ -279,6 +280,24 @@ def test_batches_that_were_timed_are_kept(network: Network, tmp_path: Path, coun
             np.testing.assert_array_equal(
                 getattr(found, read)(positions, view), getattr(plain, read)(positions, view)
             )
+
+
+def test_the_network_runs_ahead_of_a_slow_disk_by_one_shard_and_no_more(
+    network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shards that wait for the disk wait in memory."""
+    frozen, write, ahead = frozen_at(network, POINT), Unit.write, []
+
+    def slow(unit: Unit, shard: int, *rest: object) -> None:
+        before = frozen.forward_passes
+        time.sleep(0.5)
+        ahead.append((shard, before, frozen.forward_passes))
+        write(unit, shard, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Unit, "write", slow)
+    features_of(frozen, views(4 * 256, level="none"), 1, tmp_path, "disk")
+    assert all(passes <= (shard + 2) * 256 for shard, _, passes in ahead), ahead
+    assert any(passes > before for _, before, passes in ahead), "the network waited for the disk"
 
 
 def test_a_disk_that_fills_up_in_the_middle_is_no_reason_to_stop(
