@@ -101,7 +101,8 @@ def same(bench: Bench) -> dict[str, Any]:
     cuts = len({NOTHING if one[POINT] == EVERYTHING else one[POINT] for one in bench.settings})
     once = bench.counts["train"] + bench.counts["validation"]
     found = {
-        "settings": len(ours), "scored": len(scores), "plain_seconds_scaled": plain, "ours_seconds": seconds, "ratio": plain / seconds,
+        "settings": len(ours), "scored": len(scores),
+        "plain_seconds_scaled": plain, "ours_seconds": seconds, "ratio": plain / seconds,
         "limit": limit, "share_of_limit": plain / seconds / limit, "sessions": len({r["session"] for r in ours}),
         "forward_passes": sum(row["forward_passes"] for row in ours), "one_per_image_and_cut_at_most": once * cuts,
         "head_phases": sum(row["heads"] for row in ours), "best_ours": max(row["score"] for row in ours),
@@ -128,7 +129,6 @@ def same(bench: Bench) -> dict[str, Any]:
 
 def until(bench: Bench) -> dict[str, Any]:
     """Our tuner, until it is as good as the plain side's best of all its settings."""
-    bench.arguments.scored = None  # the best of all
     summary = same(bench)
     # Keras counts in thirty-two bits.
     goal, place = summary["best_plain"] - 1e-6, bench.folder("until")
@@ -302,6 +302,8 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/search-benchmark"))
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/search.jsonl"))
     arguments = parser.parse_args()
+    if arguments.part == "until" and arguments.scored is not None:
+        parser.error("--part until needs the best score of all settings: leave out --scored")
     print(json.dumps({"part": arguments.part, **PARTS[arguments.part](Bench(arguments))}, indent=2))
 
 

@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--unfreeze-from", default="conv4_block6_out")
     parser.add_argument("--epochs", type=int, default=10, help="of each phase")
     parser.add_argument(
-        "--timed-batches", type=int, default=1_000_000, help="of an epoch of the guide; the whole without it"
+        "--timed-batches", type=int, default=-1, help="of an epoch of the guide; all of them without it"
     )
     parser.add_argument("--timed-epochs", type=int, default=2, help="of kerastl's fine-tune phase")
     parser.add_argument("--repeats", type=int, default=3)
@@ -48,6 +48,11 @@ def main() -> None:
         "--accuracy", action="store_true", help="compare accuracy on the test images, not time"
     )
     arguments = parser.parse_args()
+    if arguments.timed_batches in (0, 1) or arguments.timed_epochs < 2:
+        parser.error(
+            "--timed-batches and --timed-epochs have to be 2 or more: the first of each is not what it costs"
+        )
+    keras.config.set_dtype_policy(arguments.precision)
     if arguments.accuracy:
         print(json.dumps(accuracies(arguments)))
         return
@@ -88,7 +93,6 @@ def vars_of(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def measure(arguments: argparse.Namespace) -> dict[str, float]:
     """Seconds of every side, once, in the order bare, guide, kerastl: neighbours in time are compared."""
-    keras.config.set_dtype_policy(arguments.precision)
     train_count = sum(1 for _ in (arguments.data / "train").rglob("*.png"))
     bare = bare_rates(arguments)
     epochs = {"head": arguments.epochs, "finetune": arguments.epochs}
@@ -127,10 +131,8 @@ def bare_rates(arguments: argparse.Namespace) -> dict[str, float]:
     """Images a second without any input work: forward pass, and training steps on the whole and on the suffix."""
     import tensorflow as tf
 
-    spec_name = guide.BACKBONES[arguments.backbone]
     size = arguments.image_size
-    builder = getattr(keras.applications, spec_name)
-    base = builder(include_top=False, weights=str(weights_of(arguments)), input_shape=(size, size, 3))
+    base, _ = backbone_of(arguments)
     cut = base.get_layer(arguments.unfreeze_from).output
     suffix = keras.Model(cut, base.output)
     below = {id(layer) for layer in keras.Model(base.input, cut).layers}
@@ -169,11 +171,20 @@ def weights_of(arguments: argparse.Namespace) -> Path:
     return arguments.weights / f"{arguments.backbone}_notop.weights.h5"
 
 
+def backbone_of(arguments: argparse.Namespace) -> tuple[keras.Model, Callable[[Any], Any]]:
+    """The backbone as `keras.applications` makes it, and its preprocessing."""
+    name, size = guide.BACKBONES[arguments.backbone], arguments.image_size
+    base = getattr(keras.applications, name)(
+        include_top=False, weights=str(weights_of(arguments)), input_shape=(size, size, 3)
+    )
+    return base, getattr(keras.applications, guide.PREPROCESSING[name]).preprocess_input
+
+
 def guide_seconds(
     arguments: argparse.Namespace,
     unfreeze_from: str | None,
     epochs: dict[str, int],
-    timed_batches: int = 1_000_000,
+    timed_batches: int = -1,
 ) -> dict[str, float]:
     """Both phases of the guide's loop, reading from the files in every epoch as the guide does.
 
@@ -181,14 +192,10 @@ def guide_seconds(
         arguments: of `add_arguments`.
         unfreeze_from: what lies above it is thawed; everything without it. BatchNorm stays frozen.
         epochs: to scale to, of `head` and `finetune`.
-        timed_batches: how many of an epoch's batches are timed.
+        timed_batches: how many of an epoch's batches are timed; -1 for all.
     """
     size = arguments.image_size
-    name = guide.BACKBONES[arguments.backbone]
-    preprocess = getattr(keras.applications, guide.PREPROCESSING[name]).preprocess_input
-    base = getattr(keras.applications, name)(
-        include_top=False, weights=str(weights_of(arguments)), input_shape=(size, size, 3)
-    )
+    base, preprocess = backbone_of(arguments)
     inputs = keras.Input((size, size, 3))
     pooled = keras.layers.GlobalAveragePooling2D()(base(preprocess(inputs), training=False))
     outputs = keras.layers.Dense(10, dtype="float32")(keras.layers.Dropout(0.2)(pooled))
@@ -311,11 +318,8 @@ def accuracies(arguments: argparse.Namespace) -> dict[str, float]:
 def guide_accuracies(arguments: argparse.Namespace) -> dict[str, float]:
     """The guide's, with what stays frozen in a phase computed once for it: the same arithmetic."""
     keras.utils.set_random_seed(0)
-    name, size = guide.BACKBONES[arguments.backbone], arguments.image_size
-    preprocess = getattr(keras.applications, guide.PREPROCESSING[name]).preprocess_input
-    base = getattr(keras.applications, name)(
-        include_top=False, weights=str(weights_of(arguments)), input_shape=(size, size, 3)
-    )
+    size = arguments.image_size
+    base, preprocess = backbone_of(arguments)
     inputs, pool = keras.Input((size, size, 3)), keras.layers.GlobalAveragePooling2D()
     cut = base.get_layer(arguments.unfreeze_from).output
     prefix = keras.Model(inputs, keras.Model(base.input, cut)(preprocess(inputs), training=False))
