@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -25,6 +26,14 @@ atexit.register(shutil.rmtree, os.environ["KERASTL_CACHE_DIR"], ignore_errors=Tr
 COLOURS = {"blue": (30, 60, 220), "green": (40, 200, 60), "red": (220, 50, 40)}
 
 Kerastl = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Let unseeded weights be the same whichever tests ran before in this process."""
+    random.seed(0)
+    if "keras" in sys.modules:
+        sys.modules["keras"].utils.set_random_seed(0)
 
 
 def heed_ctrl_c() -> None:
