@@ -270,6 +270,34 @@ def test_blue_for_red_is_refused_and_the_last_version_stays(
     assert [child.name for child in exported.path.parent.iterdir()] == ["1"]
 
 
+def test_answers_that_depend_on_the_batch_are_refused(tmp_path: Path, images: list[bytes]) -> None:
+    import keras
+
+    def less_the_mean(pixels: Any) -> Any:
+        return pixels - keras.ops.mean(pixels, axis=0, keepdims=True)
+
+    with pytest.raises(ExportError, match="in batches of 3: probabilities differ by up to"):
+        export(tmp_path, images, expected=tiny_model(before=less_the_mean))
+
+
+def test_what_is_expected_is_computed_as_one_graph(images: list[bytes]) -> None:
+    import keras
+
+    eager: list[bool] = []
+
+    class Noted(keras.layers.Layer):
+        def call(self, x: Any) -> Any:
+            import tensorflow as tf
+
+            eager.append(tf.executing_eagerly())
+            return x
+
+    model = tiny_model(before=Noted())
+    eager.clear()
+    expected_answers(model, images, Serving(NAMES, SIZE))
+    assert eager and not any(eager)
+
+
 def test_an_image_that_is_none_is_named_by_its_position(exported: ExportedModel, images: list[bytes]) -> None:
     import tensorflow as tf
 

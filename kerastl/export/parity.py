@@ -7,6 +7,7 @@ the answers to real images, so the answers are compared.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -93,7 +94,8 @@ def tolerance_for(precision: str) -> float:
 def expected_answers(model: keras.Model, encoded_images: Sequence[bytes], serving: Serving) -> Expected:
     """What the model in memory says of images, through the decoding that training uses.
 
-    Computed on the processor, where the fresh process computes too: a graphics card rounds differently.
+    Computed on the processor, as the fresh process does, and as one graph, as evaluation does: a graphics card rounds
+    at other places, and so do the layers one by one (benchmarks/README.md, "Served answers").
 
     Args:
         model: returns logits.
@@ -106,16 +108,19 @@ def expected_answers(model: keras.Model, encoded_images: Sequence[bytes], servin
     from kerastl.model.heads import embedding_model
 
     size, resize = serving.image_size, serving.resize
-    embed = embedding_model(model)
+    networks = (model, embedding_model(model))
+    answer, embed = (
+        tf.function(functools.partial(each, training=False), reduce_retracing=True) for each in networks
+    )
     to_probabilities = tf.sigmoid if serving.multi_label else tf.nn.softmax
     probabilities, embeddings = [], []
     with tf.device("CPU"):
         pixels = np.stack([decode(tf.constant(each), size, resize).numpy() for each in encoded_images])
         for part in np.split(pixels, range(_LARGEST_BATCH, len(pixels), _LARGEST_BATCH)):
-            images = part.astype(np.float32)
-            logits = tf.cast(model(images, training=False), tf.float64)
+            images = tf.constant(part, tf.float32)
+            logits = tf.cast(answer(images), tf.float64)
             probabilities.append(to_probabilities(logits).numpy().astype(np.float32))
-            embeddings.append(tf.cast(embed(images, training=False), tf.float32).numpy())
+            embeddings.append(tf.cast(embed(images), tf.float32).numpy())
     return Expected(pixels, np.concatenate(probabilities), np.concatenate(embeddings))
 
 
