@@ -38,7 +38,7 @@ def views(count: int = 10, **augment: object) -> Views:
     generator = np.random.default_rng(1)
     pixels = generator.integers(0, 256, (count, SIZE, SIZE, 3)).astype(np.uint8)
     ids = np.array([f"image-{index}" for index in range(count)], object)
-    recipe = resolve_augment(AugmentRecipe(**augment), count)  # type: ignore[arg-type]
+    recipe = resolve_augment(AugmentRecipe(**augment), count, get_backbone("mobilenet_025"))  # type: ignore[arg-type]
     return Views(pixels, np.arange(count) % 3, 3, ids, recipe)
 
 

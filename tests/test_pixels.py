@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from kerastl.backbones import get_backbone
 from kerastl.data.examples import Split
 from kerastl.data.sources import open_examples
 from kerastl.features import pixels as pixels_module
@@ -90,7 +91,7 @@ def test_how_they_are_decoded_is_part_of_the_key(data: Path, monkeypatch: pytest
 
 def test_a_view_is_keyed_by_knobs_seed_and_version(monkeypatch: pytest.MonkeyPatch) -> None:
     def facts(view: int, **augment: object) -> dict[str, object]:
-        recipe = resolve_augment(AugmentRecipe(**augment), 100)  # type: ignore[arg-type]
+        recipe = resolve_augment(AugmentRecipe(**augment), 100, get_backbone("mobilenet_025"))  # type: ignore[arg-type]
         pixels = np.zeros((2, 8, 8, 3), np.uint8)
         return Views(pixels, np.zeros(2, int), 1, np.array(["a", "b"], object), recipe).facts(view)
 

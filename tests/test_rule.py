@@ -71,7 +71,9 @@ def test_twice_the_features_train_at_a_smaller_rate() -> None:
 
 def test_few_images_train_in_small_batches_with_more_views() -> None:
     assert [batch_size(count) for count in (1, 100, 300, 2000, 1_000_000)] == [8, 8, 16, 64, 64]
-    assert [resolved(count).augment.views for count in (100, 2000, 3000, 1_000_000)] == [6, 6, 4, 2]
+    light = [resolved(count, augment__level="light") for count in (100, 2000, 3000, 1_000_000)]
+    assert [recipe.augment.views for recipe in light] == [6, 6, 4, 2]
+    assert resolved(100, backbone__name="mobilenet_025").augment.views == 6
 
 
 def test_few_images_are_finetuned_for_more_epochs() -> None:
@@ -80,17 +82,29 @@ def test_few_images_are_finetuned_for_more_epochs() -> None:
     assert resolved(2000, backbone__name="mobilenet_025").finetune_phase.epochs == 20
 
 
+def augmented(augment: AugmentRecipe, backbone: str = "resnet50") -> AugmentRecipe:
+    return resolve_augment(augment, 100, get_backbone(backbone))
+
+
 def test_without_augmentation_there_is_one_view() -> None:
-    assert resolve_augment(AugmentRecipe("none"), 100).views == 1
-    assert resolve_augment(AugmentRecipe("none", seed=3), 100).views == 1, "a seed alone changes no image"
-    assert resolve_augment(AugmentRecipe("none", rotation_degrees=5.0), 100).views == 6
+    assert augmented(AugmentRecipe("none")).views == 1
+    assert augmented(AugmentRecipe("none", seed=3)).views == 1, "a seed alone changes no image"
+    assert augmented(AugmentRecipe("none", rotation_degrees=5.0)).views == 6
     off = {"horizontal_flip": False, "crop_min_area": 1.0, "color": 0.0}
-    assert resolve_augment(AugmentRecipe("light", **off), 100).views == 1
+    assert augmented(AugmentRecipe("light", **off)).views == 1
+
+
+def test_a_large_backbone_sees_images_as_they_are_unless_views_or_changes_are_asked_for() -> None:
+    assert augmented(AugmentRecipe()) == augmented(AugmentRecipe("none"))
+    assert augmented(AugmentRecipe(), "mobilenet_025") == augmented(AugmentRecipe("light"))
+    assert augmented(AugmentRecipe(views=4)) == augmented(AugmentRecipe("light", views=4))
+    flipped = augmented(AugmentRecipe(horizontal_flip=True))
+    assert (flipped.level, flipped.views, flipped.color) == ("none", 6, 0.0)
 
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_a_level_is_the_start_and_single_knobs_win(level: str) -> None:
-    augment = resolve_augment(AugmentRecipe(level, rotation_degrees=33.0), 100)
+    augment = augmented(AugmentRecipe(level, rotation_degrees=33.0))
     assert augment.rotation_degrees == 33.0
     for knob, value in LEVELS[level].items():
         if knob != "rotation_degrees":

@@ -72,14 +72,14 @@ def resolve(recipe: Recipe, train_count: int, class_count: int) -> Recipe:
     spec = get_backbone(recipe.backbone.name or "resnet50")
     size = recipe.backbone.image_size or spec.image_size
     head_phase = _fill(recipe.head_phase, _head_phase(recipe, train_count, spec))
-    finetune_phase = _fill(recipe.finetune_phase, _finetune_phase(recipe, train_count))
+    finetune_phase = _fill(recipe.finetune_phase, _finetune_phase(recipe, train_count, spec))
     return dataclasses.replace(
         recipe,
         name=recipe.name or default_name(recipe),
         backbone=dataclasses.replace(recipe.backbone, name=spec.name, image_size=size),
         head_phase=head_phase,
         finetune_phase=finetune_phase,
-        augment=resolve_augment(recipe.augment, train_count),
+        augment=resolve_augment(recipe.augment, train_count, spec),
     )
 
 
@@ -91,9 +91,12 @@ def default_name(recipe: Recipe) -> str:
     return text.strip("-").lower()
 
 
-def resolve_augment(augment: AugmentRecipe, train_count: int) -> AugmentRecipe:
-    """The level's knobs where none is given; as many views as pay for the number of images."""
-    filled = _fill(augment, NO_AUGMENTATION | LEVELS[augment.level])
+def resolve_augment(augment: AugmentRecipe, train_count: int, spec: BackboneSpec) -> AugmentRecipe:
+    """The level, its knobs where none is given, and as many views as pay for the number of images."""
+    # A view more is a forward pass more: docs/rule.md says what views were seen to be worth.
+    wanted = _is_small(spec) or (augment.views or 1) > 1
+    level = augment.level or ("light" if wanted else "none")
+    filled = _fill(augment, NO_AUGMENTATION | LEVELS[level] | {"level": level})
     if filled.views is None:
         changes = any(getattr(filled, knob) != neutral for knob, neutral in NO_AUGMENTATION.items())
         views = min(MOST_VIEWS, max(2, VIEW_BUDGET // max(train_count, 1))) if changes else 1
@@ -128,9 +131,8 @@ def _head_phase(recipe: Recipe, train_count: int, spec: BackboneSpec) -> dict[st
     }
 
 
-def _finetune_phase(recipe: Recipe, train_count: int) -> dict[str, Any]:
-    spec = get_backbone(recipe.backbone.name or "resnet50")
-    small = spec.parameters < SMALL_BACKBONE_PARAMETERS
+def _finetune_phase(recipe: Recipe, train_count: int, spec: BackboneSpec) -> dict[str, Any]:
+    small = _is_small(spec)
     # The last stage holds about half of the weights, the last two nearly all of them.
     share = LAST_STAGE_SHARE if train_count < FEW_IMAGES else LAST_STAGES_SHARE
     sgd = recipe.finetune_phase.optimizer == "sgd"
@@ -148,6 +150,10 @@ def _finetune_phase(recipe: Recipe, train_count: int) -> dict[str, Any]:
         # No early stop: what a cosine gains, it gains at its end. The best epoch is restored all the same.
         "patience_epochs": 0,
     }
+
+
+def _is_small(spec: BackboneSpec) -> bool:
+    return spec.parameters < SMALL_BACKBONE_PARAMETERS
 
 
 def _fill(part: Part, defaults: dict[str, Any]) -> Part:

@@ -163,7 +163,7 @@ class FinetunePhaseRecipe(PhaseRecipe):
 class AugmentRecipe:
     """Random changes to training images; never part of the saved model. Knobs left out follow the level."""
 
-    level: str = key("light", "how much in all", choices=("none", "light", "medium", "strong"))
+    level: str | None = key(None, "how much in all", choices=("none", "light", "medium", "strong"))
     views: int | None = key(
         None, "versions made of each training image; the first is the image itself", low=1
     )
