@@ -225,6 +225,38 @@ def test_going_back_serves_the_same_answers_as_the_first_time(
     assert answers[0] == answers[1] and "green" in answers[0]
 
 
+def test_a_refused_export_leaves_what_was_measured_and_says_why(
+    solid_colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import keras
+
+    import kerastl
+    from kerastl.errors import ExportError
+    from kerastl.workflow import exporting
+
+    right = exporting.write_saved_model
+
+    def blue_for_red(model: keras.Model, serving: object, path: Path) -> None:
+        pixels = keras.Input(model.input_shape[1:])
+        right(keras.Model(pixels, model(keras.ops.flip(pixels, -1))), serving, path)
+
+    monkeypatch.setattr(exporting, "write_saved_model", blue_for_red)
+    flags = {"data.source": str(solid_colours), "backbone.name": "mobilenet_025", "backbone.image_size": 32}
+    flags |= {"augment.views": 1, "finetune_phase.unfreeze_from": "backbone", "name": "colours"}
+    recipe = kerastl.load_recipe(flags={**flags, "cache.directory": str(tmp_path / "store")})
+    with pytest.raises(ExportError, match="probabilities differ") as caught:
+        kerastl.fit(recipe, runs_dir=tmp_path / "runs", models_dir=tmp_path / "models")
+    report = report_of(tmp_path)
+    assert report["metrics"]["accuracy"] > 0.9 and report["export_problem"] == str(caught.value)
+    page = (run_of(tmp_path) / "report.md").read_text()
+    assert "## Not exported" in page and "probabilities differ" in page
+    assert (run_of(tmp_path) / "confusion.png").is_file()
+    assert not list((tmp_path / "models").glob("*/[0-9]*"))
+    monkeypatch.undo()
+    version = kerastl.export_run(run_of(tmp_path), models_dir=tmp_path / "models")
+    assert "Accuracy on" in (version.path / "assets.extra" / "model_card.md").read_text()
+
+
 def test_nothing_is_published_where_features_and_model_disagree(
     fitted: Path, solid_colours: Path, tmp_path: Path
 ) -> None:

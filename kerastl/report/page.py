@@ -58,6 +58,7 @@ class Report:
         seconds: of the whole run.
         warnings: what the reader of the figures should know.
         trust: how far its probabilities can be trusted; None where that was not measured.
+        export_problem: why the model was not published; empty where nothing kept it from that.
     """
 
     metrics: Metrics
@@ -72,6 +73,7 @@ class Report:
     seconds: float
     warnings: tuple[str, ...] = ()
     trust: Trust | None = None
+    export_problem: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as report.json holds them."""
@@ -88,6 +90,7 @@ class Report:
             "seconds": self.seconds,
             "warnings": list(self.warnings),
             "trust": asdict(self.trust) if self.trust else None,
+            "export_problem": self.export_problem,
         }
 
 
@@ -183,6 +186,13 @@ def _page(run: Run, report: Report) -> str:
     parts = [f"# {run.name}", ""]
     if report.warnings:
         parts += [f"> **Warning:** {warning.strip()}  " for warning in report.warnings] + [""]
+    if report.export_problem:
+        parts += [
+            "## Not exported",
+            "",
+            *(escape(line) + "  " for line in report.export_problem.splitlines()),
+            "",
+        ]
     parts += ["## Result", ""]
     parts += [*_metrics_table(report), ""]
     if report.validation_metrics:

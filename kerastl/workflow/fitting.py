@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from kerastl.data.examples import spread_positions
-from kerastl.errors import Interrupted
+from kerastl.errors import ExportError, Interrupted
 from kerastl.evaluation.metrics import probabilities_of
 from kerastl.export.publish import ExportedModel
 from kerastl.features.cache import Cache
@@ -139,40 +139,41 @@ def fit(
         logits["test"] = logits_of(beginning, prepared, result.winner, "test", cache, progress)
         test, validation = (metrics_of(logits[name], prepared, name) for name in ("test", "validation"))
         trust = trust_of(calibrated, logits["test"], labels["test"], recipe.data.multi_label)
+        report = Report(
+            metrics=test,
+            trust=trust,
+            validation_metrics=validation,
+            phases=tuple(_summary(phase) for phase in result.phases),
+            winner=result.winner,
+            counts=prepared.splits.counts(),
+            unreadable_count=len(prepared.unreadable),
+            weights_origin=loaded.origin,
+            fingerprint=prepared.splits.fingerprint,
+            class_names=prepared.splits.class_names,
+            seconds=time.perf_counter() - started,
+            warnings=splits.warnings,
+        )
+        if test.confusion is not None:
+            plot_confusion(np.asarray(test.confusion), prepared.splits.class_names, run.confusion_png)
+        # Before the export: the test split is looked at once, and what it said must not be lost with a failed check.
+        write_report(run, report)
         exported = None
         if export_model:
             serving = serving_of(recipe, prepared.splits.class_names, calibrated.threshold)
             images, trained = _known_images(prepared, logits)
-            facts = model_facts(
-                recipe, run, prepared.splits.class_names,
-                {"metrics": test.to_dict(), "validation_metrics": validation.to_dict(), "warnings": splits.warnings,
-                 "counts": prepared.splits.counts(), "unreadable_count": len(prepared.unreadable),
-                 "weights_origin": loaded.origin, "fingerprint": prepared.splits.fingerprint,
-                 "trust": dataclasses.asdict(trust)},
-            )  # fmt: skip
-            exported = export_network(
-                network.model, recipe, serving, images, precision, models_dir, recipe.name, trained,
-                facts=facts, keep=keep, warmup=warmup,
-            )  # fmt: skip
+            try:
+                exported = export_network(
+                    network.model, recipe, serving, images, precision, models_dir, recipe.name, trained,
+                    facts=model_facts(recipe, run, prepared.splits.class_names, report.to_dict()),
+                    keep=keep, warmup=warmup,
+                )  # fmt: skip
+            except ExportError as error:
+                write_report(run, dataclasses.replace(report, export_problem=str(error)))
+                raise
     finally:
         stack.close()
         shutil.rmtree(run.scratch, ignore_errors=True)
-    report = Report(
-        metrics=test,
-        trust=trust,
-        validation_metrics=validation,
-        phases=tuple(_summary(phase) for phase in result.phases),
-        winner=result.winner,
-        counts=prepared.splits.counts(),
-        unreadable_count=len(prepared.unreadable),
-        weights_origin=loaded.origin,
-        fingerprint=prepared.splits.fingerprint,
-        class_names=prepared.splits.class_names,
-        seconds=time.perf_counter() - started,
-        warnings=splits.warnings,
-    )
-    if test.confusion is not None:
-        plot_confusion(np.asarray(test.confusion), prepared.splits.class_names, run.confusion_png)
+    report = dataclasses.replace(report, seconds=time.perf_counter() - started)
     write_report(run, report)
     return FitSummary(run.path, report, exported)
 
