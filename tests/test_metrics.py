@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as reference
 
-from kerastl.errors import DataError, KerastlError
+from kerastl.errors import DataError, TrainingError
 from kerastl.evaluation.metrics import Metrics, evaluate_logits, wilson_interval
 
 
@@ -161,5 +161,5 @@ def test_what_does_not_fit_is_refused() -> None:
         evaluate_logits(logits, np.zeros(3, int), ["a", "b", "c"])
     with pytest.raises(ValueError, match=r"0\.\.1, got 0\.\.2"):
         evaluate_logits(logits, np.array([0, 1, 2]), ["a", "b"])
-    with pytest.raises(KerastlError, match="not a number for 1 of 3"):
+    with pytest.raises(TrainingError, match="not a number for 1 of 3"):
         evaluate_logits(np.array([[0, 0], [0, np.nan], [0, 0]]), np.zeros(3, int), ["a", "b"])

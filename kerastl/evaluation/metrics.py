@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from scipy.special import expit, softmax
 
-from kerastl.errors import DataError, KerastlError
+from kerastl.errors import DataError, TrainingError
 
 _ROWS_AT_ONCE = 8192  # bounds the float64 copies where there are a million examples
 _NORMAL_QUANTILE_95 = 1.959963984540054  # two-sided
@@ -119,7 +119,7 @@ def evaluate_logits(
     Raises:
         DataError: if there is no example.
         ValueError: if shapes or label values do not fit each other.
-        KerastlError: if a logit is not finite.
+        TrainingError: if a logit is not finite.
 
     Example:
         >>> evaluate_logits(np.array([[2.0, 0.0], [0.0, 1.0]]), np.array([0, 0]), ["cat", "dog"]).accuracy
@@ -140,7 +140,7 @@ def evaluate_logits(
         raise ValueError(f"Labels must lie in 0..{highest}, got {labels.min()}..{labels.max()}.")
     broken = np.flatnonzero(~np.isfinite(logits).all(axis=1))
     if len(broken):
-        raise KerastlError(
+        raise TrainingError(
             f"The model's output is not a number for {len(broken)} of {len(logits)} examples (the first is number "
             f"{broken[0]}): training diverged, or the precision is too low. Lower the learning rate or use "
             "precision = 'float32'."

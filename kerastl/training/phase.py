@@ -214,14 +214,15 @@ class _Watch(keras.callbacks.Callback):
         logs = {} if logs is None else logs
         rate = float(self.model.optimizer.learning_rate)
         if not np.isfinite(logs["loss"]):
-            raise TrainingError(
-                f"The loss of the {PHASE_TITLES[self.name]} is {logs['loss']} in epoch {epoch + 1}, at a learning rate of "
-                f"up to {self.settings.learning_rate:g}. Lower {self.name}.learning_rate (try a tenth), or set "
-                f"{self.name}.gradient_clip_norm = 1.0. The weights of this phase were not kept"
+            raise self._diverged(f"The loss of the {PHASE_TITLES[self.name]} is {logs['loss']}", epoch)
+        try:
+            metrics = validation_metrics(
+                self.model, self.data.validation, self.data.validation_inputs, self.multi_label
             )
-        metrics = validation_metrics(
-            self.model, self.data.validation, self.data.validation_inputs, self.multi_label
-        )
+        except TrainingError as error:
+            # The loss is that of the weights before the last step, and of batches' own statistics where BatchNorm trains.
+            said = f"The {PHASE_TITLES[self.name]} gives validation images no finite answer"
+            raise self._diverged(said, epoch) from error
         logs.update(metrics)
         row = {"epoch": epoch + 1, "loss": float(logs["loss"]), "accuracy": float(logs["accuracy"])}
         row |= {"learning_rate": rate, **metrics, "seconds": time.perf_counter() - self._began}
@@ -235,3 +236,10 @@ class _Watch(keras.callbacks.Callback):
         elif self.settings.patience_epochs and epoch + 1 - self.best_epoch >= self.settings.patience_epochs:
             self.model.stop_training = True
             self.ended = "patience"
+
+    def _diverged(self, what: str, epoch: int) -> TrainingError:
+        return TrainingError(
+            f"{what} in epoch {epoch + 1}, at a learning rate of up to {self.settings.learning_rate:g}. Lower "
+            f"{self.name}.learning_rate (try a tenth), or set {self.name}.gradient_clip_norm = 1.0. The weights of this "
+            "phase were not kept"
+        )
