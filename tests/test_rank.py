@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,13 @@ from conftest import Kerastl
 
 from kerastl.backbones import get_backbone
 from kerastl.cli.rank import overview
-from kerastl.errors import UserError, WeightsError
+from kerastl.errors import DataError, UserError, WeightsError
 from kerastl.evaluation.label_probe import label_evidence, label_folds, mean_average_precision
 from kerastl.evaluation.transferability import log_evidence
 from kerastl.model.weights import weights_at_hand
 from kerastl.progress import Progress
 from kerastl.recipe import load_recipe
-from kerastl.workflow import fit, rank
+from kerastl.workflow import fit, lr_range, rank
 from kerastl.workflow.ranking import LeftOut, RankedBackbone, Ranking
 
 
@@ -74,6 +75,19 @@ def test_a_later_fit_reads_the_features_that_the_ranking_made(solid_colours: Pat
     assert computed and "no forward pass" not in computed[0], "the control: the first time they are computed"
     for notes in (second, later):
         assert f"{features}read from the store, no forward pass" in notes.lines
+
+
+def test_images_of_the_test_split_are_not_even_opened(solid_colours: Path, tmp_path: Path) -> None:
+    source = tmp_path / "images"
+    for colour in sorted(solid_colours.iterdir()):
+        shutil.copytree(colour, source / "train" / colour.name)
+        (source / "test" / colour.name).mkdir(parents=True)
+        (source / "test" / colour.name / "broken.png").write_bytes(b"\x89PNG no more")
+    recipe = recipe_of(source, backbone__name="mobilenet_025", head_phase__epochs=2)
+    assert rank(recipe, backbones=["mobilenet_025"], runs_dir=tmp_path / "runs").rows
+    assert lr_range(recipe, steps=4, runs_dir=tmp_path / "runs").result.rates
+    with pytest.raises(DataError, match="None of the 3 test images can be read"):  # the control: a fit tests
+        fit(recipe, runs_dir=tmp_path / "runs", export_model=False)
 
 
 def test_what_cannot_be_had_is_left_out_with_the_reason(solid_colours: Path, tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def decode_splits(
 
     Raises:
         DataError: where more than `data.max_unreadable_fraction` of the images cannot be read, or none of
-            a class are left.
+            a split or of a training class are left.
     """
     assert recipe.backbone.image_size
     size = recipe.backbone.image_size
@@ -96,6 +96,11 @@ def decode_splits(
         ids = split.ids
         unreadable |= {str(ids[position]): reason for position, reason in reasons.items()}
         kept[split.name] = without(split, reasons)
+        if reasons and len(reasons) == split.count:
+            raise DataError(
+                f"None of the {split.count} {split.name} images can be read; the first is {ids[0]}: {reasons[0]}. "
+                "Mend or replace these files"
+            )
     readable = dataclasses.replace(
         splits, train=kept["train"], validation=kept["validation"], test=kept["test"]
     )

@@ -107,7 +107,7 @@ def lr_range(
     write_text_atomic(run.recipe_toml, recipe_to_toml(recipe, f"Learning-rate range of the {phase} phase"))
     try:
         with Cache(recipe.cache, run.scratch) as cache:
-            prepared = decode_splits(recipe, splits, cache, progress)
+            prepared = decode_splits(recipe, splits, cache, progress, ("train", "validation"))
             make_repeatable(recipe)
             with precision_of(recipe):
                 beginning = begin(prepared, cache, progress)
@@ -143,7 +143,9 @@ def _tested(
         freeze_backbone(network)
         data = PhaseData(train, train.pooled_batch, validation, validation.pooled_batch)
         return run("head_phase", network.head, data, recipe.head_phase)
-    transfer(network, beginning.parts, train, validation, _without_finetune(recipe), progress=progress)
+    head = transfer(network, beginning.parts, train, validation, _without_finetune(recipe), progress=progress)
+    if head.interrupted:
+        raise KeyboardInterrupt
     factors = thaw_for_phase(network, beginning.parts, recipe.finetune_phase)
     data = PhaseData(train, train.activation_batch, validation, validation.activation_batch)
     return run("finetune_phase", beginning.parts.suffix, data, recipe.finetune_phase, factors=factors)

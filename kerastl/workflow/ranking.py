@@ -203,7 +203,7 @@ def _scored(recipe: Recipe, splits: Splits, run: Run, progress: Progress) -> Ran
         backbone = build_backbone(spec, size)
         loaded = load_weights(backbone, spec, recipe.backbone.weights, recipe.backbone.weights_dir)
         progress.note(f"Backbone {spec.name}, weights: {loaded.origin}")
-        prepared = decode_splits(recipe, splits, cache, progress)
+        prepared = decode_splits(recipe, splits, cache, progress, ("train", "validation"))
         network = build_model(backbone, spec, recipe.head, len(splits.class_names))
         frozen = Frozen(cut(network, "backbone"), backbone)
         views = [
