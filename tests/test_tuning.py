@@ -155,6 +155,32 @@ def test_a_trial_that_diverges_fails_alone(tmp_path: Path) -> None:
     assert len(statuses) == 8 and statuses.count("FAILED") >= 3 and statuses.count("COMPLETED") >= 1
 
 
+def test_a_trial_whose_answers_are_no_numbers_fails_though_its_loss_is_one(
+    solid_colours: Path, tmp_path: Path, shared_of: Any
+) -> None:
+    from kerastl.tuning.heads import HeadPhases
+    from kerastl.tuning.records import FAILED, SearchFolder, read_record
+    from kerastl.tuning.search import TrialRunner
+
+    # One step an epoch: its loss is that of the weights before it.
+    recipe = tiny(
+        solid_colours, tmp_path / "store", finetune_phase__unfreeze_from="backbone",
+        head_phase__batch_size=512, head_phase__warmup_epochs=0.0, head_phase__optimizer="sgd",
+        head_phase__gradient_clip_norm=0.0,
+    )  # fmt: skip
+    folder, shared = SearchFolder(tmp_path / "search"), shared_of(recipe)
+    heads = HeadPhases(folder.heads)
+    runner = TrialRunner(recipe, LINE, shared, heads, folder, "val_calibrated_loss", 1, 3)
+    place = folder.of_trial("0")
+    with pytest.raises(TrainingError, match="no finite answer in epoch 1"):
+        runner.run(place, "0", {"head_phase.learning_rate": 3e38})
+    record = read_record(place)
+    assert (
+        record is not None and record.status == FAILED and "Lower head_phase.learning_rate" in record.reason
+    )
+    assert runner.run(folder.of_trial("1"), "1", {"head_phase.learning_rate": 1e-3}) > 0
+
+
 def test_a_programming_error_stops_the_search(tmp_path: Path) -> None:
     def run(trial_id: str, raw: dict[str, Any]) -> float:
         raise ZeroDivisionError("ours")
@@ -254,6 +280,39 @@ def test_no_trial_begins_after_the_budget(tmp_path: Path) -> None:
     oracle.out_of_time = lambda: len(ran) == 2
     search(oracle, SearchFolder(tmp_path), lambda trial_id, raw: ran.append(trial_id) or 0.5)
     assert len(ran) == 2
+
+
+def test_an_interrupted_trial_waits_too_where_the_budget_is_spent(tmp_path: Path) -> None:
+    from kerastl.tuning.oracles import make_oracle
+
+    oracle: Any = make_oracle("random", LINE, "min", 9, 5, 0)
+    oracle._set_project_dir(str(tmp_path), "store")
+    interrupted = oracle.create_trial("tuner0").trial_id
+    oracle.save()
+    again: Any = make_oracle("random", LINE, "min", 9, 5, 0)
+    again._set_project_dir(str(tmp_path), "store")
+    again.reload()
+    again.out_of_time = lambda: True
+    assert again.create_trial("tuner0").status == "STOPPED"
+    again.out_of_time = lambda: False
+    assert again.create_trial("tuner0").trial_id == interrupted
+
+
+def test_the_budget_counts_all_starts_of_a_search(tmp_path: Path) -> None:
+    from kerastl.progress import Progress
+    from kerastl.tuning.records import SearchFolder
+    from kerastl.tuning.table import TrialTable
+
+    folder = SearchFolder(tmp_path)
+    with TrialTable(folder, "val_loss", 9, 0.2, 1, Progress()) as table:
+        assert not table.out_of_time()
+        time.sleep(0.25)
+        assert table.out_of_time()
+    # with other workers, and though no trial has ended
+    with TrialTable(folder, "val_loss", 9, 0.2, 2, Progress()) as table:
+        assert table.out_of_time()
+    with TrialTable(folder, "val_loss", 9, 60.0, 2, Progress()) as table:
+        assert not table.out_of_time()
 
 
 # What trials share
@@ -384,6 +443,35 @@ def test_a_head_phase_that_is_taken_over_changes_no_score(
     assert again.trained == 1
 
 
+def test_two_processes_run_a_head_phase_once(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; import numpy as np\n"
+        "from kerastl.tuning.heads import HeadPhases; from kerastl.training.phase import PhaseResult\n"
+        "def train():\n"
+        "    time.sleep(1.5)\n"
+        "    return PhaseResult('head_phase', (), 1, 'val_loss', {}, (np.ones(3),), 1.0, 1.0, 'epochs')\n"
+        "heads = HeadPhases(Path(sys.argv[1])); print('ready', flush=True); sys.stdin.readline()\n"
+        "result = heads.get({'a': sys.argv[2]}, train)\n"
+        "print(heads.trained, heads.reused, result.weights[0].sum())\n"
+    )
+
+    def together(*keys: str) -> list[str]:
+        pipe = subprocess.PIPE
+        both = [
+            subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "heads"), key], stdin=pipe, stdout=pipe, text=True)
+            for key in keys
+        ]  # fmt: skip
+        assert all(process.stdout and process.stdout.readline() == "ready\n" for process in both)
+        for process in both:
+            assert process.stdin
+            process.stdin.write("\n")
+            process.stdin.flush()
+        return sorted(process.communicate(timeout=60)[0].strip() for process in both)
+
+    assert together("same", "same") == ["0 1 3.0", "1 0 3.0"]
+    assert together("one", "other") == ["1 0 3.0"] * 2
+
+
 def test_folds_measure_every_image_once_and_repeats_are_averaged(
     solid_colours: Path, tmp_path: Path, shared_of: Any
 ) -> None:
@@ -485,6 +573,37 @@ def test_a_real_gain_is_mostly_kept() -> None:
     losses[7] *= 0.5
     luck = luck_of(losses[1:], losses[0])
     assert luck.expected > 0.8 * luck.apparent and luck.low > 0
+
+
+def test_images_of_one_group_are_drawn_together() -> None:
+    from kerastl.tuning.analysis import luck_of
+
+    generator = np.random.default_rng(0)
+    patients = generator.exponential(1.0, (40, 20))  # losses of trials on patients; noise alone
+    images = np.repeat(patients, 30, axis=1)
+    groups = np.repeat(np.arange(20), 30)
+    alone = luck_of(patients[1:], patients[0])
+    together = luck_of(images[1:], images[0], groups)
+    assert together.expected == pytest.approx(alone.expected, abs=0.1)
+    # the control: as if each image stood for itself, nearly all of the luck is taken for a gain
+    apart = luck_of(images[1:], images[0])
+    assert apart.expected > 0.95 * apart.apparent and together.expected < 0.7 * together.apparent
+    assert together.low < 0 < apart.low
+
+
+def test_a_shortened_trial_never_wins(tmp_path: Path) -> None:
+    from kerastl.tuning.records import COMPLETED, SearchFolder, TrialRecord, read_records, write_record
+    from kerastl.tuning.results import make_report
+
+    folder, losses = SearchFolder(tmp_path), np.ones(4, np.float32)
+    write_record(folder.baseline, TrialRecord("baseline", {}, 1.0, COMPLETED, 0.5), losses)
+    short = TrialRecord("0", {"head.dropout": 0.1}, 0.4, COMPLETED, 0.1)
+    write_record(folder.of_trial("0"), short, losses * 0.1)
+    report = make_report(folder, "d", LINE, "hyperband", "val_loss", "", read_records(folder), "")
+    assert (report.best, report.best_score, report.luck) == ("", 0.5, None)
+    write_record(folder.of_trial("1"), dataclasses.replace(short, trial_id="1", share=1.0), losses * 0.1)
+    report = make_report(folder, "d", LINE, "hyperband", "val_loss", "", read_records(folder), "")
+    assert (report.best, report.best_score) == ("1", 0.1) and report.luck is not None
 
 
 def test_a_dead_key_has_no_importance_and_a_live_one_has() -> None:
@@ -615,6 +734,64 @@ def test_workers_share_a_search_and_a_killed_one_takes_its_trial_up_again(
     assert len(list(store.glob("trial_*/result.json"))) == 6 and "winner.toml" in output
 
 
+def test_a_worker_of_another_machine_joins_and_is_told_when_it_is_over(
+    solid_colours: Path, tmp_path: Path
+) -> None:
+    from kerastl.tuning.workers import IP, NAME, PORT, free_port
+
+    words = command(solid_colours, "--trials", "6", "--set", f"cache.directory={tmp_path / 'store'}")
+    place = {**os.environ, IP: "127.0.0.1", PORT: str(free_port())}
+    folder = tmp_path / "tuning" / "colours"
+    options: Any = {"cwd": tmp_path, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    chief = subprocess.Popen([sys.executable, "-m", "kerastl", *words], env=place, **options)
+    remote = None
+    try:
+        while not (folder / "workers.json").is_file():
+            assert chief.poll() is None, chief.communicate()
+            time.sleep(0.05)
+        remote = subprocess.Popen(
+            [sys.executable, "-m", "kerastl.tuning.worker", "tuning/colours"], env={**place, NAME: "machine-2"}, **options
+        )  # fmt: skip
+        output, errors = chief.communicate(timeout=500)
+        assert chief.returncode == 0, errors
+        said = remote.communicate(timeout=60)
+        assert remote.returncode == 0, said
+    finally:
+        for process in (chief, remote):
+            if process is not None:
+                process.kill()
+    states = [json.loads(path.read_text()) for path in folder.glob("store/trial_*/trial.json")]
+    assert len(states) == 6 and "winner.toml" in output
+    records = [json.loads(path.read_text()) for path in folder.glob("store/trial_*/result.json")]
+    assert {record["worker"] for record in records} == {"worker-1", "machine-2"}
+    # no head phase was run twice: each belongs to a rate and a dropout
+    keys = ("head_phase.learning_rate", "head.dropout")
+    different = {tuple(record["values"][key] for key in keys) for record in records}
+    assert sum(record["heads"] for record in records) <= len(different)
+    assert not (folder / "workers.json").exists()
+
+
+def test_a_worker_with_other_data_is_refused(
+    solid_colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from kerastl.tuning import worker
+    from kerastl.tuning.question import Question, SearchSettings, check_same
+    from kerastl.tuning.records import SearchFolder
+    from kerastl.tuning.workers import NAME, worker_file
+    from kerastl.workflow.prepare import open_splits
+
+    recipe, folder = tiny(solid_colours, tmp_path / "store"), SearchFolder(tmp_path / "search")
+    question = Question(recipe, *open_splits(recipe)[:1], LINE, SearchSettings(), open_splits(recipe)[1])
+    folder.path.mkdir()
+    check_same(folder, question)
+    worker_file(folder).write_text(json.dumps(question.to_dict()))
+    known = json.loads(folder.search_json.read_text())
+    folder.search_json.write_text(json.dumps({**known, "data": "of the chief"}))
+    monkeypatch.setenv(NAME, "machine-2")
+    with pytest.raises(UserError, match="other than there: data"):
+        worker.main(str(folder.path))
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -622,6 +799,7 @@ def test_workers_share_a_search_and_a_killed_one_takes_its_trial_up_again(
         (["--tuner", "bayes"], "bayesian"),
         (["--space", "defualt"], "Did you mean 'default'?"),
         (["--folds", "3", "--augment", "strong"], "the augmentation mixes images"),
+        (["--folds", "3", "--space", "augment"], "the augmentation mixes images (augment.level = strong)"),
         (["--folds", "1"], "--folds"),
     ],
 )

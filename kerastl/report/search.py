@@ -205,7 +205,11 @@ def write_search_page(folder: Path, page: Path, report: SearchReport, winner_tom
 def _trials_table(report: SearchReport) -> list[str]:
     keys = [axis.key for axis in report.axes]
     sign = -1.0 if report.monitor == "val_accuracy" else 1.0
-    done = sorted((t for t in report.trials if t.score is not None), key=lambda t: sign * (t.score or 0.0))
+    # Only trials with all their epochs can win; Hyperband's shortened ones come after them.
+    done = sorted(
+        (t for t in report.trials if t.score is not None),
+        key=lambda t: (t.share < 1, sign * (t.score or 0.0)),
+    )
     rows = [
         [trial.name, f"{trial.score:.4f}", *(escape(value_text(trial.values.get(key))) for key in keys),
          f"{trial.share:.2f}", duration(trial.seconds)]

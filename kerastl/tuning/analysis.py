@@ -8,7 +8,7 @@ import numpy as np
 
 from kerastl.report.search import Importance, Luck
 from kerastl.tuning.axes import Space
-from kerastl.tuning.records import TrialRecord
+from kerastl.tuning.records import TrialRecord, whole_trials
 
 RESAMPLINGS = 1000
 FEWEST_TRIALS = 10
@@ -17,26 +17,32 @@ TREES, FOLDS, SHUFFLES = 200, 5, 10
 INACTIVE = -0.5
 
 
-def luck_of(losses: np.ndarray, baseline: np.ndarray, seed: int = 0) -> Luck:
+def luck_of(
+    losses: np.ndarray, baseline: np.ndarray, groups: np.ndarray | None = None, seed: int = 0
+) -> Luck:
     """How much of the best trial's gain over the unchanged recipe is owed to having picked the best of many.
 
     The whole choice is repeated on bootstrap samples of the validation images: the best trial is picked on those
     that were drawn and measured on those that were not (BBC-CV: Tsamardinos, Greasidou and Borboudakis 2018,
     "Bootstrapping the out-of-sample predictions for efficient and accurate cross-validation"; on the bias itself
-    Cawley and Talbot 2010, "On over-fitting in model selection"). It does not cover luck with the training
-    images or the seed.
+    Cawley and Talbot 2010, "On over-fitting in model selection"). Images of one group are drawn together, as they
+    are split together: of images that are alike those left out would tell nothing new. It does not cover luck with
+    the training images or the seed, nor that temperature and best epoch of each trial were chosen on all images.
 
     Args:
         losses: float [trials, images], what each validation image adds to a trial's score, less is better.
         baseline: float [images], the same for the recipe as it was given; it is one of the candidates.
+        groups: [images], what each image belongs to; each stands for itself without it.
         seed: of the resampling.
     """
     table = np.concatenate([baseline[None], losses]).astype(np.float64)
     images = table.shape[1]
+    members = np.arange(images) if groups is None else np.unique(groups, return_inverse=True)[1]
+    count = int(members.max()) + 1
     generator = np.random.default_rng(seed)
     gains = []
     for _ in range(RESAMPLINGS):
-        drawn = np.bincount(generator.integers(0, images, images), minlength=images)
+        drawn = np.bincount(generator.integers(0, count, count), minlength=count)[members]
         left_out = drawn == 0
         if left_out.any():
             best = int((table @ drawn).argmin())
@@ -66,9 +72,7 @@ def importance_of(space: Space, records: Sequence[TrialRecord], seed: int = 0) -
     from sklearn.ensemble import RandomForestRegressor
     from sklearn.model_selection import KFold
 
-    scored = [record for record in records if record.score is not None]
-    most = max((record.share for record in scored), default=0.0)
-    scored = [record for record in scored if record.share == most]
+    scored = whole_trials(records)
     scores = np.array([record.score for record in scored], np.float64)
     if len(scored) < FEWEST_TRIALS or not scores.std():
         return None

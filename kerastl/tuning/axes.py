@@ -57,7 +57,8 @@ class Axis:
         return (here - low) / (high - low)
 
     def _number(self, value: float) -> int | float:
-        # Four digits: more would only hide that neighbours are the same.
+        # Four digits: more would only hide that neighbours are the same. A model of the score may step over an end.
+        value = min(max(value, self.low), self.high)
         return round(value) if self.whole else float(f"{value:.4g}")
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
+import time
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +19,14 @@ import tensorflow as tf
 
 from kerastl import __version__
 from kerastl.features.frozen import FEATURES_VERSION
+from kerastl.locking import FileLock
 from kerastl.progress import Progress
 from kerastl.recipe import Recipe, recipe_to_dict
 from kerastl.training.phase import PhaseResult
 from kerastl.writing import replace_atomically
 
 IN_MEMORY = 16
+PAUSE_SECONDS = 0.2
 
 
 def head_key(recipe: Recipe, data: str, fold: int | None) -> dict[str, Any]:
@@ -65,12 +69,19 @@ class HeadPhases:
         """The head phase under this key: from memory, from disk, or run now."""
         text = json.dumps(key, sort_keys=True)
         name = hashlib.sha256(text.encode()).hexdigest()[:32]
-        result = self._recent.get(name) or self._read(self.folder / f"{name}.npz", text)
+        path = self.folder / f"{name}.npz"
+        result = self._recent.get(name) or self._read(path, text)
         if result is None:
-            result = train()
-            if result.ended != "interrupted":
-                self._write(self.folder / f"{name}.npz", text, result)
-            self.trained += 1
+            with self._alone(name):
+                # Another worker may have run it in between.
+                result = self._read(path, text)
+                if result is None:
+                    result = train()
+                    if result.ended != "interrupted":
+                        self._write(path, text, result)
+                    self.trained += 1
+                else:
+                    self.reused += 1
         else:
             self.reused += 1
         self._recent[name] = result
@@ -79,8 +90,16 @@ class HeadPhases:
             self._recent.popitem(last=False)
         return result
 
+    @contextlib.contextmanager
+    def _alone(self, name: str) -> Iterator[None]:
+        """Of several processes that want the same head phase one runs it, and the others wait."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.folder / f"{name}.lock") as lock:
+            while not lock.acquire(exclusive=True):
+                time.sleep(PAUSE_SECONDS)
+            yield
+
     def _write(self, path: Path, key: str, result: PhaseResult) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         facts = {f.name: getattr(result, f.name) for f in dataclasses.fields(result) if f.name != "weights"}
         arrays = {f"weights_{place}": array for place, array in enumerate(result.weights)}
         with replace_atomically(path) as temporary:

@@ -21,7 +21,14 @@ from kerastl.report.search import SearchReport, search_text, write_search_page
 from kerastl.tuning.axes import values_of
 from kerastl.tuning.heads import HeadPhases
 from kerastl.tuning.oracles import Durable, first_values, hyperband_trials, make_oracle
-from kerastl.tuning.question import DEFAULT_TRIALS, Question, SearchSettings, check_same, check_settings
+from kerastl.tuning.question import (
+    DEFAULT_TRIALS,
+    Question,
+    SearchSettings,
+    check_folds,
+    check_same,
+    check_settings,
+)
 from kerastl.tuning.records import SearchFolder, best_of, damaged, read_record, read_records
 from kerastl.tuning.results import make_report, winning_values, write_ledger, write_results
 from kerastl.tuning.search import BAD_SETTING, TrialRunner, search
@@ -30,7 +37,7 @@ from kerastl.tuning.space import load_space
 from kerastl.tuning.store_plan import plan_store
 from kerastl.tuning.table import TrialTable
 from kerastl.tuning.trial import trial_recipe
-from kerastl.tuning.workers import search_with_workers
+from kerastl.tuning.workers import IP, search_with_workers
 from kerastl.workflow import fit
 from kerastl.workflow.prepare import make_repeatable, open_splits
 from kerastl.writing import explain_write_errors, write_json_atomic
@@ -103,9 +110,10 @@ def tune(
     """
     settings = settings or SearchSettings()
     check_packages()
-    check_settings(recipe, settings)
+    check_settings(settings)
     resolved, splits = open_splits(recipe)
     question = Question(recipe, resolved, load_space(space, recipe, resolved), settings, splits)
+    check_folds(recipe, resolved, question.space, settings)
     assert resolved.name
     folder = SearchFolder(Path(directory) if directory is not None else Path("tuning") / resolved.name)
     with explain_write_errors(folder.path):
@@ -153,23 +161,28 @@ def _search(question: Question, folder: SearchFolder, progress: Progress) -> Sea
                 runner.run(folder.baseline, BASELINE, {})
             table.start(read_record(folder.baseline))
             oracle.ended, oracle.out_of_time = table.ended, table.out_of_time
-            if settings.workers > 1:
+            # Who says where a chief listens wants to be one, for workers on other machines.
+            if settings.workers > 1 or IP in os.environ:
                 search_with_workers(oracle, folder, question.to_dict(), settings.workers, progress)
             else:
                 search(oracle, folder, runner)
-        records = read_records(folder)
+        records, baseline = read_records(folder), read_record(folder.baseline)
         if best_of(records, 1) is None:
-            reasons = "; ".join(dict.fromkeys(record.reason for record in records)) or "none was run"
-            raise TrainingError(f"No trial could be finished: {reasons[:600]}")
-        every = [*records, *filter(None, [read_record(folder.baseline)])]
+            reasons = "; ".join(dict.fromkeys(filter(None, (record.reason for record in records))))
+            said = f"No trial was finished with all its epochs: {reasons[:600] or 'no time was left for one'}"
+            if baseline is None or baseline.score is None:
+                raise TrainingError(said)
+            progress.warn(f"{said}. The recipe as it is stays the best; --budget and --trials may be raised")
+        every = [*records, *filter(None, [baseline])]
         work = (
             f"{sum(record.forward_passes for record in every):,} forward passes and "
             f"{sum(record.heads for record in every)} head phases for {len(every)} trials"
         )
         name = question.resolved.name or ""
         report = make_report(
-            folder, name, question.space, settings.tuner, monitor, question.measured, records, work
-        )
+            folder, name, question.space, settings.tuner, monitor, question.measured, records, work,
+            runner.shared.measured_groups(question.resolved),
+        )  # fmt: skip
         recipe = trial_recipe(question.recipe, winning_values(report), runner.shared)
         write_results(folder, report, recipe, question.space, records)
         return report

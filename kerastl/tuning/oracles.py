@@ -49,6 +49,17 @@ class Durable:
         folder = self._get_trial_dir(trial.trial_id)  # type: ignore[attr-defined]
         write_json_atomic(Path(folder) / "trial.json", trial.get_state())
 
+    def create_trial(self, tuner_id: str) -> Any:
+        """A trial that was interrupted, or a new one; none of either where time is out."""
+        waiting: list[str] = self._retry_queue  # type: ignore[has-type]
+        if self.out_of_time():
+            self._retry_queue = []
+        try:
+            return super().create_trial(tuner_id)  # type: ignore[misc]
+        finally:
+            if self.out_of_time():
+                self._retry_queue = waiting
+
     def populate_space(self, trial_id: str) -> dict[str, Any]:
         """Values of a new trial, never those of an earlier one."""
         if self.out_of_time():

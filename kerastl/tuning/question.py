@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from kerastl.backbones import get_backbone
 from kerastl.data.examples import Splits
 from kerastl.errors import UserError, nearest
 from kerastl.recipe import PhaseRecipe, Recipe, recipe_from_dict, recipe_to_dict
+from kerastl.recipe.rule import resolve_augment
 from kerastl.training.routine import finetunes
-from kerastl.tuning.axes import Axis, Space
+from kerastl.tuning.axes import Axis, Space, with_values
 from kerastl.tuning.records import SearchFolder, damaged
 from kerastl.workflow.prepare import open_splits
 from kerastl.writing import write_json_atomic
@@ -120,7 +123,7 @@ class Question:
         return Question(recipe, resolved, Space(tuple(axes)), SearchSettings(**values["settings"]), splits)
 
 
-def check_settings(recipe: Recipe, settings: SearchSettings) -> None:
+def check_settings(settings: SearchSettings) -> None:
     """Raise UserError with all that is wrong with the settings."""
     problems = []
     if settings.tuner not in TUNERS:
@@ -132,14 +135,32 @@ def check_settings(recipe: Recipe, settings: SearchSettings) -> None:
         value = getattr(settings, name)
         if value is not None and value < 1:
             problems.append(f"{name} = {value}: expected at least 1")
-    mixes = any(getattr(recipe.augment, name) for name in ("mixup_alpha", "cutmix_alpha"))
-    if settings.folds and (mixes or recipe.augment.level == "strong"):
-        problems.append(
-            "folds: the augmentation mixes images, and would mix those that a fold holds out into those that it "
-            "learns from. Use repeats, or an augmentation without MixUp and CutMix"
-        )
     if problems:
         raise UserError("\n".join(problems))
+
+
+def check_folds(recipe: Recipe, resolved: Recipe, space: Space, settings: SearchSettings) -> None:
+    """Raise UserError where some trial's augmentation would mix held-out images into those that it learns from.
+
+    Args:
+        recipe: as it was given.
+        resolved: the same without open keys.
+        space: what is varied.
+        settings: how to search.
+    """
+    if not settings.folds:
+        return
+    axes = [axis for axis in space if axis.key.startswith("augment.")]
+    for corner in itertools.product(*(axis.corners() for axis in axes)):
+        values = dict(zip((axis.key for axis in axes), corner, strict=True))
+        spec = get_backbone(resolved.backbone.name or "")
+        augment = resolve_augment(with_values(recipe, values).augment, 1, spec)
+        if augment.mixup_alpha or augment.cutmix_alpha:
+            said = ", ".join(f"{key} = {value}" for key, value in values.items()) or "the recipe"
+            raise UserError(
+                f"folds: the augmentation mixes images ({said}), and would mix those that a fold holds out into those "
+                "that it learns from. Use repeats, or an augmentation without MixUp and CutMix"
+            )
 
 
 def check_same(folder: SearchFolder, question: Question) -> None:

@@ -56,6 +56,11 @@ class SearchFolder:
         return self.path / ".lock"
 
     @property
+    def clock_json(self) -> Path:
+        """How long the search took so far, over all its starts."""
+        return self.path / "clock.json"
+
+    @property
     def trials_csv(self) -> Path:
         """All trials as a table."""
         return self.path / "trials.csv"
@@ -97,6 +102,7 @@ class TrialRecord:
         reason: why it failed.
         forward_passes: of the frozen part that it needed; none where all features lay there.
         heads: head phases that it ran.
+        worker: name of the process that ran it; empty where the search has one alone.
     """
 
     trial_id: str
@@ -111,6 +117,7 @@ class TrialRecord:
     reason: str = ""
     forward_passes: int = 0
     heads: int = 0
+    worker: str = ""
 
 
 def write_record(folder: Path, record: TrialRecord, losses: np.ndarray | None = None) -> None:
@@ -168,17 +175,19 @@ def read_records(folder: SearchFolder) -> list[TrialRecord]:
     return [record for place in places if (record := read_record(place)) is not None]
 
 
+def whole_trials(records: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """The finished trials that were allowed all their epochs: only they compare with the recipe as it was."""
+    return [record for record in records if record.score is not None and record.share >= 1]
+
+
 def best_of(records: Sequence[TrialRecord], sign: int) -> TrialRecord | None:
-    """The best finished trial among those that were allowed the most epochs; of equals the first.
+    """The best finished trial among those that were allowed all their epochs; of equals the first.
 
     Args:
         records: any trials.
         sign: 1 where a smaller score is better, -1 where a larger one is.
     """
-    finished = [record for record in records if record.score is not None]
-    most = max((record.share for record in finished), default=0.0)
-    full = [record for record in finished if record.share == most]
-    return min(full, key=lambda record: sign * float(record.score or 0.0), default=None)
+    return min(whole_trials(records), key=lambda record: sign * float(record.score or 0.0), default=None)
 
 
 def write_trials(path: Path, records: Sequence[TrialRecord], space: Space) -> None:

@@ -20,7 +20,15 @@ from kerastl.run import environment
 from kerastl.tuning.analysis import importance_of, luck_of
 from kerastl.tuning.axes import Space
 from kerastl.tuning.question import Question
-from kerastl.tuning.records import SearchFolder, TrialRecord, best_of, read_losses, read_record, write_trials
+from kerastl.tuning.records import (
+    SearchFolder,
+    TrialRecord,
+    best_of,
+    read_losses,
+    read_record,
+    whole_trials,
+    write_trials,
+)
 from kerastl.writing import explain_write_errors, write_text_atomic
 
 
@@ -33,13 +41,16 @@ def make_report(
     measured: str,
     records: Sequence[TrialRecord],
     work: str,
+    groups: np.ndarray | None = None,
 ) -> SearchReport:
-    """What a search found, from the records of its trials."""
+    """What a search found, from the records of its trials; `groups` as `luck_of` takes them."""
     sign = -1 if monitor == "val_accuracy" else 1
     baseline = read_record(folder.baseline)
     best = best_of(records, sign)
-    assert baseline is not None and best is not None and best.score is not None
-    wins = baseline.score is None or sign * best.score < sign * baseline.score
+    assert baseline is not None
+    wins = best is not None and (
+        baseline.score is None or sign * float(best.score or 0.0) < sign * baseline.score
+    )
     return SearchReport(
         name=name,
         tuner=tuner,
@@ -56,8 +67,8 @@ def make_report(
         ),
         trials=tuple(_shown(space, record) for record in records),
         baseline=baseline.score,
-        best=best.trial_id if wins else "",
-        luck=_luck(folder, baseline, records),
+        best=best.trial_id if best and wins else "",
+        luck=_luck(folder, baseline, records, groups),
         importance=importance_of(space, records),
         work=work,
         seconds=sum(record.seconds for record in records),
@@ -111,13 +122,13 @@ def _shown(space: Space, record: TrialRecord) -> SearchTrial:
     )
 
 
-def _luck(folder: SearchFolder, baseline: TrialRecord, records: Sequence[TrialRecord]) -> Luck | None:
-    finished = [record for record in records if record.score is not None]
-    most = max(record.share for record in finished)
-    if baseline.score is None:
+def _luck(
+    folder: SearchFolder, baseline: TrialRecord, records: Sequence[TrialRecord], groups: np.ndarray | None
+) -> Luck | None:
+    losses = [read_losses(folder.of_trial(one.trial_id)) for one in whole_trials(records)]
+    if baseline.score is None or not losses:
         return None
-    losses = [read_losses(folder.of_trial(one.trial_id)) for one in finished if one.share == most]
-    return luck_of(np.stack(losses), read_losses(folder.baseline))
+    return luck_of(np.stack(losses), read_losses(folder.baseline), groups)
 
 
 def write_ledger(path: Path, question: Question, report: SearchReport, tested: str) -> None:

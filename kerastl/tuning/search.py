@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -34,6 +35,8 @@ from kerastl.tuning.trial import run_trial, trial_recipe
 
 # A setting that does not learn, or does not fit into memory, is a bad setting; anything else is a fault.
 BAD_SETTING = (TrainingError, tf.errors.ResourceExhaustedError, MemoryError)
+# Keras Tuner's name for a process of several.
+NAME = "KERASTUNER_TUNER_ID"
 RunTrial = Callable[[str, dict[str, Any]], float]
 
 
@@ -87,8 +90,9 @@ class TrialRunner:
             baseline = read_record(self.folder.baseline)
             if baseline is not None and baseline.score is not None:
                 copied = dataclasses.replace(
-                    baseline, trial_id=trial_id, values=values, seconds=0.0, forward_passes=0, heads=0
-                )
+                    baseline, trial_id=trial_id, values=values, seconds=0.0, forward_passes=0, heads=0,
+                    worker=os.environ.get(NAME, ""),
+                )  # fmt: skip
                 write_record(place, copied, read_losses(self.folder.baseline))
                 return baseline.score
         started, passes, heads = time.perf_counter(), self.shared.forward_passes, self.heads.trained
@@ -118,6 +122,7 @@ class TrialRunner:
             seconds=time.perf_counter() - started,
             forward_passes=self.shared.forward_passes - passes,
             heads=self.heads.trained - heads,
+            worker=os.environ.get(NAME, ""),
             **found,
         )
         write_record(place, record, losses)

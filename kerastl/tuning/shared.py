@@ -104,6 +104,14 @@ class Shared:
             for train, validation in fold_positions(split, self.folds)
         ]
 
+    def measured_groups(self, recipe: Recipe) -> np.ndarray:
+        """What each image belongs to that a trial is measured on, in the order of its losses: its group, or itself."""
+        splits = self.prepared(recipe).splits
+        if not self.folds:
+            return groups_of(splits.validation)
+        held = [positions for _, positions in fold_positions(splits.train, self.folds)]
+        return groups_of(splits.train)[np.concatenate(held)]
+
     def network(self, recipe: Recipe, train: Features) -> tuple[Network, Cut]:
         """A network of its own for one training, with the pretrained weights and a fresh head."""
         reference = self._backbone(recipe)
@@ -141,6 +149,12 @@ def pooled_splits(splits: Splits) -> Splits:
     return dataclasses.replace(splits, train=pool, validation=Split("validation", pool.examples, indices[:0]))
 
 
+def groups_of(split: Split) -> np.ndarray:
+    """The group of each image, or its own identity where it has none."""
+    groups = split.examples.groups[split.indices]
+    return np.where(groups == "", split.ids, groups).astype(str)
+
+
 def fold_positions(split: Split, folds: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """Positions to learn from and to be measured on, for each fold; groups stay whole, classes are spread.
 
@@ -149,8 +163,7 @@ def fold_positions(split: Split, folds: int) -> list[tuple[np.ndarray, np.ndarra
     """
     from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 
-    groups, ids = split.examples.groups[split.indices], split.ids
-    groups = np.where(groups == "", ids, groups).astype(str)
+    groups, ids = groups_of(split), split.ids
     if len(np.unique(groups)) < folds:
         raise DataError(f"{len(np.unique(groups))} images or groups are too few for {folds} folds.")
     if split.labels.ndim == 2:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import time
 from types import TracebackType
 
 from kerastl.progress import Progress
 from kerastl.tuning.axes import NOTHING_THAWED, UNFREEZE
-from kerastl.tuning.records import SearchFolder, TrialRecord, read_record, read_records
+from kerastl.tuning.records import SearchFolder, TrialRecord, damaged, read_record, read_records
 from kerastl.wording import duration
+from kerastl.writing import write_json_atomic
 
 UNLIMITED = 10**6
 
@@ -39,7 +41,7 @@ class TrialTable:
         self.sign = -1.0 if monitor == "val_accuracy" else 1.0
         earlier = read_records(folder)
         self.done = len(earlier)
-        self._spent = sum(record.seconds for record in earlier) / workers
+        self._spent = _seconds_in(folder)
         self._began = time.monotonic()
         self._best: TrialRecord | None = None
         for record in earlier:
@@ -54,12 +56,12 @@ class TrialTable:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """The search ended, well or not."""
+        self._note_time()
         self._tracker.__exit__(kind, error, traceback)
 
     def out_of_time(self) -> bool:
         """Whether no further trial may begin."""
-        spent = self._spent + time.monotonic() - self._began
-        return self.budget_seconds is not None and spent >= self.budget_seconds
+        return self.budget_seconds is not None and self._seconds() >= self.budget_seconds
 
     def start(self, baseline: TrialRecord | None) -> None:
         """Say what the recipe scored as it was given, and where an earlier search was left."""
@@ -81,6 +83,7 @@ class TrialTable:
         if record is None:
             return
         self.done += 1
+        self._note_time()
         self._compare(record)
         best = "–" if self._best is None else f"{self._best.score:.4f}"
         score = "failed" if record.score is None else f"{record.score:.4f}"
@@ -92,19 +95,35 @@ class TrialTable:
         self._tracker.advance(1, f"best {best}")
 
     def _compare(self, record: TrialRecord) -> None:
-        if record.score is None:
+        if record.score is None or record.share < 1:
             return
         if self._best is None or self.sign * record.score < self.sign * float(self._best.score or 0.0):
             self._best = record
 
+    def _seconds(self) -> float:
+        return self._spent + time.monotonic() - self._began
+
+    def _note_time(self) -> None:
+        write_json_atomic(self.folder.clock_json, {"seconds": self._seconds()})
+
     def _left(self) -> str:
-        spent = self._spent + time.monotonic() - self._began
+        spent = self._seconds()
         seconds = float("inf")
         if self.trials:
             seconds = spent / max(self.done, 1) * max(self.trials - self.done, 0)
         if self.budget_seconds is not None:
             seconds = min(seconds, max(self.budget_seconds - spent, 0.0))
         return "?" if seconds == float("inf") else duration(seconds)
+
+
+def _seconds_in(folder: SearchFolder) -> float:
+    """What earlier starts of the search took, up to the last trial that ended."""
+    if not folder.clock_json.is_file():
+        return 0.0
+    try:
+        return float(json.loads(folder.clock_json.read_text(encoding="utf-8"))["seconds"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise damaged(folder.clock_json, error) from error
 
 
 def shown_values(record: TrialRecord) -> str:

@@ -24,12 +24,13 @@ from kerastl.errors import KerastlError
 from kerastl.progress import Progress
 from kerastl.tuning.oracles import Durable
 from kerastl.tuning.records import SearchFolder
-from kerastl.tuning.search import silent_keras_tuner
+from kerastl.tuning.search import NAME, silent_keras_tuner
 from kerastl.writing import write_json_atomic
 
-IP, PORT, NAME = "KERASTUNER_ORACLE_IP", "KERASTUNER_ORACLE_PORT", "KERASTUNER_TUNER_ID"
+IP, PORT = "KERASTUNER_ORACLE_IP", "KERASTUNER_ORACLE_PORT"
 STARTS = 5
 PAUSE_SECONDS = 0.2
+FAREWELL_SECONDS = 20.0
 LOG_LINES = 15
 
 
@@ -103,9 +104,15 @@ def search_with_workers(
                 worker.start()
             while _go_on(workers, progress) or oracle.ongoing_trials:  # type: ignore[attr-defined]
                 time.sleep(PAUSE_SECONDS)
+            # Those on other machines are told that it is over when they ask for their next trial.
+            last = time.monotonic() + FAREWELL_SECONDS
+            while oracle.tuner_ids and time.monotonic() < last:  # type: ignore[attr-defined]
+                time.sleep(PAUSE_SECONDS)
         finally:
             for worker in workers:
                 worker.stop()
+            # Workers that are late, or were not heard of, see by this that the search is over.
+            worker_file(folder).unlink(missing_ok=True)
             server.stop(None).wait()
             oracle.save()
 
