@@ -12,7 +12,11 @@ same arithmetic in a fraction of the time. It serves to compare scores, never ti
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import io
+import statistics
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,6 +30,8 @@ import tensorflow as tf
 BATCH = 32
 HEAD_RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 FINETUNE_RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3)
+# How often a part of the work is timed.
+TURNS = 3
 NOTHING, EVERYTHING = "backbone", "input"
 HEAD, POINT, FINETUNE = "head_rate", "unfreeze_from", "finetune_rate"
 Arrays = tuple[np.ndarray, np.ndarray]
@@ -74,13 +80,10 @@ def draw(points: Sequence[str], count: int, seed: int) -> list[dict[str, Any]]:
         hyperparameters=hp,
         seed=seed,
     )
-    settings: list[dict[str, Any]] = []
-    while len(settings) < count:
-        response = oracle.populate_space(str(len(settings)))
-        if response["status"] != "RUNNING":
-            break
-        settings.append(response["values"])
-    return settings
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        oracle._set_project_dir(folder, "settings")
+        trials = [oracle.create_trial(f"tuner{number}") for number in range(count)]
+    return [trial.hyperparameters.values for trial in trials if trial.status == "RUNNING"]
 
 
 class TwoPhases(keras_tuner.HyperModel):
@@ -184,13 +187,15 @@ def part_of(plain: Plain, point: str, steps: int) -> dict[str, float]:
         compile_for(model, FINETUNE_RATES[0], plain, plain.finetune_epochs)
     images, labels = (array[: steps * BATCH] for array in plain.train)
     options = {"batch_size": BATCH, "verbose": 0}
-    seconds = []
-    # The first of each traces; the second is the work alone.
-    for work in (model.fit, model.fit, model.evaluate, model.evaluate):
-        began = time.perf_counter()
-        work(images, labels, **options)
-        seconds.append(time.perf_counter() - began)
-    first_fit, fit, first_check, check = seconds
+    # The first of each traces; the others are the work alone.
+    seconds: dict[Any, list[float]] = {model.fit: [], model.evaluate: []}
+    for work, taken in seconds.items():
+        for _ in range(1 + TURNS):
+            began = time.perf_counter()
+            work(images, labels, **options)
+            taken.append(time.perf_counter() - began)
+    (first_fit, *fits), (first_check, *checks) = seconds.values()
+    fit, check = statistics.median(fits), statistics.median(checks)
     batches = -(-len(labels) // BATCH)
     return {
         "build": built - started,
@@ -226,15 +231,16 @@ def bare_of(plain: Plain, point: str, steps: int) -> dict[str, float]:
         if name != "prefix" and point != NOTHING:
             compile_for(model, FINETUNE_RATES[0], plain, plain.finetune_epochs)
             works[f"{name}_step"] = functools.partial(model.train_on_batch, batch, labels)
-    seconds = {}
-    for name, work in works.items():
-        work()
-        work()
-        started = time.perf_counter()
-        for _ in range(steps):
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    for work in (*works.values(), *works.values()):
+        work()  # traced, and warm
+    # In turns: what else the machine does meets all alike.
+    for _ in range(steps):
+        for name, work in works.items():
+            started = time.perf_counter()
             np.asarray(work())
-        seconds[name] = (time.perf_counter() - started) / steps
-    return seconds
+            seconds[name].append(time.perf_counter() - started)
+    return {name: statistics.median(taken) for name, taken in seconds.items()}
 
 
 def score_of(plain: Plain, values: dict[str, Any], seed: int) -> float:
