@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import socket
+import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -279,6 +282,95 @@ def test_a_slow_server_is_given_up_in_time(picture: str) -> None:
         assert fragment in str(caught.value)
     with scripted(slow) as server:
         assert labels(ask(server.url, [picture], top=1, patience=Patience(timeout_seconds=10))) == ["red"]
+
+
+SCHEMES = ["http", "https"]
+ALL_RED = json.dumps(all_red(1, [None])[1]).encode()
+
+
+@contextlib.contextmanager
+def listening(serve: Callable[[socket.socket], None]) -> Iterator[tuple[str, list[socket.socket]]]:
+    """A server that does with each connection what it is told; its address, and the connections it took."""
+    taken: list[socket.socket] = []
+    with socket.socket() as server:
+        # small buffers: what a client may send without being read would otherwise hold a whole request
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**16)
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+
+        def take() -> None:
+            while True:
+                try:
+                    taken.append(server.accept()[0])
+                except OSError:
+                    return
+                threading.Thread(target=serve, args=(taken[-1],), daemon=True).start()
+
+        threading.Thread(target=take, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.getsockname()[1]}/v1/models/f", taken
+        finally:
+            server.shutdown(socket.SHUT_RDWR)
+            for each in taken:
+                each.close()
+
+
+@pytest.fixture
+def large_file(tmp_path: Path) -> str:
+    """As a request it is 12 MB of text, more than the buffers between two sockets hold."""
+    (tmp_path / "large.jpg").write_bytes(bytes(9 * 2**20))
+    return str(tmp_path / "large.jpg")
+
+
+def test_a_server_that_does_not_read_is_given_up_in_time_and_not_asked_again(large_file: str) -> None:
+    start = time.monotonic()
+    with listening(lambda connection: None) as (url, taken), pytest.raises(ServingError) as caught:
+        ask(url, [large_file], top=1, patience=Patience(timeout_seconds=0.5, first_wait_seconds=0.01))
+    assert time.monotonic() - start < 5
+    assert len(taken) == 1, "a server under load must not be asked again"
+    assert f"{url} has not answered about 1 image in 0.5 seconds" in str(caught.value)
+
+
+def test_sending_may_take_longer_than_connecting(large_file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kerastl.client.rest.CONNECT_SECONDS", 0.2)
+    lengths = []
+
+    def read_slowly(connection: socket.socket) -> None:
+        time.sleep(0.8)
+        with connection.makefile("rb") as stream:
+            while (line := stream.readline().strip()) != b"":
+                if line.lower().startswith(b"content-length:"):
+                    lengths.append(int(line.split()[1]))
+            for _ in range(lengths[-1] // 2**16):
+                stream.read(2**16)
+            stream.read(lengths[-1] % 2**16)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(ALL_RED), ALL_RED))
+
+    with listening(read_slowly) as (url, taken):
+        assert labels(ask(url, [large_file], top=1, patience=HURRY)) == ["red"]
+    assert len(taken) == 1 and lengths[0] > 12e6
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_connecting_has_its_own_time(picture: str, scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kerastl.client.rest.CONNECT_SECONDS", 0.2)
+    patience = Patience(timeout_seconds=30, retries=1, first_wait_seconds=0.01)
+    start = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        full = stack.enter_context(socket.socket())
+        full.bind(("127.0.0.1", 0))
+        if scheme == "http":  # nobody accepts, and no connection more than these may wait for it
+            full.listen(0)
+            for _ in range(3):
+                waiting = stack.enter_context(socket.socket())
+                waiting.setblocking(False)
+                waiting.connect_ex(full.getsockname())
+        else:  # takes the connection and exchanges no keys
+            full.listen()
+        url = f"{scheme}://127.0.0.1:{full.getsockname()[1]}/v1/models/f"
+        with pytest.raises(ServingError, match="in 2 attempts, the last time: no connection in time"):
+            ask(url, [picture], top=1, patience=patience)
+    assert time.monotonic() - start < 10
 
 
 @NEEDS_GRPC

@@ -36,7 +36,7 @@ class Patience:
     """How long to wait for a server.
 
     Attributes:
-        timeout_seconds: for the answer to one batch.
+        timeout_seconds: for sending one batch, and as long again for its answer; over gRPC for both together.
         retries: how often a server that is not there, or has no time, is asked again about the same batch.
         first_wait_seconds: before the first retry; each wait is twice as long as the one before.
     """

@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import base64
 import re
+import socket
 from collections.abc import Sequence
 from typing import Any
 
 import requests
 import urllib3.exceptions
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from kerastl.client.address import Address
 from kerastl.client.answers import (
@@ -35,13 +39,73 @@ REFUSALS = (400, 413)
 PASSING = (429, 502, 503)
 
 
+class _ConnectsSoon:
+    """Connecting has `CONNECT_SECONDS` of a connection's timeout, sending has all of it.
+
+    urllib3 knows two times, for connecting and for reading, and sends with the first: a large batch over a slow
+    line would end after it, whatever the user allows.
+    """
+
+    timeout: float
+    sock: socket.socket
+
+    def connect(self) -> None:
+        seconds = self.timeout
+        self.timeout = min(CONNECT_SECONDS, seconds)
+        try:
+            super().connect()  # type: ignore[misc]
+        except TimeoutError as error:  # while keys were exchanged, which urllib3 would count as reading
+            raise urllib3.exceptions.ConnectTimeoutError("no connection in time") from error
+        finally:
+            self.timeout = seconds
+        self.sock.settimeout(seconds)
+
+
+class _Connection(_ConnectsSoon, HTTPConnection):  # type: ignore[misc]
+    pass
+
+
+class _SecureConnection(_ConnectsSoon, HTTPSConnection):  # type: ignore[misc]
+    pass
+
+
+class _Pool(HTTPConnectionPool):
+    ConnectionCls = _Connection  # type: ignore[assignment]
+
+
+class _SecurePool(HTTPSConnectionPool):
+    ConnectionCls = _SecureConnection  # type: ignore[assignment]
+
+
+class _Adapter(HTTPAdapter):
+    """Makes such connections, also to a proxy of HTTP; those through SOCKS are urllib3's own."""
+
+    def init_poolmanager(self, *words: Any, **options: Any) -> None:
+        super().init_poolmanager(*words, **options)
+        self.poolmanager.pool_classes_by_scheme = {"http": _Pool, "https": _SecurePool}
+
+    def proxy_manager_for(self, proxy: str, **options: Any) -> Any:
+        manager = super().proxy_manager_for(proxy, **options)
+        if not proxy.lower().startswith("socks"):
+            manager.pool_classes_by_scheme = self.poolmanager.pool_classes_by_scheme
+        return manager
+
+
 class RestConnection:
-    """A connection that is kept open from batch to batch."""
+    """A connection that is kept open from batch to batch.
+
+    Args:
+        address: of the model.
+        timeout_seconds: for sending a batch, and again for each piece of its answer; connecting has no more than
+            `CONNECT_SECONDS`.
+    """
 
     def __init__(self, address: Address, timeout_seconds: float) -> None:
         self._address = address
-        self._timeout = (min(CONNECT_SECONDS, timeout_seconds), timeout_seconds)
+        self._timeout_seconds = timeout_seconds
         self._session = requests.Session()
+        for scheme in ("http://", "https://"):
+            self._session.mount(scheme, _Adapter())
         if address.credentials:
             user, _, password = address.credentials.partition(":")
             self._session.auth = (requests.compat.unquote(user), requests.compat.unquote(password))
@@ -76,7 +140,7 @@ class RestConnection:
         try:
             # A redirected POST would arrive as a GET without its images.
             response = self._session.request(
-                method, url, json=body, timeout=self._timeout, allow_redirects=False
+                method, url, json=body, timeout=self._timeout_seconds, allow_redirects=False
             )
         except requests.exceptions.SSLError as error:
             raise UserError(
@@ -87,8 +151,8 @@ class RestConnection:
         except requests.exceptions.ReadTimeout as error:
             raise TimedOut from error
         except (requests.exceptions.ConnectionError, requests.exceptions.ChunkedEncodingError) as error:
-            if error.args and isinstance(error.args[0], urllib3.exceptions.ReadTimeoutError):
-                raise TimedOut from error  # it began to answer and did not end
+            if _took_too_long(error):
+                raise TimedOut from error
             raise Unavailable(_cause(error)) from error
         except requests.exceptions.RequestException as error:
             raise UserError(f"{self._address} cannot be asked: {error}.") from error
@@ -112,6 +176,14 @@ class RestConnection:
                 f"{self._address} sends on to {response.headers.get('Location', 'nowhere')} ({said}): pass that address."
             )
         return ServingError(f"{self._address} answered {said}.")
+
+
+def _took_too_long(error: requests.exceptions.RequestException) -> bool:
+    """Whether the server took the connection, and then not the whole request, or began to answer and did not end."""
+    cause = error.args[0] if error.args else None
+    if isinstance(cause, urllib3.exceptions.ProtocolError):
+        return any(isinstance(each, TimeoutError) for each in cause.args)
+    return isinstance(cause, urllib3.exceptions.ReadTimeoutError)
 
 
 def _message(response: requests.Response) -> str:
