@@ -33,8 +33,8 @@ BOTH = ["rest", pytest.param("grpc", marks=NEEDS_GRPC)]
 def write_colour_models(folder: Path) -> dict[str, Path]:
     """SavedModels that name the colour of an image, written without kerastl's exporter.
 
-    `flowers` answers as an exported model does, `careful` abstains as well, `old` has no `classes` and `alien` takes
-    no images at all.
+    `flowers` answers as an exported model does, `careful` abstains as well, `old` has no `classes`, `alien` takes
+    no images at all, and `renamed` answers under another signature than `serving_default`.
     """
     import tensorflow as tf
 
@@ -70,12 +70,16 @@ def write_colour_models(folder: Path) -> dict[str, Path]:
     def alien(x: tf.Tensor) -> dict[str, tf.Tensor]:
         return {"y": x + 1.0}
 
+    def renamed(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        return flowers(image_bytes)
+
     images, numbers = tf.TensorSpec([None], tf.string, "image_bytes"), tf.TensorSpec([None], tf.float32, "x")
-    specs = {flowers: images, careful: images, old: images, alien: numbers}
+    specs = {flowers: images, careful: images, old: images, alien: numbers, renamed: images}
     for function, spec in specs.items():
         served = tf.function(function, input_signature=[spec], autograph=False)
         path = folder / function.__name__ / "3"
-        tf.saved_model.save(tf.Module(), str(path), signatures={"serving_default": served})
+        signature = "classify" if function is renamed else "serving_default"
+        tf.saved_model.save(tf.Module(), str(path), signatures={signature: served})
     return {function.__name__: folder / function.__name__ for function in specs}
 
 

@@ -19,6 +19,8 @@ from served import BOTH, NEEDS_GRPC, PALETTE, StandIn, all_red, scripted
 
 from kerastl import workflow
 from kerastl.client.asking import BATCH_BYTES, BATCH_IMAGES, Patience, ask
+from kerastl.client.grpc_client import GrpcConnection
+from kerastl.client.rest import RestConnection
 from kerastl.errors import KerastlError, ServingError, UserError
 from kerastl.prediction import Prediction
 from kerastl.progress import Progress
@@ -409,6 +411,23 @@ def test_a_model_of_another_kind_is_told_apart(
         "kerastl export",
     ):
         assert fragment in str(caught.value)
+
+
+@pytest.mark.parametrize("scheme", BOTH)
+def test_a_model_without_the_signature_is_told_apart_at_once(
+    served: StandIn, tmp_path: Path, scheme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many(tmp_path, BATCH_IMAGES)
+    asked = []
+    kind = RestConnection if scheme == "rest" else GrpcConnection
+    answers = kind.answers
+    monkeypatch.setattr(
+        kind, "answers", lambda self, images: asked.append(len(images)) or answers(self, images)
+    )
+    with pytest.raises(UserError) as caught:
+        ask(served.url("renamed", scheme), [str(tmp_path)], top=1, patience=HURRY)
+    assert "kerastl exported: it has no signature 'serving_default'. Expected the input" in str(caught.value)
+    assert asked == [BATCH_IMAGES], "no image is to blame"
 
 
 @pytest.mark.parametrize(

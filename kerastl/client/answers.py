@@ -61,7 +61,11 @@ class Connection(Protocol):
         """
 
     def signature(self) -> tuple[frozenset[str], frozenset[str]] | None:
-        """Names of the inputs and outputs of `serving_default`; None where the server does not tell."""
+        """Names of the inputs and outputs of `serving_default`.
+
+        Returns:
+            Two empty sets where the model has no such signature; None where the server does not tell.
+        """
 
     def close(self) -> None:
         """Let go of the server."""

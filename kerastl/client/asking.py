@@ -12,6 +12,7 @@ from kerastl.client.address import Address, parse_address
 from kerastl.client.answers import (
     INPUT,
     OUTPUTS,
+    SIGNATURE,
     Answer,
     Connection,
     NotFound,
@@ -192,6 +193,8 @@ class _Asker:
         if signature is None:
             return
         inputs, outputs = signature
+        if not inputs and not outputs:
+            raise self._not_ours(f"it has no signature '{SIGNATURE}'")
         if inputs != {INPUT} or not set(OUTPUTS) <= outputs:
             raise self._not_ours(f"it takes {named(inputs)} and answers with {named(outputs)}")
 

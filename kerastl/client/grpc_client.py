@@ -76,7 +76,7 @@ class GrpcConnection:
         signatures = get_model_metadata_pb2.SignatureDefMap()
         if not response.metadata["signature_def"].Unpack(signatures):
             return None
-        signature = signatures.signature_def[SIGNATURE]
+        signature = signatures.signature_def[SIGNATURE]  # an empty one where the model has none of that name
         return frozenset(signature.inputs), frozenset(signature.outputs)
 
     def close(self) -> None:

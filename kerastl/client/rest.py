@@ -127,8 +127,9 @@ class RestConnection:
         """Inputs and outputs by the server's metadata; see `Connection`."""
         try:
             reply = self._send("GET", f"{self._address.url}/metadata").json()
-            signature = reply["metadata"]["signature_def"]["signature_def"][SIGNATURE]
-            return frozenset(signature["inputs"]), frozenset(signature["outputs"])
+            # a model without it tells that, too: it has neither inputs nor outputs of that name
+            signature = reply["metadata"]["signature_def"]["signature_def"].get(SIGNATURE, {})
+            return frozenset(signature.get("inputs", ())), frozenset(signature.get("outputs", ()))
         except Exception:  # a proxy may let nothing but :predict through; then the answers have to tell
             return None
 
