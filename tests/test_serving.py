@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 import requests
 from malformed import asker, problem_of, requests_of
@@ -83,6 +84,10 @@ def test_a_server_that_names_no_position_is_noticed(exported: Exported, served: 
     assert not any(problem for each, problem in found if each.position is None)
 
 
+ROOT = Path(__file__).parents[1]
+NEEDS_CURL = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+
+
 def snippets(language: str) -> list[str]:
     """The code blocks of docs/serving.md in a language."""
     page = (Path(__file__).parents[1] / "docs" / "serving.md").read_text(encoding="utf-8")
@@ -90,8 +95,8 @@ def snippets(language: str) -> list[str]:
 
 
 def run_snippet(code: str, command: list[str], served: StandIn, folder: Path) -> str:
-    """What a snippet prints beside a red picture.jpg, with the stand-in where the page has localhost."""
-    Image.new("RGB", (20, 20), PALETTE["red"]).save(folder / "picture.jpg")
+    """What a snippet prints beside a picture.jpg as cameras make them, with the stand-in where the page has localhost."""
+    write_large_red_picture(folder / "picture.jpg")
     assert "http://localhost:8501" in code, "else the snippet asks nobody"
     words = [*command, code.replace("http://localhost:8501", served.rest)]
     done = subprocess.run(words, capture_output=True, text=True, cwd=folder, timeout=120)
@@ -99,7 +104,15 @@ def run_snippet(code: str, command: list[str], served: StandIn, folder: Path) ->
     return done.stdout
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def write_large_red_picture(path: Path) -> None:
+    """More than the 128 KiB that Linux takes as one argument of a command."""
+    noise = np.random.default_rng(0).integers(-30, 31, (400, 400, 3))
+    pixels = np.clip(np.array(PALETTE["red"]) + noise, 0, 255).astype(np.uint8)
+    Image.fromarray(pixels).save(path, quality=100)
+    assert path.stat().st_size > 200_000
+
+
+@NEEDS_CURL
 def test_the_curl_snippet_of_the_page_works(served: StandIn, tmp_path: Path) -> None:
     (code,) = [snippet for snippet in snippets("sh") if "curl" in snippet]
     (prediction,) = json.loads(run_snippet(code, ["bash", "-c"], served, tmp_path))["predictions"]
@@ -111,6 +124,17 @@ def test_the_curl_snippet_of_the_page_works(served: StandIn, tmp_path: Path) -> 
     said = subprocess.run(["bash", "-c", refused], capture_output=True, text=True, cwd=tmp_path).stdout
     assert said.endswith("400")
     assert "Unknown image file format" in json.loads(said.removesuffix("400"))["error"]
+
+
+@NEEDS_CURL
+def test_the_curl_snippet_beside_the_models_works(served: StandIn, tmp_path: Path) -> None:
+    page = (ROOT / "saved_models" / "README.md").read_text(encoding="utf-8")
+    (code,) = [block for block in re.findall(r"(?:^    .*\n)+", page, flags=re.MULTILINE) if "curl" in block]
+    said = run_snippet(code.replace("<name>", "flowers"), ["bash", "-c"], served, tmp_path)
+    status, end = json.JSONDecoder().raw_decode(said)
+    assert [each["state"] for each in status["model_version_status"]] == ["AVAILABLE"]
+    (prediction,) = json.loads(said[end:])["predictions"]
+    assert prediction["label"] == "red"
 
 
 @pytest.mark.parametrize("code", snippets("python"), ids=["kerastl", "requests"])
