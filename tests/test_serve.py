@@ -15,6 +15,8 @@ from kerastl.export.models_config import write_models_config
 ROOT = Path(__file__).parents[1]
 DOCKER = '#!/bin/sh\n[ "$1" = info ] && exit "${DOCKER_INFO:-0}"\nfor word in "$@"; do echo "$word"; done\n'
 
+PORTS = ["--port=8500", "--rest_api_port=8501"]
+
 
 @pytest.fixture
 def house(tmp_path: Path) -> Path:
@@ -40,21 +42,35 @@ def serve(house: Path, *words: str, **environment: str) -> subprocess.CompletedP
     )
 
 
+def told_to_the_server(told: list[str]) -> list[str]:
+    """What stands behind the image's name."""
+    return told[told.index("tensorflow/serving:latest") + 1 :]
+
+
 def test_all_models_are_served_together(house: Path) -> None:
     done = serve(house, "")
     assert done.returncode == 0, done.stderr
     told = done.stdout.splitlines()
     assert [line.split()[1] for line in told if line.startswith("Serving")] == ["digits:", "flowers:"]
-    assert told[told.index("tensorflow/serving:latest") + 1 :] == [
-        "--model_config_file=/models/models.config", "--model_config_file_poll_wait_seconds=60"
+    assert told_to_the_server(told) == [
+        *PORTS, "--model_config_file=/models/models.config", "--model_config_file_poll_wait_seconds=60"
     ]  # fmt: skip
     assert f"type=bind,source={house}/saved_models,target=/models,readonly" in told
 
 
 def test_one_model_is_served_alone(house: Path) -> None:
     told = serve(house, "flowers").stdout.splitlines()
-    assert told[-1] == "tensorflow/serving:latest" and "MODEL_NAME=flowers" in told
+    assert told_to_the_server(told) == [*PORTS, "--model_name=flowers", "--model_base_path=/models/flowers"]
     assert [line.split()[1] for line in told if line.startswith("Serving")] == ["flowers:"]
+
+
+def test_ctrl_c_reaches_the_server(house: Path) -> None:
+    """Neither a shell script, as the image's entrypoint is one, nor a first process that ignores signals is between."""
+    for words in ([""], ["flowers"]):
+        told = serve(house, *words).stdout.splitlines()
+        options = told[told.index("run") : told.index("tensorflow/serving:latest")]
+        assert {"--rm", "--init"} <= set(options)
+        assert options[options.index("--entrypoint") + 1] == "tensorflow_model_server"
 
 
 def test_batching_is_asked_for(house: Path) -> None:
@@ -83,12 +99,15 @@ def test_what_is_missing_is_said(house: Path) -> None:
 def test_the_compose_file_says_what_serve_says(house: Path) -> None:
     text = (ROOT / "tools" / "compose.yaml").read_text()
     told = serve(house, "").stdout.splitlines()
-    assert re.findall(r"^      - (--.*)$", text, flags=re.MULTILINE) == told[-2:]
+    arguments = told_to_the_server(told)
+    assert re.findall(r"^      - (--.*)$", text, flags=re.MULTILINE) == arguments
     assert re.findall(r'^      - "(\d+:\d+)"$', text, flags=re.MULTILINE) == ["8500:8500", "8501:8501"]
     assert "tensorflow/serving:latest" in told and "    image: tensorflow/serving:latest\n" in text
     yaml = pytest.importorskip("yaml", reason="PyYAML is not installed")
     service = yaml.safe_load(text)["services"]["serving"]
-    assert service["command"] == told[-2:]
+    assert service["command"] == arguments
+    assert service["init"] is True and "--init" in told
+    assert service["entrypoint"] == told[told.index("--entrypoint") + 1]
     (mount,) = service["volumes"]
     assert (ROOT / "tools" / mount["source"]).resolve() == ROOT / "saved_models" and mount[
         "read_only"

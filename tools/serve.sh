@@ -17,8 +17,7 @@ model=${1:-}
 if [ -n "$model" ]; then
     grep -qxF -- "$model" <<<"$models" ||
         fail "saved_models/ holds no model '$model'. Name one: make serve MODEL=NAME. There are: $(paste -sd' ' <<<"$models")"
-    options=(--env "MODEL_NAME=$model")
-    arguments=()
+    arguments=("--model_name=$model" "--model_base_path=/models/$model")
     elsewhere="--model_name=$model --model_base_path=$PWD/saved_models/$model"
 else
     # A name without a version would keep the server from answering at all (tensorflow/serving issue 2189).
@@ -26,11 +25,10 @@ else
     [ "$named" = "$models" ] ||
         fail "saved_models/models.config does not name the models that are there: $(paste -sd' ' <<<"$models")." \
             "\`kerastl models config\` writes it anew; or serve one: make serve MODEL=NAME"
-    options=()
     arguments=(--model_config_file=/models/models.config --model_config_file_poll_wait_seconds=60)
     elsewhere="--model_config_file=a copy of saved_models/models.config with $PWD/saved_models in place of /models"
 fi
-options+=(--mount "type=bind,source=$PWD/saved_models,target=/models,readonly")
+options=(--mount "type=bind,source=$PWD/saved_models,target=/models,readonly")
 if [ -n "${BATCHING:-}" ]; then
     options+=(--mount "type=bind,source=$PWD/tools/batching.config,target=/batching.config,readonly")
     arguments+=(--enable_batching=true --batching_parameters_file=/batching.config)
@@ -45,5 +43,7 @@ docker info >/dev/null 2>&1 ||
 for name in ${model:-$models}; do
     echo "Serving $name: http://localhost:8501/v1/models/$name (REST), localhost:8500 (gRPC); Ctrl-C ends it."
 done
-exec docker run --rm --publish 8500:8500 --publish 8501:8501 "${options[@]}" \
-    tensorflow/serving:latest "${arguments[@]}"
+# The image's own entrypoint is a shell script that waits for the server and hands no signal on: Ctrl-C would end neither.
+# So the server is started without it, below --init, because the first process of a container ignores signals.
+exec docker run --rm --init --entrypoint tensorflow_model_server --publish 8500:8500 --publish 8501:8501 \
+    "${options[@]}" tensorflow/serving:latest --port=8500 --rest_api_port=8501 "${arguments[@]}"
