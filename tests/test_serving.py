@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +22,9 @@ from PIL import Image
 from served import BOTH, PALETTE, StandIn, stand_in
 
 from kerastl import workflow
+from kerastl.export.serving import SERVING_BYTES, SERVING_EMBEDDING, SERVING_PIXELS
+
+SIGNATURES = (SERVING_BYTES, SERVING_PIXELS, SERVING_EMBEDDING)
 
 
 @dataclass(frozen=True)
@@ -143,13 +147,29 @@ def test_the_python_snippets_of_the_page_work(served: StandIn, tmp_path: Path, c
     assert "red 0.9" in printed.splitlines()[0]
 
 
-def test_the_page_names_the_outputs_that_are_served(served: StandIn) -> None:
-    page = (Path(__file__).parents[1] / "docs" / "serving.md").read_text(encoding="utf-8")
-    reply = requests.get(served.url("careful") + "/metadata", timeout=20).json()
-    signature = reply["metadata"]["signature_def"]["signature_def"]["serving_default"]
-    for name in signature["outputs"]:
-        assert f"`{name}`" in page
-    assert [*signature["inputs"]] == ["image_bytes"]
+def signatures_of(url: str) -> dict[str, Any]:
+    """By the metadata of a served model."""
+    reply = requests.get(url + "/metadata", timeout=20).json()
+    return reply["metadata"]["signature_def"]["signature_def"]
+
+
+def test_the_page_names_what_is_served(exported: Exported, served: StandIn) -> None:
+    page = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
+    signatures = signatures_of(exported.running.url("flowers"))
+    assert set(SIGNATURES) <= set(signatures)
+    for name in SIGNATURES:
+        (row,) = [line for line in page.splitlines() if line.startswith(f"| `{name}` |")]
+        ((key, given),) = signatures[name]["inputs"].items()
+        dtype = {"DT_STRING": "string", "DT_FLOAT": "float32"}[given["dtype"]]
+        sizes = [dimension["size"] for dimension in given["tensor_shape"]["dim"]]
+        shape = ", ".join({"-1": "n", "8": "s"}.get(size, size) for size in sizes)
+        assert f"| `{key}`: {dtype} [{shape}]" in row
+        outputs = signatures[name]["outputs"]
+        assert ("`embedding`" in row) == (list(outputs) == ["embedding"])
+        for output in outputs:
+            assert f"`{output}`" in page
+    for output in signatures_of(served.url("careful"))["serving_default"]["outputs"]:
+        assert f"`{output}`" in page
 
 
 def test_the_stand_in_speaks_both_formats_alike(served: StandIn, picture: str) -> None:
