@@ -32,8 +32,8 @@ install-dev: $(VENV)/.installed-dev  ## the same with the tools for tests and ch
 test: $(VENV)/.installed-dev  ## the quick tests
 	$(BIN)/python -m pytest -n $(WORKERS)
 
-test-slow: $(VENV)/.installed-dev  ## real architectures, and real weights where ../shared/weights has them
-	$(BIN)/python -m pytest -m "slow or weights"
+test-slow: $(VENV)/.installed-dev  ## real architectures; real weights and the real server where they are at hand
+	$(BIN)/python -m pytest -m "slow or weights or docker"
 
 lint: $(VENV)/.installed-dev  ## style, format and types
 	$(BIN)/ruff check .

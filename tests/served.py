@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import io
 import json
+import random
 import subprocess
 import sys
 import threading
@@ -81,6 +83,33 @@ def write_colour_models(folder: Path) -> dict[str, Path]:
         signature = "classify" if function is renamed else "serving_default"
         tf.saved_model.save(tf.Module(), str(path), signatures={signature: served})
     return {function.__name__: folder / function.__name__ for function in specs}
+
+
+def export_flowers(models: Path) -> tuple[Path, bytes]:
+    """Export a small model as version 1 of `flowers`.
+
+    Args:
+        models: folder of models, written to.
+
+    Returns:
+        The version's folder, and an image to ask about.
+    """
+    import keras
+    from PIL import Image
+
+    from kerastl.export.serving import Serving
+    from kerastl.export.signatures import write_saved_model
+
+    keras.utils.set_random_seed(3)
+    layers = keras.layers
+    model = keras.Sequential(
+        [layers.Input((8, 8, 3)), layers.Rescaling(1 / 255), layers.Flatten(), layers.Dense(6)]
+    )
+    version = models / "flowers" / "1"
+    write_saved_model(model, Serving(tuple(PALETTE), 8), version)
+    encoded = io.BytesIO()
+    Image.frombytes("RGB", (24, 24), random.Random(4).randbytes(24 * 24 * 3)).save(encoded, "JPEG")
+    return version, encoded.getvalue()
 
 
 @dataclass(frozen=True)

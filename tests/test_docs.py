@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import importlib.util
 import re
 import shlex
@@ -119,6 +120,17 @@ def test_make_help_lists_every_target() -> None:
     done = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
     for target in ("demo", "test", "test-slow", "lint", "check", "serve", "clean"):
         assert re.search(rf"^  {target} +\S", done.stdout, flags=re.MULTILINE)
+
+
+def test_what_the_quick_tests_leave_out_the_slow_ones_run() -> None:
+    config = configparser.ConfigParser(interpolation=None)
+    config.read(ROOT / "setup.cfg", encoding="utf-8")
+    marks = [line.partition(":")[0] for line in config["tool:pytest"]["markers"].split("\n") if line]
+    assert len(marks) >= 3
+    assert f'-m "{" and ".join(f"not {mark}" for mark in marks)}"' in config["tool:pytest"]["addopts"]
+    assert f'-m "{" or ".join(marks)}"' in (ROOT / "Makefile").read_text(encoding="utf-8")
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert all(f"`{mark}`" in page for mark in marks)
 
 
 def test_the_doc_check_fails_from_the_shell_when_a_page_is_stale(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import random
 import re
 import shutil
 import subprocess
@@ -19,7 +18,7 @@ import pytest
 import requests
 from malformed import asker, problem_of, requests_of
 from PIL import Image
-from served import BOTH, PALETTE, StandIn, stand_in
+from served import BOTH, PALETTE, StandIn, export_flowers, stand_in
 
 from kerastl import workflow
 from kerastl.export.serving import SERVING_BYTES, SERVING_EMBEDDING, SERVING_PIXELS
@@ -38,23 +37,9 @@ class Exported:
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exported]:
-    import keras
-
-    from kerastl.export.serving import Serving
-    from kerastl.export.signatures import write_saved_model
-
-    folder = tmp_path_factory.mktemp("exported")
-    keras.utils.set_random_seed(3)
-    layers = keras.layers
-    model = keras.Sequential(
-        [layers.Input((8, 8, 3)), layers.Rescaling(1 / 255), layers.Flatten(), layers.Dense(6)]
-    )
-    version = folder / "flowers" / "1"
-    write_saved_model(model, Serving(tuple(PALETTE), 8), version)
-    noise = random.Random(4).randbytes(24 * 24 * 3)
-    Image.frombytes("RGB", (24, 24), noise).save(folder / "good.jpg")
+    version, good = export_flowers(tmp_path_factory.mktemp("exported"))
     with stand_in({"flowers": version.parent}) as running:
-        yield Exported(version, running, (folder / "good.jpg").read_bytes())
+        yield Exported(version, running, good)
 
 
 @pytest.mark.parametrize("way", BOTH)
@@ -94,7 +79,7 @@ NEEDS_CURL = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is no
 
 def snippets(language: str) -> list[str]:
     """The code blocks of docs/serving.md in a language."""
-    page = (Path(__file__).parents[1] / "docs" / "serving.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
     return re.findall(rf"^```{language}\n(.*?)^```", page, flags=re.DOTALL | re.MULTILINE)
 
 
