@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import io
 import json
 import shutil
 import subprocess
@@ -17,10 +18,12 @@ import pytest
 from conftest import Kerastl
 
 from kerastl.errors import ExportError, UserError
-from kerastl.export.format_check import CheckImages, check_format, compare, float_tolerance
+from kerastl.export import runtime_process
+from kerastl.export.format_check import INTEGER_STEP, CheckImages, check_format, compare, float_tolerance
 from kerastl.export.formats import FORMATS, missing_packages, read_info, require_packages
 from kerastl.export.parity import MIXED_PRECISION_TOLERANCE
 from kerastl.export.publish import publish
+from kerastl.export.runtime_process import BATCH_SIZE, SINGLES
 from kerastl.export.runtimes import Answers
 from kerastl.export.serving import Serving
 
@@ -160,6 +163,7 @@ def test_what_goes_in_and_comes_out_stands_beside_the_model(
     }
     assert info["output"]["dtype"] == dtype and info["output"]["activation"] == "softmax"
     assert ("scale" in info["output"]) == (dtype == "uint8")
+    assert info["output"].get("scale", INTEGER_STEP) == INTEGER_STEP
     assert (info["labels"], info["threshold"], info["check"]["test_images"]) == (list(NAMES), 0.7, 40)
 
 
@@ -236,7 +240,12 @@ def answers_with(images: CheckImages, wrong_tests: int) -> Answers:
     given = images.probabilities.copy()
     places = np.flatnonzero(images.is_test)[:wrong_tests]
     given[places] = given[places][:, ::-1]
-    return Answers(given, given[:4], {})
+    return answers_of(given)
+
+
+def answers_of(given: np.ndarray, **others: np.ndarray) -> Answers:
+    """As a runtime answers, the same whether asked in a batch, alone or again; but for what is given otherwise."""
+    return dataclasses.replace(Answers(given, given[:SINGLES], given[:BATCH_SIZE], {}), **others)
 
 
 def clear_images(count: int) -> CheckImages:
@@ -276,13 +285,74 @@ def test_answers_that_are_no_numbers_or_of_another_shape_are_refused() -> None:
     images = clear_images(10)
     for given in (np.full((10, 3), np.nan), np.ones((10, 4)), np.ones((9, 3))):
         for name in ("litert", "litert-int8"):
-            result = compare(Answers(given, given[:4], {}), FORMATS[name], images, SERVING, 1e-4, NAMES)
+            result = compare(answers_of(given), FORMATS[name], images, SERVING, 1e-4, NAMES)
             assert not result.passed and "expected [10, 3] finite numbers" in result.problems[0]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize(
+    ("side", "given", "expected"),
+    [
+        ("singles", np.full((4, 3), np.nan), "single images are [4, 3] and not all finite, expected [4, 3]"),
+        ("singles", np.full((3, 3), 0.3), "single images are [3, 3] and finite, expected [4, 3]"),
+        ("again", np.full((10, 3), np.inf), "asked again, are [10, 3] and not all finite, expected [10, 3]"),
+        ("again", np.zeros((0, 3)), "asked again, are [0, 3] and finite, expected [10, 3]"),
+    ],
+)
+def test_answers_to_single_images_and_to_a_second_request_are_looked_at(
+    name: str, side: str, given: np.ndarray, expected: str
+) -> None:
+    images = clear_images(10)
+    answers = answers_of(images.probabilities, **{side: given})
+    result = compare(answers, FORMATS[name], images, SERVING, 1e-4, NAMES)
+    assert len(result.problems) == 1 and expected in result.problems[0]
+    assert not result.deterministic
+
+
+def test_a_runtime_is_asked_about_the_first_batch_once_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def ask(images: np.ndarray) -> np.ndarray:
+        """The number of the call, for each image."""
+        asked.append(len(images))
+        return np.full((len(images), 1), len(asked))
+
+    monkeypatch.setitem(runtime_process.OPENERS, "counting", lambda model, threads: (ask, {}))
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    np.save(tmp_path / "pixels.npy", np.zeros((BATCH_SIZE + 5, 1, 1, 3), np.uint8))
+    runtime_process.main("counting", "", "1", str(tmp_path / "pixels.npy"), str(tmp_path / "answers.npz"))
+    assert asked == [BATCH_SIZE, 5, *[1] * SINGLES, BATCH_SIZE]
+    with np.load(tmp_path / "answers.npz") as answers:
+        assert (answers["again"] == len(asked)).all() and (answers["probabilities"][:BATCH_SIZE] == 1).all()
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_same_images_must_get_the_same_answers_twice(name: str) -> None:
+    images = clear_images(40)
+    given = images.probabilities
+    result = compare(answers_of(given), FORMATS[name], images, SERVING, 1e-4, NAMES)
+    assert result.passed and result.deterministic
+    answers = answers_of(given, again=given[:BATCH_SIZE] + 1 / 256)
+    result = compare(answers, FORMATS[name], images, SERVING, 1e-4, NAMES)
+    assert result.problems == ("The same images got answers that differ by 0.0039 when asked twice.",)
+    assert not result.deterministic
+
+
+def test_integers_may_move_two_steps_where_an_image_is_asked_alone() -> None:
+    images = clear_images(10)
+    given = images.probabilities
+    for steps, passes in ((0, True), (2, True), (3, False)):
+        answers = answers_of(given, singles=given[:SINGLES] + steps / 256)
+        result = compare(answers, FORMATS["litert-int8"], images, SERVING, 1e-4, NAMES)
+        assert result.passed is passes
+    assert "alone get probabilities that differ by up to 0.012 from those in a batch" in result.problems[0]
 
 
 def test_an_image_asked_alone_must_get_the_same_answer() -> None:
     images = clear_images(10)
-    answers = Answers(images.probabilities, images.probabilities[:4] + 0.01, {})
+    answers = answers_of(images.probabilities, singles=images.probabilities[:4] + 0.01)
     result = compare(answers, FORMATS["onnx"], images, SERVING, 1e-4, NAMES)
     assert "differ by up to 0.01, at most 0.0001" in result.problems[0]
 

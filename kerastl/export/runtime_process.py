@@ -34,8 +34,8 @@ def main(runtime: str, model: str, threads: str, pixels: str, answer: str) -> No
         model: the model's file or folder.
         threads: that the runtime may use.
         pixels: an .npy, uint8 [n, s, s, 3], RGB 0..255.
-        answer: the .npz to write: `probabilities` float32 [n, k], `singles` (the first few, asked alone), and a JSON
-            text `facts` on the model's input and output.
+        answer: the .npz to write: `probabilities` float32 [n, k], `singles` (the first few, asked alone), `again`
+            (the first batch, asked once more), and a JSON text `facts` on the model's input and output.
     """
     images = np.load(pixels, mmap_mode="r")
     ask, facts = OPENERS[runtime](model, int(threads))
@@ -45,6 +45,7 @@ def main(runtime: str, model: str, threads: str, pixels: str, answer: str) -> No
         answer,
         probabilities=np.concatenate(parts),
         singles=np.concatenate(singles),
+        again=ask(images[:BATCH_SIZE]),
         facts=np.array(json.dumps(facts)),
     )
     for line in sys.stdin:

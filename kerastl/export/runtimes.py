@@ -26,13 +26,15 @@ class Answers:
 
     Attributes:
         probabilities: float32 [n, k]; the runtime `keras` gives logits.
-        singles: the same of the first few images, asked one at a time.
+        singles: the same of the first `SINGLES` images, asked one at a time.
+        again: the same of the first batch, asked a second time.
         facts: `input` and `output`: name, dtype, shape (-1 where any size goes) and, of LiteRT, `quantization`
             [scale, zero point]; empty for TensorFlow and Keras.
     """
 
     probabilities: np.ndarray
     singles: np.ndarray
+    again: np.ndarray
     facts: dict[str, Any]
 
 
@@ -58,7 +60,8 @@ class RuntimeProcess:
         if code != 0 or not self._answers.exists():
             raise self._failure()
         with np.load(self._answers) as file:
-            return Answers(file["probabilities"], file["singles"], json.loads(str(file["facts"])))
+            facts = json.loads(str(file["facts"]))
+            return Answers(file["probabilities"], file["singles"], file["again"], facts)
 
     def times(self, batch_size: int, calls: int) -> list[float]:
         """Seconds of each of some calls with a batch; the first, which is not counted, warms up.
