@@ -2,8 +2,11 @@
 
 For each backbone, with real weights and a head that tells classes apart: the largest difference of any probability between
 the SavedModel, asked in a fresh process through every signature, and the model in memory; the time of
-`serving_default` beside decoding and the bare backbone, in one process, one after the other; and the time from
-loading to the first and second answer in a fresh process.
+`serving_default` beside decoding and the bare backbone, in one process, one after the other; and the time to load and to
+the first and second answer in fresh processes, which take turns: `without_warmup` asks at once, `with_warmup` first replays
+the requests of `assets.extra/tf_serving_warmup_requests`, as TensorFlow Serving does before it answers others
+(`warmup_seconds`). A version is ready after loading and warm-up; then the first answer's clock begins. Needs
+`tensorflow-serving-api`, whose messages the requests are.
 
     python benchmarks/serving.py --data DIR --weights DIR [--backbones …] [--images 500]
 """
@@ -30,6 +33,7 @@ from kerastl.backbones import get_backbone
 from kerastl.export.parity import check_parity, expected_answers
 from kerastl.export.serving import SERVING_BYTES, Serving
 from kerastl.export.signatures import write_saved_model
+from kerastl.export.warmup import write_warmup
 from kerastl.image.decode import decode
 from kerastl.model.build import Network, build_backbone, build_model
 from kerastl.model.heads import embedding_model
@@ -39,20 +43,32 @@ from kerastl.recipe import HeadRecipe
 CLASSES = 10
 BATCHES = (1, 32)
 
+# Both read the requests, before any clock runs, so that they differ in the replay alone.
 FIRST_ANSWERS = """
-import sys, time
+import json, sys, time
 import tensorflow as tf
-image = open(sys.argv[2], "rb").read()
-tf.constant(0)
-started = time.perf_counter()
-signature = tf.saved_model.load(sys.argv[1]).signatures["serving_default"]
-loaded = time.perf_counter()
+from tensorflow_serving.apis import prediction_log_pb2
+model, picture, warmup = sys.argv[1:]
+image = open(picture, "rb").read()
+records = tf.data.TFRecordDataset(model + "/assets.extra/tf_serving_warmup_requests").as_numpy_iterator()
+requests = [prediction_log_pb2.PredictionLog.FromString(each).predict_log.request for each in records]
+assert requests
+times = [time.perf_counter()]
+loaded = tf.saved_model.load(model)
+signature = loaded.signatures["serving_default"]
+times.append(time.perf_counter())
+if warmup == "with_warmup":
+    for request in requests:
+        inputs = {name: tf.constant(tf.make_ndarray(value)) for name, value in request.inputs.items()}
+        loaded.signatures[request.model_spec.signature_name](**inputs)["probabilities"].numpy()
+times.append(time.perf_counter())
 for _ in range(2):
     signature(image_bytes=tf.constant([image]))["probabilities"].numpy()
-    print(time.perf_counter() - loaded if not _ else time.perf_counter() - answered)
-    answered = time.perf_counter()
-print(loaded - started)
+    times.append(time.perf_counter())
+names = ("load_seconds", "warmup_seconds", "first_answer_seconds", "second_answer_seconds")
+print(json.dumps({name: times[i + 1] - times[i] for i, name in enumerate(names)}))
 """
+STARTS = ("without_warmup", "with_warmup")
 
 
 def main() -> None:
@@ -67,6 +83,9 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=128)
     parser.add_argument("--images", type=int, default=500)
     parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument(
+        "--starts", type=int, default=3, help="fresh processes with warm-up, and as many without"
+    )
     arguments = parser.parse_args()
     paths = sorted(arguments.data.rglob("*.png"))
     paths = [paths[i] for i in np.linspace(0, len(paths) - 1, arguments.images).astype(int)]
@@ -95,19 +114,23 @@ def measure(name: str, arguments: argparse.Namespace, images: list[bytes], first
         signature = tf.saved_model.load(str(path)).signatures[SERVING_BYTES]
         for batch in BATCHES:
             row |= latency(network, signature, serving, images[:batch], arguments.repeats)
-        command = [sys.executable, "-c", FIRST_ANSWERS, str(path), str(first)]
-        answers = [
-            [
-                float(line)
-                for line in subprocess.run(
-                    command, capture_output=True, text=True, check=True
-                ).stdout.splitlines()
-            ]
-            for _ in range(3)
-        ]
-        for position, key in enumerate(("first_answer_seconds", "second_answer_seconds", "load_seconds")):
-            row[key] = statistics.median(answer[position] for answer in answers)
+        write_warmup(path, name, images)
+        row |= first_answers(path, first, arguments.starts)
     return row
+
+
+def first_answers(version: Path, image: Path, starts: int) -> dict[str, dict[str, float]]:
+    """Medians over fresh processes of what loading, warm-up and the first two answers take, for each of `STARTS`."""
+    found: dict[str, list[dict[str, float]]] = {kind: [] for kind in STARTS}
+    for turn in range(starts * len(STARTS)):
+        kind = STARTS[turn % len(STARTS)]
+        command = [sys.executable, "-c", FIRST_ANSWERS, str(version), str(image), kind]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        found[kind].append(json.loads(done.stdout))
+    return {
+        kind: {key: statistics.median(each[key] for each in times) for key in times[0]}
+        for kind, times in found.items()
+    }
 
 
 def network_of(name: str, arguments: argparse.Namespace, images: list[bytes]) -> Network:
