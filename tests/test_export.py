@@ -389,6 +389,89 @@ def test_augmentation_left_in_is_refused(tmp_path: Path, images: list[bytes]) ->
 
 
 @pytest.mark.slow
+def test_augmentation_at_visible_strength_is_refused_for_its_answers_too(
+    tmp_path: Path, images: list[bytes]
+) -> None:
+    import keras
+
+    class Augmented(keras.layers.Layer):
+        def __init__(self) -> None:
+            super().__init__()
+            self.brightness = keras.layers.RandomBrightness(0.5)
+
+        def call(self, inputs: Any) -> Any:
+            return self.brightness(inputs, training=True)
+
+    with pytest.raises(
+        ExportError, match=r"(?s)when sent twice.*The graph holds random operations: .*Random"
+    ):
+        export(tmp_path, images, tiny_model(before=Augmented()))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_answers_that_change_from_request_to_request_are_refused(tmp_path: Path, images: list[bytes]) -> None:
+    import keras
+
+    class Counting(keras.layers.Layer):
+        """No random operation, and another answer each time."""
+
+        def build(self, shape: Any) -> None:
+            self.calls = self.add_weight(shape=(), initializer="zeros", trainable=False)
+
+        def call(self, inputs: Any) -> Any:
+            self.calls.assign(self.calls + 1.0)
+            return inputs + 3.0 * self.calls
+
+    with pytest.raises(
+        ExportError, match=r"The same request got answers that differ by .* when sent twice"
+    ) as caught:
+        export(tmp_path, images, tiny_model(before=Counting()))
+    assert "random operations" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_random_operations_of_a_graph_are_named() -> None:
+    import tensorflow as tf
+
+    from kerastl.export.fresh_process import random_operations
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None, 3], tf.uint8)])
+    def cut(image: tf.Tensor) -> tf.Tensor:
+        begin, size, _ = tf.image.sample_distorted_bounding_box(
+            tf.shape(image), tf.zeros([1, 0, 4]), min_object_covered=0.5, use_image_if_no_bounding_boxes=True
+        )
+        return tf.slice(image, begin, size)
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None, 3], tf.uint8)])
+    def outer(image: tf.Tensor) -> tf.Tensor:
+        return tf.map_fn(cut, image[None], fn_output_signature=tf.uint8)
+
+    for each in (cut, outer):
+        assert random_operations(each.get_concrete_function()) == {"SampleDistortedBoundingBoxV2"}
+
+
+def test_every_operation_that_takes_a_seed_counts_as_random() -> None:
+    import inspect
+
+    import tensorflow as tf
+
+    from kerastl.export.fresh_process import RANDOM
+
+    # hashes, names of files and the tuning of pipelines; a dropout of RNNs on graphics cards, 0 where nothing is trained
+    exempt = ("ComputeAccidentalHits", "SnapshotDataset", "ModelDataset", "CudnnRNN")
+    drawing = {"seed", "seed2", "seeds", "rng", "alg", "algorithm", "seed_generator"}
+    operations = {name: getattr(tf.raw_ops, name) for name in dir(tf.raw_ops) if name[0].isupper()}
+    seeded = {name for name, each in operations.items() if drawing & set(inspect.signature(each).parameters)}
+    assert len(seeded) > 60 and {"TruncatedNormal", "StatefulUniform", "StatelessMultinomial"} <= seeded
+    assert {name for name in seeded if not RANDOM.search(name) and not name.startswith(exempt)} == set()
+    # and what every exported graph holds does not
+    assert not RANDOM.search(
+        " ".join(["Conv2D", "TruncateDiv", "Softmax", "ResizeBilinear", "StatefulPartitionedCall"])
+    )
+
+
+@pytest.mark.slow
 def test_preprocessing_done_twice_is_refused(tmp_path: Path, images: list[bytes]) -> None:
     import keras
 
