@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import keras
 import numpy as np
@@ -79,3 +80,35 @@ def test_gradients_are_clipped_by_their_global_norm() -> None:
     (far,) = step_of(free, variables, 1.0)
     (near,) = step_of(clipped, variables, 1.0)
     assert np.linalg.norm(far) == pytest.approx(100 * np.linalg.norm(near), rel=1e-3)
+
+
+@pytest.mark.parametrize("graph", [False, True])
+def test_the_fused_kernel_steps_as_keras_adamw_does(graph: bool) -> None:
+    import tensorflow as tf
+
+    generator = np.random.default_rng(0)
+    start = [generator.normal(size=shape).astype(np.float32) for shape in ((4, 3), (5,))]
+    gradients = [[generator.normal(size=one.shape).astype(np.float32) for one in start] for _ in range(6)]
+
+    def ends(make: Callable[[list[keras.Variable]], keras.optimizers.Optimizer]) -> list[np.ndarray]:
+        variables = [keras.Variable(one) for one in start]
+        optimizer = make(variables)
+        optimizer.build(variables)
+        apply = lambda *step: optimizer.apply(list(step), variables)  # noqa: E731
+        run = tf.function(apply) if graph else apply
+        for step in gradients:
+            run(*map(tf.constant, step))
+        return [variable.numpy() for variable in variables]
+
+    def theirs(variables: list[keras.Variable]) -> keras.optimizers.Optimizer:
+        optimizer = keras.optimizers.AdamW(WarmupCosine(0.01, 2, 10), weight_decay=0.1)
+        optimizer.exclude_from_weight_decay(var_list=variables[1:])
+        return optimizer
+
+    changed = settings(learning_rate=0.01, weight_decay=0.1, warmup_epochs=1.0, epochs=5)
+    ours = ends(lambda variables: make_optimizer(changed, variables, [1.0, 1.0], 2))
+    for one, other in zip(ours, ends(theirs), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+    # the control: another share of the rate is seen
+    other = ends(lambda variables: make_optimizer(changed, variables, [0.9, 0.9], 2))
+    assert np.abs(ours[0] - other[0]).max() > 1e-3

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
+import tensorflow as tf
 from keras import ops
 
 from kerastl.recipe import PhaseRecipe
@@ -53,7 +54,7 @@ class PerVariable:
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """One variable's update."""
         # Keras hands over the bare tf.Variable, which has no path: its unique id is what remains.
-        identity = (variable.value if isinstance(variable, keras.Variable) else variable)._unique_id
+        identity = _bare(variable)._unique_id
         rate = learning_rate * self._rates[identity]
         decay = self._decays[identity]
         if decay:
@@ -61,12 +62,42 @@ class PerVariable:
         super().update_step(gradient, variable, rate)  # type: ignore[misc]
 
 
-class AdamPerVariable(PerVariable, keras.optimizers.Adam):
+class _FusedAdam(keras.optimizers.Adam):
+    """Adam in TensorFlow's own kernel, which goes over a variable once; Keras' operations go over it ten times.
+
+    Of a training step above ResNet50's `conv4_block6_out`, batch 32, it takes 24 of 659 ms.
+    """
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        """One variable's update."""
+        place = self._get_variable_index(variable)
+        momentum, velocity = self._momentums[place].value, self._velocities[place].value
+        step = tf.cast(self.iterations.value + 1, variable.dtype)
+        tf.raw_ops.ResourceApplyAdam(
+            var=_bare(variable).handle,
+            m=momentum.handle,
+            v=velocity.handle,
+            beta1_power=tf.pow(tf.constant(self.beta_1, variable.dtype), step),
+            beta2_power=tf.pow(tf.constant(self.beta_2, variable.dtype), step),
+            lr=tf.cast(learning_rate, variable.dtype),
+            beta1=self.beta_1,
+            beta2=self.beta_2,
+            epsilon=self.epsilon,
+            grad=tf.cast(gradient, variable.dtype),
+        )
+
+
+class AdamPerVariable(PerVariable, _FusedAdam):
     """Adam with a rate and a decay for each variable: AdamW with layer decay."""
 
 
 class MomentumPerVariable(PerVariable, keras.optimizers.SGD):
     """SGD with a rate and a decay for each variable."""
+
+
+def _bare(variable: Any) -> Any:
+    """The tf.Variable behind a variable."""
+    return variable.value if isinstance(variable, keras.Variable) else variable
 
 
 def make_optimizer(
