@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import shutil
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from kerastl.data.sources import open_examples
 from kerastl.features import pixels as pixels_module
 from kerastl.features import views as views_module
 from kerastl.features.cache import Cache
-from kerastl.features.pixels import decode_split, image_facts
+from kerastl.features.pixels import _readable_by_now, decode_split, image_facts
 from kerastl.features.unit import MANIFEST
 from kerastl.features.views import Views
 from kerastl.progress import Progress
@@ -128,3 +129,22 @@ def test_decoding_that_was_killed_before_it_was_published_is_taken_up(data: Path
     (unit / MANIFEST).unlink()
     again, _ = decoded(data, tmp_path / "store")
     assert (again == pixels).all() and (unit / MANIFEST).is_file()
+
+
+def test_images_that_could_not_be_read_are_looked_at_again_a_few_at_a_time(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pixels_module, "REREAD_ROWS", 4)
+    for path in list(data.rglob("*.png")):
+        for copy in range(3):
+            shutil.copy(path, path.with_name(f"{path.stem}-{copy}.png"))
+    image_bytes, rows = 256 * 256 * 3, list(range(4 * 72))
+    tracemalloc.start()
+    try:
+        assert _readable_by_now(split_of(data), DataRecipe(), 256, rows)
+        assert tracemalloc.get_traced_memory()[1] < 100 * image_bytes  # decoding alone holds 64
+    finally:
+        tracemalloc.stop()
+    for path in data.rglob("*.png"):
+        path.write_bytes(b"x")
+    assert not _readable_by_now(split_of(data), DataRecipe(), 16, rows[:9])
