@@ -19,7 +19,7 @@ from kerastl.features import pixels as pixels_module
 from kerastl.features import views as views_module
 from kerastl.features.cache import Cache
 from kerastl.features.pixels import _readable_by_now, decode_split, image_facts
-from kerastl.features.unit import MANIFEST
+from kerastl.features.sealing import MANIFEST, sealed
 from kerastl.features.views import Views
 from kerastl.progress import Progress
 from kerastl.recipe import AugmentRecipe, CacheRecipe, DataRecipe
@@ -125,7 +125,7 @@ def test_decoding_that_was_killed_before_it_was_published_is_taken_up(data: Path
     unit, facts = manifest.parent, json.loads(manifest.read_text())
     key = {name: facts[name] for name in ("format", "kind", "rows", "row_shape", "dtype", "facts", "about")}
     lines = [key, *({"shard": i, "crc32": crc, "notes": {}} for i, crc in enumerate(facts["crc32"]))]
-    (unit / "journal.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (unit / "journal.jsonl").write_text("".join(json.dumps(sealed(line)) + "\n" for line in lines))
     (unit / MANIFEST).unlink()
     again, _ = decoded(data, tmp_path / "store")
     assert (again == pixels).all() and (unit / MANIFEST).is_file()
