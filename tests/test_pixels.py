@@ -20,6 +20,7 @@ from kerastl.features import views as views_module
 from kerastl.features.cache import Cache
 from kerastl.features.pixels import _readable_by_now, decode_split, image_facts
 from kerastl.features.sealing import MANIFEST, sealed
+from kerastl.features.unit import UnitKey
 from kerastl.features.views import Views
 from kerastl.progress import Progress
 from kerastl.recipe import AugmentRecipe, CacheRecipe, DataRecipe
@@ -129,6 +130,23 @@ def test_decoding_that_was_killed_before_it_was_published_is_taken_up(data: Path
     (unit / MANIFEST).unlink()
     again, _ = decoded(data, tmp_path / "store")
     assert (again == pixels).all() and (unit / MANIFEST).is_file()
+
+
+def test_decoding_that_was_stopped_goes_on_in_the_room_that_it_has(data: Path, tmp_path: Path) -> None:
+    split, size = split_of(data), 72 * 16 * 16 * 3
+    key = UnitKey("pixels", image_facts(split, DataRecipe(), 16), 72, (16, 16, 3), "uint8")
+    recipe = CacheRecipe(mode="auto", directory=str(tmp_path / "store"), max_gigabytes=1.2 * size / 1e9)
+    with Cache(recipe, tmp_path / "scratch") as cache:
+        cache.hold_pixels(key, Progress()).begin()
+    assert not list((tmp_path / "store").rglob(MANIFEST)), "the control: it is begun, not built"
+    with Cache(recipe, tmp_path / "scratch") as cache:
+        for image_size, places in (
+            (16, ["store"]),
+            (17, ["store", "scratch"]),
+        ):  # no room is left for a second
+            decode_split(split, DataRecipe(), image_size, cache, Progress())
+            found = [place for place in ("store", "scratch") if list((tmp_path / place).rglob(MANIFEST))]
+            assert found == places
 
 
 def test_images_that_could_not_be_read_are_looked_at_again_a_few_at_a_time(

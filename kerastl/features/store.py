@@ -121,10 +121,6 @@ class FeatureStore:
         """Whether a unit is complete, by its manifest alone."""
         return self._unit(key).complete
 
-    def about(self, key: UnitKey) -> Mapping[str, Any]:
-        """What the manifest of a unit says beside its key; empty where there is none."""
-        return (read_manifest(self.root / key.name) or {}).get("about", {})
-
     def notes(self, key: UnitKey) -> list[Mapping[str, str]]:
         """What was noted of the shards of a complete unit; empty where there is none."""
         return list(self._unit(key).notes.values())
