@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 from pathlib import Path
 
-from kerastl.writing import explain_write_errors
+from kerastl.writing import WriteError, explain_write_errors
+
+# What a file system says that gives no locks, or none of this kind.
+NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EBADF)
+_MAY_NOT_WRITE = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 class FileLock:
@@ -24,14 +29,22 @@ class FileLock:
         self.release()
 
     def acquire(self, exclusive: bool) -> bool:
-        """Take the lock if it is free for this use; says whether it was."""
+        """Take the lock if it is free for this use; says whether it was.
+
+        Raises:
+            WriteError: the file can neither be opened nor made.
+            OSError: its folder is missing, or the file system gives no locks (`NO_LOCKS`).
+        """
         while True:
-            descriptor = self._open()
+            descriptor = self._open(exclusive)
             try:
                 fcntl.flock(descriptor, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
             except BlockingIOError:
                 os.close(descriptor)
                 return False
+            except OSError:
+                os.close(descriptor)
+                raise
             # Whoever held the lock before may have removed the file: then this lock is on nothing.
             with contextlib.suppress(FileNotFoundError):
                 if os.fstat(descriptor).st_ino == os.stat(self.path).st_ino:
@@ -39,11 +52,22 @@ class FileLock:
                     return True
             os.close(descriptor)
 
-    def _open(self) -> int:
-        with contextlib.suppress(FileNotFoundError):  # of a store that somebody else owns, too
-            return os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+    def _open(self, exclusive: bool) -> int:
         with explain_write_errors(self.path):
+            if exclusive:
+                try:  # NFS locks a file exclusively only for those who may write to it
+                    return os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+                except OSError as error:
+                    if error.errno not in _MAY_NOT_WRITE:
+                        raise
+            with contextlib.suppress(FileNotFoundError):  # of a store that somebody else owns, too
+                return os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
             return os.open(self.path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+
+    @property
+    def acquired(self) -> bool:
+        """Whether this object holds it."""
+        return self._descriptor is not None
 
     def share(self) -> None:
         """Turn an exclusive lock into a shared one."""
@@ -57,8 +81,11 @@ class FileLock:
             self._descriptor = None
 
     def held(self) -> bool:
-        """Whether some process, this one included, holds it now."""
+        """Whether some process, this one included, holds it now; True where nobody can tell."""
         if not self.path.exists():
             return False
         with FileLock(self.path) as probe:
-            return not probe.acquire(exclusive=True)
+            try:
+                return not probe.acquire(exclusive=True)
+            except (OSError, WriteError):
+                return True

@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 from conftest import Kerastl
 
-from kerastl.features.unit import MANIFEST, ROWS
+from kerastl.features.sealing import JOURNAL, MANIFEST
+from kerastl.features.unit import ROWS
 
 QUICK = ["--backbone", "mobilenet_025", "--image-size", "32", "--head-epochs", "8", "--finetune-epochs", "2"]
 QUICK += ["--unfreeze-from", "conv_pw_11_relu", "--set", "augment.views=2", "--deterministic", "--no-export"]
@@ -162,6 +163,26 @@ def test_a_run_that_was_killed_while_it_built_is_taken_up(tmp_path: Path, kerast
     runs = sorted(path for path in (tmp_path / "runs").iterdir() if (path / "report.json").exists())
     reports = [json.loads((run / "report.json").read_text())["metrics"] for run in runs]
     assert len(reports) == 2 and reports[0] == reports[1]
+
+
+def test_damaged_manifests_are_listed_and_cleared(tmp_path: Path, kerastl: Kerastl) -> None:
+    damaged = [
+        '{"created": "yesterday"}',
+        '{"facts": 7, "about": []}',
+        "[1]",
+        "{",
+        '{"about": {"view": [1]}}',
+    ]
+    for number, text in enumerate(damaged):
+        folder = tmp_path / "store" / f"pooled-{number}"
+        folder.mkdir(parents=True)
+        (folder / ROWS).write_bytes(b"rows")
+        (folder / MANIFEST).write_text(text)
+        (folder / JOURNAL).write_text(text)
+    words = ("--directory", str(tmp_path / "store"))
+    listed = kerastl("cache", "list", *words)
+    assert listed.returncode == 0 and f"{len(damaged)} units" in listed.stdout, listed.stderr
+    assert f"removed {len(damaged)} units" in kerastl("cache", "clear", *words).stdout
 
 
 def test_cache_list_prune_and_clear(fit: FitRun, tmp_path: Path, kerastl: Kerastl) -> None:

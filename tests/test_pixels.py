@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import shutil
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,9 @@ from kerastl.data.sources import open_examples
 from kerastl.features import pixels as pixels_module
 from kerastl.features import views as views_module
 from kerastl.features.cache import Cache
-from kerastl.features.pixels import decode_split, image_facts
-from kerastl.features.unit import MANIFEST
+from kerastl.features.pixels import _readable_by_now, decode_split, image_facts
+from kerastl.features.sealing import MANIFEST, sealed
+from kerastl.features.unit import UnitKey
 from kerastl.features.views import Views
 from kerastl.progress import Progress
 from kerastl.recipe import AugmentRecipe, CacheRecipe, DataRecipe
@@ -124,7 +126,43 @@ def test_decoding_that_was_killed_before_it_was_published_is_taken_up(data: Path
     unit, facts = manifest.parent, json.loads(manifest.read_text())
     key = {name: facts[name] for name in ("format", "kind", "rows", "row_shape", "dtype", "facts", "about")}
     lines = [key, *({"shard": i, "crc32": crc, "notes": {}} for i, crc in enumerate(facts["crc32"]))]
-    (unit / "journal.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (unit / "journal.jsonl").write_text("".join(json.dumps(sealed(line)) + "\n" for line in lines))
     (unit / MANIFEST).unlink()
     again, _ = decoded(data, tmp_path / "store")
     assert (again == pixels).all() and (unit / MANIFEST).is_file()
+
+
+def test_decoding_that_was_stopped_goes_on_in_the_room_that_it_has(data: Path, tmp_path: Path) -> None:
+    split, size = split_of(data), 72 * 16 * 16 * 3
+    key = UnitKey("pixels", image_facts(split, DataRecipe(), 16), 72, (16, 16, 3), "uint8")
+    recipe = CacheRecipe(mode="auto", directory=str(tmp_path / "store"), max_gigabytes=1.2 * size / 1e9)
+    with Cache(recipe, tmp_path / "scratch") as cache:
+        cache.hold_pixels(key, Progress()).begin()
+    assert not list((tmp_path / "store").rglob(MANIFEST)), "the control: it is begun, not built"
+    with Cache(recipe, tmp_path / "scratch") as cache:
+        for image_size, places in (
+            (16, ["store"]),
+            (17, ["store", "scratch"]),
+        ):  # no room is left for a second
+            decode_split(split, DataRecipe(), image_size, cache, Progress())
+            found = [place for place in ("store", "scratch") if list((tmp_path / place).rglob(MANIFEST))]
+            assert found == places
+
+
+def test_images_that_could_not_be_read_are_looked_at_again_a_few_at_a_time(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pixels_module, "REREAD_ROWS", 4)
+    for path in list(data.rglob("*.png")):
+        for copy in range(3):
+            shutil.copy(path, path.with_name(f"{path.stem}-{copy}.png"))
+    image_bytes, rows = 256 * 256 * 3, list(range(4 * 72))
+    tracemalloc.start()
+    try:
+        assert _readable_by_now(split_of(data), DataRecipe(), 256, rows)
+        assert tracemalloc.get_traced_memory()[1] < 100 * image_bytes  # decoding alone holds 64
+    finally:
+        tracemalloc.stop()
+    for path in data.rglob("*.png"):
+        path.write_bytes(b"x")
+    assert not _readable_by_now(split_of(data), DataRecipe(), 16, rows[:9])

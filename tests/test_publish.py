@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import subprocess
@@ -276,3 +278,21 @@ def test_what_cannot_be_done_with_models_is_said(
     assert (done.returncode, done.stdout) == (2, "") and "Traceback" not in done.stderr
     assert message in done.stderr
     assert published_versions(tmp_path / "saved_models" / NAME) == [1, 2]
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EBADF, errno.EIO])
+def test_a_file_system_without_locks_is_published_to_and_any_other_trouble_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def none(descriptor: int, operation: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    base = tmp_path / NAME
+    if code != errno.EIO:
+        with workspace(base) as built:
+            assert built.parent.is_dir()
+    else:
+        with pytest.raises(OSError, match=os.strerror(code)), workspace(base):
+            pass
+    assert not base.exists() or not list(base.iterdir())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import signal
@@ -15,9 +17,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from kerastl.features.sealing import JOURNAL, MANIFEST
 from kerastl.features.store import FeatureStore
-from kerastl.features.unit import JOURNAL, MANIFEST, ROWS, SHARD_ROWS, Unit, UnitKey
-from kerastl.writing import NoSpaceError
+from kerastl.features.unit import ROWS, SHARD_ROWS, Unit, UnitKey
+from kerastl.writing import NoSpaceError, WriteError
 
 ROW_COUNT = 2 * SHARD_ROWS + 10
 
@@ -115,6 +118,22 @@ def half_a_manifest(folder: Path) -> None:
     (folder / MANIFEST).write_text(text[: len(text) // 2])
 
 
+def other_number(folder: Path) -> None:
+    """One digit of what was noted: a damaged disk, or an editor."""
+    content = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps({**content, "notes": {"0": {"3": "truncated"}}}))
+
+
+def other_types(folder: Path) -> None:
+    content = json.loads((folder / MANIFEST).read_text())
+    wrong = {"notes": [3], "crc32": {"a": 1}, "created": "yesterday", "facts": 7, "about": [[1]]}
+    (folder / MANIFEST).write_text(json.dumps({**content, **wrong}))
+
+
+def no_object(folder: Path) -> None:
+    (folder / MANIFEST).write_text("[1, 2]")
+
+
 @pytest.mark.parametrize(
     ("damage", "rebuilt"),
     [
@@ -126,6 +145,9 @@ def half_a_manifest(folder: Path) -> None:
         (other_format, [0, 1, 2]),
         (other_weights, [0, 1, 2]),
         (half_a_manifest, [0, 1, 2]),
+        (other_number, [0, 1, 2]),
+        (other_types, [0, 1, 2]),
+        (no_object, [0, 1, 2]),
     ],
 )
 def test_what_is_damaged_or_foreign_is_built_again_and_never_read(
@@ -134,6 +156,7 @@ def test_what_is_damaged_or_foreign_is_built_again_and_never_read(
     key = key_of()
     build(store, key)
     damage(store.root / key.name)
+    assert all(unit.name == key.name for unit in store.units())
     with store.lease([key]) as units:
         assert not units[key].complete
         with pytest.raises(AssertionError):
@@ -325,6 +348,7 @@ def test_a_store_of_somebody_else_is_read(store: FeatureStore, tmp_path: Path) -
         "os.setuid(65534)\n"
         "assert (read(store, key_of()) == whole(key_of())).all()\n"
         "assert store.room() == 0 and len(store.units()) == 1\n"
+        "assert not store.remove(key_of().name) and len(store.units()) == 1\n"
     )
     words = [sys.executable, "-c", script, str(store.root), str(Path(__file__).parent)]
     done = subprocess.run(words, capture_output=True, text=True)
@@ -345,3 +369,91 @@ def test_notes_of_a_shard_survive_a_kill_and_go_with_the_shard(store: FeatureSto
         unit.publish()
     with store.lease([key]) as units:
         assert units[key].notes == {0: {"3": "truncated jpeg"}}
+
+
+def test_a_damaged_line_of_a_journal_is_not_believed_nor_what_follows_it(store: FeatureStore) -> None:
+    key = key_of()
+    with store.lease([key]) as units:
+        units[key].begin()
+        for shard in (0, 1):
+            units[key].write(shard, truth(key, shard), {"3": "truncated jpeg"})
+    journal = store.root / key.name / JOURNAL
+    lines = journal.read_text().splitlines()
+    journal.write_text("\n".join([*lines[:2], lines[2].replace('"3"', '"4"')]) + "\n")
+    assert build(store, key) == [1, 2]
+    with store.lease([key]) as units:
+        assert units[key].notes == {0: {"3": "truncated jpeg"}}
+
+
+def test_what_a_build_has_reserved_is_not_asked_for_again(store: FeatureStore) -> None:
+    begun, other = key_of(), key_of(weights="b")
+    with store.lease([begun]) as units:
+        units[begun].begin()
+    assert store.lacking([begun]) == 0 and store.lacking([begun, other]) == other.bytes
+
+
+def test_what_was_held_but_not_built_leaves_nothing_behind(store: FeatureStore) -> None:
+    build(store, key_of())
+    before = sorted(store.root.iterdir())
+    with store.lease([key_of(), key_of(weights="b")]):
+        assert sorted(store.root.iterdir()) != before
+    assert sorted(store.root.iterdir()) == before
+
+
+# Locks
+
+
+def nfs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Locks as NFS has them: exclusive ones only for files that are open for writing."""
+    flock = fcntl.flock
+
+    def over_the_network(descriptor: int, operation: int) -> None:
+        may_write = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
+        if operation & fcntl.LOCK_EX and not may_write:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", over_the_network)
+
+
+def no_locks(monkeypatch: pytest.MonkeyPatch, code: int = errno.ENOLCK) -> None:
+    def none(descriptor: int, operation: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", none)
+
+
+def test_a_store_on_nfs_is_built_listed_read_and_cleared(
+    store: FeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nfs(monkeypatch)
+    assert build(store, key_of()) == [0, 1, 2]
+    np.testing.assert_array_equal(read(store, key_of()), whole(key_of()))
+    with store.lease([key_of()]):
+        assert store.units()[0].in_use and not store.remove(key_of().name)
+    assert not store.units()[0].in_use and store.remove(key_of().name)
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EBADF, errno.EIO])
+def test_without_locks_it_is_said_where_to_go_and_no_file_stays_open(
+    store: FeatureStore, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    build(store, key_of())
+    no_locks(monkeypatch, code)
+    open_files = len(os.listdir("/proc/self/fd"))
+    with (
+        pytest.raises(WriteError, match=f"{store.root} gives no locks.*cache.directory"),
+        store.lease([key_of()]),
+    ):
+        pass
+    assert store.units()[0].in_use, "nobody can tell"
+    assert not store.remove(key_of().name)
+    assert len(os.listdir("/proc/self/fd")) == open_files
+
+
+def test_a_store_that_nobody_else_knows_of_needs_no_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    no_locks(monkeypatch)
+    store = FeatureStore(tmp_path, 10**9, shared=False)
+    assert build(store, key_of()) == [0, 1, 2] and build(store, key_of()) == []

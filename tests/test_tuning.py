@@ -418,6 +418,29 @@ def test_the_plan_of_the_store_foretells_what_a_search_runs_and_keeps(
     assert (known.missing_bytes, larger.missing_bytes) == (0, larger.bytes) and larger.image_size == 48
 
 
+def test_the_plan_counts_room_that_an_interrupted_build_has_already(
+    solid_colours: Path, tmp_path: Path, shared_of: Any
+) -> None:
+    from kerastl.tuning.store_plan import plan_store, units_of
+    from kerastl.tuning.trial import trial_recipe
+
+    recipe = tiny(solid_colours, tmp_path / "store", finetune_phase__unfreeze_from="conv_pw_12_relu")
+    shared = shared_of(recipe)
+    store, rates = shared.cache.store, Axis("head_phase.learning_rate", values=(1e-3, 1e-2), ordered=True)
+    plan = plan_store(recipe, Space((rates,)), shared)
+    store.max_bytes = sum(unit.bytes for unit in store.units()) + plan.bytes - 1
+    plan = plan_store(recipe, Space((rates,)), shared)
+    assert "not all can be kept" in plan.lines()[0], "the control: a byte is missing"
+    first = trial_recipe(recipe, {}, shared)
+    keys = [key for of_view in units_of(first, first, shared) for key in of_view.values()]
+    with store.lease(keys) as units:
+        for unit in units.values():
+            unit.begin()
+    begun = plan_store(recipe, Space((rates,)), shared)
+    assert begun.lacking_bytes == 0 < begun.missing_bytes == begun.bytes
+    assert "not all can be kept" not in begun.lines()[0]
+
+
 def test_a_head_phase_that_is_taken_over_changes_no_score(
     solid_colours: Path, tmp_path: Path, shared_of: Any
 ) -> None:

@@ -90,7 +90,7 @@ def _store(directory: Path | None) -> FeatureStore:
 def _remove(store: FeatureStore, units: list[Stored]) -> None:
     removed = [unit for unit in units if store.remove(unit.name)]
     kept = len(units) - len(removed)
-    in_use = f"; {kept} in use stay" if kept else ""
+    in_use = f"; {kept} stay, in use or not yours to remove" if kept else ""
     click.echo(f"removed {len(removed)} units, {size_text(sum(unit.bytes for unit in removed))}{in_use}")
 
 

@@ -11,7 +11,6 @@ half a version; its lock ends with it, so the next writer knows the rubbish from
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import re
 import secrets
@@ -21,8 +20,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from kerastl.locking import FileLock
-from kerastl.writing import flush_to_disk
+from kerastl.locking import NO_LOCKS, FileLock
+from kerastl.writing import WriteError, flush_to_disk
 
 _MODEL_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _VERSION = re.compile(r"[0-9]+")
@@ -74,14 +73,18 @@ def _open_workspace(base: Path) -> tuple[Path, FileLock]:
         lock = FileLock(folder / _LOCK)
         try:
             folder.mkdir()
-            if lock.acquire(exclusive=True):
-                return folder, lock
         except FileNotFoundError:  # another writer failed, and took the new base away
             continue
-        except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
-                raise
-            return folder, lock  # a file system without locks: there nobody's leftovers are removed
+        try:
+            if lock.acquire(exclusive=True):
+                return folder, lock
+        except FileNotFoundError:  # somebody took the folder for a leftover
+            continue
+        except (OSError, WriteError) as error:
+            if isinstance(error, OSError) and error.errno in NO_LOCKS:
+                return folder, lock  # a file system without locks: there nobody's leftovers are removed
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
 
 
 def show(built: Path, base: Path) -> int:
@@ -132,7 +135,7 @@ def remove_leftovers(base: Path) -> None:
         if child.name.startswith(_REMOVED):
             shutil.rmtree(child, ignore_errors=True)  # another may be deleting it, too
         elif child.name.startswith(_WORKSPACE) and _is_old(child):
-            with FileLock(child / _LOCK) as lock, contextlib.suppress(OSError):
+            with FileLock(child / _LOCK) as lock, contextlib.suppress(OSError, WriteError):
                 # Renamed before it is deleted: should its writer live after all, on a machine whose lock is not
                 # seen here, then its own rename fails, and no part of it becomes visible.
                 if lock.acquire(exclusive=True) and (hidden := _hide(child)):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+from kerastl.features.choosing import Demand, Keeping, Room, choose, demand_of
 from kerastl.features.store import FeatureStore
 from kerastl.features.unit import MemoryUnit, Unit, UnitKey
 from kerastl.progress import Progress, size_text
@@ -16,24 +17,37 @@ from kerastl.recipe import CacheRecipe
 from kerastl.writing import NoSpaceError, WriteError
 
 DIRECTORY_VARIABLE = "KERASTL_CACHE_DIR"
-# A disk slower than this makes keeping dearer than a forward pass only for the earliest cuts.
-DISK_BYTES_PER_SECOND = 200e6
 MEMORY_SHARE = 0.5
-# What is kept serves later runs as well: it may cost this run more than it saves it, up to this factor.
-LATER_RUNS = 2.0
 MANY_FILES = 16_384
 
 
-@dataclass(frozen=True)
-class Keeping:
-    """What is kept where: `disk`, `memory` or `live`, for pooled features and for activations."""
+class Leased:
+    """What one call of `extract` holds of the store, until it hands it to the cache or lets go.
 
-    pooled: str
-    activations: str
+    Args:
+        stack: lets go of it.
+        keys: pooled features and activations of each view.
+        units: those that are held, for reading if they are complete, else for building.
+    """
 
-    def keeps(self, kind: str) -> bool:
-        """Whether units of that kind are kept at all."""
-        return getattr(self, kind) != "live"
+    def __init__(
+        self,
+        stack: contextlib.ExitStack,
+        keys: Sequence[Mapping[str, UnitKey]],
+        units: Mapping[UnitKey, Unit],
+    ) -> None:
+        self.stack, self.keys, self.units = stack, keys, units
+
+    @property
+    def missing(self) -> list[UnitKey]:
+        """Those that are not complete."""
+        every = [key for of_view in self.keys for key in of_view.values()]
+        return [key for key in every if key not in self.units or not self.units[key].complete]
+
+    def gaps(self, key: UnitKey) -> Collection[int]:
+        """The shards of a unit that are still to be built."""
+        unit = self.units.get(key)
+        return set(unit.missing) if unit else range(key.shard_count)
 
 
 class Cache:
@@ -42,18 +56,15 @@ class Cache:
     Args:
         recipe: the `[cache]` table.
         scratch: a folder that is removed with the run, for what is not kept beyond it.
-
-    Attributes:
-        dtype: of activations; `float16` until a value does not fit.
     """
 
     def __init__(self, recipe: CacheRecipe, scratch: Path) -> None:
         self.recipe = recipe
-        self.dtype = "float32" if recipe.dtype == "float32" else "float16"
         self.store = FeatureStore(cache_directory(recipe), int(recipe.max_gigabytes * 1e9))
-        self._scratch = FeatureStore(scratch, max_bytes=sys.maxsize, disk_share=1.0)
+        self._scratch = FeatureStore(scratch, max_bytes=sys.maxsize, disk_share=1.0, shared=False)
         self._pixels: dict[UnitKey, contextlib.ExitStack] = {}
         self._features = contextlib.ExitStack()
+        self._wide: set[str] = set()
         _allow_many_files()
 
     def __enter__(self) -> Cache:
@@ -62,31 +73,59 @@ class Cache:
     def __exit__(self, *error: object) -> None:
         self.release()
 
-    @property
-    def widened(self) -> bool:
-        """Whether activations are kept in thirty-two bits because they did not fit sixteen."""
-        return self.dtype == "float32" and self.recipe.dtype != "float32"
-
     def release(self) -> None:
         """Let go of everything held, so that it may be evicted."""
-        self.release_features()
+        self._features.close()
         for stack in self._pixels.values():
             stack.close()
         self._pixels.clear()
 
-    def release_features(self) -> None:
-        """Let go of all features."""
-        self._features.close()
+    def dtype_at(self, place: str) -> str:
+        """Of activations at a cut: `float16`, until a value there does not fit."""
+        return "float32" if self.recipe.dtype == "float32" or place in self._wide else "float16"
 
-    def widen(self) -> None:
-        """Keep activations in thirty-two bits from now on; lets go of all features."""
-        self.release_features()
-        self.dtype = "float32"
+    def widen(self, place: str) -> None:
+        """Keep activations at a cut in thirty-two bits from now on."""
+        self._wide.add(place)
+
+    def lease(
+        self, keys: Sequence[Mapping[str, UnitKey]], excluded: Collection[str], progress: Progress
+    ) -> Leased:
+        """Hold the units of a call, where the disk is possible: what another process builds is waited for.
+
+        Args:
+            keys: pooled features and activations of each view.
+            excluded: `disk` or `memory`, where it was tried and there was no room.
+            progress: listens.
+
+        Raises:
+            WriteError: the store cannot be written.
+        """
+        every = (
+            [] if self.recipe.mode in ("off", "memory") else [k for of_view in keys for k in of_view.values()]
+        )
+        present = [key for key in every if self.store.has(key)]
+        possible = "disk" not in excluded and (
+            self.recipe.mode == "disk" or self._may_build(every, some=True)
+        )
+        with contextlib.ExitStack() as stack:
+            units = self._lease(stack, self.store, every if possible else present, progress)
+            for unit in units.values():
+                if possible and not unit.complete:
+                    unit.recover()
+                elif not unit.complete:  # found damaged, and cannot be mended
+                    unit.release()
+            held = {key: unit for key, unit in units.items() if possible or unit.complete}
+            return Leased(stack.pop_all(), keys, held)
+
+    def keep(self, leased: Leased) -> None:
+        """Hold what a call holds until `release`."""
+        self._features.callback(leased.stack.pop_all().close)
 
     def choose(
         self,
-        keys: Sequence[Mapping[str, UnitKey]],
-        finetune_passes: int,
+        leased: Leased,
+        live_passes: int,
         rate: Callable[[], float],
         progress: Progress,
         excluded: Collection[str] = (),
@@ -94,8 +133,8 @@ class Cache:
         """How to keep some units; says in one line what was chosen, and why.
 
         Args:
-            keys: pooled features and activations of each view.
-            finetune_passes: forward passes of the fine-tune phase if activations are not kept.
+            leased: which ones, and what the store holds of them.
+            live_passes: forward passes of the fine-tune phase if activations are not kept.
             rate: measures images a second of the forward pass; called where it matters.
             progress: listens.
             excluded: `disk` or `memory`, where it was tried and there was no room.
@@ -103,56 +142,67 @@ class Cache:
         Raises:
             NoSpaceError: the recipe asks for the disk, and has no room there.
         """
-        mode = self.recipe.mode
+        mode, missing = self.recipe.mode, leased.missing
         if mode == "off":
             progress.note("Features: computed live, anew in every epoch (cache.mode = off)")
             return Keeping("live", "live")
         if mode == "memory":
             return Keeping("memory", "memory")
-        wanted = [key for of_view in keys for key in of_view.values()]
-        missing = [key for key in wanted if not self.store.has(key)]
         if not missing:
             return Keeping("disk", "disk")
-        needed, room = sum(key.bytes for key in missing), self._room(wanted)
+        room = self._room_for(leased, excluded)
+        demand = demand_of(leased.keys, set(missing), leased.gaps, self.store.lacking, live_passes)
+        lacking = demand.pooled.disk + demand.activations.disk
         if mode == "disk" and not excluded:
-            if needed <= room:
+            if lacking <= room.disk:
                 return Keeping("disk", "disk")
             raise NoSpaceError(
-                f"The features need {size_text(needed)}, and {self.store.root} has room for {size_text(room)} (cache.max_gigabytes, "
+                f"The features need {size_text(lacking)}, and {self.store.root} has room for {size_text(room.disk)} (cache.max_gigabytes, "
                 'and half of the free disk). Raise or free it, or set cache.mode = "auto"'
             )
+        if not demand.passes and lacking <= room.disk:
+            return Keeping("disk", "disk")  # all is computed: a build was stopped before its last step
+        measured = rate() if demand.passes else math.inf
+        keeping, why = choose(demand, room, measured, str(self.store.root))
+        progress.note(f"Features: {why} ({_costs(demand, measured)})")
+        return keeping
+
+    def units(self, leased: Leased, keeping: Keeping) -> dict[UnitKey, Unit | MemoryUnit]:
+        """The units that are kept, with room made for those that are to be built; lets go of the others.
+
+        What is kept already is read from the disk, wherever the rest goes.
+
+        Raises:
+            NoSpaceError: there is no room for them.
+        """
+        found: dict[UnitKey, Unit | MemoryUnit] = {}
+        to_build: list[Unit] = []
+        for kind, key in (item for of_view in leased.keys for item in of_view.items()):
+            place, unit = keeping.of(kind), leased.units.get(key)
+            if unit and (place == "disk" or (place == "memory" and unit.complete)):
+                found[key] = unit
+                to_build += [] if unit.complete else [unit]
+                continue
+            if unit:
+                unit.release()
+            if place != "live":
+                found[key] = MemoryUnit(key)
+        self.store.make_room(to_build)
+        return found
+
+    def _room_for(self, leased: Leased, excluded: Collection[str]) -> Room:
+        every = [key for of_view in leased.keys for key in of_view.values()]
+        # Where a unit could not be held it cannot be built either.
+        possible = "disk" not in excluded and all(key in leased.units for key in leased.missing)
         memory = 0 if "memory" in excluded else int(MEMORY_SHARE * available_memory())
-        room = 0 if "disk" in excluded else room
-        passes = sum(
-            max(key.rows for key in gaps) for of_view in keys if (gaps := _missing(of_view, missing))
-        )
-        images_per_second = rate()
-        kept_seconds = passes / images_per_second + needed / DISK_BYTES_PER_SECOND
-        live_seconds = (passes + finetune_passes) / images_per_second
-        costs = f"{size_text(needed)}, {_minutes(kept_seconds)}; live {_minutes(live_seconds)}"
-        if live_seconds * LATER_RUNS < kept_seconds and not any(key.kind == "pooled" for key in missing):
-            choice, why = Keeping("disk", "live"), "activations computed live: cheaper than to keep them"
-        elif needed <= room:
-            choice, why = Keeping("disk", "disk"), f"kept in {self.store.root}"
-        elif needed <= memory:
-            choice, why = (
-                Keeping("memory", "memory"),
-                f"kept in memory: the store has room for {size_text(room)}",
-            )
-        else:
-            pooled = [key for key in missing if key.kind == "pooled"]
-            fits = sum(key.bytes for key in pooled) <= room
-            choice = Keeping("disk" if fits else "memory", "live")
-            why = f"activations computed live: room for {size_text(room)} on disk and {size_text(memory)} in memory"
-        progress.note(f"Features: {why} ({costs})")
-        return choice
+        return Room(self._room(every) if possible else -1, memory)
 
     def hold_pixels(self, key: UnitKey, progress: Progress) -> Unit | MemoryUnit:
         """The unit of a split's decoded images, with room made for it, until `release`."""
         if self.recipe.mode == "memory":
             return MemoryUnit(key)
         kept = self.recipe.mode == "disk" or (
-            self.recipe.mode == "auto" and (self.store.has(key) or key.bytes <= self._room([key]))
+            self.recipe.mode == "auto" and (self.store.has(key) or self._may_build([key]))
         )
         for store in (self.store, self._scratch) if kept else (self._scratch,):
             stack = self._pixels[key] = contextlib.ExitStack()
@@ -172,27 +222,6 @@ class Cache:
         self._pixels.pop(key, contextlib.ExitStack()).close()
         self.store.remove(key.name)
 
-    def hold(
-        self, keys: Sequence[UnitKey], keeping: Keeping, progress: Progress
-    ) -> dict[UnitKey, Unit | MemoryUnit]:
-        """The units under these keys, until `release`, with room made for those that are to be built.
-
-        What is kept already is read from the disk, wherever the rest goes.
-
-        Raises:
-            NoSpaceError: there is no room for them.
-        """
-        in_memory = [
-            key
-            for key in keys
-            if getattr(keeping, key.kind) == "memory"
-            and not (self.recipe.mode == "auto" and self.store.has(key))
-        ]
-        on_disk = [key for key in keys if key not in set(in_memory)]
-        leased = self._lease(self._features, self.store, on_disk, progress) if on_disk else {}
-        self.store.make_room([unit for unit in leased.values() if not unit.complete])
-        return {**leased, **{key: MemoryUnit(key) for key in in_memory}}
-
     def _lease(
         self,
         stack: contextlib.ExitStack,
@@ -207,7 +236,12 @@ class Cache:
                 progress.note("Waiting for another process that computes the same")
             said.append(key)
 
-        return stack.enter_context(store.lease(keys, waiting))
+        return stack.enter_context(store.lease(keys, waiting)) if keys else {}
+
+    def _may_build(self, keys: Sequence[UnitKey], some: bool = False) -> bool:
+        """Whether the disk has room for these units, or for some of them."""
+        lacking = self.store.lacking(keys)
+        return self.store.writable and (not lacking or self._room(keys) >= (1 if some else lacking))
 
     def _room(self, keeping: Sequence[UnitKey]) -> int:
         try:
@@ -234,8 +268,9 @@ def available_memory() -> int:
         return 0
 
 
-def _missing(of_view: Mapping[str, UnitKey], missing: Sequence[UnitKey]) -> list[UnitKey]:
-    return [key for key in of_view.values() if key in set(missing)]
+def _costs(demand: Demand, rate: float) -> str:
+    missing = size_text(demand.pooled.bytes + demand.activations.bytes)
+    return f"{missing}, {_minutes(demand.kept_seconds(rate))}; live {_minutes(demand.live_seconds(rate))}"
 
 
 def _allow_many_files() -> None:

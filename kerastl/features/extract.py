@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kerastl.features.cache import Cache, Keeping
-from kerastl.features.filling import Sample, fill
+from kerastl.features.cache import Cache, Leased
+from kerastl.features.filling import BEYOND_SIXTEEN_BITS, Sample, fill
 from kerastl.features.frozen import Frozen, Overflow, narrowed
 from kerastl.features.readers import Features, Reader, live_reader, reader_of
 from kerastl.features.unit import MemoryUnit, Unit, UnitKey
@@ -41,6 +41,24 @@ class Wanted:
     finetune_epochs: int
 
 
+@dataclass(frozen=True)
+class _Call:
+    """What one call of `extract` was asked."""
+
+    frozen: Frozen
+    splits: Sequence[FrozenViews]
+    cache: Cache
+    wanted: Wanted
+    progress: Progress
+
+    @property
+    def live_passes(self) -> int:
+        """Forward passes for activations that are not kept: once for each epoch, and at least once."""
+        if not self.wanted.activations or self.frozen.cut.unfreeze_point == "input":
+            return 0
+        return max(1, self.wanted.finetune_epochs) * sum(split.views.count for split in self.splits)
+
+
 def extract(
     frozen: Frozen,
     splits: Sequence[FrozenViews],
@@ -48,7 +66,6 @@ def extract(
     wanted: Wanted,
     progress: Progress = Progress(),
     excluded: tuple[str, ...] = (),
-    sample: Sample | None = None,
 ) -> list[Features]:
     """Make the features of some splits readable: from the store, computed now, or live.
 
@@ -59,40 +76,44 @@ def extract(
         wanted: which ones.
         progress: listens.
         excluded: where they are not to be kept; with any, `cache.mode = "disk"` takes what there is.
-        sample: batches that an attempt before this one computed.
 
     Raises:
         NoSpaceError: the recipe asks for the disk, and has no room there.
     """
-    keys = unit_keys(frozen, splits, cache, wanted)
-    epochs = wanted.finetune_epochs if "activations" in keys[0] else 0
-    sample = sample or Sample(frozen, splits, keys, cache.store.has)
-    keeping = cache.choose(
-        keys,
-        epochs * sum(split.views.count for split in splits),
-        sample.rate,
-        progress,
-        excluded,
+    call, before, may_fail = (
+        _Call(frozen, splits, cache, wanted, progress),
+        frozen.forward_passes,
+        bool(excluded),
     )
-    try:
-        return _extract(frozen, splits, keys, cache, keeping, wanted, sample, progress)
-    except Overflow:
-        progress.note(
-            f"Activations at '{frozen.cut.unfreeze_point}' do not fit sixteen bits: kept in thirty-two"
-        )
-        cache.widen()
-        for of_view in keys:
-            cache.store.remove(of_view["activations"].name)
-        return extract(frozen, splits, cache, wanted, progress, excluded, sample)
-    except (WriteError, MemoryError) as error:
-        if cache.recipe.mode == "disk" and not excluded:
-            raise
-        place = "memory" if isinstance(error, MemoryError) else "disk"
-        if place in excluded:
-            raise
-        progress.warn(f"Features cannot be kept: {error}")
-        cache.release_features()
-        return extract(frozen, splits, cache, wanted, progress, (*excluded, place), sample)
+    sample: Sample | None = None
+    while True:
+        keys = unit_keys(frozen, splits, cache, wanted)
+        try:
+            leased = cache.lease(keys, excluded, progress)
+            with leased.stack:
+                if sample is None or not sample.measured:
+                    sample = Sample(frozen, splits, keys, leased.gaps)
+                features, kept = _attempt(call, leased, sample, excluded)
+                cache.keep(leased)
+            break
+        except Overflow:
+            progress.note(
+                f"Activations at '{frozen.cut.unfreeze_point}' do not fit sixteen bits: kept in thirty-two"
+            )
+            cache.widen(_place(frozen))
+            for of_view in keys:
+                cache.store.remove(of_view["activations"].name)
+        except (WriteError, MemoryError) as error:
+            place = "memory" if isinstance(error, MemoryError) else "disk"
+            if place in excluded or (cache.recipe.mode == "disk" and not may_fail):
+                raise
+            progress.warn(f"Features cannot be kept: {error}")
+            excluded = (*excluded, place)
+    computed = frozen.forward_passes - before
+    if kept or computed:
+        done = f"{computed:,} forward passes" if computed else "read from the store, no forward pass"
+        progress.note(f"Features of {' and '.join(split.name for split in splits)}: {done}")
+    return features
 
 
 def unit_keys(
@@ -100,37 +121,42 @@ def unit_keys(
 ) -> list[dict[str, UnitKey]]:
     """The units that features are made of, by kind, for each view of each split; nothing is computed.
 
-    Where activations are known not to fit sixteen bits, the cache is widened.
+    Where activations are known not to fit sixteen bits, the cache is widened at this cut.
     """
-    if cache.dtype == "float16" and _was_widened(frozen, splits, cache, wanted):
-        cache.widen()
-    return [_keys(frozen, split, view, wanted, cache) for split in splits for view in range(split.view_count)]
+    if _was_too_wide(frozen, splits, cache, wanted):
+        cache.widen(_place(frozen))
+    dtype = cache.dtype_at(_place(frozen))
+    return [_keys(frozen, split, view, wanted, dtype) for split in splits for view in range(split.view_count)]
 
 
-def _was_widened(frozen: Frozen, splits: Sequence[FrozenViews], cache: Cache, wanted: Wanted) -> bool:
-    """Whether an earlier run found that these activations do not fit sixteen bits."""
-    keys = (_keys(frozen, split, 0, wanted, cache, "float32").get("activations") for split in splits)
-    return any(key is not None and cache.store.about(key).get("widened") for key in keys)
+def _was_too_wide(frozen: Frozen, splits: Sequence[FrozenViews], cache: Cache, wanted: Wanted) -> bool:
+    """Whether the store holds any of these activations in thirty-two bits with values that do not fit sixteen."""
+    if not wanted.activations or cache.dtype_at(_place(frozen)) == "float32":
+        return False
+    every = (
+        _keys(frozen, split, view, wanted, "float32") for split in splits for view in range(split.view_count)
+    )
+    keys = (of_view["activations"] for of_view in every if "activations" in of_view)
+    return any(BEYOND_SIXTEEN_BITS in cache.store.notes(key) for key in keys)
 
 
-def _extract(
-    frozen: Frozen,
-    splits: Sequence[FrozenViews],
-    keys: Sequence[Mapping[str, UnitKey]],
-    cache: Cache,
-    keeping: Keeping,
-    wanted: Wanted,
-    sample: Sample,
-    progress: Progress,
-) -> list[Features]:
-    kept_keys = [key for of_view in keys for kind, key in of_view.items() if keeping.keeps(kind)]
-    units = cache.hold(kept_keys, keeping, progress)
-    before = frozen.forward_passes - sample.passes
-    if wanted.pooled and any(not unit.complete for unit in units.values()):
+def _place(frozen: Frozen) -> str:
+    """One cut of one backbone."""
+    return f"{frozen.facts['weights']} {frozen.cut.unfreeze_point}"
+
+
+def _attempt(
+    call: _Call, leased: Leased, sample: Sample, excluded: Sequence[str]
+) -> tuple[list[Features], bool]:
+    """The features, and whether any of them are kept."""
+    cache, progress, frozen = call.cache, call.progress, call.frozen
+    keeping = cache.choose(leased, call.live_passes, sample.rate, progress, excluded)
+    units = cache.units(leased, keeping)
+    if call.wanted.pooled and any(not unit.complete for unit in units.values()):
         frozen.check_untouched()
     features = []
-    remaining = iter(keys)
-    for split in splits:
+    remaining = iter(leased.keys)
+    for split in call.splits:
         of_views = [
             {kind: units.get(key) for kind, key in next(remaining).items()} for _ in range(split.view_count)
         ]
@@ -143,12 +169,8 @@ def _extract(
             with progress.track(f"features {split.name}", split.views.count * len(work)) as tracker:
                 for view, gaps in work.items():
                     fill(frozen, split.views, view, gaps, sample.of(split, view), tracker)
-        features.append(_features(frozen, split, of_views, wanted, cache.dtype))
-    if units:
-        computed = frozen.forward_passes - before
-        done = f"{computed:,} forward passes" if computed else "read from the store, no forward pass"
-        progress.note(f"Features of {' and '.join(split.name for split in splits)}: {done}")
-    return features
+        features.append(_features(frozen, split, of_views, call.wanted, cache.dtype_at(_place(frozen))))
+    return features, bool(units)
 
 
 def _features(
@@ -203,10 +225,9 @@ def _keys(
     split: FrozenViews,
     view: int,
     wanted: Wanted,
-    cache: Cache,
-    dtype: str | None = None,
+    dtype: str,
 ) -> dict[str, UnitKey]:
-    """The units of one view: `pooled` and `activations`, where they are wanted."""
+    """The units of one view: `pooled`, and `activations` in `dtype`, where they are wanted."""
     facts = {**split.facts, **frozen.facts, "view": split.views.facts(view)}
     about = {**split.about, "split": split.name, "view": view}
     channels = int(frozen.cut.pooled.outputs[0].shape[-1])
@@ -216,7 +237,5 @@ def _keys(
         keys["pooled"] = UnitKey("pooled", facts, count, (len(POOLINGS), channels), "float32", about)
     if wanted.activations and frozen.cut.unfreeze_point != "input":
         at = {**facts, "unfreeze_point": frozen.cut.unfreeze_point}
-        about |= {"widened": True} if cache.widened else {}
-        kind = dtype or cache.dtype
-        keys["activations"] = UnitKey("activations", at, count, tuple(map(int, shape)), kind, about)
+        keys["activations"] = UnitKey("activations", at, count, tuple(map(int, shape)), dtype, about)
     return keys

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
 from kerastl.features.ahead import Watch, images_ahead
-from kerastl.features.frozen import BATCH_SIZE, Frozen, narrowed
+from kerastl.features.choosing import Gaps
+from kerastl.features.frozen import BATCH_SIZE, Frozen, fits_sixteen_bits, narrowed
 from kerastl.features.unit import MemoryUnit, Unit, UnitKey
 from kerastl.features.views import FrozenViews, Views
 from kerastl.progress import Tracker, size_text
 
 SAMPLE_BATCHES = 2
+BEYOND_SIXTEEN_BITS = {"values": "beyond sixteen bits"}
 
 
 def fill(
@@ -34,7 +36,8 @@ def fill(
     tracker.advance(key.rows - sum(len(key.shard(shard)) for shard in shards))
     batches = [batches_of(key.shard(shard)) for shard in shards]
     watch, written, row_bytes = Watch(), 0, sum(unit.key.row_bytes for unit in units.values())
-    usable = {start: outputs for start, outputs in done.items() if outputs.keys() >= units.keys()}
+    needed = {kind for kind, shards_of_kind in gaps.items() if shards_of_kind}
+    usable = {start: outputs for start, outputs in done.items() if outputs.keys() >= needed}
     coming = [batch for of_shard in batches for batch in of_shard if int(batch[0]) not in usable]
     images = images_ahead(views, view, coming, watch)
     with ThreadPoolExecutor(1) as writer:
@@ -66,12 +69,21 @@ def _write(
     units: Mapping[str, Unit | MemoryUnit], shard: int, parts: Mapping[str, Sequence[np.ndarray]]
 ) -> None:
     for kind, pieces in parts.items():
-        units[kind].write(shard, np.concatenate(pieces))
+        rows = np.concatenate(pieces)
+        # Which dtype a later run has to take follows from the values, whoever asked for the wider one.
+        wide = kind == "activations" and rows.dtype == np.float32 and not fits_sixteen_bits(rows)
+        units[kind].write(shard, rows, BEYOND_SIXTEEN_BITS if wide else None)
 
 
 class Sample:
     """The first batches of what is missing: computed to see how fast that goes here, and kept, so that nothing is
     computed twice.
+
+    Args:
+        frozen: the frozen part of the network.
+        splits: what its features are wanted of.
+        keys: pooled features and activations of each view.
+        gaps: the shards of a unit that are to be built.
     """
 
     def __init__(
@@ -79,40 +91,42 @@ class Sample:
         frozen: Frozen,
         splits: Sequence[FrozenViews],
         keys: Sequence[Mapping[str, UnitKey]],
-        is_kept: Callable[[UnitKey], bool],
+        gaps: Gaps,
     ) -> None:
+        self._frozen, self._outputs, self._rate = frozen, dict[int, dict[str, np.ndarray]](), 0.0
         places = [(split, view) for split in splits for view in range(split.view_count)]
-        missing = [[kind for kind, key in of_view.items() if not is_kept(key)] for of_view in keys]
-        first = next((index for index, kinds in enumerate(missing) if kinds), 0)
-        self.frozen, self.kinds = frozen, missing[first]
-        self.split, self.view = places[first]
-        self._outputs: dict[int, dict[str, np.ndarray]] = {}
-        self._rate = 0.0
+        self._place: tuple[FrozenViews, int] | None = None
+        for place, of_view in zip(places, keys, strict=True):
+            missing = {kind: set(found) for kind, key in of_view.items() if (found := gaps(key))}
+            if missing:
+                rows = next(iter(of_view.values())).shard(min(set().union(*missing.values())))
+                self._place, self._kinds, self._batches = place, missing, batches_of(rows)[:SAMPLE_BATCHES]
+                return
 
     @property
-    def passes(self) -> int:
-        """Images in it."""
-        return sum(len(next(iter(outputs.values()))) for outputs in self._outputs.values())
+    def measured(self) -> bool:
+        """Whether there is anything in it."""
+        return bool(self._outputs)
 
     def of(self, split: FrozenViews, view: int) -> Mapping[int, Mapping[str, np.ndarray]]:
         """Outputs by the position of the batch's first image, if they are of this view."""
-        return self._outputs if split is self.split and view == self.view else {}
+        return self._outputs if self._place == (split, view) else {}
 
     def rate(self) -> float:
-        """Images a second of the frozen part; measured once."""
+        """Images a second of the frozen part; measured once.
+
+        The first batch is traced, and its time says nothing. Where there is no other the rate is at least what its time
+        says: nothing is run again for a better figure.
+        """
         if self._rate:
             return self._rate
-        views = self.split.views
-        wanted = {kind: kind in self.kinds for kind in ("pooled", "activations")}
-        batches = batches_of(range(min(SAMPLE_BATCHES * BATCH_SIZE, views.count)))
-        for batch in batches:
-            images = views.images(batch, self.view)
+        assert self._place is not None, "nothing is missing"
+        split, view = self._place
+        wanted = {kind: kind in self._kinds for kind in ("pooled", "activations")}
+        for batch in self._batches:
+            images = split.views.images(batch, view)
             began = time.perf_counter()
-            self._outputs[int(batch[0])] = self.frozen.run(images, **wanted)
-        if len(batches) == 1:  # The first is traced, and its time says nothing.
-            began = time.perf_counter()
-            self.frozen.run(images, **wanted)
-            self.frozen.forward_passes -= len(images)
+            self._outputs[int(batch[0])] = self._frozen.run(images, **wanted)
         self._rate = BATCH_SIZE / max(1e-9, time.perf_counter() - began)
         return self._rate
 

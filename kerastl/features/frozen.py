@@ -100,10 +100,15 @@ def narrowed(values: np.ndarray, dtype: str) -> np.ndarray:
     """
     if dtype != "float16":
         return values.astype(dtype, copy=False)
-    tensor = tf.convert_to_tensor(values)
-    if tf.size(tensor) and tf.reduce_max(tf.abs(tensor)) > np.finfo(np.float16).max:
+    if not fits_sixteen_bits(values):
         raise Overflow
-    return tf.cast(tensor, tf.float16).numpy()
+    return tf.cast(tf.convert_to_tensor(values), tf.float16).numpy()
+
+
+def fits_sixteen_bits(values: np.ndarray) -> bool:
+    """Whether no value is too large for `float16`."""
+    tensor = tf.convert_to_tensor(values)
+    return not tf.size(tensor) or not tf.reduce_max(tf.abs(tensor)) > np.finfo(np.float16).max
 
 
 def padded(images: np.ndarray) -> np.ndarray:

@@ -12,11 +12,13 @@ from kerastl.data.examples import Split, images_digest, spread_positions, withou
 from kerastl.features.cache import Cache
 from kerastl.features.unit import MemoryUnit, Unit, UnitKey
 from kerastl.image.decode import DECODE_VERSION
-from kerastl.image.read import decode_all, decode_in_chunks
+from kerastl.image.read import decode_in_chunks
 from kerastl.progress import Progress
 from kerastl.recipe import DataRecipe
 
 SAMPLED_IMAGES = 16
+# A whole folder may have been out of reach: so many images are held at once while it is looked at again.
+REREAD_ROWS = 64
 
 
 class KeptPixels:
@@ -75,9 +77,11 @@ def _reasons(unit: Unit | MemoryUnit) -> dict[int, str]:
 def _readable_by_now(split: Split, data: DataRecipe, image_size: int, rows: list[int]) -> bool:
     """Whether any of the images that could not be read can be read now."""
     positions = np.asarray(sorted(rows), np.int64)
-    pixels = np.empty((len(rows), image_size, image_size, 3), np.uint8)
-    reasons = decode_all(split.examples.indexed, split.indices[positions], image_size, data.resize, pixels)
-    return len(reasons) < len(rows)
+    lengths = [min(REREAD_ROWS, len(rows) - start) for start in range(0, len(rows), REREAD_ROWS)]
+    parts = decode_in_chunks(
+        split.examples.indexed, split.indices[positions], image_size, data.resize, lengths
+    )
+    return any(len(part.reasons) < len(part.pixels) for part in parts)
 
 
 def image_facts(split: Split, data: DataRecipe, image_size: int) -> dict[str, Any]:

@@ -10,15 +10,16 @@ import contextlib
 import os
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kerastl.features.unit import JOURNAL, MANIFEST, ROWS, Unit, UnitKey, first_line, read_json
+from kerastl.features.sealing import MANIFEST, read_journal, read_manifest
+from kerastl.features.unit import ROWS, Unit, UnitKey
 from kerastl.locking import FileLock
 from kerastl.progress import size_text
-from kerastl.writing import NoSpaceError, explain_write_errors
+from kerastl.writing import NoSpaceError, WriteError, explain_write_errors
 
 DISK_SHARE = 0.5
 LISTING_SECONDS = 0.05
@@ -58,10 +59,13 @@ class FeatureStore:
         root: the folder; made when it is first written to.
         max_bytes: the size that building a unit may not exceed; the least recently used units make room.
         disk_share: largest part of what is free on the disk that one build may take.
+        shared: whether other processes use it, too; one that nobody else knows of needs no locks to be safe.
     """
 
-    def __init__(self, root: Path, max_bytes: int, disk_share: float = DISK_SHARE) -> None:
-        self.root, self.max_bytes, self.disk_share = root, max_bytes, disk_share
+    def __init__(
+        self, root: Path, max_bytes: int, disk_share: float = DISK_SHARE, shared: bool = True
+    ) -> None:
+        self.root, self.max_bytes, self.disk_share, self.shared = root, max_bytes, disk_share, shared
 
     @contextlib.contextmanager
     def lease(
@@ -75,6 +79,9 @@ class FeatureStore:
         Args:
             keys: which ones.
             waiting: called once for each unit that another process has to finish first.
+
+        Raises:
+            WriteError: the store cannot be written, or lies where there are no locks.
         """
         with explain_write_errors(self.root):
             self.root.mkdir(parents=True, exist_ok=True)
@@ -84,7 +91,7 @@ class FeatureStore:
             for key in sorted(keys, key=lambda key: key.name):
                 lock = stack.enter_context(FileLock(self.root / f"{key.name}.lock"))
                 units[key] = self._hold(lock, key, waiting)
-                stack.callback(units[key].close)
+                stack.callback(units[key].release)
             yield {key: units[key] for key in keys}
 
     def _hold(self, lock: FileLock, key: UnitKey, waiting: Callable[[UnitKey], None]) -> Unit:
@@ -92,14 +99,14 @@ class FeatureStore:
         while True:
             manifest = _text(self.root / key.name / MANIFEST)
             # What was found damaged is read again only when somebody has built it anew.
-            if manifest not in ("", unsound) and lock.acquire(exclusive=False):
+            if manifest not in ("", unsound) and self._acquire(lock, exclusive=False):
                 unit = Unit(key, self.root / key.name, lock)
                 if unit.complete and unit.verify():
                     _touch(unit.path / MANIFEST)
                     return unit
                 lock.release()
                 unsound = manifest
-            if lock.acquire(exclusive=True):
+            if self._acquire(lock, exclusive=True):
                 # Somebody else may have built it in between.
                 unit = Unit(key, self.root / key.name, lock)
                 if unit.complete and unit.verify():
@@ -112,11 +119,15 @@ class FeatureStore:
 
     def has(self, key: UnitKey) -> bool:
         """Whether a unit is complete, by its manifest alone."""
-        return Unit(key, self.root / key.name, FileLock(self.root)).complete
+        return self._unit(key).complete
 
-    def about(self, key: UnitKey) -> Mapping[str, Any]:
-        """What the manifest of a unit says beside its key; empty where there is none."""
-        return (read_json(self.root / key.name / MANIFEST) or {}).get("about", {})
+    def notes(self, key: UnitKey) -> list[Mapping[str, str]]:
+        """What was noted of the shards of a complete unit; empty where there is none."""
+        return list(self._unit(key).notes.values())
+
+    def lacking(self, keys: Iterable[UnitKey]) -> int:
+        """Bytes that the disk still has to find room for; a build that was begun has its own already."""
+        return sum(max(0, key.bytes - _size(self.root / key.name / ROWS)) for key in keys)
 
     def make_room(self, units: Sequence[Unit]) -> None:
         """Evict what was not used for longest until these units fit; never what is in use.
@@ -124,7 +135,7 @@ class FeatureStore:
         Raises:
             NoSpaceError: they cannot fit; nothing was evicted.
         """
-        wanted = sum(max(0, unit.key.bytes - unit.bytes_on_disk) for unit in units)
+        wanted = self.lacking(unit.key for unit in units)
         if not wanted:
             return
         room = self.room()
@@ -139,6 +150,11 @@ class FeatureStore:
                 f"{size_text(wanted)} do not fit into {self.root}: room for {size_text(room)} is left"
             )
 
+    @property
+    def writable(self) -> bool:
+        """Whether this user may write there, as far as the system says."""
+        return os.access(existing_folder(self.root), os.W_OK)
+
     def room(self, evicting: bool = False, keeping: Collection[UnitKey] = ()) -> int:
         """Bytes that may still be written: what the cap leaves, and no more than a share of the free disk.
 
@@ -149,14 +165,14 @@ class FeatureStore:
         Returns:
             0 where the store cannot be written to.
         """
-        folder = existing_folder(self.root)
-        if not os.access(folder, os.W_OK):
+        if not self.writable:
             return 0
+        folder = existing_folder(self.root)
         units, kept = self.units(), {key.name for key in keeping}
         free = shutil.disk_usage(folder).free
         idle = sum(u.bytes for u in units if not u.in_use and u.name not in kept) if evicting else 0
         used = sum(unit.bytes for unit in units) - idle
-        return min(self.max_bytes - used, int(self.disk_share * (free + idle)))
+        return max(0, min(self.max_bytes - used, int(self.disk_share * (free + idle))))
 
     def units(self) -> list[Stored]:
         """All units, the most recently used first."""
@@ -166,15 +182,32 @@ class FeatureStore:
         return sorted((unit for unit in found if unit), key=lambda unit: -unit.used)
 
     def remove(self, name: str) -> bool:
-        """Remove a unit, unless some process uses it; says whether it is gone."""
+        """Remove a unit, unless some process uses it or it is not ours to remove; says whether it is gone."""
         if not (self.root / name).is_dir():
             return True
+        try:
+            return self._remove(name)
+        except (PermissionError, WriteError):
+            return False
+
+    def _acquire(self, lock: FileLock, exclusive: bool) -> bool:
+        try:
+            return lock.acquire(exclusive)
+        except OSError as error:
+            if not self.shared:
+                return True
+            raise WriteError(
+                f"{self.root} gives no locks ({error.strerror}), without which processes would spoil each other's work. Point "
+                "cache.directory or $KERASTL_CACHE_DIR to a folder on a disk of this machine, or on another file system"
+            ) from error
+
+    def _remove(self, name: str) -> bool:
         lock = FileLock(self.root / f"{name}.lock")
         with lock:
             # A listing holds the lock for a moment, too.
-            if not lock.acquire(exclusive=True):
+            if not self._acquire(lock, exclusive=True):
                 time.sleep(LISTING_SECONDS)
-                if not lock.acquire(exclusive=True):
+                if not self._acquire(lock, exclusive=True):
                     return False
             # The manifest goes first: what is left of an interrupted removal is no complete unit.
             (self.root / name / MANIFEST).unlink(missing_ok=True)
@@ -182,9 +215,13 @@ class FeatureStore:
             lock.path.unlink(missing_ok=True)
         return True
 
+    def _unit(self, key: UnitKey) -> Unit:
+        """To look at, without a lock."""
+        return Unit(key, self.root / key.name, FileLock(self.root / f"{key.name}.lock"))
+
     def _stored(self, path: Path) -> Stored | None:
-        manifest = read_json(path / MANIFEST)
-        content = manifest or first_line(path / JOURNAL) or {}
+        manifest = read_manifest(path)
+        content = manifest or next(iter(read_journal(path)), {})
         try:
             rows = (path / ROWS).stat()
             used = (path / MANIFEST).stat().st_mtime if manifest else rows.st_mtime
@@ -213,6 +250,13 @@ def _text(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, ValueError):
         return ""
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def _touch(path: Path) -> None:

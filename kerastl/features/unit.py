@@ -4,6 +4,7 @@
 name is a digest of just that, so rows of other weights, images or code are another unit and are never taken
 by mistake. While a unit is built, `journal.jsonl` names the shards (ranges of rows) that are there, each with
 its checksum: a build that was killed goes on where it was. The manifest appears, by one rename, when all are.
+Both are sealed with a checksum of what they say, for a wrong number in them would do as much harm as a wrong row.
 """
 
 from __future__ import annotations
@@ -24,13 +25,15 @@ from typing import Any
 import numpy as np
 
 from kerastl.features.arrays import new_array
+from kerastl.features.sealing import JOURNAL, MANIFEST, read_journal, read_manifest, sealed
 from kerastl.locking import FileLock
 from kerastl.writing import explain_write_errors, write_json_atomic, write_text_atomic
 
-FORMAT = 1
+# 2: manifest and journal carry checksums of themselves.
+FORMAT = 2
 SHARD_ROWS = 256
 READ_BYTES = 2**22
-MANIFEST, JOURNAL, ROWS = "manifest.json", "journal.jsonl", "rows.npy"
+ROWS = "rows.npy"
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,6 +109,7 @@ class Unit:
         self._checksums: dict[int, int] = {}
         self._descriptor: int | None = None
         self._header_bytes = 0
+        self._recovered = False
         self.complete = self._read_manifest()
 
     @property
@@ -117,14 +121,6 @@ class Unit:
         """The rows of a complete unit, memory-mapped and read-only: [rows, *row_shape]."""
         assert self.complete
         return np.load(self.path / ROWS, mmap_mode="r")
-
-    @property
-    def bytes_on_disk(self) -> int:
-        """What its rows take already, complete or not."""
-        try:
-            return (self.path / ROWS).stat().st_size
-        except OSError:
-            return 0
 
     def verify(self) -> bool:
         """Whether the unit is complete and every shard still has the checksum that it was written with.
@@ -139,16 +135,22 @@ class Unit:
         self.complete = self.complete and not self.missing
         return self.complete
 
+    def recover(self) -> None:
+        """Find the sound shards of an interrupted or damaged unit, so that `missing` names the others only."""
+        if not self._read_manifest():
+            self._read_journal()
+        self.complete = False
+        self.verify()
+        self._recovered = True
+
     def begin(self) -> None:
         """Make ready for building; shards of an interrupted or damaged unit that are sound are kept.
 
         Raises:
             NoSpaceError: the disk has no room for the rows.
         """
-        if not self._read_manifest():
-            self._read_journal()
-        self.complete = False
-        self.verify()
+        if not self._recovered:
+            self.recover()
         (self.path / MANIFEST).unlink(missing_ok=True)
         if not self._sized():
             shutil.rmtree(self.path, ignore_errors=True)
@@ -157,7 +159,7 @@ class Unit:
             assert self._sized()
         self.notes = {shard: notes for shard, notes in self.notes.items() if shard in self._checksums}
         lines = [
-            {**self.key.described(), "about": dict(self.key.about)},
+            sealed({**self.key.described(), "about": dict(self.key.about)}),
             *(self._entry(shard) for shard in sorted(self._checksums)),
         ]
         with explain_write_errors(self.path):
@@ -192,19 +194,29 @@ class Unit:
         checksums = [self._checksums[index] for index in range(self.key.shard_count)]
         content = {**self.key.described(), "about": dict(self.key.about), "created": time.time()}
         notes = {str(shard): notes for shard, notes in sorted(self.notes.items())}
-        write_json_atomic(self.path / MANIFEST, {**content, "notes": notes, "crc32": checksums})
+        write_json_atomic(self.path / MANIFEST, sealed({**content, "notes": notes, "crc32": checksums}))
         (self.path / JOURNAL).unlink(missing_ok=True)
         self.complete = True
         self._lock.share()
 
     def close(self) -> None:
         """Stop writing; a build that is not finished goes on at the next time."""
+        self._recovered = False
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
 
+    def release(self) -> None:
+        """Let go of it; where nothing was built, nothing is left behind."""
+        self.close()
+        if not self.complete and self._lock.acquired and not self.path.exists():
+            # Whoever waits opens the file anew, so it may be removed by the one who holds it.
+            with contextlib.suppress(OSError):
+                self._lock.path.unlink()
+        self._lock.release()
+
     def _read_manifest(self) -> bool:
-        content = read_json(self.path / MANIFEST) or {}
+        content = read_manifest(self.path) or {}
         expected = self.key.described()
         if {name: content.get(name) for name in expected} != expected:
             return False
@@ -212,25 +224,21 @@ class Unit:
         if not isinstance(checksums, list) or len(checksums) != self.key.shard_count:
             return False
         self._checksums = dict(enumerate(checksums))
-        self.notes = {int(shard): notes for shard, notes in content.get("notes", {}).items()}
+        self.notes = {int(shard): notes for shard, notes in content["notes"].items()}
         return True
 
     def _read_journal(self) -> None:
         self._checksums, self.notes = {}, {}
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            lines = (self.path / JOURNAL).read_text(encoding="utf-8").splitlines()
-            header = json.loads(lines[0])
-            del header["about"]
-            if header != self.key.described():
-                return
-            for line in lines[1:]:
-                entry = json.loads(line)  # the last line of a killed process may be cut off
-                if 0 <= entry["shard"] < self.key.shard_count:
-                    self._checksums[entry["shard"]] = entry["crc32"]
-                    self.notes[entry["shard"]] = entry["notes"]
+        header, *entries = read_journal(self.path) or [{}]
+        if {name: header.get(name) for name in self.key.described()} != self.key.described():
+            return
+        for entry in entries:
+            self._checksums[entry["shard"]] = entry["crc32"]
+            self.notes[entry["shard"]] = entry["notes"]
 
     def _entry(self, shard: int) -> dict[str, Any]:
-        return {"shard": shard, "crc32": self._checksums[shard], "notes": self.notes.get(shard, {})}
+        notes = self.notes.get(shard, {})
+        return sealed({"shard": shard, "crc32": self._checksums[shard], "notes": notes})
 
     def _sized(self) -> bool:
         """Whether `rows.npy` is an array of the right shape and length."""
@@ -294,22 +302,3 @@ class MemoryUnit:
         """All shards are there."""
         assert not self.missing
         self.complete = True
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """A JSON object, or None where there is none."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None
-
-
-def first_line(path: Path) -> dict[str, Any] | None:
-    """The JSON object in a file's first line, or None."""
-    try:
-        with path.open(encoding="utf-8") as file:
-            content = json.loads(file.readline())
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None

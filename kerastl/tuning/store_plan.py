@@ -77,6 +77,7 @@ class StorePlan:
         endless: ranges of keys that each value of makes other views for.
         bytes: of the units of all cuts, what several share counted once.
         missing_bytes: of that, what the store does not hold.
+        lacking_bytes: of that, what the disk still has to find room for; builds that were begun have theirs.
         forward_passes: at most, if all cuts are reached.
         room: bytes that the store has room for.
         kept: whether features are kept at all.
@@ -87,6 +88,7 @@ class StorePlan:
     endless: tuple[str, ...]
     bytes: int
     missing_bytes: int
+    lacking_bytes: int
     forward_passes: int
     room: int
     kept: bool
@@ -102,7 +104,7 @@ class StorePlan:
             f": {size_text(self.bytes)}, {size_text(self.bytes - self.missing_bytes)} of it there already; "
         )
         total += f"at most {self.forward_passes:,} forward passes"
-        if self.missing_bytes > self.room:
+        if self.lacking_bytes > self.room:
             total += f". Room is left for {size_text(self.room)}: not all can be kept"
         if self.endless:
             total += f". Each value of {', '.join(self.endless)} makes other views: only the ends are counted"
@@ -176,6 +178,7 @@ def plan_store(base: Recipe, space: Space, shared: Shared) -> StorePlan:
         endless=tuple(axis.key for axis in axes if not axis.values),
         bytes=sum(key.bytes for key in held),
         missing_bytes=sum(key.bytes for key, missing in held.items() if missing),
+        lacking_bytes=shared.cache.store.lacking(key for key, missing in held.items() if missing),
         forward_passes=passes,
         room=shared.cache.store.room(evicting=True, keeping=list(held)),
         kept=base.cache.mode != "off",
