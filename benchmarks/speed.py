@@ -92,12 +92,17 @@ def vars_of(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, float]:
-    """Seconds of every side, once, in the order bare, guide, kerastl: neighbours in time are compared."""
+    """Seconds of every side, once, in the order bare, guide, kerastl, bare: the machine's speed drifts within minutes, so
+    the bare rates are the means of before and after.
+    """
     train_count = sum(1 for _ in (arguments.data / "train").rglob("*.png"))
-    bare = bare_rates(arguments)
+    before = bare_rates(arguments)
     epochs = {"head": arguments.epochs, "finetune": arguments.epochs}
     theirs = guide_seconds(arguments, arguments.unfreeze_from, epochs, arguments.timed_batches)
     ours = our_seconds(arguments)
+    bare = {
+        name: statistics.harmonic_mean([before[name], rate]) for name, rate in bare_rates(arguments).items()
+    }
     passes = train_count * arguments.epochs
     forward = train_count / bare["forward"]
     limit_head = passes / bare["forward"] / forward
@@ -106,6 +111,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
     )
     return {
         **{f"bare_{name}_images_per_second": value for name, value in bare.items()},
+        **{f"bare_{name}_before": value for name, value in before.items()},
         **{f"guide_{name}_seconds": value for name, value in theirs.items()},
         **{f"ours_{name}": value for name, value in ours.items()},
         "head_over_forward": ours["head_seconds"] / forward,

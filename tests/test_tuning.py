@@ -377,6 +377,25 @@ def test_each_image_view_and_cut_passes_the_frozen_part_once(
     assert apart == once * 4 > shared.forward_passes
 
 
+def test_features_in_memory_serve_all_trials_too(solid_colours: Path, tmp_path: Path, shared_of: Any) -> None:
+    from kerastl.tuning.heads import HeadPhases
+
+    recipe = tiny(
+        solid_colours, tmp_path / "store", cache__mode="memory", finetune_phase__unfreeze_from="backbone"
+    )
+    shared, heads = shared_of(recipe), HeadPhases(tmp_path / "heads")
+    for values in ({}, {"head.pooling": "gem"}, {UNFREEZE: "conv_pw_12_relu"}):
+        scored(recipe, values, shared, heads)
+    counts = shared.splits.counts()
+    once = 2 * counts["train"] + counts["validation"]
+    # all poolings lie in the first trial's pass; the cut is another part of the network
+    assert shared.forward_passes == 2 * once and heads.trained == 2
+    shared.cache.release()
+    other = shared_of(recipe)
+    scored(recipe, {}, other, heads)
+    assert other.forward_passes == once, "the control: another search has a memory of its own"
+
+
 def test_the_plan_of_the_store_foretells_what_a_search_runs_and_keeps(
     solid_colours: Path, tmp_path: Path, shared_of: Any
 ) -> None:

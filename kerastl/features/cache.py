@@ -34,7 +34,7 @@ class Leased:
         self,
         stack: contextlib.ExitStack,
         keys: Sequence[Mapping[str, UnitKey]],
-        units: Mapping[UnitKey, Unit],
+        units: Mapping[UnitKey, Unit | MemoryUnit],
     ) -> None:
         self.stack, self.keys, self.units = stack, keys, units
 
@@ -64,6 +64,7 @@ class Cache:
         self._scratch = FeatureStore(scratch, max_bytes=sys.maxsize, disk_share=1.0, shared=False)
         self._pixels: dict[UnitKey, contextlib.ExitStack] = {}
         self._features = contextlib.ExitStack()
+        self._memory: dict[UnitKey, MemoryUnit] = {}
         self._wide: set[str] = set()
         _allow_many_files()
 
@@ -79,6 +80,7 @@ class Cache:
         for stack in self._pixels.values():
             stack.close()
         self._pixels.clear()
+        self._memory.clear()
 
     def dtype_at(self, place: str) -> str:
         """Of activations at a cut: `float16`, until a value there does not fit."""
@@ -101,9 +103,11 @@ class Cache:
         Raises:
             WriteError: the store cannot be written.
         """
-        every = (
-            [] if self.recipe.mode in ("off", "memory") else [k for of_view in keys for k in of_view.values()]
-        )
+        wanted = [key for of_view in keys for key in of_view.values()]
+        remembered = {key: self._memory[key] for key in wanted if key in self._memory}
+        remembered = {key: unit for key, unit in remembered.items() if unit.complete}
+        on_disk = self.recipe.mode not in ("off", "memory")
+        every = [key for key in wanted if on_disk and key not in remembered]
         present = [key for key in every if self.store.has(key)]
         possible = "disk" not in excluded and (
             self.recipe.mode == "disk" or self._may_build(every, some=True)
@@ -116,7 +120,7 @@ class Cache:
                 elif not unit.complete:  # found damaged, and cannot be mended
                     unit.release()
             held = {key: unit for key, unit in units.items() if possible or unit.complete}
-            return Leased(stack.pop_all(), keys, held)
+            return Leased(stack.pop_all(), keys, {**remembered, **held})
 
     def keep(self, leased: Leased) -> None:
         """Hold what a call holds until `release`."""
@@ -181,12 +185,12 @@ class Cache:
             place, unit = keeping.of(kind), leased.units.get(key)
             if unit and (place == "disk" or (place == "memory" and unit.complete)):
                 found[key] = unit
-                to_build += [] if unit.complete else [unit]
+                to_build += [unit] if isinstance(unit, Unit) and not unit.complete else []
                 continue
-            if unit:
+            if isinstance(unit, Unit):
                 unit.release()
             if place != "live":
-                found[key] = MemoryUnit(key)
+                found[key] = self._memory[key] = MemoryUnit(key)
         self.store.make_room(to_build)
         return found
 
