@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import inspect
 import statistics
 import tempfile
 import time
@@ -29,6 +30,15 @@ from kerastl.workflow.beginning import load_backbone
 from kerastl.workflow.prepare import decode_splits, open_splits
 
 MONITOR = "val_accuracy"
+# What a score of the plain side is made by.
+SCORING = (
+    plain_search.score_of,
+    plain_search.outputs_at.__wrapped__,
+    plain_search.head_of,
+    plain_search.pooling_of,
+    plain_search.compile_for,
+    plain_search.thaw,
+)
 KEYS = {HEAD: "head_phase.learning_rate", POINT: "finetune_phase.unfreeze_from"}
 KEYS[FINETUNE] = "finetune_phase.learning_rate"
 CONDITION = ("backbone", "image_size", "per_class", "head_epochs", "finetune_epochs", "joins", "seed")
@@ -45,23 +55,25 @@ class Bench:
         self.rows = Rows(arguments.output)
         self._code = {
             "plain": digest_of([Path(plain_search.__file__)]),
+            "scores": digest_of([], "".join(map(inspect.getsource, SCORING))),
             "ours": digest_of(package_files()),
         }
 
     def row(self, side: str, what: dict[str, Any], measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """A row of the file: the one that is there, or measured now."""
         dated = lambda: {**measure(), "at": time.strftime("%FT%T")}  # noqa: E731
-        return self.rows.row({**self.condition(side), **what}, dated)
+        return self.rows.row({**self.condition(side, what), **what}, dated)
 
     def key(self, side: str, what: dict[str, Any]) -> str:
         """Under which a row is kept."""
-        return key_of({**self.condition(side), **what})
+        return key_of({**self.condition(side, what), **what})
 
-    def condition(self, side: str) -> dict[str, Any]:
-        """What every row of a side depends on."""
+    def condition(self, side: str, what: dict[str, Any]) -> dict[str, Any]:
+        """What every row of a side depends on; scores of the plain side not on how its work is timed."""
+        code = self._code["scores" if side == "plain" and what.get("kind") in ("score", "fresh") else side]
         names = {name: getattr(self.arguments, name) for name in CONDITION}
         weights = self.arguments.weights and "imagenet"
-        return {"side": side, "weights": weights, "code": self._code[side], **names}
+        return {"side": side, "weights": weights, "code": code, **names}
 
     def folder(self, name: str) -> Path:
         """Where a part keeps its store, apart from those of other conditions."""
