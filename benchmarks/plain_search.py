@@ -186,23 +186,38 @@ def part_of(plain: Plain, point: str, steps: int) -> dict[str, float]:
         thaw(model_of.base, point)
         compile_for(model, FINETUNE_RATES[0], plain, plain.finetune_epochs)
     images, labels = (array[: steps * BATCH] for array in plain.train)
-    options = {"batch_size": BATCH, "verbose": 0}
-    # The first of each traces; the others are the work alone.
-    seconds: dict[Any, list[float]] = {model.fit: [], model.evaluate: []}
-    for work, taken in seconds.items():
-        for _ in range(1 + TURNS):
-            began = time.perf_counter()
-            work(images, labels, **options)
-            taken.append(time.perf_counter() - began)
-    (first_fit, *fits), (first_check, *checks) = seconds.values()
-    fit, check = statistics.median(fits), statistics.median(checks)
-    batches = -(-len(labels) // BATCH)
-    return {
-        "build": built - started,
-        "trace": max(0.0, first_fit - fit) + max(0.0, first_check - check),
-        "step": fit / batches,
-        "validate": check / batches,
-    }
+    seconds: dict[str, float] = {"build": built - started, "trace": 0.0}
+    for name, work in (("step", model.fit), ("validate", model.evaluate)):
+        ends = BatchEnds()
+        began = time.perf_counter()
+        work(images, labels, batch_size=BATCH, callbacks=[ends], verbose=0)
+        first = time.perf_counter() - began  # traces
+        for _ in range(TURNS):
+            work(images, labels, batch_size=BATCH, callbacks=[ends], verbose=0)
+        seconds[name] = statistics.median(ends.seconds)
+        seconds["trace"] += max(0.0, first - len(labels) / BATCH * seconds[name])
+    return seconds
+
+
+class BatchEnds(keras.callbacks.Callback):
+    """Seconds from the end of a batch to the end of the next: what begins and ends a call is no part of a step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds: list[float] = []
+        self._last = 0.0
+
+    def _ended(self, batch: int) -> None:
+        now = time.perf_counter()
+        if batch:
+            self.seconds.append(now - self._last)
+        self._last = now
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        self._ended(batch)
+
+    def on_test_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        self._ended(batch)
 
 
 def bare_of(plain: Plain, point: str, steps: int) -> dict[str, float]:

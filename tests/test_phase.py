@@ -14,7 +14,7 @@ from kerastl.features.readers import Features, reader_of
 from kerastl.features.views import Views
 from kerastl.recipe import AugmentRecipe, HeadPhaseRecipe
 from kerastl.training.batches import PhaseData, balanced_weights, batches, epoch_order, mixed, part_of
-from kerastl.training.phase import is_better, predict_logits, run_phase, validation_metrics
+from kerastl.training.phase import inference_of, is_better, predict_logits, run_phase, validation_metrics
 
 CLASSES = 3
 SETTINGS = HeadPhaseRecipe(
@@ -70,12 +70,30 @@ def test_the_best_epochs_weights_are_restored_not_the_last() -> None:
     )
     best = min(result.history, key=lambda row: row["val_calibrated_loss"])
     assert result.best_epoch == best["epoch"]
-    now = validation_metrics(model, phase_data.validation, phase_data.validation_inputs, multi_label=False)
+    now = validation_metrics(inference_of(model), phase_data.validation, phase_data.validation_inputs, False)
     assert now["val_calibrated_loss"] == pytest.approx(best["val_calibrated_loss"], rel=1e-6)
     assert result.best == pytest.approx(now)
     assert best["val_calibrated_loss"] < result.history[-1]["val_calibrated_loss"], (
         "the control: the last epoch must be worse here"
     )
+
+
+def test_more_epochs_trace_nothing_more() -> None:
+    traces: list[int] = []
+
+    class Noted(keras.layers.Layer):
+        def call(self, x: object) -> object:
+            traces.append(1)
+            return x
+
+    counts = []
+    for epochs in (2, 6):
+        inputs = keras.Input((8,))
+        model = keras.Model(inputs, keras.layers.Dense(CLASSES)(Noted()(inputs)))
+        traces.clear()
+        run_phase("head_phase", model, data(), phase_settings(epochs=epochs, patience_epochs=0), seed=0)
+        counts.append(len(traces))
+    assert counts[0] == counts[1] > 0
 
 
 def test_patience_ends_the_phase() -> None:

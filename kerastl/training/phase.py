@@ -27,6 +27,7 @@ from kerastl.training.batches import BatchReader, PhaseData, batches
 from kerastl.training.schedule import make_optimizer
 
 EVALUATION_BATCH = 256
+Infer = Callable[[tf.Tensor], tf.Tensor]
 PHASE_TITLES = {"head_phase": "head phase", "finetune_phase": "fine-tune phase"}
 
 
@@ -141,11 +142,23 @@ def make_loss(settings: PhaseRecipe, multi_label: bool) -> keras.losses.Loss:
     return kind(from_logits=True, label_smoothing=settings.label_smoothing or 0.0)
 
 
+def inference_of(model: Callable[..., Any]) -> Infer:
+    """A model in inference mode, traced when it is first called; it goes on with whatever its weights then are."""
+    return tf.function(functools.partial(model, training=False), reduce_retracing=True)
+
+
 def validation_metrics(
-    model: Callable[..., Any], features: Features, inputs: BatchReader, multi_label: bool
+    infer: Infer, features: Features, inputs: BatchReader, multi_label: bool
 ) -> dict[str, float]:
-    """Log-loss (without label smoothing), the same at the best temperature, and accuracy of unaugmented images."""
-    logits = predict_logits(model, features.count, inputs)
+    """Log-loss (without label smoothing), the same at the best temperature, and accuracy of unaugmented images.
+
+    Args:
+        infer: from `inference_of`.
+        features: of the validation images.
+        inputs: reads what `infer` takes.
+        multi_label: sigmoid instead of softmax.
+    """
+    logits = _logits(infer, features.count, inputs)
     labels = features.views.classes
     names = [str(index) for index in range(features.views.class_count)]
     metrics = evaluate_logits(logits, labels, names, multi_label)
@@ -159,7 +172,10 @@ def validation_metrics(
 
 def predict_logits(model: Callable[..., Any], count: int, inputs: BatchReader) -> np.ndarray:
     """Logits float32 [count, classes] of view 0, in inference mode."""
-    infer = tf.function(functools.partial(model, training=False), reduce_retracing=True)
+    return _logits(inference_of(model), count, inputs)
+
+
+def _logits(infer: Infer, count: int, inputs: BatchReader) -> np.ndarray:
     parts = []
     for start in range(0, count, EVALUATION_BATCH):
         positions = np.arange(start, min(start + EVALUATION_BATCH, count))
@@ -196,6 +212,8 @@ class _Watch(keras.callbacks.Callback):
         self.best = start
         self.best_epoch = 0
         self.best_weights: Sequence[np.ndarray] = model.get_weights()
+        # Once for all epochs: tracing ResNet50 takes as long as some thirty images.
+        self._infer = inference_of(model)
         self.rows: list[dict[str, float]] = []
         self.ended = "epochs"
         self._seen = 0
@@ -217,7 +235,7 @@ class _Watch(keras.callbacks.Callback):
             raise self._diverged(f"The loss of the {PHASE_TITLES[self.name]} is {logs['loss']}", epoch)
         try:
             metrics = validation_metrics(
-                self.model, self.data.validation, self.data.validation_inputs, self.multi_label
+                self._infer, self.data.validation, self.data.validation_inputs, self.multi_label
             )
         except TrainingError as error:
             # The loss is that of the weights before the last step, and of batches' own statistics where BatchNorm trains.
