@@ -776,6 +776,7 @@ def test_workers_share_a_search_and_a_killed_one_takes_its_trial_up_again(
     assert len(list(store.glob("trial_*/result.json"))) == 6 and "winner.toml" in output
 
 
+@pytest.mark.slow
 def test_a_worker_of_another_machine_joins_and_is_told_when_it_is_over(
     solid_colours: Path, tmp_path: Path
 ) -> None:
