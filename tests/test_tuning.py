@@ -633,6 +633,25 @@ def test_images_of_one_group_are_drawn_together() -> None:
     assert together.low < 0 < apart.low
 
 
+def test_the_report_draws_groups_together(tmp_path: Path) -> None:
+    from kerastl.tuning.records import COMPLETED, SearchFolder, TrialRecord, read_records, write_record
+    from kerastl.tuning.results import make_report
+
+    folder, generator = SearchFolder(tmp_path), np.random.default_rng(0)
+    patients = generator.exponential(1.0, (6, 5)).astype(np.float32)
+    losses = np.repeat(patients, 8, axis=1)
+    write_record(
+        folder.baseline, TrialRecord("baseline", {}, 1.0, COMPLETED, float(losses[0].mean())), losses[0]
+    )
+    for number, row in enumerate(losses[1:]):
+        record = TrialRecord(str(number), {"head.dropout": number / 10}, 1.0, COMPLETED, float(row.mean()))
+        write_record(folder.of_trial(str(number)), record, row)
+    words = (folder, "d", LINE, "random", "val_loss", "", read_records(folder), "")
+    apart, together = make_report(*words).luck, make_report(*words, np.repeat(np.arange(5), 8)).luck
+    assert apart is not None and together is not None
+    assert together.high - together.low > 1.3 * (apart.high - apart.low)
+
+
 def test_a_shortened_trial_never_wins(tmp_path: Path) -> None:
     from kerastl.tuning.records import COMPLETED, SearchFolder, TrialRecord, read_records, write_record
     from kerastl.tuning.results import make_report
