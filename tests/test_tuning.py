@@ -304,14 +304,14 @@ def test_the_budget_counts_all_starts_of_a_search(tmp_path: Path) -> None:
     from kerastl.tuning.table import TrialTable
 
     folder = SearchFolder(tmp_path)
-    with TrialTable(folder, "val_loss", 9, 0.2, 1, Progress()) as table:
+    with TrialTable(folder, "val_loss", 9, 0.2, Progress()) as table:
         assert not table.out_of_time()
         time.sleep(0.25)
         assert table.out_of_time()
-    # with other workers, and though no trial has ended
-    with TrialTable(folder, "val_loss", 9, 0.2, 2, Progress()) as table:
+    # though no trial has ended
+    with TrialTable(folder, "val_loss", 9, 0.2, Progress()) as table:
         assert table.out_of_time()
-    with TrialTable(folder, "val_loss", 9, 60.0, 2, Progress()) as table:
+    with TrialTable(folder, "val_loss", 9, 60.0, Progress()) as table:
         assert not table.out_of_time()
 
 

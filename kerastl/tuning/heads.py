@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
 import time
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -70,34 +69,28 @@ class HeadPhases:
         text = json.dumps(key, sort_keys=True)
         name = hashlib.sha256(text.encode()).hexdigest()[:32]
         path = self.folder / f"{name}.npz"
-        result = self._recent.get(name) or self._read(path, text)
-        if result is None:
-            with self._alone(name):
-                # Another worker may have run it in between.
-                result = self._read(path, text)
-                if result is None:
-                    result = train()
-                    if result.ended != "interrupted":
-                        self._write(path, text, result)
-                    self.trained += 1
-                else:
-                    self.reused += 1
-        else:
-            self.reused += 1
+        before = self.trained
+        result = self._recent.get(name) or self._read(path, text) or self._run(path, text, train)
+        self.reused += self.trained == before
         self._recent[name] = result
         self._recent.move_to_end(name)
         if len(self._recent) > IN_MEMORY:
             self._recent.popitem(last=False)
         return result
 
-    @contextlib.contextmanager
-    def _alone(self, name: str) -> Iterator[None]:
-        """Of several processes that want the same head phase one runs it, and the others wait."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.folder / f"{name}.lock") as lock:
+    def _run(self, path: Path, key: str, train: Callable[[], PhaseResult]) -> PhaseResult:
+        """Of several processes that want the same head phase one runs it, and the others wait and read it."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")) as lock:
             while not lock.acquire(exclusive=True):
                 time.sleep(PAUSE_SECONDS)
-            yield
+            result = self._read(path, key)
+            if result is None:
+                result = train()
+                self.trained += 1
+                if result.ended != "interrupted":
+                    self._write(path, key, result)
+            return result
 
     def _write(self, path: Path, key: str, result: PhaseResult) -> None:
         facts = {f.name: getattr(result, f.name) for f in dataclasses.fields(result) if f.name != "weights"}

@@ -29,7 +29,7 @@ from kerastl.tuning.question import (
     check_same,
     check_settings,
 )
-from kerastl.tuning.records import SearchFolder, best_of, damaged, read_record, read_records
+from kerastl.tuning.records import SearchFolder, damaged, read_record, read_records, whole_trials
 from kerastl.tuning.results import make_report, winning_values, write_ledger, write_results
 from kerastl.tuning.search import BAD_SETTING, TrialRunner, search
 from kerastl.tuning.shared import Shared
@@ -153,9 +153,7 @@ def _search(question: Question, folder: SearchFolder, progress: Progress) -> Sea
     with open_runner(question, folder, progress) as runner:
         for line in plan_store(question.recipe, question.space, runner.shared).lines():
             progress.note(line)
-        with TrialTable(
-            folder, monitor, expected, settings.budget_seconds, settings.workers, progress
-        ) as table:
+        with TrialTable(folder, monitor, expected, settings.budget_seconds, progress) as table:
             # A baseline that diverges is no reason to stop: then every trial is better.
             with contextlib.suppress(*BAD_SETTING):
                 runner.run(folder.baseline, BASELINE, {})
@@ -167,7 +165,7 @@ def _search(question: Question, folder: SearchFolder, progress: Progress) -> Sea
             else:
                 search(oracle, folder, runner)
         records, baseline = read_records(folder), read_record(folder.baseline)
-        if best_of(records, 1) is None:
+        if not whole_trials(records):
             reasons = "; ".join(dict.fromkeys(filter(None, (record.reason for record in records))))
             said = f"No trial was finished with all its epochs: {reasons[:600] or 'no time was left for one'}"
             if baseline is None or baseline.score is None:

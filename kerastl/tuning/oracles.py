@@ -51,14 +51,14 @@ class Durable:
 
     def create_trial(self, tuner_id: str) -> Any:
         """A trial that was interrupted, or a new one; none of either where time is out."""
+        if not self.out_of_time():
+            return super().create_trial(tuner_id)  # type: ignore[misc]
         waiting: list[str] = self._retry_queue  # type: ignore[has-type]
-        if self.out_of_time():
-            self._retry_queue = []
+        self._retry_queue = []
         try:
             return super().create_trial(tuner_id)  # type: ignore[misc]
         finally:
-            if self.out_of_time():
-                self._retry_queue = waiting
+            self._retry_queue = waiting
 
     def populate_space(self, trial_id: str) -> dict[str, Any]:
         """Values of a new trial, never those of an earlier one."""

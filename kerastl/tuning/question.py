@@ -151,9 +151,9 @@ def check_folds(recipe: Recipe, resolved: Recipe, space: Space, settings: Search
     if not settings.folds:
         return
     axes = [axis for axis in space if axis.key.startswith("augment.")]
+    spec = get_backbone(resolved.backbone.name or "")
     for corner in itertools.product(*(axis.corners() for axis in axes)):
         values = dict(zip((axis.key for axis in axes), corner, strict=True))
-        spec = get_backbone(resolved.backbone.name or "")
         augment = resolve_augment(with_values(recipe, values).augment, 1, spec)
         if augment.mixup_alpha or augment.cutmix_alpha:
             said = ", ".join(f"{key} = {value}" for key, value in values.items()) or "the recipe"

@@ -12,8 +12,6 @@ from kerastl.tuning.records import SearchFolder, TrialRecord, damaged, read_reco
 from kerastl.wording import duration
 from kerastl.writing import write_json_atomic
 
-UNLIMITED = 10**6
-
 
 class TrialTable:
     """Listens to a search and tells of it; also its clock.
@@ -23,7 +21,6 @@ class TrialTable:
         monitor: metric that is the score.
         trials: how many are expected; None where nobody knows.
         budget_seconds: after which no trial begins, counted over all restarts; None for no limit.
-        workers: processes that run trials at once.
         progress: listens.
     """
 
@@ -33,11 +30,10 @@ class TrialTable:
         monitor: str,
         trials: int | None,
         budget_seconds: float | None,
-        workers: int,
         progress: Progress,
     ) -> None:
         self.folder, self.monitor, self.trials = folder, monitor, trials
-        self.budget_seconds, self.workers, self.progress = budget_seconds, workers, progress
+        self.budget_seconds, self.progress = budget_seconds, progress
         self.sign = -1.0 if monitor == "val_accuracy" else 1.0
         earlier = read_records(folder)
         self.done = len(earlier)
