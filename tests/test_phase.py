@@ -96,6 +96,13 @@ def test_more_epochs_trace_nothing_more() -> None:
     assert counts[0] == counts[1] > 0
 
 
+def test_no_pipeline_waits_for_its_tuner_to_wake() -> None:
+    phase_data = data()
+    pipeline = batches(phase_data, SETTINGS, 8, 0, "float32")
+    assert pipeline.options().autotune.enabled is False
+    assert keras.ops.shape(next(iter(pipeline))[0]) == (15, 8)
+
+
 def test_patience_ends_the_phase() -> None:
     result = run_phase(
         "head_phase",

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from kerastl.encoded import reason_of
 from kerastl.image.decode import decode
+from kerastl.pipeline import untuned
 
 # How many images travel from TensorFlow to Python at a time: few enough for one report of progress a second.
 BATCH_SIZE = 64
@@ -68,7 +69,8 @@ def decode_in_chunks(
         return index, decode_one(data)
 
     dataset = encoded(indices).map(pixels_of, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    batches = iter(dataset.ignore_errors().batch(BATCH_SIZE).prefetch(2).as_numpy_iterator())
+    batched = untuned(dataset.ignore_errors().batch(BATCH_SIZE).prefetch(2))
+    batches = iter(batched.as_numpy_iterator())
     found, pixels = np.empty(0, np.int64), np.empty((0, image_size, image_size, 3), np.uint8)
     explained = 0
     for start, length in zip(np.cumsum([0, *lengths])[:-1].tolist(), lengths, strict=True):

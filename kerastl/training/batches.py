@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from kerastl.data.examples import label_counts
 from kerastl.features.readers import Features
+from kerastl.pipeline import untuned
 from kerastl.recipe import PhaseRecipe
 
 BatchReader = Callable[[np.ndarray, int | np.ndarray], np.ndarray]
@@ -68,7 +69,8 @@ def batches(data: PhaseData, settings: PhaseRecipe, steps: int, seed: int, dtype
         return tf.cast(arrays[0], dtype), arrays[1], arrays[2]
 
     total = settings.epochs * steps
-    return tf.data.Dataset.range(total).map(load, num_parallel_calls=2, deterministic=True).prefetch(4)
+    loaded = tf.data.Dataset.range(total).map(load, num_parallel_calls=2, deterministic=True).prefetch(4)
+    return untuned(loaded)
 
 
 def epoch_order(count: int, seed: int, name: str, epoch: int) -> np.ndarray:
