@@ -109,7 +109,8 @@ def accuracy_on_test(
     def measure(phase: str) -> float:
         thawed = phase == "finetune_phase"
         model = beginning.parts.suffix if thawed else beginning.network.head
-        logits = predict_logits(model, test.count, test.activation_batch if thawed else test.pooled_batch)
+        read = test.activation_batch if thawed else test.pooled_batch
+        logits = predict_logits(beginning.trainers.inference(model), test.count, read)
         return float(np.mean(logits.argmax(axis=1) == test.views.classes))
 
     return measure

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from kerastl.model.heads import make_head, make_pooling
+from kerastl.model.heads import AdjustableDropout, make_head, make_pooling, renew_head, rewind_dropout
 from kerastl.recipe.schema import HeadRecipe
 
 SHAPE = (3, 4, 6)
@@ -89,3 +89,56 @@ def test_the_seed_alone_decides_the_initial_weights():
     first, same, other = (head_of(recipe, seed=seed).model.get_weights() for seed in (1, 1, 2))
     assert all(np.array_equal(one, two) for one, two in zip(first, same, strict=True))
     assert not np.array_equal(first[0], other[0])
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.3, 0.5])
+@pytest.mark.parametrize("graph", [False, True])
+def test_adjustable_dropout_is_keras_dropout_to_the_bit(rate, graph):
+    import tensorflow as tf
+
+    features = np.random.default_rng(0).normal(size=(16, 40)).astype("float32")
+    theirs, ours = keras.layers.Dropout(rate, seed=5), AdjustableDropout(0.9, 4)
+
+    def answers(layer):
+        def step(x):
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                dropped = layer(x, training=True)
+                total = tf.reduce_sum(dropped * x)
+            return dropped, tape.gradient(total, x)
+
+        return tf.function(step) if graph else step
+
+    run = answers(ours)
+    run(tf.constant(features))  # traced with another rate
+    ours.adjust(rate, 5)
+    expected = answers(theirs)
+    for _ in range(3):
+        for one, other in zip(run(tf.constant(features)), expected(tf.constant(features)), strict=True):
+            np.testing.assert_array_equal(one, other)
+    np.testing.assert_array_equal(ours(features, training=False), features)
+    if rate:
+        again = run(tf.constant(features))[0].numpy()
+        rewind_dropout([ours])
+        assert (run(tf.constant(features))[0].numpy() != again).any()
+
+
+def test_a_renewed_head_is_a_new_one():
+    recipe, other = HeadRecipe(hidden=(5, 4), dropout=0.2), HeadRecipe(hidden=(5, 4), dropout=0.6)
+    used = head_of(other, seed=1, adjustable=True)
+    used.model.set_weights([weights + 1 for weights in used.model.get_weights()])
+    used.model(np.ones((2, 6), "float32"), training=True)
+    renew_head(used.model, 0.2, 7)
+    new = head_of(recipe, seed=7, adjustable=True)
+    plain = head_of(recipe, seed=7)
+    for one, two, three in zip(
+        used.model.get_weights(), new.model.get_weights(), plain.model.get_weights(), strict=True
+    ):
+        np.testing.assert_array_equal(one, two)
+        np.testing.assert_array_equal(one, three)
+    inputs = np.random.default_rng(0).normal(size=(8, 6)).astype("float32")
+    for head in (used, new, plain):
+        head.logits.kernel.assign(np.ones(head.logits.kernel.shape))
+    said = [keras.ops.convert_to_numpy(head.model(inputs, training=True)) for head in (used, new, plain)]
+    np.testing.assert_array_equal(said[0], said[1])
+    np.testing.assert_array_equal(said[0], said[2])

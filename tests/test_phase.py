@@ -14,7 +14,8 @@ from kerastl.features.readers import Features, reader_of
 from kerastl.features.views import Views
 from kerastl.recipe import AugmentRecipe, HeadPhaseRecipe
 from kerastl.training.batches import PhaseData, balanced_weights, batches, epoch_order, mixed, part_of
-from kerastl.training.phase import inference_of, is_better, predict_logits, run_phase, validation_metrics
+from kerastl.training.phase import is_better, predict_logits, run_phase, validation_metrics
+from kerastl.training.trainer import inference_of
 
 CLASSES = 3
 SETTINGS = HeadPhaseRecipe(
@@ -195,7 +196,7 @@ def test_class_weights_raise_the_recall_of_a_rare_class() -> None:
     for weighting in ("none", "balanced"):
         model = linear_model()
         run_phase("head_phase", model, phase_data, phase_settings(class_weights=weighting, epochs=4), seed=0)
-        predicted = predict_logits(model, 200, train.pooled_batch).argmax(axis=1)
+        predicted = predict_logits(inference_of(model), 200, train.pooled_batch).argmax(axis=1)
         recall[weighting] = (predicted[labels == 1] == 1).mean()
     assert recall["balanced"] > recall["none"]
 

@@ -20,9 +20,10 @@ from kerastl.errors import UserError
 from kerastl.recipe import load_recipe
 from kerastl.training import rate_range
 from kerastl.training.batches import batches
-from kerastl.training.phase import make_loss, run_phase
+from kerastl.training.phase import run_phase
 from kerastl.training.rate_range import GeometricRate, RateRange, has_diverged, run_rate_range, untouched
 from kerastl.training.schedule import make_optimizer
+from kerastl.training.trainer import make_loss
 from kerastl.workflow import lr_range
 
 # Without label smoothing no rate is too high for clouds that a line can part: the logits grow, and are right.

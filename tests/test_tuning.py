@@ -718,6 +718,66 @@ def test_a_recipe_that_fails_as_it_is_loses_to_any_trial(tmp_path: Path) -> None
         read_records(folder)
 
 
+def test_scratch_of_killed_processes_is_removed_and_that_of_others_is_not(tmp_path: Path) -> None:
+    from kerastl.tuning.records import SearchFolder, scratch_folder
+
+    code = (
+        "import os, sys; from pathlib import Path; from kerastl.tuning.records import SearchFolder, scratch_folder\n"
+        "with scratch_folder(SearchFolder(Path(sys.argv[1]))) as place:\n"
+        "    place.mkdir(); (place / 'pixels.npy').write_text('x'); print(place, flush=True); sys.stdin.readline()\n"
+    )
+    pipe = subprocess.PIPE
+
+    def start() -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path)], stdin=pipe, stdout=pipe, text=True
+        )
+
+    killed, alive = start(), start()
+    try:
+        places = [Path(process.stdout.readline().strip()) for process in (killed, alive) if process.stdout]
+        killed.kill()
+        killed.wait()
+        assert all((place / "pixels.npy").is_file() for place in places), (
+            "the control: a killed process leaves it"
+        )
+        with scratch_folder(SearchFolder(tmp_path)) as mine:
+            mine.mkdir()
+            assert [place.exists() for place in places] == [False, True]
+        alive.communicate("\n", timeout=60)
+    finally:
+        for process in (killed, alive):
+            process.kill()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_worker_without_work_asks_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from keras_tuner.engine.trial import Trial
+
+    from kerastl.tuning import search as searching
+    from kerastl.tuning.oracles import make_oracle
+    from kerastl.tuning.records import SearchFolder
+
+    asked: list[float] = []
+    oracle: Any = make_oracle("random", LINE, "min", 2, 5, 0)
+    create = oracle.create_trial
+
+    def idle_at_first(tuner_id: str) -> Any:
+        asked.append(time.monotonic())
+        if 1 < len(asked) < 5:
+            return Trial(oracle.get_space(), None, "IDLE")
+        return create(tuner_id)
+
+    oracle.create_trial = idle_at_first
+    monkeypatch.setattr(searching, "IDLE_SECONDS", 0.2)
+    ran: list[str] = []
+    searching.search(oracle, SearchFolder(tmp_path), lambda trial_id, raw: ran.append(trial_id) or 0.5)
+    pauses = np.diff(asked)
+    assert len(ran) == 2 and len(asked) == 6
+    assert (pauses[1:4] > 0.19).all(), "no answer but idle: it waits"
+    assert pauses[0] < 0.19 and pauses[4] < 0.19, "after a trial it asks at once"
+
+
 # The whole job
 
 

@@ -113,6 +113,7 @@ def build_model(
     feature_mean: np.ndarray | None = None,
     feature_variance: np.ndarray | None = None,
     seed: int = 0,
+    adjustable: bool = False,
 ) -> Network:
     """Preprocessing, backbone and a new head as one model.
 
@@ -125,6 +126,7 @@ def build_model(
             with `feature_variance` it standardises them. Both absent: passed on as they are.
         feature_variance: Variance of each pooled feature, float [features].
         seed: Source of the hidden layers' initial weights and of dropout; the last layer begins at zero.
+        adjustable: Whether `kerastl.model.heads.renew_head` may change the head's dropout; see `make_head`.
 
     Returns:
         The network and its parts; nothing is frozen yet, see `kerastl.model.freezing`.
@@ -132,7 +134,14 @@ def build_model(
     pixels = keras.Input(backbone.inputs[0].shape[1:], dtype="float32", name="pixels")
     features = backbone(preprocess(spec, pixels))
     parts: Head = make_head(
-        head, tuple(features.shape[1:]), features.dtype, class_count, feature_mean, feature_variance, seed
+        head,
+        tuple(features.shape[1:]),
+        features.dtype,
+        class_count,
+        feature_mean,
+        feature_variance,
+        seed,
+        adjustable,
     )
     logits = parts.apply(parts.pooling(features))
     return Network(

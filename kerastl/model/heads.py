@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import keras
 import numpy as np
+import tensorflow as tf
 from keras import layers, ops
 
 from kerastl.model.joins import trace
@@ -61,6 +63,7 @@ def make_head(
     feature_mean: np.ndarray | None = None,
     feature_variance: np.ndarray | None = None,
     seed: int = 0,
+    adjustable: bool = False,
 ) -> Head:
     """A new head for activations of one shape.
 
@@ -73,6 +76,8 @@ def make_head(
         feature_variance: Float [features], or None for no standardisation; where it is zero the feature is
             only centred.
         seed: Source of the hidden layers' initial weights and of dropout; the last layer begins at zero.
+        adjustable: Whether `renew_head` may change dropout. A layer of ours stands in for Keras' then, which is equal to
+            the bit but cannot be saved.
     """
     pooling = make_pooling(recipe.pooling, activation_shape, activation_dtype)
     feature_count = int(pooling.outputs[0].shape[1])
@@ -92,7 +97,7 @@ def make_head(
         )
     ]
     for index, units in enumerate(recipe.hidden):
-        initializer = keras.initializers.HeNormal(seed=seed + 1 + index)
+        initializer = _hidden_initializer(seed, index)
         stack.append(
             layers.Dense(
                 units,
@@ -103,7 +108,9 @@ def make_head(
                 name=f"hidden_{index + 1}",
             )
         )
-    if recipe.dropout:
+    if adjustable:
+        stack.append(AdjustableDropout(recipe.dropout, seed))
+    elif recipe.dropout:
         stack.append(layers.Dropout(recipe.dropout, seed=seed, dtype="float32", name="dropout"))
     stack.append(
         layers.Dense(
@@ -134,12 +141,62 @@ def divide_logits(layer: keras.layers.Dense, temperatures: np.ndarray) -> None:
     layer.set_weights([weights / np.asarray(temperatures, weights.dtype) for weights in layer.get_weights()])
 
 
-def rewind_dropout(head: keras.Model) -> None:
+def _hidden_initializer(seed: int, index: int) -> keras.initializers.Initializer:
+    return keras.initializers.HeNormal(seed=seed + 1 + index)
+
+
+class AdjustableDropout(layers.Layer):
+    """Keras' `Dropout`, number by number, with a rate that may change after a step was traced.
+
+    Args:
+        rate: share of the features that are dropped, from 0 to below 1.
+        seed: of what is drawn.
+    """
+
+    def __init__(self, rate: float, seed: int) -> None:
+        super().__init__(dtype="float32", name="dropout")
+        self.seed_generator = keras.random.SeedGenerator(seed)
+        # TensorFlow's own variables: Keras would count its own among the weights.
+        self._rate, self._scale = (tf.Variable(0.0, trainable=False) for _ in range(2))
+        self.adjust(rate, seed)
+
+    def adjust(self, rate: float, seed: int) -> None:
+        """Change the rate, and draw as if new."""
+        self.rate, self.seed = rate, seed
+        self._rate.assign(rate)
+        self._scale.assign(1 / (1 - rate))  # in Python's precision, as Keras does
+        rewind_dropout([self])
+
+    def call(self, features: keras.KerasTensor, training: bool = False) -> keras.KerasTensor:
+        """The features, some of them zero and the others larger."""
+        if not training:
+            return features
+        drawn = keras.random.uniform(ops.shape(features), seed=self.seed_generator)
+        return ops.where(drawn >= self._rate, features * self._scale, 0.0)
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """That of the features."""
+        return input_shape
+
+
+def rewind_dropout(head_layers: Iterable[keras.Layer]) -> None:
     """Let dropout draw from the start again: a phase then does not depend on how much was drawn before it."""
-    for layer in head.layers:
-        if isinstance(layer, keras.layers.Dropout) and layer.rate > 0:
+    for layer in head_layers:
+        if isinstance(layer, (layers.Dropout, AdjustableDropout)) and hasattr(layer, "seed_generator"):
             fresh = keras.random.SeedGenerator(layer.seed)
             layer.seed_generator.state.assign(fresh.state)
+
+
+def renew_head(head: keras.Model, dropout: float, seed: int) -> None:
+    """Let an adjustable head be as `make_head` makes it with this rate of dropout and this seed."""
+    dense = [layer for layer in head.layers if isinstance(layer, layers.Dense)]
+    for index, layer in enumerate(dense):
+        start = keras.initializers.Zeros() if layer is dense[-1] else _hidden_initializer(seed, index)
+        layer.kernel.assign(start(layer.kernel.shape, layer.kernel.dtype))
+        layer.bias.assign(ops.zeros_like(layer.bias))
+    for layer in head.layers:
+        if isinstance(layer, AdjustableDropout):
+            layer.adjust(dropout, seed)
 
 
 def embedding_model(model: keras.Model) -> keras.Model:

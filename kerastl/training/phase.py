@@ -5,7 +5,6 @@ Both phases run through `run_phase`; what differs between them is what they are 
 
 from __future__ import annotations
 
-import functools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -24,10 +23,9 @@ from kerastl.features.readers import Features
 from kerastl.progress import Progress, Tracker
 from kerastl.recipe import PhaseRecipe
 from kerastl.training.batches import BatchReader, PhaseData, batches
-from kerastl.training.schedule import make_optimizer
+from kerastl.training.trainer import Infer, Trainers
 
 EVALUATION_BATCH = 256
-Infer = Callable[[tf.Tensor], tf.Tensor]
 PHASE_TITLES = {"head_phase": "head phase", "finetune_phase": "fine-tune phase"}
 
 
@@ -69,6 +67,7 @@ def run_phase(
     multi_label: bool = False,
     factors: Callable[[Any], float] = lambda variable: 1.0,
     start: dict[str, float] | None = None,
+    trainers: Trainers | None = None,
     tensorboard: Path | None = None,
     progress: Progress = Progress(),
 ) -> PhaseResult:
@@ -84,6 +83,7 @@ def run_phase(
         factors: each trainable variable's share of the learning rate.
         start: validation metrics of the weights that the phase begins with. When given, an epoch has to
             be better than them, and the beginning's weights are restored where none is.
+        trainers: of the model, from its earlier phases: what they traced is not traced again.
         tensorboard: folder for TensorBoard logs.
         progress: listens.
 
@@ -96,17 +96,12 @@ def run_phase(
     assert settings.epochs is not None and settings.batch_size and settings.learning_rate
     count = data.train.count
     steps = math.ceil(count / settings.batch_size)
-    variables = model.trainable_variables
-    optimizer = make_optimizer(settings, variables, [factors(v) for v in variables], steps)
-    accuracy = (
-        keras.metrics.BinaryAccuracy("accuracy", threshold=0.0)
-        if multi_label
-        else keras.metrics.CategoricalAccuracy("accuracy")
-    )
-    model.compile(optimizer, make_loss(settings, multi_label), weighted_metrics=[accuracy], jit_compile=False)
+    trainers = trainers or Trainers()
+    trainers.ready(model, settings, factors, steps, multi_label)
     started = time.perf_counter()
     with progress.track(PHASE_TITLES[name], settings.epochs * count) as tracker:
-        watch = _Watch(name, model, data, settings, multi_label, start, tracker)
+        infer = trainers.inference(model)
+        watch = _Watch(name, model, infer, data, settings, multi_label, start, tracker)
         callbacks: list[keras.callbacks.Callback] = [watch]
         if tensorboard is not None:
             callbacks.append(keras.callbacks.TensorBoard(str(tensorboard), write_graph=False))
@@ -136,17 +131,6 @@ def run_phase(
     )
 
 
-def make_loss(settings: PhaseRecipe, multi_label: bool) -> keras.losses.Loss:
-    """The loss of a phase, of float32 logits [b, classes]: softmax, or one sigmoid a label."""
-    kind = keras.losses.BinaryCrossentropy if multi_label else keras.losses.CategoricalCrossentropy
-    return kind(from_logits=True, label_smoothing=settings.label_smoothing or 0.0)
-
-
-def inference_of(model: Callable[..., Any]) -> Infer:
-    """A model in inference mode, traced when it is first called; it goes on with whatever its weights then are."""
-    return tf.function(functools.partial(model, training=False), reduce_retracing=True)
-
-
 def validation_metrics(
     infer: Infer, features: Features, inputs: BatchReader, multi_label: bool
 ) -> dict[str, float]:
@@ -158,7 +142,7 @@ def validation_metrics(
         inputs: reads what `infer` takes.
         multi_label: sigmoid instead of softmax.
     """
-    logits = _logits(infer, features.count, inputs)
+    logits = predict_logits(infer, features.count, inputs)
     labels = features.views.classes
     names = [str(index) for index in range(features.views.class_count)]
     metrics = evaluate_logits(logits, labels, names, multi_label)
@@ -170,12 +154,14 @@ def validation_metrics(
     }
 
 
-def predict_logits(model: Callable[..., Any], count: int, inputs: BatchReader) -> np.ndarray:
-    """Logits float32 [count, classes] of view 0, in inference mode."""
-    return _logits(inference_of(model), count, inputs)
+def predict_logits(infer: Infer, count: int, inputs: BatchReader) -> np.ndarray:
+    """Logits float32 [count, classes] of view 0.
 
-
-def _logits(infer: Infer, count: int, inputs: BatchReader) -> np.ndarray:
+    Args:
+        infer: from `inference_of`.
+        count: of the images.
+        inputs: reads what `infer` takes.
+    """
     parts = []
     for start in range(0, count, EVALUATION_BATCH):
         positions = np.arange(start, min(start + EVALUATION_BATCH, count))
@@ -200,6 +186,7 @@ class _Watch(keras.callbacks.Callback):
         self,
         name: str,
         model: keras.Model,
+        infer: Infer,
         data: PhaseData,
         settings: PhaseRecipe,
         multi_label: bool,
@@ -212,8 +199,7 @@ class _Watch(keras.callbacks.Callback):
         self.best = start
         self.best_epoch = 0
         self.best_weights: Sequence[np.ndarray] = model.get_weights()
-        # Once for all epochs: tracing ResNet50 takes as long as some thirty images.
-        self._infer = inference_of(model)
+        self._infer = infer
         self.rows: list[dict[str, float]] = []
         self.ended = "epochs"
         self._seen = 0

@@ -28,8 +28,9 @@ from tensorflow.python.ops import stateful_random_ops
 from kerastl.progress import Progress
 from kerastl.recipe import PhaseRecipe
 from kerastl.training.batches import PhaseData, batches
-from kerastl.training.phase import PHASE_TITLES, make_loss
+from kerastl.training.phase import PHASE_TITLES
 from kerastl.training.schedule import make_optimizer
+from kerastl.training.trainer import make_loss
 
 # A mean over this share of the steps: batches differ by more than a step changes.
 SMOOTHING_SHARE = 0.05

@@ -7,6 +7,7 @@ winner           whichever validates better; the fine-tune phase can only improv
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from kerastl.progress import Progress
 from kerastl.recipe import FinetunePhaseRecipe, Recipe
 from kerastl.training.batches import PhaseData
 from kerastl.training.phase import PhaseResult, run_phase
+from kerastl.training.trainer import Trainers
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ def transfer(
     recipe: Recipe,
     *,
     head_phase: PhaseResult | None = None,
+    trainers: Trainers | None = None,
     tensorboard: Path | None = None,
     progress: Progress = Progress(),
 ) -> FitResult:
@@ -61,6 +64,7 @@ def transfer(
         validation: features of the validation images, one view.
         recipe: fully resolved.
         head_phase: how the head phase went, where it ran before on the same features: its weights are taken over.
+        trainers: of this network and cut, from earlier trainings; what they traced is not traced again.
         tensorboard: folder for TensorBoard logs.
         progress: listens.
 
@@ -71,7 +75,11 @@ def transfer(
         TrainingError: where a loss is not finite.
     """
     run = functools.partial(
-        run_phase, seed=recipe.seed, multi_label=recipe.data.multi_label, progress=progress
+        run_phase,
+        seed=recipe.seed,
+        multi_label=recipe.data.multi_label,
+        trainers=trainers,
+        progress=progress,
     )
     freeze_backbone(network)
     if head_phase is None:
@@ -89,7 +97,7 @@ def transfer(
     if head.ended == "interrupted" or not finetunes(settings):
         return FitResult((head,), head.name, head.best, head.ended == "interrupted")
 
-    rewind_dropout(network.head)
+    rewind_dropout(network.head.layers)
     factors = thaw_for_phase(network, cut, settings)
     finetune = run(
         "finetune_phase",
@@ -111,6 +119,12 @@ def thaw_for_phase(network: Network, cut: Cut, settings: FinetunePhaseRecipe) ->
     thawed = blocks(network, cut.unfreeze_point)
     decay = settings.layer_decay or 1.0
     return lambda variable: decay ** depth_of(variable, thawed)
+
+
+def without_finetuning(recipe: Recipe) -> Recipe:
+    """The same recipe with a head phase alone."""
+    thaws_nothing = dataclasses.replace(recipe.finetune_phase, unfreeze_from="backbone")
+    return dataclasses.replace(recipe, finetune_phase=thaws_nothing)
 
 
 def finetunes(settings: FinetunePhaseRecipe) -> bool:

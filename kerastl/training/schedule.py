@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -23,17 +23,22 @@ class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
     """
 
     def __init__(self, peak: float, warmup_steps: int, total_steps: int) -> None:
-        self.peak = peak
-        self.warmup_steps = warmup_steps
-        self.total_steps = total_steps
+        self._plan = tf.Variable(tf.zeros(3), trainable=False, name="schedule")
+        self.plan(peak, warmup_steps, total_steps)
+
+    def plan(self, peak: float, warmup_steps: int, total_steps: int) -> None:
+        """Change it, also for steps that were traced before."""
+        self.peak, self.warmup_steps, self.total_steps = peak, warmup_steps, total_steps
+        self._plan.assign([peak, warmup_steps, total_steps])
 
     def __call__(self, step: Any) -> Any:
         """The learning rate at a step, a float32 scalar."""
         step = ops.cast(step, "float32")
-        warmup = self.peak * (step + 1.0) / max(self.warmup_steps, 1)
-        rest = max(self.total_steps - self.warmup_steps, 1)
-        done = ops.clip((step - self.warmup_steps) / rest, 0.0, 1.0)
-        return ops.where(step < self.warmup_steps, warmup, self.peak * 0.5 * (1.0 + ops.cos(math.pi * done)))
+        peak, warmup_steps, total_steps = tf.unstack(self._plan)
+        warmup = peak * (step + 1.0) / ops.maximum(warmup_steps, 1.0)
+        rest = ops.maximum(total_steps - warmup_steps, 1.0)
+        done = ops.clip((step - warmup_steps) / rest, 0.0, 1.0)
+        return ops.where(step < warmup_steps, warmup, peak * 0.5 * (1.0 + ops.cos(math.pi * done)))
 
     def get_config(self) -> dict[str, Any]:
         """Plain values that make the same schedule."""
@@ -47,18 +52,23 @@ class PerVariable:
     one follows the global rate, which would undo layer decay.
     """
 
-    def plan_variables(self, rates: Mapping[int, float], decays: Mapping[int, float]) -> None:
-        """Set the factor and the decay of each variable, keyed by `_unique_id` of its backend variable."""
-        self._rates, self._decays = dict(rates), dict(decays)
+    def prepare(self, variables: Sequence[Any], decays: bool) -> None:
+        """Make room for the state of each variable; `decays` says whether a step decays kernels at all."""
+        self.build(variables)  # type: ignore[attr-defined]
+        self._decays = decays
+        self._factors = tf.Variable(tf.zeros(len(variables)), trainable=False, name="factors")
+        self._decay = tf.Variable(0.0, trainable=False, name="decay")
+
+    def plan(self, factors: Sequence[float], decay: float) -> None:
+        """Set each variable's share of the rate, in the order in which they were prepared, and the decay."""
+        self._factors.assign(factors)
+        self._decay.assign(decay)
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """One variable's update."""
-        # Keras hands over the bare tf.Variable, which has no path: its unique id is what remains.
-        identity = _bare(variable)._unique_id
-        rate = learning_rate * self._rates[identity]
-        decay = self._decays[identity]
-        if decay:
-            self.assign_sub(variable, variable * ops.cast(rate * decay, variable.dtype))  # type: ignore[attr-defined]
+        rate = learning_rate * self._factors[self._get_variable_index(variable)]  # type: ignore[attr-defined]
+        if self._decays and len(variable.shape) > 1:
+            self.assign_sub(variable, variable * ops.cast(rate * self._decay, variable.dtype))  # type: ignore[attr-defined]
         super().update_step(gradient, variable, rate)  # type: ignore[misc]
 
 
@@ -115,20 +125,36 @@ def make_optimizer(
         AdamW, or SGD with Nesterov momentum 0.9. Weight decay spares biases and norms, that is, all
         variables with fewer than two axes.
     """
-    assert settings.epochs and settings.learning_rate and settings.warmup_epochs is not None
-    total = settings.epochs * steps_per_epoch
-    warmup = min(round(settings.warmup_epochs * steps_per_epoch), total // 2)
-    schedule = WarmupCosine(settings.learning_rate, warmup, total)
+    schedule = WarmupCosine(0.0, 0, 0)
     clip = settings.gradient_clip_norm or None
     optimizer = (
         MomentumPerVariable(schedule, momentum=0.9, nesterov=True, global_clipnorm=clip)
         if settings.optimizer == "sgd"
         else AdamPerVariable(schedule, global_clipnorm=clip)
     )
-    identities = [variable.value._unique_id for variable in variables]
-    decay = settings.weight_decay or 0.0
-    optimizer.plan_variables(
-        dict(zip(identities, factors, strict=True)),
-        {key: decay if len(v.shape) > 1 else 0.0 for key, v in zip(identities, variables, strict=True)},
-    )
+    optimizer.prepare(variables, decays=bool(settings.weight_decay))
+    begin_anew(optimizer, settings, factors, steps_per_epoch)
     return optimizer
+
+
+def begin_anew(
+    optimizer: keras.optimizers.Optimizer,
+    settings: PhaseRecipe,
+    factors: Sequence[float],
+    steps_per_epoch: int,
+) -> None:
+    """Let an optimizer forget what it did, and give it the rates of another phase; steps that were traced stay right.
+
+    Args:
+        optimizer: from `make_optimizer`, of settings that differ in rates and lengths at most.
+        settings: the phase's resolved recipe.
+        factors: each variable's share of the learning rate, 0..1.
+        steps_per_epoch: to turn epochs into steps.
+    """
+    assert settings.epochs and settings.learning_rate and settings.warmup_epochs is not None
+    total = settings.epochs * steps_per_epoch
+    warmup = min(round(settings.warmup_epochs * steps_per_epoch), total // 2)
+    for variable in optimizer.variables:
+        variable.assign(ops.zeros_like(variable))
+    optimizer._learning_rate.plan(settings.learning_rate, warmup, total)
+    optimizer.plan(factors, settings.weight_decay or 0.0)

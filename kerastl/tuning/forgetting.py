@@ -28,9 +28,11 @@ def traces_forgotten() -> Iterator[None]:
     try:
         yield
     finally:
-        for name in _custom_gradients() - before:
+        traced = _custom_gradients() - before
+        for name in traced:
             del _registry()[name]
-        gc.collect()  # a network refers to itself
+        if traced:
+            gc.collect()  # a network refers to itself
 
 
 def _custom_gradients() -> set[str]:

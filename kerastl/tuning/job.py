@@ -7,7 +7,6 @@ import dataclasses
 import importlib.util
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,7 +28,14 @@ from kerastl.tuning.question import (
     check_same,
     check_settings,
 )
-from kerastl.tuning.records import SearchFolder, damaged, read_record, read_records, whole_trials
+from kerastl.tuning.records import (
+    SearchFolder,
+    damaged,
+    read_record,
+    read_records,
+    scratch_folder,
+    whole_trials,
+)
 from kerastl.tuning.results import make_report, winning_values, write_ledger, write_results
 from kerastl.tuning.search import BAD_SETTING, TrialRunner, search
 from kerastl.tuning.shared import Shared
@@ -206,21 +212,15 @@ def open_runner(
     question: Question, folder: SearchFolder, progress: Progress = Progress()
 ) -> Iterator[TrialRunner]:
     """What runs trials in this process, with its hold on the store."""
-    scratch = folder.path / f"scratch-{os.getpid()}"
     make_repeatable(question.resolved)
     settings = question.settings
-    try:
-        with Cache(question.resolved.cache, scratch) as cache:
-            shared = Shared(
-                question.splits, cache, settings.folds, question.trials or DEFAULT_TRIALS, progress
-            )
-            heads = HeadPhases(folder.heads, progress)
-            yield TrialRunner(
-                question.recipe, question.space, shared, heads, folder,
-                question.monitor, settings.repeats, question.full_epochs,
-            )  # fmt: skip
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    with scratch_folder(folder) as scratch, Cache(question.resolved.cache, scratch) as cache:
+        shared = Shared(question.splits, cache, settings.folds, question.trials or DEFAULT_TRIALS, progress)
+        heads = HeadPhases(folder.heads, progress)
+        yield TrialRunner(
+            question.recipe, question.space, shared, heads, folder,
+            question.monitor, settings.repeats, question.full_epochs,
+        )  # fmt: skip
 
 
 def _finish(

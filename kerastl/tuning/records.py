@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
-from collections.abc import Sequence
+import os
+import shutil
+import socket
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from kerastl.errors import UserError
+from kerastl.locking import FileLock
 from kerastl.tuning.axes import Space
 from kerastl.writing import replace_atomically, write_json_atomic, write_text_atomic
 
@@ -83,6 +88,29 @@ class SearchFolder:
     def of_trial(self, trial_id: str) -> Path:
         """Folder of one trial, the same as Keras Tuner's."""
         return self.store / f"trial_{trial_id}"
+
+
+@contextlib.contextmanager
+def scratch_folder(folder: SearchFolder) -> Iterator[Path]:
+    """A folder for this process alone, removed at its end; those of processes that were killed are removed as well."""
+    for left in folder.path.glob("scratch-*.lock"):
+        with FileLock(left) as lock:
+            if lock.acquire(exclusive=True):
+                _remove_scratch(left)
+    # The search's folder may be shared between machines, whose processes may have the same number.
+    path = folder.path / f"scratch-{socket.gethostname()}-{os.getpid()}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path) as lock:
+        lock.acquire(exclusive=True)
+        try:
+            yield path.with_suffix("")
+        finally:
+            _remove_scratch(path)
+
+
+def _remove_scratch(lock: Path) -> None:
+    shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
+    lock.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)

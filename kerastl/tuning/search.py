@@ -37,6 +37,7 @@ from kerastl.tuning.trial import run_trial, trial_recipe
 BAD_SETTING = (TrainingError, tf.errors.ResourceExhaustedError, MemoryError)
 # Keras Tuner's name for a process of several.
 NAME = "KERASTUNER_TUNER_ID"
+IDLE_SECONDS = 0.5
 RunTrial = Callable[[str, dict[str, Any]], float]
 
 
@@ -135,11 +136,18 @@ class _Tuner(BaseTuner):
     """Keras Tuner's loop around our trial; it builds no model and keeps no state of its own."""
 
     def __init__(self, oracle: Durable, folder: SearchFolder, run: RunTrial) -> None:
-        self._run = run
+        self._run, self._idle = run, False
         super().__init__(oracle, directory=str(folder.path), project_name=folder.store.name)
+
+    def pre_create_trial(self) -> None:
+        """Wait before asking again where there was nothing to do: Hyperband waits for others, Keras Tuner does not."""
+        if self._idle:
+            time.sleep(IDLE_SECONDS)
+        self._idle = True
 
     def run_trial(self, trial: Any, *args: Any, **kwargs: Any) -> dict[str, float]:
         """One trial. What is no bad setting must stop the search: Keras Tuner takes all but its own for one."""
+        self._idle = False
         try:
             return {SCORE: self._run(trial.trial_id, dict(trial.hyperparameters.values))}
         except BAD_SETTING as error:

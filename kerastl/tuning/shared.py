@@ -15,7 +15,6 @@ from typing import Any
 import keras
 import numpy as np
 
-from kerastl.backbones import get_backbone
 from kerastl.data.examples import Split, Splits
 from kerastl.errors import DataError
 from kerastl.features.cache import Cache
@@ -23,12 +22,17 @@ from kerastl.features.extract import extract
 from kerastl.features.frozen import Frozen
 from kerastl.features.readers import Features
 from kerastl.features.views import Pixels
-from kerastl.model.build import Network, build_backbone
-from kerastl.model.cut import Cut, cut
-from kerastl.model.freezing import freeze_backbone
 from kerastl.progress import Progress
 from kerastl.recipe import Recipe, recipe_to_dict
-from kerastl.workflow.beginning import frozen_part, load_backbone, network_on, point_of, wanted_features
+from kerastl.tuning.benches import Bench, Benches
+from kerastl.workflow.beginning import (
+    Statistics,
+    feature_statistics,
+    frozen_part,
+    load_backbone,
+    point_of,
+    wanted_features,
+)
 from kerastl.workflow.prepare import Prepared, decode_splits
 
 FOLD_SEED = 0
@@ -57,6 +61,7 @@ class Shared:
         cache: keeps images and features.
         folds: 0, or how many.
         decoded: how often images were made ready, once for each size and way of resizing.
+        benches: where trials train.
     """
 
     def __init__(
@@ -69,6 +74,8 @@ class Shared:
         self._backbones: dict[str, keras.Model] = {}
         self._frozen: dict[str, Frozen] = {}
         self._features: dict[str, list[Features]] = {}
+        self._statistics: dict[str, Statistics] = {}
+        self.benches = Benches(len(splits.class_names))
 
     @property
     def forward_passes(self) -> int:
@@ -112,15 +119,17 @@ class Shared:
         held = [positions for _, positions in fold_positions(splits.train, self.folds)]
         return groups_of(splits.train)[np.concatenate(held)]
 
-    def network(self, recipe: Recipe, train: Features) -> tuple[Network, Cut]:
-        """A network of its own for one training, with the pretrained weights and a fresh head."""
-        reference = self._backbone(recipe)
-        spec = get_backbone(recipe.backbone.name or "")
-        own = build_backbone(spec, recipe.backbone.image_size or spec.image_size)
-        own.set_weights(reference.get_weights())
-        network = network_on(own, recipe, train)
-        freeze_backbone(network)
-        return network, cut(network, point_of(recipe))
+    def bench(self, recipe: Recipe, train: Features, fold: int | None) -> Bench:
+        """A network for one training, with the pretrained weights and a fresh head.
+
+        Args:
+            recipe: resolved; Keras' random state is that of its seed.
+            train: features of the training images.
+            fold: which fold is held out; None without folds.
+        """
+        key = [*_features_key(recipe), fold]
+        statistics = _once(self._statistics, key, lambda: feature_statistics(train))
+        return self.benches.take(recipe, self._backbone(recipe), statistics)
 
     def _extract(self, recipe: Recipe) -> list[Features]:
         prepared = self.prepared(recipe)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -12,12 +13,10 @@ import numpy as np
 
 from kerastl.evaluation.calibration import fit_temperature
 from kerastl.evaluation.metrics import probabilities_of
-from kerastl.model.build import Network
-from kerastl.model.cut import Cut
 from kerastl.progress import Progress
 from kerastl.recipe import Recipe, resolve
-from kerastl.training.phase import PhaseResult, predict_logits
-from kerastl.training.routine import FitResult, transfer
+from kerastl.training.phase import predict_logits
+from kerastl.training.routine import FitResult, transfer, without_finetuning
 from kerastl.tuning.axes import with_values
 from kerastl.tuning.forgetting import traces_forgotten
 from kerastl.tuning.heads import HeadPhases, head_key
@@ -127,27 +126,29 @@ def _train(
     progress: Progress,
 ) -> tuple[FitResult, np.ndarray]:
     keras.utils.set_random_seed(recipe.seed)
-    network, parts = shared.network(recipe, side.train)
+    bench = shared.bench(recipe, side.train, fold)
+    train = functools.partial(
+        transfer,
+        bench.network,
+        bench.parts,
+        side.train,
+        side.validation,
+        trainers=bench.trainers,
+        progress=progress,
+    )
     head = heads.get(
-        head_key(recipe, shared.digest, fold), lambda: _head_phase(recipe, side, network, parts, progress)
+        head_key(recipe, shared.digest, fold), lambda: train(without_finetuning(recipe)).phases[0]
     )
     if head.ended == "interrupted":
         raise KeyboardInterrupt
-    result = transfer(network, parts, side.train, side.validation, recipe, head_phase=head, progress=progress)
+    result = train(recipe, head_phase=head)
     if result.interrupted:
         raise KeyboardInterrupt
     thawed = result.winner == "finetune_phase"
-    model = parts.suffix if thawed else network.head
+    model = bench.parts.suffix if thawed else bench.network.head
     read = side.validation.activation_batch if thawed else side.validation.pooled_batch
-    logits = predict_logits(model, side.validation.count, read)
+    logits = predict_logits(bench.trainers.inference(model), side.validation.count, read)
     return result, image_losses(logits, side.validation.views.classes, monitor, recipe.data.multi_label)
-
-
-def _head_phase(recipe: Recipe, side: Sides, network: Network, parts: Cut, progress: Progress) -> PhaseResult:
-    alone = dataclasses.replace(
-        recipe, finetune_phase=dataclasses.replace(recipe.finetune_phase, unfreeze_from="backbone")
-    )
-    return transfer(network, parts, side.train, side.validation, alone, progress=progress).phases[0]
 
 
 def image_losses(logits: np.ndarray, labels: np.ndarray, monitor: str, multi_label: bool) -> np.ndarray:

@@ -21,10 +21,12 @@ from kerastl.progress import Progress
 from kerastl.recipe import Recipe
 from kerastl.training.phase import predict_logits
 from kerastl.training.routine import finetunes
+from kerastl.training.trainer import Trainers
 from kerastl.workflow.prepare import Prepared
 from kerastl.writing import NoSpaceError
 
 STATISTICS_BATCH = 4096
+Statistics = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +40,7 @@ class Beginning:
         train: features of the training images, all views.
         validation: features of the validation images.
         weights: what the backbone was loaded with.
+        trainers: of the network, with what they traced.
     """
 
     network: Network
@@ -46,6 +49,7 @@ class Beginning:
     train: Features
     validation: Features
     weights: LoadedWeights
+    trainers: Trainers
 
 
 def begin(prepared: Prepared, cache: Cache, progress: Progress = Progress()) -> Beginning:
@@ -64,8 +68,9 @@ def begin(prepared: Prepared, cache: Cache, progress: Progress = Progress()) -> 
     frozen = frozen_part(backbone, recipe, len(prepared.splits.class_names))
     views = [prepared.frozen_views(name) for name in ("train", "validation")]
     train, validation = extract(frozen, views, cache, wanted_features(recipe), progress)
-    network = network_on(backbone, recipe, train)
-    return Beginning(network, cut(network, point_of(recipe)), frozen, train, validation, loaded)
+    network = network_on(backbone, recipe, train.views.class_count, feature_statistics(train))
+    parts = cut(network, point_of(recipe))
+    return Beginning(network, parts, frozen, train, validation, loaded, Trainers())
 
 
 def load_backbone(recipe: Recipe, progress: Progress = Progress()) -> tuple[keras.Model, LoadedWeights]:
@@ -89,11 +94,20 @@ def frozen_part(backbone: keras.Model, recipe: Recipe, class_count: int) -> Froz
     return Frozen(cut(network, point_of(recipe)), backbone)
 
 
-def network_on(backbone: keras.Model, recipe: Recipe, train: Features) -> Network:
-    """A backbone with a fresh head that standardises the training images' features."""
-    mean, variance = feature_statistics(train)
-    classes = train.views.class_count
-    return build_model(backbone, _spec_of(recipe), recipe.head, classes, mean, variance, seed=recipe.seed)
+def network_on(
+    backbone: keras.Model, recipe: Recipe, class_count: int, statistics: Statistics, adjustable: bool = False
+) -> Network:
+    """A backbone with a fresh head.
+
+    Args:
+        backbone: of the recipe, with its weights.
+        recipe: resolved.
+        class_count: number of logits.
+        statistics: by which the head standardises features, from `feature_statistics`.
+        adjustable: for a network that is trained again and again; see `kerastl.model.heads.make_head`.
+    """
+    spec, (mean, variance) = _spec_of(recipe), statistics
+    return build_model(backbone, spec, recipe.head, class_count, mean, variance, recipe.seed, adjustable)
 
 
 def point_of(recipe: Recipe) -> str:
@@ -117,7 +131,7 @@ def wanted_features(recipe: Recipe) -> Wanted:
     )
 
 
-def feature_statistics(features: Features) -> tuple[np.ndarray, np.ndarray]:
+def feature_statistics(features: Features) -> Statistics:
     """Mean and variance of each pooled feature over all training views, float32 [features].
 
     The mean variance is added to each: dividing a feature that hardly varies by its own deviation alone makes
@@ -173,9 +187,10 @@ def logits_of(
             progress.warn(f"The features of the {name} images are not kept: {error}")
             views = [prepared.frozen_views(name)]
             (features,) = extract(beginning.frozen, views, cache, wanted, progress, ("disk",))
+    infer = beginning.trainers.inference
     if thawed:
-        return predict_logits(beginning.parts.suffix, features.count, features.activation_batch)
-    return predict_logits(beginning.network.head, features.count, features.pooled_batch)
+        return predict_logits(infer(beginning.parts.suffix), features.count, features.activation_batch)
+    return predict_logits(infer(beginning.network.head), features.count, features.pooled_batch)
 
 
 def metrics_of(logits: np.ndarray, prepared: Prepared, name: str) -> Metrics:

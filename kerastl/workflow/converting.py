@@ -22,6 +22,7 @@ from kerastl.export.publish import check_model_name, publish
 from kerastl.progress import Progress
 from kerastl.run import open_run
 from kerastl.training.phase import predict_logits
+from kerastl.training.trainer import inference_of
 from kerastl.workflow.calibrating import read_threshold
 from kerastl.workflow.exporting import serving_of
 from kerastl.workflow.labelled import class_names_of, decode_labelled, recipe_of, some_of
@@ -171,7 +172,7 @@ def check_images(
     """Images with what the model in memory says of them, computed on the processor as the other runtimes do."""
     with tf.device("CPU"):
         logits = predict_logits(
-            model, len(pixels), lambda positions, view: pixels[positions].astype(np.float32)
+            inference_of(model), len(pixels), lambda positions, view: pixels[positions].astype(np.float32)
         )
     if not np.isfinite(logits).all():
         raise ExportError("The model answers some images with what is no number; it cannot be converted")

@@ -113,6 +113,7 @@ def fit(
             beginning.train,
             beginning.validation,
             recipe,
+            trainers=beginning.trainers,
             tensorboard=run.tensorboard if tensorboard else None,
             progress=progress,
         )

@@ -19,7 +19,7 @@ from kerastl.run import create_run
 from kerastl.training.batches import PhaseData
 from kerastl.training.phase import PHASE_TITLES
 from kerastl.training.rate_range import RateRange, run_rate_range
-from kerastl.training.routine import finetunes, thaw_for_phase, transfer
+from kerastl.training.routine import finetunes, thaw_for_phase, transfer, without_finetuning
 from kerastl.workflow.beginning import Beginning, begin
 from kerastl.workflow.logbook import Logbook
 from kerastl.workflow.prepare import decode_splits, make_repeatable, open_splits, precision_of
@@ -100,7 +100,7 @@ def lr_range(
             "the backbone's end and at least one epoch, or --phase head"
         )
     if phase == "head":  # no activations are needed
-        recipe = _without_finetune(recipe)
+        recipe = without_finetuning(recipe)
     run = create_run(runs_dir, f"{recipe.name}-lr-range")
     progress = Logbook(progress, run.log_txt)
     progress.note(f"Run {run.path}")
@@ -143,17 +143,14 @@ def _tested(
         freeze_backbone(network)
         data = PhaseData(train, train.pooled_batch, validation, validation.pooled_batch)
         return run("head_phase", network.head, data, recipe.head_phase)
-    head = transfer(network, beginning.parts, train, validation, _without_finetune(recipe), progress=progress)
+    head = transfer(
+        network, beginning.parts, train, validation, without_finetuning(recipe), progress=progress
+    )
     if head.interrupted:
         raise KeyboardInterrupt
     factors = thaw_for_phase(network, beginning.parts, recipe.finetune_phase)
     data = PhaseData(train, train.activation_batch, validation, validation.activation_batch)
     return run("finetune_phase", beginning.parts.suffix, data, recipe.finetune_phase, factors=factors)
-
-
-def _without_finetune(recipe: Recipe) -> Recipe:
-    thaws_nothing = dataclasses.replace(recipe.finetune_phase, unfreeze_from="backbone")
-    return dataclasses.replace(recipe, finetune_phase=thaws_nothing)
 
 
 def _check_asked(phase: str, low: float, high: float, steps: int) -> None:

@@ -24,6 +24,7 @@ from kerastl.prediction import Prediction, unreadable
 from kerastl.progress import Progress
 from kerastl.run import open_run
 from kerastl.training.phase import predict_logits
+from kerastl.training.trainer import inference_of
 from kerastl.workflow.calibrating import read_threshold
 from kerastl.workflow.exporting import PARITY_IMAGES, encoded_at, export_network, serving_of
 from kerastl.workflow.facts import measured, model_facts
@@ -57,7 +58,7 @@ def evaluate(run: Path | str, data: str | None = None, *, progress: Progress = P
         )
         model = keras.saving.load_model(folder.model_keras)
         logits = predict_logits(
-            model, len(labels), lambda positions, view: pixels[positions].astype(np.float32)
+            inference_of(model), len(labels), lambda positions, view: pixels[positions].astype(np.float32)
         )
     return evaluate_logits(logits, labels, class_names, recipe.data.multi_label)
 

@@ -1,0 +1,156 @@
+"""Where trials train: networks with all that was traced for them, kept for the next trial that differs in values alone.
+
+To build ResNet50 and to trace its steps takes longer than an epoch on a few hundred images above a late cut. Rates, lengths, decays
+and dropout are no part of what is traced (`kerastl.training.trainer`), so trials that differ in nothing else share a
+bench: it is put back to the pretrained weights and a fresh head, and trains on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakValueDictionary
+
+import keras
+
+from kerastl.backbones import get_backbone
+from kerastl.model.build import Network, build_backbone
+from kerastl.model.cut import Cut, cut
+from kerastl.model.freezing import freeze_backbone
+from kerastl.model.heads import renew_head
+from kerastl.recipe import Recipe, recipe_to_dict
+from kerastl.training.trainer import Trainers, form_of
+from kerastl.workflow.beginning import Statistics, network_on, point_of
+
+# Each holds what an optimizer remembers, twice the trained weights, and some ten megabytes of graphs.
+MOST = 12
+MOST_BYTES = 1 << 30
+
+
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """A network that is ready for a training.
+
+    Attributes:
+        network: with the pretrained weights and a fresh head, all frozen but the head.
+        parts: that network, cut at the unfreeze point.
+        trainers: of the network, with what they traced at this cut and at others.
+    """
+
+    network: Network
+    parts: Cut
+    trainers: Trainers
+
+
+@dataclass(frozen=True, eq=False)
+class _Backbone:
+    """A copy of the pretrained backbone to train on, and the states of its random layers when it was new."""
+
+    model: keras.Model
+    random_states: list[tuple[keras.Variable, Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class _Base:
+    """What benches at several cuts have in common."""
+
+    backbone: _Backbone
+    network: Network
+    trainers: Trainers
+
+
+class Benches:
+    """All benches of a search; the one that was not used for longest is let go first.
+
+    Args:
+        class_count: number of logits.
+
+    Attributes:
+        made: how many were made.
+    """
+
+    def __init__(self, class_count: int) -> None:
+        self.made = 0
+        self._class_count = class_count
+        self._benches: OrderedDict[str, tuple[_Base, Cut]] = OrderedDict()
+        # What several benches stand on lives as long as one of them does.
+        self._backbones: WeakValueDictionary[str, _Backbone] = WeakValueDictionary()
+        self._bases: WeakValueDictionary[str, _Base] = WeakValueDictionary()
+
+    def take(self, recipe: Recipe, reference: keras.Model, statistics: Statistics) -> Bench:
+        """A bench as if new. It belongs to the caller until the next one is taken.
+
+        Args:
+            recipe: resolved; Keras' random state is that of its seed.
+            reference: the pretrained backbone, which is never trained.
+            statistics: by which the head standardises features.
+        """
+        backbone_key = _backbone_key(recipe, reference)
+        base_key = [*backbone_key, _head_form(recipe), *(_digest(array) for array in statistics)]
+        multi_label = recipe.data.multi_label
+        phases = [form_of(phase, multi_label) for phase in (recipe.head_phase, recipe.finetune_phase)]
+        key = json.dumps([*base_key, *phases, point_of(recipe)])
+        if key not in self._benches:
+            self.made += 1
+            backbone = _kept(self._backbones, backbone_key, lambda: _copied(recipe, reference))
+            base = _kept(self._bases, base_key, lambda: self._base(backbone, recipe, statistics))
+            self._benches[key] = base, cut(base.network, point_of(recipe))
+        self._benches.move_to_end(key)
+        self._make_room()
+        base, parts = self._benches[key]
+        base.backbone.model.set_weights(reference.get_weights())
+        for variable, value in base.backbone.random_states:
+            variable.assign(value)
+        renew_head(base.network.head, recipe.head.dropout, recipe.seed)
+        freeze_backbone(base.network)
+        return Bench(base.network, parts, base.trainers)
+
+    def _base(self, backbone: _Backbone, recipe: Recipe, statistics: Statistics) -> _Base:
+        network = network_on(backbone.model, recipe, self._class_count, statistics, adjustable=True)
+        return _Base(backbone, network, Trainers())
+
+    def _make_room(self) -> None:
+        while len(self._benches) > 1 and (len(self._benches) > MOST or self._bytes() > MOST_BYTES):
+            _, (base, parts) = self._benches.popitem(last=False)
+            base.trainers.forget(parts.suffix)
+
+    def _bytes(self) -> int:
+        return sum(trainers.bytes for trainers in {base.trainers for base, _ in self._benches.values()})
+
+
+def _copied(recipe: Recipe, reference: keras.Model) -> _Backbone:
+    spec = get_backbone(recipe.backbone.name or "")
+    model = build_backbone(spec, recipe.backbone.image_size or spec.image_size)
+    return _Backbone(model, [(state, state.numpy()) for state in _random_states(model)])
+
+
+def _random_states(model: keras.Model) -> list[keras.Variable]:
+    """States of layers that draw in training, such as stochastic depth."""
+    weights = {id(weight) for weight in model.weights}
+    return [variable for variable in model.variables if id(variable) not in weights]
+
+
+def _backbone_key(recipe: Recipe, reference: keras.Model) -> list[Any]:
+    # What a backbone's own layers draw follows from the seed under which they were made.
+    seed = recipe.seed if _random_states(reference) else None
+    return [recipe_to_dict(recipe)["backbone"], keras.config.dtype_policy().name, seed]
+
+
+def _head_form(recipe: Recipe) -> dict[str, Any]:
+    return {name: value for name, value in dataclasses.asdict(recipe.head).items() if name != "dropout"}
+
+
+def _digest(array: Any) -> str:
+    return hashlib.sha256(array.tobytes()).hexdigest()[:16]
+
+
+def _kept(made: WeakValueDictionary[str, Any], key: list[Any], make: Any) -> Any:
+    name = json.dumps(key)
+    found = made.get(name)
+    if found is None:
+        made[name] = found = make()
+    return found
