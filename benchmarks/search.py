@@ -3,8 +3,9 @@
     same     the same settings run by both: ours whole from an empty store, the plain side's time from a timed part of
              each kind of its work, multiplied by its epochs; the limit from bare rates of the same run; forward passes
              counted; the scores of both
-    until    our own tuner until it holds a score as good as the plain side's best, beside the plain search's whole time, or
-             for an eighth of that; and when what it holds is as good with seeds that chose nothing
+    until    `kerastl tune` with its defaults over the same axes, until it holds a score as good as the plain side's best,
+             beside the plain search's whole time, or for an eighth of that; and when what it holds is as good with
+             seeds that chose nothing
     workers  the same search by one process and by two
     winner   the winner of `kerastl tune` beside the recipe as it was, over some seeds, on the test split
     memory   what the process holds for itself over many trials
@@ -45,6 +46,7 @@ from search_bench import (
 
 from kerastl.features.cache import Cache
 from kerastl.progress import Progress
+from kerastl.tuning.axes import with_values
 from kerastl.tuning.heads import HeadPhases
 from kerastl.tuning.job import BASELINE, open_runner, oracle_of, tune
 from kerastl.tuning.question import SearchSettings
@@ -135,12 +137,14 @@ def same(bench: Bench) -> dict[str, Any]:
 def until(bench: Bench) -> dict[str, Any]:
     """Our tuner, until it holds a score as good as the plain side's best, beside the plain search's whole time.
 
-    The best of many single trainings is partly luck, the plain side's and ours. So what either side holds is trained again
+    Each side trains as it does, ours by its defaults: axes, images and the score are the same. The best of many single trainings is partly luck, the plain side's and ours. So what either side holds is trained again
     with seeds that chose nothing, and compared by its mean over them, too.
     """
     summary, arguments = same(bench), bench.arguments
+    place, judged = bench.folder("until"), {"head_phase.monitor": MONITOR, "finetune_phase.monitor": MONITOR}
+    recipe = with_values(bench.recipe(place / "store", defaults=True), judged)
     # Keras counts in thirty-two bits.
-    goal, place = summary["best_plain"] - 1e-6, bench.folder("until")
+    goal = summary["best_plain"] - 1e-6
     whole, most = summary["plain_seconds_scaled"], arguments.settings * 3
     at = plain_scores(bench).index(summary["best_plain"])
     best, until_best = bench.settings[at], sum(summary["plain_seconds_each"][: at + 1])
@@ -154,7 +158,7 @@ def until(bench: Bench) -> dict[str, Any]:
     ]
 
     def measure() -> dict[str, Any]:
-        question = question_of(bench, bench.recipe(place / "store"), SearchSettings("bayesian", most))
+        question = question_of(bench, recipe, SearchSettings("bayesian", most))
         folder = SearchFolder(place / "search")
         oracle = oracle_of(question)
 
@@ -180,7 +184,6 @@ def until(bench: Bench) -> dict[str, Any]:
         seconds += trial["seconds"]
         if not held or trial["score"] > held[-1]["score"]:
             held.append({**trial, "seconds": seconds})
-    recipe = bench.recipe(place / "store")
     with Cache(recipe.cache, place / "scratch") as cache:
         shared, heads = Shared(open_splits(recipe)[1], cache, 0, len(held)), HeadPhases(place / "heads")
 
