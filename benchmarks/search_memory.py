@@ -1,8 +1,10 @@
 """Memory of a search over many trials, in one process.
 
-Trials of few epochs on a part of the embedded digits, at four unfreeze points in turn, each with a rate and a dropout
-of its own, so that each trains both phases. After every few trials the memory that the process holds for itself
-(`RssAnon`), and how many traced graphs it holds. `--remember` leaves out what the search does about them.
+Trials of few epochs on a part of the embedded digits, at four unfreeze points in turn, each with a rate, a dropout and an
+L2 penalty of its own. No two trials share a network by that, since the penalty is part of what is traced: the most that a search can
+ask for. With `--alike` all have one penalty, and four networks serve them all. After every few trials the memory that the
+process holds for itself (`RssAnon`), and how many traced graphs it holds. `--remember` leaves out what the search does about
+graphs that nobody needs any more.
 
     python benchmarks/search_memory.py --trials 50
 """
@@ -45,6 +47,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=50)
     parser.add_argument("--every", type=int, default=5)
     parser.add_argument("--per-class", type=int, default=20)
+    parser.add_argument("--alike", action="store_true", help="one penalty for all trials")
     parser.add_argument("--remember", action="store_true", help="the control: let TensorFlow keep its graphs")
     arguments = parser.parse_args()
     if arguments.remember:
@@ -72,6 +75,8 @@ def search(arguments: argparse.Namespace, folder: Path) -> None:
         for number in range(arguments.trials):
             point = POINTS[number % len(POINTS)]
             values = {"finetune_phase.unfreeze_from": point, "head.dropout": 0.5 * number / arguments.trials}
+            if not arguments.alike:
+                values["head.l2"] = 1e-6 * (number + 1)
             if point != "backbone":
                 values["finetune_phase.learning_rate"] = 1e-4 * (number + 1)
             asked = trial.trial_recipe(recipe, values, shared)

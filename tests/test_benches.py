@@ -65,6 +65,17 @@ def test_a_trial_on_a_used_bench_is_the_trial_on_a_new_one_to_the_bit(trial: Any
     assert seeded.scores[0] == new.score != seeded.scores[1]
 
 
+def test_a_trial_that_diverged_leaves_nothing_behind(trial: Any) -> None:
+    from kerastl.errors import TrainingError
+
+    new, shared = trial({})
+    with pytest.raises(TrainingError):
+        trial({"finetune_phase.learning_rate": 3e38, "finetune_phase.warmup_epochs": 0.0}, shared)
+    after, _ = trial({}, shared)
+    assert shared.benches.made == 1
+    np.testing.assert_array_equal(after.losses, new.losses)
+
+
 def test_what_changes_a_graph_gets_a_bench_of_its_own(trial: Any) -> None:
     _, shared = trial({})
     made = 1
