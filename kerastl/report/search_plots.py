@@ -59,9 +59,10 @@ def plot_keys(report: SearchReport, path: Path | str) -> None:
         if report.baseline is not None:
             axis.axhline(report.baseline, color=GREY, linestyle="--", linewidth=1)
         axis.set_xlim(-0.06, 1.06)
-        axis.set_xticks(*_ticks(key), fontsize=8)
-        if key.labels and max(map(len, key.labels)) > 5:
-            axis.tick_params(axis="x", rotation=30)
+        slanted = bool(key.labels) and max(map(len, key.labels)) > 5
+        # Slanted labels end below their place; centred ones would seem to stand for the place beside it.
+        options = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if slanted else {}
+        axis.set_xticks(*_ticks(key), fontsize=8, **options)
         axis.set_title(key.key, fontsize=9)
         axis.spines[["top", "right"]].set_visible(False)
         if place % columns == 0:
