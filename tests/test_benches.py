@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from test_tuning import scored, shared_of, tiny  # noqa: F401
+from test_tuning import graphs_alive, scored, shared_of, tiny  # noqa: F401
 
 from kerastl.tuning.axes import UNFREEZE
 
@@ -125,6 +125,24 @@ def test_a_bench_that_was_let_go_of_is_made_again(trial: Any, monkeypatch: pytes
     np.testing.assert_array_equal(again.losses, first.losses)
 
 
+def test_benches_that_were_let_go_of_leave_no_graphs(
+    trial: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    from kerastl.tuning import benches
+
+    monkeypatch.setattr(benches, "MOST", 1)
+    _, shared = trial({})
+    for key in ("head.l2", "finetune_phase.label_smoothing"):  # another head, and another cut of the same
+        counts = []
+        for number in range(1, 5):
+            trial({key: 0.01 * number}, shared)
+            counts.append(graphs_alive())
+        assert counts[1] == counts[2] == counts[3], key
+    monkeypatch.setattr(benches, "MOST", 3)
+    trial({}, shared)
+    assert graphs_alive() > counts[3], "the control: two benches hold more than one"
+
+
 def test_folds_have_benches_of_their_own(
     solid_colours: Path, tmp_path: Path, shared_of: Any  # noqa: F811
 ) -> None:  # fmt: skip
@@ -170,9 +188,9 @@ def test_layers_of_the_backbone_that_draw_begin_anew(
     for name in "ab":
         scored(recipe, {}, shared, HeadPhases(tmp_path / name))
         ((base, _),) = shared.benches._benches.values()
-        states.append([state.numpy().tolist() for state, _ in base.backbone.random_states])
+        states.append([state.numpy().tolist() for state, _ in base.random_states])
     assert shared.benches.made == 1 and states[0] == states[1]
-    starts = [start.tolist() for _, start in base.backbone.random_states]
+    starts = [start.tolist() for _, start in base.random_states]
     assert any(now != start for now, start in zip(states[0], starts, strict=True)), "the control: they draw"
     scored(recipe, {}, shared, HeadPhases(tmp_path / "c"), repeats=2)
     assert shared.benches.made == 2, "another seed makes other layers"

@@ -26,7 +26,7 @@ from kerastl.recipe import Recipe, recipe_to_dict
 from kerastl.training.trainer import Trainers, form_of
 from kerastl.workflow.beginning import Statistics, network_on, point_of
 
-# Each holds what an optimizer remembers, twice the trained weights, and some ten megabytes of graphs.
+# Each holds a backbone, what an optimizer remembers, twice the trained weights, and some ten megabytes of graphs.
 MOST = 12
 MOST_BYTES = 1 << 30
 
@@ -47,20 +47,21 @@ class Bench:
 
 
 @dataclass(frozen=True, eq=False)
-class _Backbone:
-    """A copy of the pretrained backbone to train on, and the states of its random layers when it was new."""
-
-    model: keras.Model
-    random_states: list[tuple[keras.Variable, Any]]
-
-
-@dataclass(frozen=True, eq=False)
 class _Base:
-    """What benches at several cuts have in common."""
+    """What benches at several cuts have in common, and the states of its random layers when it was new.
 
-    backbone: _Backbone
+    No two share a backbone: its layers refer to all that was ever built on them, and would keep it.
+    """
+
     network: Network
+    random_states: list[tuple[keras.Variable, Any]]
     trainers: Trainers
+
+    @property
+    def bytes(self) -> int:
+        """Of weights, and of what optimizers remember."""
+        weights = [weight.value for weight in self.network.model.weights]
+        return self.trainers.bytes + sum(one.dtype.size * one.shape.num_elements() for one in weights)
 
 
 class Benches:
@@ -78,7 +79,6 @@ class Benches:
         self._class_count = class_count
         self._benches: OrderedDict[str, tuple[_Base, Cut]] = OrderedDict()
         # What several benches stand on lives as long as one of them does.
-        self._backbones: WeakValueDictionary[str, _Backbone] = WeakValueDictionary()
         self._bases: WeakValueDictionary[str, _Base] = WeakValueDictionary()
 
     def take(self, recipe: Recipe, reference: keras.Model, statistics: Statistics) -> Bench:
@@ -89,29 +89,40 @@ class Benches:
             reference: the pretrained backbone, which is never trained.
             statistics: by which the head standardises features.
         """
-        backbone_key = _backbone_key(recipe, reference)
-        base_key = [*backbone_key, _head_form(recipe), *(_digest(array) for array in statistics)]
+        base_key = json.dumps(
+            [
+                recipe_to_dict(recipe)["backbone"],
+                keras.config.dtype_policy().name,
+                # What a backbone's own layers draw follows from the seed under which they were made.
+                recipe.seed if _random_states(reference) else None,
+                _head_form(recipe),
+                *map(_digest, statistics),
+            ]
+        )
         multi_label = recipe.data.multi_label
         phases = [form_of(phase, multi_label) for phase in (recipe.head_phase, recipe.finetune_phase)]
-        key = json.dumps([*base_key, *phases, point_of(recipe)])
+        key = json.dumps([base_key, *phases, point_of(recipe)])
         if key not in self._benches:
             self.made += 1
-            backbone = _kept(self._backbones, backbone_key, lambda: _copied(recipe, reference))
-            base = _kept(self._bases, base_key, lambda: self._base(backbone, recipe, statistics))
+            base = self._bases.get(base_key) or self._base(recipe, statistics)
+            self._bases[base_key] = base
             self._benches[key] = base, cut(base.network, point_of(recipe))
         self._benches.move_to_end(key)
         self._make_room()
         base, parts = self._benches[key]
-        base.backbone.model.set_weights(reference.get_weights())
-        for variable, value in base.backbone.random_states:
+        base.network.backbone.set_weights(reference.get_weights())
+        for variable, value in base.random_states:
             variable.assign(value)
         renew_head(base.network.head, recipe.head.dropout, recipe.seed)
         freeze_backbone(base.network)
         return Bench(base.network, parts, base.trainers)
 
-    def _base(self, backbone: _Backbone, recipe: Recipe, statistics: Statistics) -> _Base:
-        network = network_on(backbone.model, recipe, self._class_count, statistics, adjustable=True)
-        return _Base(backbone, network, Trainers())
+    def _base(self, recipe: Recipe, statistics: Statistics) -> _Base:
+        spec = get_backbone(recipe.backbone.name or "")
+        backbone = build_backbone(spec, recipe.backbone.image_size or spec.image_size)
+        states = [(state, state.numpy()) for state in _random_states(backbone)]
+        network = network_on(backbone, recipe, self._class_count, statistics, adjustable=True)
+        return _Base(network, states, Trainers())
 
     def _make_room(self) -> None:
         while len(self._benches) > 1 and (len(self._benches) > MOST or self._bytes() > MOST_BYTES):
@@ -119,13 +130,7 @@ class Benches:
             base.trainers.forget(parts.suffix)
 
     def _bytes(self) -> int:
-        return sum(trainers.bytes for trainers in {base.trainers for base, _ in self._benches.values()})
-
-
-def _copied(recipe: Recipe, reference: keras.Model) -> _Backbone:
-    spec = get_backbone(recipe.backbone.name or "")
-    model = build_backbone(spec, recipe.backbone.image_size or spec.image_size)
-    return _Backbone(model, [(state, state.numpy()) for state in _random_states(model)])
+        return sum(base.bytes for base in {base for base, _ in self._benches.values()})
 
 
 def _random_states(model: keras.Model) -> list[keras.Variable]:
@@ -134,23 +139,9 @@ def _random_states(model: keras.Model) -> list[keras.Variable]:
     return [variable for variable in model.variables if id(variable) not in weights]
 
 
-def _backbone_key(recipe: Recipe, reference: keras.Model) -> list[Any]:
-    # What a backbone's own layers draw follows from the seed under which they were made.
-    seed = recipe.seed if _random_states(reference) else None
-    return [recipe_to_dict(recipe)["backbone"], keras.config.dtype_policy().name, seed]
-
-
 def _head_form(recipe: Recipe) -> dict[str, Any]:
     return {name: value for name, value in dataclasses.asdict(recipe.head).items() if name != "dropout"}
 
 
 def _digest(array: Any) -> str:
     return hashlib.sha256(array.tobytes()).hexdigest()[:16]
-
-
-def _kept(made: WeakValueDictionary[str, Any], key: list[Any], make: Any) -> Any:
-    name = json.dumps(key)
-    found = made.get(name)
-    if found is None:
-        made[name] = found = make()
-    return found
