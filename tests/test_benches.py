@@ -76,6 +76,7 @@ def test_a_trial_that_diverged_leaves_nothing_behind(trial: Any) -> None:
     np.testing.assert_array_equal(after.losses, new.losses)
 
 
+@pytest.mark.slow
 def test_what_changes_a_graph_gets_a_bench_of_its_own(trial: Any) -> None:
     _, shared = trial({})
     made = 1
