@@ -31,6 +31,7 @@ from kerastl.progress import Progress
 from kerastl.recipe import Recipe, resolve
 from kerastl.report.plots_choices import plot_ranking
 from kerastl.run import Run, create_run, environment, safe_name
+from kerastl.training.routine import without_finetuning
 from kerastl.workflow.logbook import Logbook
 from kerastl.workflow.prepare import decode_splits, make_repeatable, precision_of
 from kerastl.writing import write_json_atomic
@@ -187,12 +188,8 @@ def _is_too_small(recipe: Recipe, name: str) -> bool:
 
 def _with_backbone(recipe: Recipe, name: str, splits: Splits) -> Recipe:
     """The recipe resolved for one backbone, with nothing thawed: pooled features alone are needed."""
-    recipe = dataclasses.replace(
-        recipe,
-        backbone=dataclasses.replace(recipe.backbone, name=name),
-        finetune_phase=dataclasses.replace(recipe.finetune_phase, unfreeze_from="backbone"),
-    )
-    return resolve(recipe, splits.train.count, len(splits.class_names))
+    named = dataclasses.replace(recipe, backbone=dataclasses.replace(recipe.backbone, name=name))
+    return resolve(without_finetuning(named), splits.train.count, len(splits.class_names))
 
 
 def _scored(recipe: Recipe, splits: Splits, run: Run, progress: Progress) -> RankedBackbone:
