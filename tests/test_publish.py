@@ -6,6 +6,8 @@ import errno
 import fcntl
 import json
 import os
+import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -154,6 +156,91 @@ def test_going_back_step_by_step_and_forward_again(tmp_path: Path) -> None:
         roll_back(tmp_path, NAME, 9)
     with pytest.raises(UserError, match=r"no model 'n' in .*Expected one of: m"):
         roll_back(tmp_path, "n")
+
+
+def test_after_bad_releases_on_both_sides_of_a_roll_back_neither_is_served_again(
+    kerastl: Kerastl, tmp_path: Path
+) -> None:
+    models = tmp_path / "saved_models"
+    versions(3)(models)
+    assert roll_back(models, NAME).rollback_of == 2  # 3 was bad
+    publish_next(models)
+    assert roll_back(models, NAME).rollback_of == 2  # 5 is bad, too
+    notes = [line.split()[-1] for line in kerastl("models", "list").stdout.splitlines()[1:]]
+    assert [number for number, note in enumerate(notes, start=1) if note == "withdrawn"] == [3, 5]
+    assert roll_back(models, NAME).rollback_of == 1
+    publish_next(models)
+    assert roll_back(models, NAME, 5).content == 5  # by name, and good again from now on
+    publish_next(models)
+    assert roll_back(models, NAME).content == 5
+    assert roll_back(models, NAME).content == 1
+    with pytest.raises(UserError, match="before 1, which is served"):
+        roll_back(models, NAME)
+
+
+def test_where_all_that_came_before_was_withdrawn_it_has_to_be_named(tmp_path: Path) -> None:
+    versions(2)(tmp_path)
+    roll_back(tmp_path, NAME)  # 2 was bad
+    publish_next(tmp_path)
+    for number in ("1", "3"):  # what was good is broken by hand
+        (tmp_path / NAME / number / "saved_model.pb").unlink()
+    with pytest.raises(
+        UserError, match=r"but what was withdrawn \(2\)\. Versions: 2, 4\. Name one with --to"
+    ):
+        roll_back(tmp_path, NAME)
+    assert roll_back(tmp_path, NAME, 2).rollback_of == 2
+
+
+def test_a_broken_newest_version_is_gone_back_from_to_the_one_that_servers_still_serve(
+    tmp_path: Path,
+) -> None:
+    versions(2)(tmp_path)
+    (tmp_path / NAME / "3").mkdir()  # by hand, without a SavedModel: servers fail to load it and keep 2
+    assert roll_back(tmp_path, NAME).rollback_of == 2
+
+
+@pytest.mark.parametrize("facts", ['{"rollback_of": 9}', '{"rollback_of": "1"}', '{"rollback_of": [1]}'])
+def test_a_description_that_came_with_files_from_elsewhere_names_no_origin(
+    tmp_path: Path, facts: str
+) -> None:
+    versions(2)(tmp_path)
+    (tmp_path / NAME / "2" / "assets.extra" / "model.json").write_text(facts)
+    assert list_models(tmp_path, NAME)[-1].rollback_of is None
+    assert roll_back(tmp_path, NAME).rollback_of == 1
+    assert prune_versions(tmp_path / NAME, 1) == [2]
+
+
+def test_histories_at_random_go_back_to_what_was_never_withdrawn(quick_folder: Path) -> None:
+    """Beside a stack: publishing puts a content on it, going back takes what was withdrawn off it."""
+    draw = random.Random(0)
+    for history in range(40):
+        models, good, served, done = quick_folder / str(history), [1, 2, 3, 4], 4, ["publish"] * 4
+        versions(4)(models)
+        for _ in range(10):
+            present = {version.content for version in list_models(models, NAME)}
+            good = [content for content in good if content in present]
+            step = draw.choice(["publish", "publish", "back", "back", "to", "to", "prune"])
+            done.append(step)
+            if step == "publish":
+                served = publish_next(models)
+                good.append(served)
+            elif step == "prune":
+                prune_versions(models / NAME, draw.randint(2, 9))
+            elif step == "to":
+                target = draw.choice([version.version for version in list_models(models, NAME)])
+                content = {version.version: version.content for version in list_models(models, NAME)}[target]
+                if content == served:
+                    continue
+                served = roll_back(models, NAME, target).content
+                good = [content for content in good if content < served] + [served]
+            elif len(good) > 1:
+                good.pop()
+                served = roll_back(models, NAME).content
+            else:
+                with pytest.raises(UserError, match="There is no version"):
+                    roll_back(models, NAME)
+            assert served == good[-1] == list_models(models, NAME)[-1].content, done
+        shutil.rmtree(models)
 
 
 def test_without_links_files_are_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

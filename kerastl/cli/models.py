@@ -42,7 +42,10 @@ def list_(name: str | None, models_dir: Path, as_json: bool) -> None:
 @models.command()
 @click.argument("name")
 @click.option(
-    "--to", type=int, metavar="N", help="The version to go back to; the one before what is served without it."
+    "--to",
+    type=int,
+    metavar="N",
+    help="The version to go back to; without it the newest before what is served that was not withdrawn.",
 )
 @models_option
 @json_option
@@ -99,5 +102,6 @@ def _row(version: ModelVersion) -> tuple[str | int, ...]:
 
 def _note(version: ModelVersion) -> str:
     words = ["" if version.whole else "no saved_model.pb", "served" if version.served else ""]
+    words.append("withdrawn" if version.withdrawn else "")
     words.append("" if version.rollback_of is None else f"roll back of {version.rollback_of}")
     return ", ".join(word for word in words if word)

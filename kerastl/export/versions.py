@@ -2,6 +2,7 @@
 
 TensorFlow Serving serves the largest number. Going back is therefore publishing an older version's files again
 under the next number: it works with every server, is one rename like every other version, and can itself be undone.
+Which contents were withdrawn follows from that history, so that none of them is served again unless it is named.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ class ModelVersion:
         path: its folder.
         served: whether it is the one that TensorFlow Serving serves, the largest number.
         rollback_of: the version whose files these are, where it was published by going back.
+        withdrawn: whether its files were gone back from; only naming it serves them again.
         accuracy: on the test split.
         test_count: number of images behind it.
         exported: when, in UTC.
@@ -63,6 +65,7 @@ class ModelVersion:
     recipe: str | None
     bytes: int
     whole: bool
+    withdrawn: bool = False
 
     @property
     def content(self) -> int:
@@ -101,7 +104,8 @@ def roll_back(models_dir: Path | str, name: str, to: int | None = None) -> Model
     Args:
         models_dir: folder that TensorFlow Serving watches.
         name: of the model.
-        to: the version to go back to; the one before what is served now without it.
+        to: the version to go back to. Without it the newest content before what is served now that was not itself
+            withdrawn: what was served when a version was gone back from, and what was passed over on the way.
 
     Returns:
         The new version, which holds the same files and says so in its card and its `model.json`.
@@ -110,8 +114,7 @@ def roll_back(models_dir: Path | str, name: str, to: int | None = None) -> Model
         UserError: if there is no such model or version, or it is what is served already.
         WriteError: if the folder cannot be written, or the disk is full.
     """
-    versions = [version for version in list_models(models_dir, name) if version.whole]
-    target = _target(versions, name, to)
+    target = _target(list_models(models_dir, name), name, to)
     base = Path(models_dir) / name
     with explain_write_errors(base):
         remove_leftovers(base)
@@ -138,7 +141,7 @@ def prune_versions(base: Path, keep: int) -> list[int]:
     """
     check_keep(keep)
     versions = _versions(base)
-    repeated = _facts(base / str(versions[-1])).get("rollback_of") if versions else None
+    repeated = _origin(_facts(base / str(versions[-1])), versions[-1]) if versions else None
     doomed = [number for number in versions[:-keep] if number != repeated]
     with explain_write_errors(base):
         removed = [number for number in doomed if take_away(base, number)]
@@ -161,7 +164,9 @@ def _versions_of(models_dir: Path | str, name: str) -> list[ModelVersion]:
     base = Path(models_dir) / name
     numbers = _versions(base)
     found = [_read_version(base, number, served=number == numbers[-1]) for number in numbers]
-    return [version for version in found if version.path.exists()]  # some may have gone meanwhile
+    found = [version for version in found if version.path.exists()]  # some may have gone meanwhile
+    withdrawn = _withdrawn(found)
+    return [replace(version, withdrawn=version.content in withdrawn) for version in found]
 
 
 def _read_version(base: Path, number: int, served: bool) -> ModelVersion:
@@ -173,7 +178,7 @@ def _read_version(base: Path, number: int, served: bool) -> ModelVersion:
         version=number,
         path=path,
         served=served,
-        rollback_of=facts.get("rollback_of"),
+        rollback_of=_origin(facts, number),
         accuracy=test.get("accuracy"),
         test_count=test.get("count"),
         exported=facts.get("exported"),
@@ -202,20 +207,40 @@ def _facts(version: Path) -> Mapping[str, Any]:
     return facts if isinstance(facts, dict) else {}
 
 
+def _origin(facts: Mapping[str, Any], number: int) -> int | None:
+    """The version that this one repeats; a description that came with files from elsewhere may name no earlier one."""
+    origin = facts.get("rollback_of")
+    return origin if isinstance(origin, int) and 0 <= origin < number else None
+
+
+def _withdrawn(versions: list[ModelVersion]) -> set[int]:
+    """Contents that were gone back from, or passed over on the way, and not named by --to since."""
+    withdrawn: set[int] = set()
+    served = -1
+    for version in versions:
+        withdrawn |= {each.content for each in versions if version.content < each.content <= served}
+        withdrawn.discard(version.content)
+        served = version.content
+    return withdrawn
+
+
 def _target(versions: list[ModelVersion], name: str, to: int | None) -> ModelVersion:
-    numbers = ", ".join(str(version.version) for version in versions)
-    if not versions:
+    whole = [version for version in versions if version.whole]
+    numbers = ", ".join(str(version.version) for version in whole)
+    if not whole:
         raise UserError(f"No version of model '{name}' holds a SavedModel: there is nothing to go back to.")
     served = versions[-1]
     if to is None:
-        earlier = [version for version in versions if version.content < served.content]
+        before = [version for version in whole if version.content < served.content]
+        earlier = [version for version in before if not version.withdrawn]
         if not earlier:
+            passed = ", ".join(str(content) for content in sorted({version.content for version in before}))
             raise UserError(
-                f"There is no version of model '{name}' before {served.content}, which is served. Versions: {numbers}. "
-                "Name one with --to."
+                f"There is no version of model '{name}' before {served.content}, which is served"
+                f"{f', but what was withdrawn ({passed})' if passed else ''}. Versions: {numbers}. Name one with --to."
             )
         return max(earlier, key=lambda version: (version.content, version.version))
-    found = [version for version in versions if version.version == to]
+    found = [version for version in whole if version.version == to]
     if not found:
         raise UserError(f"Model '{name}' has no version {to}. Expected one of: {numbers}.")
     if found[0].content == served.content:
