@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 from sklearn.metrics import log_loss
 
-from kerastl.evaluation.abstention import accepted_at, choose_threshold
+from kerastl.evaluation.abstention import accepted_at, choose_threshold, fewest_for
 from kerastl.evaluation.calibration import (
     calibrate,
     calibration_error,
@@ -96,17 +97,48 @@ def test_the_calibration_error_is_the_gap_between_confidence_and_accuracy() -> N
     assert calibration_error(certain, np.array([1])) == pytest.approx(1.0)
 
 
-def test_a_threshold_gives_the_precision_that_was_asked_for_and_accepts_as_many_as_it_can() -> None:
+def test_a_threshold_is_known_to_give_its_precision_and_accepts_as_many_as_it_can() -> None:
     logits, labels = honest_logits()
     probabilities = probabilities_of(logits)
     threshold = choose_threshold(probabilities, labels, precision=0.9)
     assert threshold is not None
-    accepted = accepted_at(probabilities, labels, threshold)
-    assert accepted.precision is not None and accepted.precision >= 0.9
+
+    def lowest(number: int) -> float:
+        accepted = accepted_at(probabilities, labels, confidence[number - 1])
+        assert accepted.precision is not None
+        right = round(accepted.precision * accepted.accepted)
+        return binomtest(right, accepted.accepted, alternative="greater").proportion_ci(0.95).low
+
     confidence = np.sort(probabilities.max(axis=1))[::-1]
-    for number in range(accepted.accepted + 1, 4001):
-        wider = accepted_at(probabilities, labels, confidence[number - 1])
-        assert wider.precision is not None and wider.precision < 0.9
+    number = accepted_at(probabilities, labels, threshold).accepted
+    assert lowest(number) >= 0.9
+    assert all(lowest(wider) < 0.9 for wider in range(number + 1, 4001))
+
+
+def test_the_precision_that_was_asked_for_is_kept_as_often_as_promised() -> None:
+    generator = np.random.default_rng(0)
+
+    def images(count: int) -> tuple[np.ndarray, np.ndarray]:
+        sure = 1 / (1 + np.exp(-np.abs(generator.normal(3.5, 2.0, count))))
+        return np.stack([sure, 1 - sure], axis=1), (generator.random(count) >= sure).astype(int)
+
+    probabilities, labels = images(400_000)
+    broken, chosen = 0, 0
+    for _ in range(300):
+        threshold = choose_threshold(*images(300), precision=0.95)
+        if threshold is not None:
+            chosen += 1
+            broken += (accepted_at(probabilities, labels, threshold).precision or 1) < 0.95
+    assert chosen > 200, "else nothing was promised"
+    # 5 % and three standard errors; the observed precision alone breaks its promise in half of the draws
+    assert broken <= 0.05 * 300 + 3 * (300 * 0.05 * 0.95) ** 0.5
+
+
+def test_a_precision_needs_images_enough_to_be_known() -> None:
+    assert (fewest_for(0.9), fewest_for(0.98)) == (29, 149)
+    for count, expected in ((148, None), (149, 0.0)):
+        sure = np.tile([0.99, 0.01], (count, 1))
+        assert choose_threshold(sure, np.zeros(count, int), precision=0.98) == expected
 
 
 def test_a_threshold_accepts_the_share_that_was_asked_for() -> None:
@@ -118,10 +150,10 @@ def test_a_threshold_accepts_the_share_that_was_asked_for() -> None:
 
 
 def test_images_of_one_confidence_are_accepted_together() -> None:
-    probabilities = np.array([[0.9, 0.1]] * 2 + [[0.8, 0.2]] * 3)
-    labels = np.array([0, 0, 0, 1, 1])
-    assert choose_threshold(probabilities, labels, precision=0.95) == pytest.approx(0.85)
-    assert choose_threshold(probabilities, labels, precision=0.6) == 0.0
+    probabilities = np.array([[0.9, 0.1]] * 20 + [[0.8, 0.2]] * 30)
+    labels = np.repeat([0, 0, 1], [20, 10, 20])
+    assert choose_threshold(probabilities, labels, precision=0.8) == pytest.approx(0.85)
+    assert choose_threshold(probabilities, labels, precision=0.4) == 0.0
     assert choose_threshold(probabilities, labels, coverage=0.5) == 0.0
     assert choose_threshold(probabilities, 1 - labels, precision=0.9) is None
     nothing = accepted_at(probabilities, labels, 0.95)

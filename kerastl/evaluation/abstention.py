@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import betaincinv
 
 from kerastl.evaluation.metrics import wilson_interval
+
+# How sure a promised precision has to be: the observed share alone is more than the truth about half of the time.
+CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
@@ -42,12 +47,13 @@ def choose_threshold(
     Args:
         probabilities: float [n, classes], of images that were not trained on.
         labels: int [n].
-        precision: share of the accepted images that have to be right; as many as possible are accepted.
+        precision: share of the accepted images that have to be right, below 1. As many are accepted as the lower bound
+            of `lowest_precision` allows.
         coverage: share of all images to accept; the surest ones are taken. Exactly one of both is given.
 
     Returns:
         Halfway between the confidence of the last accepted image and the next lower one; 0 where all are
-        accepted; None where no threshold reaches the precision.
+        accepted; None where no threshold is known to reach the precision.
     """
     if (precision is None) == (coverage is None):
         raise ValueError("expected either a precision or a coverage")
@@ -59,7 +65,7 @@ def choose_threshold(
     accepted = ends + 1
     if precision is not None:
         right = np.cumsum(probabilities.argmax(axis=1)[order] == np.asarray(labels)[order])
-        good = np.flatnonzero(right[ends] >= precision * accepted)
+        good = np.flatnonzero(lowest_precision(right[ends], accepted) >= precision)
         if not len(good):
             return None
         last = int(ends[good[-1]])
@@ -69,6 +75,29 @@ def choose_threshold(
     if last + 1 == len(falling):
         return 0.0
     return float((falling[last] + falling[last + 1]) / 2)
+
+
+def lowest_precision(right: np.ndarray, accepted: np.ndarray) -> np.ndarray:
+    """The precision that is reached with 95 % confidence: the one-sided bound of Clopper and Pearson (1934, Biometrika 26:404).
+
+    Args:
+        right: int [m], accepted images whose best class is the label.
+        accepted: int [m], at least 1.
+
+    Returns:
+        float64 [m], 0..1.
+    """
+    some = np.maximum(right, 1)  # the bound of none right is 0; the function is not defined there
+    return np.where(right > 0, betaincinv(some, accepted - some + 1, 1 - CONFIDENCE), 0.0)
+
+
+def fewest_for(precision: float) -> int:
+    """How many images have to be accepted, and all of them right, before a precision is known to be reached.
+
+    Args:
+        precision: above 0 and below 1.
+    """
+    return math.ceil(math.log(1 - CONFIDENCE) / math.log(precision))
 
 
 def accepted_at(probabilities: np.ndarray, labels: np.ndarray, threshold: float) -> Accepted:

@@ -229,7 +229,8 @@ class CalibrationRecipe:
     )
     abstain_precision: float | None = key(
         None,
-        "share of answers that have to be right on validation: less sure ones are served as not accepted",
+        "share of accepted answers that have to be right, known from validation with 95 % confidence: less sure ones "
+        "are served as not accepted",
         above=0,
         below=1,
     )

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from kerastl.evaluation.abstention import Accepted, accepted_at, choose_threshold
+from kerastl.evaluation.abstention import Accepted, accepted_at, choose_threshold, fewest_for
 from kerastl.evaluation.calibration import Calibration, calibrate, reliability
 from kerastl.evaluation.metrics import probabilities_of
 from kerastl.model.build import Network
@@ -60,9 +60,12 @@ def calibrate_network(
     probabilities = probabilities_of(divided, multi_label)
     threshold = choose_threshold(probabilities, labels, asked.abstain_precision, asked.abstain_coverage)
     if threshold is None:
+        assert asked.abstain_precision is not None
         progress.warn(
-            f"No threshold makes {asked.abstain_precision:.0%} of the accepted answers right on the {len(labels)} validation "
-            "images (calibration.abstain_precision): the model is served without one"
+            f"calibration.abstain_precision = {asked.abstain_precision:g}: {len(labels)} validation images do not show that any "
+            f"threshold reaches it, so the model is served without one. At least {fewest_for(asked.abstain_precision)} have to "
+            "be accepted, all of them right, before it is known with 95 % confidence. Take more validation images "
+            "(data.validation_fraction), a lower precision, or calibration.abstain_coverage"
         )
         return Calibrated(found, None, None), divided
     return Calibrated(found, threshold, accepted_at(probabilities, labels, threshold)), divided
