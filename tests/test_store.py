@@ -6,6 +6,7 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from kerastl.cli.cache import cache as cache_command
 from kerastl.features.sealing import JOURNAL, MANIFEST
 from kerastl.features.store import FeatureStore
 from kerastl.features.unit import ROWS, SHARD_ROWS, Unit, UnitKey
@@ -457,3 +460,53 @@ def test_a_store_that_nobody_else_knows_of_needs_no_locks(
     no_locks(monkeypatch)
     store = FeatureStore(tmp_path, 10**9, shared=False)
     assert build(store, key_of()) == [0, 1, 2] and build(store, key_of()) == []
+
+
+# Foreign folders
+
+
+def foreign_folders(root: Path, elsewhere: Path) -> list[Path]:
+    """What people keep beside a store, each with a file of the store's names in it; the last one is a link."""
+    names = ["my experiment", "pooled", "pixels-2024", "pooled-" + "a" * 23, "pooled-" + "a" * 25]
+    names += [
+        "activations-" + "A" * 24,
+        "pooled-" + "g" * 24,
+        "features-" + "a" * 24,
+        "pooled-" + "a" * 24 + ".bak",
+    ]
+    names += [".hidden", "x" + "pooled-" + "a" * 24]
+    folders = [root / name for name in names]
+    for folder in (*folders, elsewhere):
+        folder.mkdir()
+        np.save(folder / ROWS, np.zeros((3, 4), np.float32))
+        (folder / MANIFEST).write_text("{}")
+        (folder / JOURNAL).write_text("")
+        (folder / "notes.txt").write_text("of a year's work")
+    link = root / ("pooled-" + "b" * 24)
+    link.symlink_to(elsewhere, target_is_directory=True)
+    return [*folders, link]
+
+
+def test_folders_that_the_store_did_not_make_are_neither_listed_nor_removed(tmp_path: Path) -> None:
+    store = FeatureStore(tmp_path / "store", max_bytes=2 * key_of().bytes)
+    build(store, key_of())
+    foreign = foreign_folders(store.root, tmp_path / "elsewhere")
+    assert [unit.name for unit in store.units()] == [key_of().name]
+    with store.lease([other := key_of(weights="b", rows=2 * ROW_COUNT - 200)]) as units:
+        store.make_room([units[other]])
+    assert not (store.root / key_of().name).exists(), "the control: room had to be made"
+    assert not any(store.remove(folder.name) for folder in foreign)
+    assert all(sorted(os.listdir(folder)) == [JOURNAL, MANIFEST, "notes.txt", ROWS] for folder in foreign)
+
+
+def test_clearing_and_pruning_leave_foreign_folders_alone(tmp_path: Path) -> None:
+    store = FeatureStore(tmp_path / "store", max_bytes=10**9)
+    for command in (["clear"], ["prune", "--max-gigabytes", "0"], ["prune", "--older-than-days", "0"]):
+        build(store, key_of())
+        foreign = foreign_folders(store.root, tmp_path / "elsewhere")
+        done = CliRunner().invoke(cache_command, [*command, "--directory", str(store.root)])
+        assert done.exit_code == 0 and done.output.startswith("removed 1 units"), done.output
+        assert all((folder / "notes.txt").is_file() for folder in foreign)
+        for folder in foreign:
+            folder.unlink() if folder.is_symlink() else shutil.rmtree(folder)
+        shutil.rmtree(tmp_path / "elsewhere")

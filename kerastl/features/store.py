@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -23,6 +24,8 @@ from kerastl.writing import NoSpaceError, WriteError, explain_write_errors
 
 DISK_SHARE = 0.5
 LISTING_SECONDS = 0.05
+# What `UnitKey.name` makes. Nothing else in the folder is ours to count, list or remove: people keep things beside it.
+UNIT_NAME = re.compile(r"(pixels|pooled|activations)-[0-9a-f]{24}")
 
 
 @dataclass(frozen=True)
@@ -178,13 +181,15 @@ class FeatureStore:
         """All units, the most recently used first."""
         if not self.root.is_dir():
             return []
-        found = [self._stored(path) for path in self.root.iterdir() if path.is_dir()]
+        found = [self._stored(path) for path in self.root.iterdir() if _is_unit(path)]
         return sorted((unit for unit in found if unit), key=lambda unit: -unit.used)
 
     def remove(self, name: str) -> bool:
         """Remove a unit, unless some process uses it or it is not ours to remove; says whether it is gone."""
         if not (self.root / name).is_dir():
             return True
+        if not _is_unit(self.root / name):
+            return False
         try:
             return self._remove(name)
         except (PermissionError, WriteError):
@@ -243,6 +248,11 @@ class FeatureStore:
 def existing_folder(path: Path) -> Path:
     """The path itself, or its nearest parent that exists."""
     return next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.is_dir())
+
+
+def _is_unit(path: Path) -> bool:
+    """Whether it is a folder that this store made, by its name; what a link points to may be anybody's."""
+    return bool(UNIT_NAME.fullmatch(path.name)) and path.is_dir() and not path.is_symlink()
 
 
 def _text(path: Path) -> str:
