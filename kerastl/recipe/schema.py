@@ -247,7 +247,8 @@ class Recipe:
     seed: int = key(0, "source of every random choice", low=0, high=2**31 - 1)
     precision: str = key(
         "auto",
-        "arithmetic of the network; auto takes mixed_bfloat16 on a GPU that has it, float32 elsewhere",
+        "arithmetic of the network; auto takes mixed_bfloat16 where all GPUs have units for it (NVIDIA, compute capability "
+        "8.0 or more), float32 elsewhere",
         choices=("auto", "float32", "mixed_bfloat16"),
     )
     deterministic: bool = key(False, "same bits at every repetition on the same machine; slower on a GPU")

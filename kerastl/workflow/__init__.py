@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
     from kerastl.workflow.ranging import RateRangeSummary, lr_range
     from kerastl.workflow.ranking import Ranking, rank
     from kerastl.workflow.use import evaluate, export
+
+# TensorFlow reads it when it first uses a GPU, of which it would otherwise take all memory: from the other processes
+# there, and from the libraries that it calls itself.
+os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
 
 __all__ = [
     "Benchmark",

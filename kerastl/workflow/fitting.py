@@ -102,7 +102,7 @@ def fit(
         make_repeatable(recipe)
         if (recipe.augment.views or 1) > 1:
             write_preview(run, prepared)
-        with precision_of(recipe) as precision:
+        with precision_of(recipe, progress) as precision:
             beginning = begin(prepared, cache, progress)
         network, loaded = beginning.network, beginning.weights
         plan = make_plan(network, recipe, prepared.splits.counts())

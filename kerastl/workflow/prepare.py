@@ -22,6 +22,8 @@ from kerastl.progress import Progress
 from kerastl.recipe import DataRecipe, Recipe, resolve
 
 NAMED_UNREADABLE = 5
+# NVIDIA's processors have units for bfloat16 from Ampere on; older ones (T4, V100) emulate it.
+BFLOAT16_CAPABILITY = (8, 0)
 
 
 @dataclass(frozen=True)
@@ -110,18 +112,37 @@ def decode_splits(
 
 
 @contextmanager
-def precision_of(recipe: Recipe) -> Iterator[str]:
-    """Build networks in the recipe's arithmetic; yields `float32` or `mixed_bfloat16`."""
-    precision = recipe.precision
+def precision_of(recipe: Recipe, progress: Progress = Progress()) -> Iterator[str]:
+    """Build networks in the recipe's arithmetic; yields `float32` or `mixed_bfloat16`, and says why to who listens."""
+    precision, why = recipe.precision, f"precision = {recipe.precision}"
     if precision == "auto":
-        # On processors bfloat16 pays only with special instructions, and not for every network.
-        precision = "mixed_bfloat16" if tf.config.list_physical_devices("GPU") else "float32"
+        precision, because = _precision_here()
+        why += f": {because}"
+    progress.note(f"Arithmetic: {precision} ({why})")
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(precision)
     try:
         yield precision
     finally:
         keras.config.set_dtype_policy(before)
+
+
+def _precision_here() -> tuple[str, str]:
+    """The arithmetic for this machine, and why."""
+    gpus = tf.config.list_physical_devices("GPU")
+    if not gpus:
+        # On processors bfloat16 pays only with special instructions, and not for every network.
+        return "float32", "no GPU"
+    for gpu in gpus:
+        capability = tf.config.experimental.get_device_details(gpu).get("compute_capability")
+        if capability is None or tuple(capability) < BFLOAT16_CAPABILITY:
+            has = (
+                "unknown compute capability"
+                if capability is None
+                else "compute capability {}.{}".format(*capability)
+            )
+            return "float32", f"{gpu.name.removeprefix('/physical_device:')} has {has}, bfloat16 needs 8.0"
+    return "mixed_bfloat16", "all GPUs have units for it"
 
 
 def make_repeatable(recipe: Recipe) -> None:

@@ -109,7 +109,7 @@ def lr_range(
         with Cache(recipe.cache, run.scratch) as cache:
             prepared = decode_splits(recipe, splits, cache, progress, ("train", "validation"))
             make_repeatable(recipe)
-            with precision_of(recipe):
+            with precision_of(recipe, progress):
                 beginning = begin(prepared, cache, progress)
             result = _tested(beginning, recipe, phase, low, high, steps, progress)
     finally:

@@ -196,7 +196,7 @@ def _scored(recipe: Recipe, splits: Splits, run: Run, progress: Progress) -> Ran
     assert recipe.backbone.name and recipe.backbone.image_size
     spec, size = get_backbone(recipe.backbone.name), recipe.backbone.image_size
     make_repeatable(recipe)
-    with Cache(recipe.cache, run.scratch) as cache, precision_of(recipe):
+    with Cache(recipe.cache, run.scratch) as cache, precision_of(recipe, progress):
         backbone = build_backbone(spec, size)
         loaded = load_weights(backbone, spec, recipe.backbone.weights, recipe.backbone.weights_dir)
         progress.note(f"Backbone {spec.name}, weights: {loaded.origin}")
