@@ -88,3 +88,12 @@ def test_passes_are_those_of_the_rows_that_are_missing() -> None:
     assert (found.passes, found.pooled_passes, found.live_passes) == (SHARD_ROWS + 20, 10, 7)
     assert found.pooled == Missing(first["pooled"].bytes, 1)
     assert found.activations == Missing(2 * first["activations"].bytes, 2)
+
+
+def test_what_is_larger_than_the_memory_is_read_from_the_disk_in_every_epoch() -> None:
+    asked = Demand(
+        Missing(0, 0), Missing(10**9, 10**9), 1_000, 0, live_passes=50_000, activation_row_bytes=10**6
+    )
+    # 6 s to write, 250 s to read in 50 epochs, 100 s to compute live.
+    assert chosen(asked, 10**12, memory=10**9, rate=500.0) == Keeping("disk", "disk")
+    assert chosen(asked, 10**12, memory=10**9 - 1, rate=500.0) == Keeping("disk", "live")

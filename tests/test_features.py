@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from kerastl.backbones import get_backbone
-from kerastl.errors import UserError
+from kerastl.errors import TrainingError, UserError
 from kerastl.features.arrays import new_array
 from kerastl.features.cache import Cache
 from kerastl.features.extract import Wanted, extract
@@ -396,6 +396,22 @@ def test_sixteen_bits_are_the_bits_that_numpy_gives_and_too_large_a_value_is_ref
     with pytest.raises(Overflow):
         narrowed(np.append(values, np.float32(65_505)), "float16")
     assert narrowed(np.float32([65_505]), "float32") == 65_505
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_no_number_is_neither_narrowed_nor_kept(tmp_path: Path, value: float) -> None:
+    with pytest.raises(Overflow):
+        narrowed(np.array([1.0, value], np.float32), "float16")
+    keras.utils.set_random_seed(0)
+    spec = get_backbone("mobilenet_025")
+    network = build_model(build_backbone(spec, SIZE), spec, HeadRecipe(), class_count=3)
+    weight = network.backbone.get_layer("conv1").kernel
+    weight.assign(np.full(weight.shape, value))
+    with pytest.raises(
+        TrainingError, match=r"frozen part of mobilenet_025 gives .* no finite numbers.*backbone.weights"
+    ):
+        features_of(frozen_at(network, POINT), views(level="none"), 1, tmp_path)
+    assert not list(tmp_path.rglob("manifest.json"))
 
 
 def test_activations_beyond_sixteen_bits_are_kept_in_thirty_two(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from kerastl.features.choosing import Demand, Keeping, Room, choose, demand_of
+from kerastl.features.memory import available_memory
 from kerastl.features.store import FeatureStore
 from kerastl.features.unit import MemoryUnit, Unit, UnitKey
 from kerastl.progress import Progress, size_text
@@ -18,6 +19,8 @@ from kerastl.writing import NoSpaceError, WriteError
 
 DIRECTORY_VARIABLE = "KERASTL_CACHE_DIR"
 MEMORY_SHARE = 0.5
+# Who asks for the memory may have more of it than is taken unasked; training needs some, too.
+ASKED_MEMORY_SHARE = 0.8
 MANY_FILES = 16_384
 
 
@@ -144,13 +147,16 @@ class Cache:
             excluded: `disk` or `memory`, where it was tried and there was no room.
 
         Raises:
-            NoSpaceError: the recipe asks for the disk, and has no room there.
+            NoSpaceError: the recipe asks for the disk or the memory, and has no room there.
         """
         mode, missing = self.recipe.mode, leased.missing
         if mode == "off":
             progress.note("Features: computed live, anew in every epoch (cache.mode = off)")
             return Keeping("live", "live")
+        if mode == "memory" and excluded:
+            return Keeping("live", "live")
         if mode == "memory":
+            _check_memory(sum(key.bytes for key in missing), "features")
             return Keeping("memory", "memory")
         if not missing:
             return Keeping("disk", "disk")
@@ -262,14 +268,14 @@ def cache_directory(recipe: CacheRecipe) -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "kerastl"
 
 
-def available_memory() -> int:
-    """Bytes that may be taken without swapping; 0 where the system does not say."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        kilobytes = next(line.split()[1] for line in lines if line.startswith("MemAvailable"))
-        return int(kilobytes) * 1024
-    except (OSError, StopIteration, ValueError):
-        return 0
+def _check_memory(wanted: int, what: str) -> None:
+    free = int(ASKED_MEMORY_SHARE * available_memory())
+    if wanted > free:
+        raise NoSpaceError(
+            f"cache.mode = memory: the {what} need {size_text(wanted)}, and {size_text(free)} may be taken "
+            f"({ASKED_MEMORY_SHARE:.0%} of the memory that this machine, or its container, has left). Set cache.mode to auto or "
+            "disk, fewer augment.views, a smaller backbone.image_size, or a later finetune_phase.unfreeze_from"
+        )
 
 
 def _costs(demand: Demand, rate: float) -> str:

@@ -58,6 +58,7 @@ class Demand:
         passes: images to run for both.
         pooled_passes: images to run for pooled features alone.
         live_passes: images to run for activations that are not kept, over all epochs.
+        activation_row_bytes: of the activations of one image.
     """
 
     pooled: Missing
@@ -65,6 +66,13 @@ class Demand:
     passes: int
     pooled_passes: int
     live_passes: int
+    activation_row_bytes: int = 0
+
+    def reading_seconds(self, memory: int) -> float:
+        """Time to read kept activations in all epochs: from the disk, where they are larger than the memory that is left."""
+        if self.activations.bytes <= memory:
+            return 0.0
+        return self.live_passes * self.activation_row_bytes / DISK_BYTES_PER_SECOND
 
     def kept_seconds(self, rate: float) -> float:
         """Time to make and write all that is missing."""
@@ -74,11 +82,12 @@ class Demand:
         """Time to make pooled features once, and activations whenever they are read."""
         return (self.pooled_passes + self.live_passes) / rate
 
-    def live_is_cheaper(self, rate: float) -> bool:
+    def live_is_cheaper(self, rate: float, memory: int) -> bool:
         """Whether activations are not worth their place; pooled features always are."""
         if not self.activations.bytes:
             return False
         kept = (self.passes - self.pooled_passes) / rate + self.activations.bytes / DISK_BYTES_PER_SECOND
+        kept += self.reading_seconds(memory)
         return self.live_passes / rate * LATER_RUNS < kept
 
 
@@ -107,7 +116,10 @@ def demand_of(
     }
     passes = sum(_rows(list(of_view.values()), gaps) for of_view in keys)
     pooled = sum(_rows([key for kind, key in of_view.items() if kind == "pooled"], gaps) for of_view in keys)
-    return Demand(sizes["pooled"], sizes["activations"], passes, pooled, live_passes)
+    row_bytes = max(
+        (of_view["activations"].row_bytes for of_view in keys if "activations" in of_view), default=0
+    )
+    return Demand(sizes["pooled"], sizes["activations"], passes, pooled, live_passes, row_bytes)
 
 
 def choose(demand: Demand, room: Room, rate: float, store: str) -> tuple[Keeping, str]:
@@ -119,11 +131,11 @@ def choose(demand: Demand, room: Room, rate: float, store: str) -> tuple[Keeping
     Args:
         demand: what is missing.
         room: for it.
-        rate: images a second of the forward pass.
+        rate: images a second, made and run forward.
         store: what to call the disk.
     """
     pooled, left = _placed(demand.pooled, room)
-    cheaper = demand.live_is_cheaper(rate)
+    cheaper = demand.live_is_cheaper(rate, room.memory)
     activations = "live" if cheaper else _placed(demand.activations, left)[0]
     where = {"disk": f"kept in {store}", "memory": "kept in memory", "live": "computed live"}
     named = [("pooled features", demand.pooled, pooled), ("activations", demand.activations, activations)]

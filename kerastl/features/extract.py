@@ -75,10 +75,10 @@ def extract(
         cache: where features are kept, and for how long.
         wanted: which ones.
         progress: listens.
-        excluded: where they are not to be kept; with any, `cache.mode = "disk"` takes what there is.
+        excluded: where they are not to be kept; with any, `cache.mode = "disk"` takes what there is, and "memory" nothing.
 
     Raises:
-        NoSpaceError: the recipe asks for the disk, and has no room there.
+        NoSpaceError: the recipe asks for the disk or the memory, and has no room there.
     """
     call, before, may_fail = (
         _Call(frozen, splits, cache, wanted, progress),
@@ -105,7 +105,7 @@ def extract(
                 cache.store.remove(of_view["activations"].name)
         except (WriteError, MemoryError) as error:
             place = "memory" if isinstance(error, MemoryError) else "disk"
-            if place in excluded or (cache.recipe.mode == "disk" and not may_fail):
+            if place in excluded or (cache.recipe.mode in ("disk", "memory") and not may_fail):
                 raise
             progress.warn(f"Features cannot be kept: {error}")
             excluded = (*excluded, place)

@@ -113,7 +113,7 @@ class Sample:
         return self._outputs if self._place == (split, view) else {}
 
     def rate(self) -> float:
-        """Images a second of the frozen part; measured once.
+        """Images a second, made and run through the frozen part; measured once.
 
         The first batch is traced, and its time says nothing. Where there is no other the rate is at least what its time
         says: nothing is run again for a better figure.
@@ -124,8 +124,8 @@ class Sample:
         split, view = self._place
         wanted = {kind: kind in self._kinds for kind in ("pooled", "activations")}
         for batch in self._batches:
-            images = split.views.images(batch, view)
             began = time.perf_counter()
+            images = split.views.images(batch, view)  # which whoever computes live makes anew, too
             self._outputs[int(batch[0])] = self._frozen.run(images, **wanted)
         self._rate = BATCH_SIZE / max(1e-9, time.perf_counter() - began)
         return self._rate

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from kerastl.errors import TrainingError
 from kerastl.model.cut import Cut
 from kerastl.model.heads import GEM_EXPONENT, POOLINGS
 
@@ -66,10 +67,21 @@ class Frozen:
             images: uint8 [b, size, size, 3], no more than `BATCH_SIZE`.
             pooled: whether to return `pooled`, float32 [b, poolings, channels].
             activations: whether to return `activations`, float32 [b, ...] at the unfreeze point.
+
+        Raises:
+            TrainingError: a value is not finite.
         """
         assert len(images) <= BATCH_SIZE
         self.forward_passes += len(images)
         outputs = self._forward(pooled, activations)(padded(images))
+        for name, output in outputs.items():
+            # Kept, it would spoil every run that reads it, and the learning rate would be blamed.
+            if not tf.reduce_all(tf.math.is_finite(output)):
+                raise TrainingError(
+                    f"The frozen part of {self.facts['backbone']} gives {name} that are no finite numbers, before anything was "
+                    f"trained, in {self.facts['precision']}. Its weights are damaged, or not for this network: check "
+                    'backbone.weights, and try precision = "float32"'
+                )
         return {name: output.numpy()[: len(images)] for name, output in outputs.items()}
 
     def _forward(self, pooled: bool, activations: bool) -> Callable[[np.ndarray], dict[str, tf.Tensor]]:
@@ -106,9 +118,9 @@ def narrowed(values: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def fits_sixteen_bits(values: np.ndarray) -> bool:
-    """Whether no value is too large for `float16`."""
+    """Whether all values are numbers that are not too large for `float16`."""
     tensor = tf.convert_to_tensor(values)
-    return not tf.size(tensor) or not tf.reduce_max(tf.abs(tensor)) > np.finfo(np.float16).max
+    return not tf.size(tensor) or bool(tf.reduce_all(tf.abs(tensor) <= np.finfo(np.float16).max))
 
 
 def padded(images: np.ndarray) -> np.ndarray:
