@@ -44,6 +44,7 @@ class Examples:
         stamps: int64 [n, k], what tells that an image was replaced: size and time of change of files.
         fingerprint: sha256 hex over ids, labels, splits, groups, and for files their size and time of change.
         skipped: a line 'name: reason' for each thing left out while indexing.
+        warnings: what the user may want to know, such as labels that look like a mistake.
     """
 
     ids: np.ndarray
@@ -57,6 +58,7 @@ class Examples:
     stamps: np.ndarray
     fingerprint: str
     skipped: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from array import array
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from kerastl.data.examples import (
     Examples,
     SkippedNames,
     fingerprint,
+    listed,
     printable,
     repeated,
     text_column,
@@ -47,6 +50,7 @@ class _Found:
     sizes: array[int] = field(default_factory=lambda: array("q"))
     changed: array[int] = field(default_factory=lambda: array("q"))
     skipped: SkippedNames = field(default_factory=SkippedNames)
+    warnings: list[str] = field(default_factory=list)
 
 
 def open_folder(root: Path) -> Examples:
@@ -77,8 +81,13 @@ def open_folder(root: Path) -> Examples:
     _skip_loose(found, "", files)
     parts = _parts(root, folders, found)
     classes = {below: [name for name in names if not is_hidden(name)] for below, (_, names) in parts.items()}
-    class_names = tuple(sorted({name for names in classes.values() for name in names}))
-    codes = {name: code for code, name in enumerate(class_names)}
+    folder_names = sorted({name for names in classes.values() for name in names})
+    # Not class_name(): a folder's blanks are its name, and another folder may have it without.
+    composed = {name: unicodedata.normalize("NFC", name) for name in folder_names}
+    spellings = Counter(composed.values())
+    class_names = tuple(sorted(spellings))
+    numbers = {name: code for code, name in enumerate(class_names)}
+    codes = {name: numbers[composed[name]] for name in folder_names}
     real = root.resolve()
     above = {_identity(folder) for folder in (real, *real.parents)}
     for below, (split, _) in parts.items():
@@ -87,6 +96,11 @@ def open_folder(root: Path) -> Examples:
     if not found.ids:
         raise DataError(
             f"The data folder '{root}' holds no image files ({', '.join(IMAGE_SUFFIXES)}) in its class folders. {LAYOUT}."
+        )
+    if len(class_names) < len(folder_names):
+        several = [name for name in class_names if spellings[name] > 1]
+        found.warnings.append(
+            f"Folders whose names are the same word in two Unicode forms are one class: {listed(several)}."
         )
     return _columns(root, class_names, found)
 
@@ -222,4 +236,5 @@ def _columns(root: Path, class_names: tuple[str, ...], found: _Found) -> Example
         stamps=np.stack([sizes, changed], axis=1),
         fingerprint=fingerprint((ids, splits), (labels, sizes, changed), *names),
         skipped=found.skipped.lines(),
+        warnings=tuple(found.warnings),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from array import array
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,8 @@ from kerastl.data.examples import (
     text_column,
 )
 from kerastl.data.files import encoded_files
-from kerastl.data.manifest_rows import LABEL_SEPARATOR, Table, read_rows, words_of
+from kerastl.data.manifest_rows import BETWEEN_LABELS, Table, read_rows
+from kerastl.data.names import doubtful_separators, empty_words
 from kerastl.errors import DataError
 from kerastl.recipe.schema import DataRecipe
 
@@ -69,6 +71,7 @@ def _columns(table: Table) -> Examples:
         stamps=np.stack([sizes, changed], axis=1),
         fingerprint=fingerprint((ids, splits, groups), (labels, sizes, changed), *class_names),
         skipped=skipped.lines(),
+        warnings=_warnings(table, codes, class_names, groups),
     )
 
 
@@ -113,9 +116,46 @@ def _file_states(table: Table, root: str, ids: np.ndarray) -> tuple[np.ndarray, 
     if (size_column < 0).all():
         raise DataError(
             f"None of the {len(ids):,} files in the manifest '{table.path}' exists; looked for {listed(list(ids), 3)}, "
-            f"relative to '{table.path.parent}'. Move the manifest beside them, or write absolute paths."
+            f"relative to '{table.path.parent}'. {_elsewhere(list(ids))}"
         )
     return size_column, np.frombuffer(changed, dtype=np.int64)
+
+
+def _elsewhere(ids: list[str]) -> str:
+    if any(path[1:2] == ":" for path in ids):
+        return "Paths such as C:/ belong to a Windows machine: write them relative to the manifest."
+    return "Move the manifest beside them, or write absolute paths."
+
+
+def _warnings(
+    table: Table, codes: np.ndarray, class_names: tuple[str, ...], groups: np.ndarray
+) -> tuple[str, ...]:
+    """What was read otherwise than it is written, and what looks like a mistake in the table."""
+    lines = list(table.notes)
+    if table.respelled:
+        lines.append(
+            f"{len(table.respelled):,} paths are written otherwise than on this disk, with \\ or in another Unicode form, "
+            f"and were read all the same, such as {listed(table.respelled, 1)}."
+        )
+    if table.composed:
+        lines.append(
+            f"{len(table.composed):,} labels are written in another Unicode form than NFC and were read in it, such as "
+            f"{listed(table.composed, 1)}."
+        )
+    texts = list(table.labels)
+    rows = dict(zip(texts, np.bincount(codes, minlength=len(texts)).tolist(), strict=True))
+    separator = table.data.label_separator if table.data.multi_label else ""
+    cells = [text.split(BETWEEN_LABELS) for text in texts] if separator else [[text] for text in texts]
+    words: dict[str, int] = {}
+    for text, labels in zip(texts, cells, strict=True):
+        for label in labels:
+            words[label] = words.get(label, 0) + rows[text]
+    lines += empty_words(
+        words, "label", "take these rows out, or leave the cell empty under data.multi_label"
+    )
+    lines += empty_words(Counter(groups), "group", "leave the cell empty")
+    lines += doubtful_separators(class_names, separator, all(len(labels) < 2 for labels in cells))
+    return tuple(lines)
 
 
 def _labels(table: Table, codes: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -125,12 +165,12 @@ def _labels(table: Table, codes: np.ndarray) -> tuple[np.ndarray, tuple[str, ...
         names = tuple(sorted(texts))
         rank = {name: position for position, name in enumerate(names)}
         return np.array([rank[text] for text in texts], dtype=np.int32)[codes], names
-    sets = [set(words_of(text)) for text in texts]
+    sets = [set(text.split(BETWEEN_LABELS)) - {""} for text in texts]
     names = tuple(sorted(set().union(*sets)))
     if not names:
         raise DataError(
             f"No row of the manifest '{table.path}' has a label in column '{table.data.label_column}'. "
-            f"Expected labels separated by {LABEL_SEPARATOR}."
+            f"Expected labels separated by {table.data.label_separator}."
         )
     column = {name: position for position, name in enumerate(names)}
     hot = np.zeros((len(sets), len(names)), dtype=np.uint8)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import csv
+import json
+import os
 import posixpath
+import unicodedata
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
 from kerastl.data.examples import listed
+from kerastl.data.names import class_name, words_of
 from kerastl.errors import DataError, nearest
 from kerastl.recipe.schema import DataRecipe
 
@@ -18,8 +22,10 @@ SPLIT_WORDS = {
     "train": "train", "training": "train", "validation": "validation", "val": "validation", "valid": "validation",
     "test": "test", "": "",
 }  # fmt: skip
-LABEL_SEPARATOR = "|"
+# Between the labels of one row in `Table.labels`: no label holds it.
+BETWEEN_LABELS = "\0"
 _SHOWN_PROBLEMS = 3
+_ZERO_OR_ONE = {"0": 0, "0.0": 0, "false": 0, "": 0, "1": 1, "1.0": 1, "true": 1}
 
 Row = tuple[int, str, str, str, str]
 """Line number, path, label, split, group; '' for what the table does not have."""
@@ -39,6 +45,9 @@ class Table:
     lines: array[int] = field(default_factory=lambda: array("q"))
     problems: list[str] = field(default_factory=list)
     problem_count: int = 0
+    notes: list[str] = field(default_factory=list)
+    respelled: list[str] = field(default_factory=list)
+    composed: list[str] = field(default_factory=list)
     _shared: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -75,8 +84,12 @@ class Table:
                 f"unknown split '{split}'.{hint} Expected train, validation, test, or nothing to have it carved.",
             )
         else:
+            if not label.isascii() and not unicodedata.is_normalized("NFC", label):
+                self.composed.append(label)
             if self.data.multi_label:
-                label = LABEL_SEPARATOR.join(words_of(label))
+                label = BETWEEN_LABELS.join(words_of(label, self.data.label_separator))
+            else:
+                label = class_name(label)
             self.ids.append(self._identity(path))
             self.label_codes.append(self.labels.setdefault(label, len(self.labels)))
             self.splits.append(given)
@@ -88,7 +101,18 @@ class Table:
         if path.startswith("/"):
             base = str(self.path.parent.absolute()) + "/"
             path = path.removeprefix(base)
+        if "\\" in path or not path.isascii():
+            path = self._as_on_disk(path)
         return posixpath.normpath(path) if "./" in path or "//" in path else path
+
+    def _as_on_disk(self, path: str) -> str:
+        """The path as the disk has it: with / for the backslash of Windows, and in the disk's Unicode form."""
+        slashed = path.replace("\\", "/")
+        spellings = [path, *(unicodedata.normalize(form, slashed) for form in ("NFC", "NFD"))]
+        found = next((each for each in spellings if os.path.exists(self.path.parent / each)), slashed)
+        if found != path:
+            self.respelled.append(path)
+        return found
 
 
 def read_rows(table: Table) -> Iterator[Row]:
@@ -97,13 +121,27 @@ def read_rows(table: Table) -> Iterator[Row]:
     Raises:
         DataError: it cannot be read, or lacks columns.
     """
-    return _parquet_rows(table) if table.path.suffix.lower() == ".parquet" else _csv_rows(table)
+    read = _parquet_cells if table.path.suffix.lower() == ".parquet" else _csv_cells
+    marks: list[str] = []
+
+    def choose(present: list[str], first: Sequence[str]) -> list[str]:
+        found = _find_columns(table, present, first)
+        marks[:] = [] if table.data.label_column in found else _marked_columns(table, present, first)
+        return [name if name in found else "" for name in _column_names(table.data)] + marks
+
+    for line, (path, label, split, group, *values) in read(table, choose):
+        yield line, path, _marked(table, line, marks, values) if marks else label, split, group
 
 
-def _csv_rows(table: Table) -> Iterator[Row]:
+# From the columns that there are, and the values of the first row, to those that are wanted; '' for an empty one.
+_Choose = Callable[[list[str], Sequence[str]], list[str]]
+_Cells = Iterator[tuple[int, list[str]]]
+
+
+def _csv_cells(table: Table, choose: _Choose) -> _Cells:
     try:
         with open(table.path, encoding="utf-8-sig", newline="") as file:
-            yield from _rows_of(file, table)
+            yield from _cells_of(file, table, choose)
     except UnicodeDecodeError as error:
         raise DataError(
             f"The manifest '{table.path}' is not UTF-8 text (byte {error.start:,}). Save it as CSV in UTF-8."
@@ -114,7 +152,7 @@ def _csv_rows(table: Table) -> Iterator[Row]:
         raise DataError(f"Cannot read the manifest '{table.path}': {error.strerror}.") from error
 
 
-def _rows_of(file: TextIO, table: Table) -> Iterator[Row]:
+def _cells_of(file: TextIO, table: Table, choose: _Choose) -> _Cells:
     first = file.readline()
     if not first.strip():
         raise DataError(
@@ -126,9 +164,7 @@ def _rows_of(file: TextIO, table: Table) -> Iterator[Row]:
     file.seek(0)
     reader = csv.reader(file, delimiter=delimiter)
     header = [name.strip() for name in next(reader)]
-    where = _find_columns(table, header)
-    at = [header.index(name) if name in where else -1 for name in _column_names(table.data)]
-    path_at, label_at, split_at, group_at = at
+    at: list[int] | None = None
     width = len(header)
     for cells in reader:
         if not any(cells):
@@ -139,16 +175,14 @@ def _rows_of(file: TextIO, table: Table) -> Iterator[Row]:
                 f"{len(cells)} values where the header has {width}. Put values that hold a '{delimiter}' in quotes.",
             )
             continue
-        yield (
-            reader.line_num,
-            cells[path_at].strip(),
-            cells[label_at].strip(),
-            cells[split_at].strip() if split_at >= 0 else "",
-            cells[group_at].strip() if group_at >= 0 else "",
-        )
+        if at is None:
+            at = [header.index(name) if name else -1 for name in choose(header, cells)]
+        yield reader.line_num, [cells[place].strip() if place >= 0 else "" for place in at]
+    if at is None:
+        choose(header, [])
 
 
-def _parquet_rows(table: Table) -> Iterator[Row]:
+def _parquet_cells(table: Table, choose: _Choose) -> _Cells:
     try:
         import pyarrow
         import pyarrow.parquet
@@ -159,17 +193,16 @@ def _parquet_rows(table: Table) -> Iterator[Row]:
         ) from error
     try:
         file = pyarrow.parquet.ParquetFile(table.path)
-        where = _find_columns(table, list(file.schema_arrow.names))
-        names = _column_names(table.data)
+        present = list(file.schema_arrow.names)
+        head = next(file.iter_batches(batch_size=1), None)
+        first = [_as_text(column[0].as_py()) for column in head.columns] if head is not None else []
+        names = choose(present, first)
         line = 0
-        for batch in file.iter_batches(columns=sorted(where)):
-            values = [
-                batch.column(name).to_pylist() if name in where else [""] * len(batch) for name in names
-            ]
+        for batch in file.iter_batches(columns=sorted(set(names) - {""})):
+            values = [batch.column(name).to_pylist() if name else [""] * len(batch) for name in names]
             for cells in zip(*values, strict=True):
                 line += 1
-                path, label, split, group = (_as_text(cell) for cell in cells)
-                yield line, path, label, split, group
+                yield line, [_as_text(cell) for cell in cells]
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"The manifest '{table.path}' cannot be read as Parquet: {error}") from error
 
@@ -178,20 +211,20 @@ def _as_text(cell: Any) -> str:
     if isinstance(cell, str):
         return cell.strip()
     if isinstance(cell, (list, tuple)):
-        return LABEL_SEPARATOR.join(str(item) for item in cell)
-    return "" if cell is None else str(cell)
+        return json.dumps([str(item) for item in cell if item is not None], ensure_ascii=False)
+    return "" if cell is None or cell != cell else str(cell)
 
 
 def _column_names(data: DataRecipe) -> tuple[str, str, str, str]:
     return data.path_column, data.label_column, data.split_column, data.group_column
 
 
-def _find_columns(table: Table, present: list[str]) -> set[str]:
-    """Those of the recipe's four columns that the table has; path and label it must have."""
+def _find_columns(table: Table, present: list[str], first: Sequence[str]) -> set[str]:
+    """Those of the recipe's four columns that the table has; path and label, or marks in its place, it must have."""
     data = table.data
     problems = []
     for key, name in (("path_column", data.path_column), ("label_column", data.label_column)):
-        if name not in present:
+        if name not in present and not (key == "label_column" and _marked_columns(table, present, first)):
             hint = nearest(name.lower(), [word for word in present if word])
             problems.append(f"no column '{name}' (data.{key}).{hint}")
     # An optional column under another name than the default was asked for.
@@ -206,6 +239,43 @@ def _find_columns(table: Table, present: list[str]) -> set[str]:
     return {name for name in _column_names(data) if name in present}
 
 
-def words_of(label: str) -> list[str]:
-    """The labels of a multi-label cell, sorted and without repeats; none for an empty cell."""
-    return sorted({word.strip() for word in label.split(LABEL_SEPARATOR)} - {""})
+def _marked_columns(table: Table, present: list[str], first: Sequence[str]) -> list[str]:
+    """The columns of 0 and 1, one a label, of a table that has no label column; none where one was asked for."""
+    if table.data.label_column != DataRecipe().label_column:
+        return []
+    marks = [
+        name
+        for name, value in zip(present, first, strict=False)
+        if name and value and name not in _column_names(table.data) and value.strip().lower() in _ZERO_OR_ONE
+    ]
+    if len(marks) < 2:
+        return []
+    others = [name for name in present if name and name not in (*marks, *_column_names(table.data))]
+    passed = f"; passed over: {listed(others)}" if others else ""
+    note = (
+        f"There is no column 'label': labels are read from the columns of 0 and 1, {listed(marks)}{passed}."
+    )
+    if note not in table.notes:
+        table.notes.append(note)
+    return marks
+
+
+def _marked(table: Table, line: int, marks: list[str], values: Sequence[str]) -> str:
+    """The label of a row whose columns say 0 or 1 for each; as a list where there may be several."""
+    labels = []
+    for name, value in zip(marks, values, strict=True):
+        mark = _ZERO_OR_ONE.get(value.lower())
+        if mark is None:
+            table.problem(line, f"'{value}' in column '{name}', where 0 or 1 is expected for each label.")
+            return marks[0]
+        labels += [name] * mark
+    if table.data.multi_label:
+        return json.dumps(labels, ensure_ascii=False)
+    if len(labels) != 1:
+        table.problem(
+            line,
+            f"{len(labels)} of the columns {listed(marks)} are 1, where one label is expected "
+            "(data.multi_label = true takes several, or none).",
+        )
+        return marks[0]
+    return labels[0]

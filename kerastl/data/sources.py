@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from kerastl.data.digits import open_digits
-from kerastl.data.examples import Examples
+from kerastl.data.examples import Examples, label_counts
 from kerastl.data.folder import open_folder
 from kerastl.data.manifest import MANIFEST_SUFFIXES, open_manifest
+from kerastl.data.names import check_names, doubtful_names
 from kerastl.data.tfds_source import open_tfds
 from kerastl.errors import DataError, nearest
 from kerastl.recipe.schema import DataRecipe
@@ -31,8 +33,17 @@ def open_examples(data: DataRecipe) -> Examples:
         The examples, with the splits that the source itself gives.
 
     Raises:
-        DataError: if the source does not exist, is empty, or is not laid out as expected.
+        DataError: if the source does not exist, is empty, or is not laid out as expected, or if a class has a
+            name that no model can be exported with.
     """
+    examples = _open(data)
+    check_names(examples.class_names, examples.origin)
+    counts = label_counts(examples.labels, len(examples.class_names)).tolist()
+    doubts = doubtful_names(dict(zip(examples.class_names, counts, strict=True)))
+    return replace(examples, warnings=(*examples.warnings, *doubts))
+
+
+def _open(data: DataRecipe) -> Examples:
     source = data.source.strip()
     if not source:
         raise DataError(f"data.source is empty. {EXPECTED}.")

@@ -69,7 +69,7 @@ def make_splits(examples: Examples, data: DataRecipe) -> Splits:
         test=splits[2],
         class_names=examples.class_names,
         fingerprint=fingerprint((), rows, examples.fingerprint),
-        warnings=_warnings(splits),
+        warnings=(*examples.warnings, *_warnings(splits)),
     )
 
 

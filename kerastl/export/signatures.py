@@ -12,6 +12,7 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
+from kerastl.data.names import has_one_line
 from kerastl.errors import ExportError
 from kerastl.export.serving import (
     SERVING_BYTES,
@@ -122,7 +123,7 @@ def check_serving(model: keras.Model, serving: Serving) -> None:
     if len(set(names)) != len(names):
         problems.append("Two classes have the same name.")
     for name in names:
-        if "\n" in name or "\r" in name or name.encode("utf-8", "replace").decode("utf-8") != name:
+        if not has_one_line(name):
             problems.append(
                 f"The class name {name!r} has a line break or is not valid Unicode; rename the class."
             )

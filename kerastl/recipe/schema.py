@@ -47,7 +47,13 @@ class DataRecipe:
     split_column: str = key("split", "manifest column with train, validation or test; optional")
     group_column: str = key("group", "manifest column whose equal values stay in one split; optional")
     multi_label: bool = key(
-        False, "an image may have several labels, or none; a manifest separates them by |"
+        False,
+        "an image may have several labels, or none; data.label_separator says how a manifest writes them",
+    )
+    label_separator: str = key(
+        "|",
+        "what stands between the labels of a manifest's cell under multi_label; lists as JSON, Python and NumPy write "
+        "them are read without it",
     )
     validation_fraction: float = key(
         0.1,

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from kerastl.data.examples import Split, spread_positions
+from kerastl.data.names import class_name
 from kerastl.data.sources import open_examples
 from kerastl.data.splits import make_splits
 from kerastl.errors import DataError, nearest
@@ -83,13 +84,15 @@ def decode_labelled(
 
 def _labels_in(split: Split, class_names: Sequence[str]) -> np.ndarray:
     examples = split.examples
-    unknown = [name for name in examples.class_names if name not in class_names]
+    # A model of an earlier version may have been trained on names in another Unicode form.
+    codes = {class_name(name): code for code, name in enumerate(class_names)}
+    unknown = [name for name in examples.class_names if class_name(name) not in codes]
     if unknown:
         raise DataError(
             f"{examples.origin} has a class '{unknown[0]}' that the model does not know."
             f"{nearest(unknown[0], class_names)} Its classes: {', '.join(class_names)}"
         )
-    numbers = np.array([class_names.index(name) for name in examples.class_names], np.int32)
+    numbers = np.array([codes[class_name(name)] for name in examples.class_names], np.int32)
     if not examples.multi_label:
         return numbers[split.labels]
     labels = np.zeros((split.count, len(class_names)), np.uint8)
