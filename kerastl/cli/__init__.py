@@ -16,6 +16,7 @@ from typing import NoReturn, cast
 import click
 
 from kerastl import __version__
+from kerastl.cli.helping import Group
 from kerastl.cli.options import Invocation, debug_option
 from kerastl.errors import KerastlError, nearest
 
@@ -35,10 +36,21 @@ COMMANDS = (
     "cache",
     "check",
 )
+EXAMPLES = (
+    ("kerastl fit digits", "the shipped demo"),
+    ("kerastl fit --data photos --backbone resnet50", "one folder a class"),
+    ("kerastl predict runs/RUN picture.jpg", "ask the model that came out"),
+)
 
 
-class Commands(click.Group):
+class Commands(Group):
     """The group whose commands are imported one at a time."""
+
+    def format_help_text(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write what it is for, and examples."""
+        super().format_help_text(context, formatter)
+        with formatter.section("Examples"):
+            formatter.write_dl(EXAMPLES, col_max=50)
 
     def list_commands(self, context: click.Context) -> list[str]:
         """All names, in the order of a user's work."""
@@ -46,10 +58,11 @@ class Commands(click.Group):
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         """The command of that name, or None."""
-        if name not in COMMANDS:
-            return None
-        module = name.replace("-", "_")
-        return cast(click.Command, getattr(importlib.import_module(f"kerastl.cli.{module}"), module))
+        if name in COMMANDS and name not in self.commands:
+            module = name.replace("-", "_")
+            command = getattr(importlib.import_module(f"kerastl.cli.{module}"), module)
+            self.add_command(cast(click.Command, command), name)
+        return super().get_command(context, name)
 
     def resolve_command(
         self, context: click.Context, args: list[str]
@@ -69,13 +82,7 @@ class Commands(click.Group):
 @click.version_option(__version__, message="%(prog)s %(version)s")
 @debug_option
 def cli() -> None:
-    r"""Transfer a pretrained network to your labelled images.
-
-    \b
-    kerastl fit digits                               the shipped demo
-    kerastl fit --data photos --backbone resnet50    a folder with one folder a class
-    kerastl predict runs/<run> picture.jpg           ask the model that came out
-    """
+    """Transfer a pretrained network to your labelled images."""
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

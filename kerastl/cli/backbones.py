@@ -6,7 +6,7 @@ import click
 
 from kerastl.backbones import BackboneSpec, backbone_names, get_backbone
 from kerastl.cli.options import debug_option, json_option
-from kerastl.cli.terminal import print_json, table
+from kerastl.cli.terminal import print_json, show, table
 
 
 @click.command()
@@ -19,12 +19,12 @@ def backbones(name: str | None, as_json: bool) -> None:
     if as_json:
         print_json(specs if name is None else specs[0])
     else:
-        click.echo(overview(specs) if name is None else details(specs[0]))
+        show(overview(specs) if name is None else details(specs[0]))
 
 
 def overview(specs: list[BackboneSpec]) -> str:
     """A line for each network."""
-    header = ("name", "pixels", "at least", "parameters", "preprocessing", "unfreeze points")
+    header = ("name", "pixels", "min", "parameters", "preprocessing", "unfreeze points")
     rows = [
         (s.name, s.image_size, s.min_image_size, s.parameters, s.preprocessing, len(s.unfreeze_points))
         for s in specs

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from kerastl.cli.options import debug_option, format_option, json_option, progress_option
-from kerastl.cli.terminal import print_json, quiet_tensorflow, table
+from kerastl.cli.terminal import print_json, quiet_tensorflow, show, table
 from kerastl.progress import Progress
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def benchmark(
     if as_json:
         print_json(measured)
         return
-    click.echo(overview(measured))
+    show(overview(measured))
     for name, reason in measured.left_out.items():
         progress.warn(f"left out {name}: {reason}")
 

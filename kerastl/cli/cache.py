@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from kerastl.cli.helping import Group
 from kerastl.cli.options import debug_option, json_option
 from kerastl.cli.terminal import print_json, table
 from kerastl.features.cache import cache_directory
@@ -25,7 +26,7 @@ directory_option = click.option(
 )
 
 
-@click.group()
+@click.group(cls=Group)
 @debug_option
 def cache() -> None:
     """Show or remove what is kept of images and of the frozen parts of networks."""

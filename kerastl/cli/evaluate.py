@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from kerastl.cli.options import debug_option, json_option, progress_option
-from kerastl.cli.terminal import print_json, quiet_tensorflow, table
+from kerastl.cli.terminal import print_json, quiet_tensorflow, show, table
 from kerastl.progress import Progress
 from kerastl.wording import counted, share
+
+if TYPE_CHECKING:
+    from kerastl.evaluation.metrics import Metrics
 
 
 @click.command()
@@ -27,11 +31,15 @@ def evaluate(run: Path, data: str | None, as_json: bool, progress: Progress) -> 
     if as_json:
         print_json(metrics)
         return
+    show(overview(metrics))
+
+
+def overview(metrics: Metrics) -> str:
+    """The figures of all images, and a line for each class."""
     low, high = metrics.accuracy_interval
     what = "all labels right" if metrics.multi_label else "accuracy"
-    click.echo(
-        f"{what} {metrics.accuracy:.3f} (95 % interval {low:.3f} to {high:.3f}) on {counted(metrics.count, 'image')}"
-    )
-    click.echo(f"log-loss {metrics.log_loss:.3f}\n")
     rows = [(c.name, c.support, share(c.precision), share(c.recall), share(c.f1)) for c in metrics.classes]
-    click.echo(table(("class", "images", "precision", "recall", "F1"), rows))
+    return (
+        f"{what} {metrics.accuracy:.3f} (95 % interval {low:.3f} to {high:.3f}) on {counted(metrics.count, 'image')}\n"
+        f"log-loss {metrics.log_loss:.3f}\n\n" + table(("class", "images", "precision", "recall", "F1"), rows)
+    )

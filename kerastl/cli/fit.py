@@ -16,7 +16,7 @@ from kerastl.cli.options import (
     runs_option,
     warmup_option,
 )
-from kerastl.cli.terminal import print_json, quiet_tensorflow
+from kerastl.cli.terminal import print_json, quiet_tensorflow, terminal_width
 from kerastl.progress import Progress
 from kerastl.recipe.schema import Recipe
 
@@ -64,7 +64,7 @@ def fit(
     if as_json:
         print_json(summary)
         return
-    click.echo(report_text(summary.report))
+    click.echo(report_text(summary.report, terminal_width()))
     click.echo(f"\nrun    {summary.run}")
     if summary.exported is not None:
         click.echo(f"model  {summary.exported.path}")

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from kerastl.cli.options import debug_option, json_option, progress_option, recipe_options, runs_option
-from kerastl.cli.terminal import print_json, quiet_tensorflow
+from kerastl.cli.terminal import print_json, quiet_tensorflow, show
 from kerastl.progress import Progress
 from kerastl.recipe.schema import Recipe
 
@@ -49,4 +49,5 @@ def lr_range(
     if as_json:
         print_json(summary)
     else:
-        click.echo(f"{summary.text()}\n\nplot      {summary.run / 'lr_range.png'}")
+        show(summary.text())
+        click.echo(f"\nplot      {summary.run / 'lr_range.png'}")

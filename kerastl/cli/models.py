@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from kerastl.cli.helping import Group
 from kerastl.cli.options import debug_option, json_option, models_option
 from kerastl.cli.terminal import print_json, table
 from kerastl.errors import KerastlError
@@ -13,10 +14,10 @@ from kerastl.export.models_config import CONFIG_FILE, write_models_config
 from kerastl.export.versions import ModelVersion, list_models, prune_versions, roll_back
 from kerastl.progress import size_text
 
-MINUTES = len("2026-01-02T03:04")
+DAY = len("2026-01-02")
 
 
-@click.group()
+@click.group(cls=Group)
 @debug_option
 def models() -> None:
     """Show exported models, go back to an earlier version, or remove old ones."""
@@ -35,7 +36,7 @@ def list_(name: str | None, models_dir: Path, as_json: bool) -> None:
     elif not versions:
         click.echo(f"no model in {models_dir}")
     else:
-        header = ("name", "version", "accuracy", "images", "exported", "backbone", "recipe", "size", "")
+        header = ("name", "version", "accuracy", "images", "exported", "backbone", "size", "")
         click.echo(table(header, [_row(version) for version in versions]))
 
 
@@ -92,9 +93,8 @@ def _row(version: ModelVersion) -> tuple[str | int, ...]:
         version.version,
         "-" if version.accuracy is None else f"{version.accuracy:.3f}",
         "-" if version.test_count is None else f"{version.test_count:,}",
-        (version.exported or "-")[:MINUTES].replace("T", " "),
+        (version.exported or "-")[:DAY],
         version.backbone or "-",
-        version.recipe or "-",
         size_text(version.bytes),
         _note(version),
     )

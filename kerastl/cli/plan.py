@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from kerastl.cli.options import debug_option, json_option, progress_option, recipe_options
-from kerastl.cli.terminal import print_json, quiet_tensorflow
+from kerastl.cli.terminal import print_json, quiet_tensorflow, terminal_width
 from kerastl.progress import Progress
 from kerastl.recipe.schema import Recipe
 
@@ -27,4 +27,4 @@ def plan(recipe: Recipe, as_json: bool, progress: Progress) -> None:
     if as_json:
         print_json(planned)
     else:
-        click.echo(planned.text())
+        click.echo(planned.text(terminal_width()))

@@ -9,7 +9,7 @@ import click
 from click.core import ParameterSource
 
 from kerastl.cli.options import debug_option, json_option, progress_option, recipe_options, runs_option
-from kerastl.cli.terminal import print_json, quiet_tensorflow, table
+from kerastl.cli.terminal import print_json, quiet_tensorflow, show, table
 from kerastl.progress import Progress
 from kerastl.recipe.schema import Recipe
 
@@ -54,23 +54,23 @@ def rank(
     if as_json:
         print_json(ranking)
     else:
-        click.echo(overview(ranking))
+        show(overview(ranking))
+        click.echo(f"\nplot  {ranking.run / 'ranking.png'}")
 
 
 def overview(ranking: Ranking) -> str:
     """A line for each backbone, the best first, and those that were left out."""
     short = {"mean average precision": "mAP"}.get(ranking.metric, ranking.metric)
-    header = ("backbone", short, "±", "LogME", "images/s", "parameters", "pixels", "features")
+    header = ("backbone", f"{short} ±", "LogME", "images/s", "weights", "pixels", "features")
     rows = [
         (
             row.name,
-            f"{row.accuracy:.3f}",
-            f"{row.spread:.3f}",
+            f"{row.accuracy:.3f} ± {row.spread:.3f}",
             f"{row.log_evidence:.3f}",
             f"{row.images_per_second:,.0f}"
             if row.images_per_second >= 10
             else f"{row.images_per_second:.1f}",
-            row.parameters,
+            f"{row.parameters / 1e6:.1f} M",
             row.image_size,
             row.features,
         )
@@ -81,4 +81,4 @@ def overview(ranking: Ranking) -> str:
     for each in ranking.left_out:
         by_reason.setdefault(each.reason, []).append(each.name)
     lines += [f"left out {', '.join(names)}: {reason}" for reason, names in by_reason.items()]
-    return "\n\n".join([*lines, f"plot  {ranking.run / 'ranking.png'}"])
+    return "\n\n".join(lines)

@@ -25,7 +25,7 @@ from typing import Any, TextIO
 import click
 
 from kerastl.progress import Progress, Tracker
-from kerastl.wording import duration
+from kerastl.wording import columns, duration, wrapped
 
 # Shorter work shows no bar: it would flicker by.
 QUIET_SECONDS = 1.0
@@ -33,6 +33,7 @@ REDRAW_SECONDS = 0.1
 LINE_SECONDS = 10.0
 RATE_SECONDS = 15.0
 WIDEST_COLUMNS = 100
+PER = (("s", 1), ("min", 60), ("h", 3600))
 
 
 class Terminal(Progress):
@@ -122,8 +123,11 @@ class Bar(Tracker):
         self.terminal.erase()
         seconds = self.terminal.clock() - self.started
         if seconds >= QUIET_SECONDS and self.done:
-            rate = f"{_rate(self.done / seconds)} {self.unit}/s"
-            parts = [duration(seconds), rate, *([self.detail] if self.detail else [])]
+            parts = [
+                duration(seconds),
+                _rate(self.done / seconds, self.unit),
+                *([self.detail] if self.detail else []),
+            ]
             line = f"{self.label}: {', '.join([f'{self.done:,} {self.unit}', *parts])}"
             # How many images that were in all epochs is what one misses least.
             fits = len(line) <= self.terminal.columns or not self.terminal.rewrites
@@ -134,7 +138,7 @@ class Bar(Tracker):
         share = min(self.done / self.total, 1.0) if self.total else 0.0
         then, before = self._recent[0]
         rate = (self.done - before) / (now - then) if now > then else 0.0
-        facts = [f"{share:4.0%}" if self.total else "", f"{_rate(rate)} {self.unit}/s"]
+        facts = [f"{share:4.0%}" if self.total else "", _rate(rate, self.unit)]
         if rate > 0 and self.total:
             facts.append(f"{duration(max(self.total - self.done, 0) / rate)} left")
         facts.append(self.detail)
@@ -146,24 +150,26 @@ class Bar(Tracker):
         return text[: self.terminal.columns] if self.terminal.rewrites else text
 
 
-def _rate(rate: float) -> str:
-    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.1f}"
+def _rate(rate: float, unit: str) -> str:
+    time, length = next((each for each in PER if rate * each[1] >= 0.95 or not rate), PER[-1])
+    count = rate * length
+    return f"{f'{count:,.0f}' if count >= 10 else f'{count:.1f}'} {unit}/{time}"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Aligned columns; numbers to the right, with separators between thousands."""
-    cells = [[f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in rows]
-    numbers = [
-        bool(rows) and all(isinstance(row[column], (int, float)) for row in rows)
-        for column in range(len(header))
-    ]
-    widths = [max(len(line[column]) for line in [list(header), *cells]) for column in range(len(header))]
+    """Columns as wide as the terminal at most (80 where there is none, or $COLUMNS); see `kerastl.wording.columns`."""
+    return columns(header, rows, terminal_width())
 
-    def line(words: Sequence[str]) -> str:
-        pairs = zip(words, widths, numbers, strict=True)
-        return "  ".join(w.rjust(width) if right else w.ljust(width) for w, width, right in pairs).rstrip()
 
-    return "\n".join([line(header), *(line(row) for row in cells)])
+def show(text: str) -> None:
+    """Print text, its long lines broken between words."""
+    width = terminal_width()
+    click.echo("\n".join(piece for line in text.splitlines() for piece in wrapped(line, width)))
+
+
+def terminal_width() -> int:
+    """Cells in a line of the terminal: $COLUMNS where it is set, 80 where stdout is no terminal."""
+    return shutil.get_terminal_size().columns
 
 
 def print_json(value: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from kerastl.evaluation.metrics import ClassMetrics, Metrics
 from kerastl.report.trust import Trust, trust_rows, trust_section
 from kerastl.run import Run
-from kerastl.wording import counted, cut, duration, escape, share, table, wrapped
+from kerastl.wording import columns, counted, cut, duration, escape, share, table, wrapped
 from kerastl.writing import write_json_atomic, write_text_atomic
 
 _WORST_CONFUSIONS = 10
@@ -127,10 +127,12 @@ def report_text(report: Report, width: int = 80) -> str:
         classes = _weakest(classes)[:_TERMINAL_WEAKEST]
     else:
         absent = 0
-    lines.append(f"  {'class':<{name_width}}  {'images':>6}  {'precision':>9}  {'recall':>6}  {'F1':>6}")
-    for each in classes:
-        figures = f"{share(each.precision):>9}  {share(each.recall):>6}  {share(each.f1):>6}"
-        lines.append(f"  {cut(each.name, name_width):<{name_width}}  {each.support:>6}  {figures}")
+    figures = [
+        (cut(each.name, name_width), each.support, share(each.precision), share(each.recall), share(each.f1))
+        for each in classes
+    ]
+    shown = columns(("class", "images", "precision", "recall", "F1"), figures, width - 2)
+    lines += [f"  {line}" for line in shown.splitlines()]
     if absent:
         lines.append(f"  {counted(absent, 'class', 'classes')} without a test image")
     for true, predicted, count, support in worst_confusions(report.metrics)[:3]:

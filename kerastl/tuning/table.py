@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from types import TracebackType
 
 from kerastl.progress import Progress
 from kerastl.tuning.axes import NOTHING_THAWED, UNFREEZE
 from kerastl.tuning.records import SearchFolder, TrialRecord, damaged, read_record, read_records
-from kerastl.wording import duration
+from kerastl.wording import duration, wrapped
 from kerastl.writing import write_json_atomic
+
+# Of a terminal in which the figures of a trial stand in columns, with some room for its values.
+FULL_COLUMNS = 70
+VALUES_INDENT = 9
 
 
 class TrialTable:
@@ -65,13 +70,12 @@ class TrialTable:
             self.progress.note(
                 f"recipe as it is: {self.monitor} {baseline.score:.4f}, {baseline.seconds:.1f} s"
             )
+            self._compare(baseline)
         if self.done:
             best = f", the best {self._best.score:.4f}" if self._best and self._best.score is not None else ""
             self.progress.note(f"Going on in {self.folder.path}: {self.done} trials have ended{best}")
             self._tracker.advance(self.done)
-        self.progress.note(
-            f"{'trial':>7}  {self.monitor:>19}  {'best so far':>11}  {'seconds':>7}  {'left':>11}  values"
-        )
+        self._say("trial", "score", "", "best", "seconds", "left", f"values; the score is {self.monitor}")
 
     def ended(self, trial_id: str) -> None:
         """Tell of a trial that ended."""
@@ -83,12 +87,20 @@ class TrialTable:
         self._compare(record)
         best = "–" if self._best is None else f"{self._best.score:.4f}"
         score = "failed" if record.score is None else f"{record.score:.4f}"
-        mark = " *" if record is self._best else "  "
+        mark = "*" if record is self._best else ""
         count = f"{self.done}/{self.trials}" if self.trials else f"{self.done}"
-        self.progress.note(
-            f"{count:>7}  {score:>17}{mark}  {best:>11}  {record.seconds:7.1f}  {self._left():>11}  {shown_values(record)}"
-        )
+        self._say(count, score, mark, best, f"{record.seconds:.1f}", self._left(), shown_values(record))
         self._tracker.advance(1, f"best {best}")
+
+    def _say(
+        self, count: str, score: str, mark: str, best: str, seconds: str, left: str, values: str
+    ) -> None:
+        """A line of the table, as long as a line of the terminal at most."""
+        width = shutil.get_terminal_size().columns
+        figures = f"{count:>7}  {score:>7} {mark:1}  {best:>7}  {seconds:>7}  {left:>11}"
+        if width < FULL_COLUMNS:
+            figures = f"{count}  {score}{mark}  {best}  {seconds}  {left}"
+        self.progress.note("\n".join(wrapped(f"{figures}  {values}", width, VALUES_INDENT)))
 
     def _compare(self, record: TrialRecord) -> None:
         if record.score is None or record.share < 1:

@@ -11,6 +11,7 @@ from kerastl.progress import Progress
 from kerastl.recipe import Recipe
 from kerastl.training.phase import PHASE_TITLES
 from kerastl.training.routine import finetunes
+from kerastl.wording import columns, wrapped
 from kerastl.workflow.prepare import open_splits, precision_of
 
 
@@ -49,25 +50,25 @@ class Plan:
     counts: dict[str, int]
     rows: tuple[PlanRow, ...]
 
-    def text(self) -> str:
-        """The plan as a table of at most 80 columns."""
+    def text(self, width: int = 80) -> str:
+        """The plan as a table of at most `width` columns."""
         counts = ", ".join(f"{name} {count:,}" for name, count in self.counts.items())
         lines = [f"{self.recipe.name}: {counts}; image size {self.recipe.backbone.image_size}"]
         phases = dict.fromkeys(row.phase for row in self.rows)
         for phase in phases:
             settings = self.recipe.head_phase if phase == "head_phase" else self.recipe.finetune_phase
-            lines += [
-                "",
+            title = (
                 f"{PHASE_TITLES[phase]}: up to {settings.epochs} epochs in batches of {settings.batch_size}, "
-                f"{settings.optimizer}, best {settings.monitor}",
-                f"  {'block':<32} {'state':<7} {'parameters':>12} {'trainable':>12} {'rate':>8}",
-            ]
-            for row in (row for row in self.rows if row.phase == phase):
-                rate = f"{row.learning_rate:.1e}" if row.trainable else "-"
-                lines.append(
-                    f"  {row.block:<32} {row.state:<7} {row.parameters:>12,} {row.trainable:>12,} {rate:>8}"
-                )
-        return "\n".join(lines)
+                f"{settings.optimizer}, best {settings.monitor}"
+            )
+            rows = [
+                (row.block, row.state, row.parameters, row.trainable,
+                 f"{row.learning_rate:.1e}" if row.trainable else "-")
+                for row in self.rows if row.phase == phase
+            ]  # fmt: skip
+            blocks_table = columns(("block", "state", "parameters", "trainable", "rate"), rows, width - 2)
+            lines += ["", title, *(f"  {line}" for line in blocks_table.splitlines())]
+        return "\n".join(piece for line in lines for piece in wrapped(line, width))
 
 
 def plan(recipe: Recipe, *, progress: Progress = Progress()) -> Plan:
