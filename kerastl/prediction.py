@@ -15,7 +15,10 @@ class Prediction:
         probability: of that class, 0..1.
         top: the most probable classes with their probabilities, in falling order.
         error: why the image cannot be read; empty where it can.
-        accepted: False where the model abstains: the probability lies below the threshold that was chosen for it.
+        accepted: False where there is no answer to go by: the image cannot be read, or the probability lies below the
+            threshold that was chosen for the model.
+        labels: of a model that gives several labels, those whose probability is above one half, in the model's order;
+            None for a model of one label an image, for an unreadable image, and where a server does not tell.
     """
 
     path: str
@@ -24,8 +27,9 @@ class Prediction:
     top: tuple[tuple[str, float], ...]
     error: str = ""
     accepted: bool = True
+    labels: tuple[str, ...] | None = None
 
 
 def unreadable(path: str, reason: str) -> Prediction:
     """The prediction of an image that cannot be read."""
-    return Prediction(path, "", 0.0, (), reason)
+    return Prediction(path, "", 0.0, (), reason, accepted=False)

@@ -35,7 +35,7 @@ BOTH = ["rest", pytest.param("grpc", marks=NEEDS_GRPC)]
 def write_colour_models(folder: Path) -> dict[str, Path]:
     """SavedModels that name the colour of an image, written without kerastl's exporter.
 
-    `flowers` answers as an exported model does, `careful` abstains as well, `old` has no `classes`, `alien` takes
+    `flowers` answers as an exported model does, `careful` abstains as well, `tags` gives several labels, `old` has no `classes`, `alien` takes
     no images at all, and `renamed` answers under another signature than `serving_default`.
     """
     import tensorflow as tf
@@ -65,6 +65,13 @@ def write_colour_models(folder: Path) -> dict[str, Path]:
         answers = flowers(image_bytes)
         return answers | {"accepted": answers["scores"][:, 0] >= 0.9}
 
+    def tags(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        answers = flowers(image_bytes)
+        lines = tf.where(answers["probabilities"] > 0.01, names + "\n", "")
+        return answers | {
+            "labels": tf.strings.regex_replace(tf.strings.reduce_join(lines, axis=1), "\n$", "")
+        }
+
     def old(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         answers = flowers(image_bytes)
         return {"label": answers["label"], "score": answers["scores"][:, 0]}
@@ -76,7 +83,7 @@ def write_colour_models(folder: Path) -> dict[str, Path]:
         return flowers(image_bytes)
 
     images, numbers = tf.TensorSpec([None], tf.string, "image_bytes"), tf.TensorSpec([None], tf.float32, "x")
-    specs = {flowers: images, careful: images, old: images, alien: numbers, renamed: images}
+    specs = {flowers: images, careful: images, tags: images, old: images, alien: numbers, renamed: images}
     for function, spec in specs.items():
         served = tf.function(function, input_signature=[spec], autograph=False)
         path = folder / function.__name__ / "3"

@@ -93,6 +93,13 @@ def test_the_calibration_error_is_the_gap_between_confidence_and_accuracy() -> N
     logits = np.log(np.array([[0.9, 0.1]] * 10))
     assert calibration_error(logits, np.array([0] * 9 + [1])) == pytest.approx(0.0)
     assert calibration_error(logits, np.array([0] * 5 + [1] * 5)) == pytest.approx(0.4)
+    # One rare label of fifty, given with 0.9 and right every second time: the others, surely absent, hide nothing.
+    tags, labels = np.full((10, 50), -9.0), np.zeros((10, 50), np.uint8)
+    tags[:, 0], labels[:5, 0] = np.log(9.0), 1
+    assert calibration_error(tags, labels, multi_label=True) == pytest.approx(0.4)
+    none = np.full((10, 50), -9.0)  # where no label is given, the most probable one counts
+    none[:, 0] = np.log(0.25)
+    assert calibration_error(none, labels, multi_label=True) == pytest.approx(0.3)
     certain = np.array([[1000.0, 0.0]])
     assert calibration_error(certain, np.array([1])) == pytest.approx(1.0)
 

@@ -18,6 +18,7 @@ from PIL import Image
 from served import BOTH, NEEDS_GRPC, PALETTE, StandIn, all_red, scripted
 
 from kerastl import workflow
+from kerastl.client.answers import read_answers
 from kerastl.client.asking import BATCH_BYTES, BATCH_IMAGES, Patience, ask
 from kerastl.client.grpc_client import GrpcConnection
 from kerastl.client.rest import RestConnection
@@ -119,6 +120,19 @@ def test_a_model_may_abstain(served: StandIn, picture: str, tmp_path: Path, sche
     assert sure.accepted and sure.label == "red"
     assert not unsure.accepted and unsure.label
     assert workflow.predict(served.url("flowers", scheme), [str(between)])[0].accepted
+
+
+@pytest.mark.parametrize("scheme", BOTH)
+def test_a_model_may_give_several_labels_or_none(
+    served: StandIn, picture: str, tmp_path: Path, scheme: str
+) -> None:
+    orange = tmp_path / "orange.png"
+    Image.new("RGB", (8, 8), (225, 140, 35)).save(orange)
+    found = workflow.predict(served.url("tags", scheme), [picture, str(orange)])
+    assert [each.labels for each in found] == [("red",), ("red", "yellow")]
+    assert workflow.predict(served.url("flowers", scheme), [picture])[0].labels is None
+    answers = {"classes": [["a"]], "scores": [[0.2]], "labels": [""]}
+    assert read_answers(answers, 1)[0].labels == (), "none is not the same as not told"
 
 
 @pytest.mark.parametrize("scheme", BOTH)

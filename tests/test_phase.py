@@ -15,7 +15,7 @@ from kerastl.features.views import Views
 from kerastl.recipe import AugmentRecipe, HeadPhaseRecipe
 from kerastl.training.batches import PhaseData, balanced_weights, batches, epoch_order, mixed, part_of
 from kerastl.training.phase import is_better, predict_logits, run_phase, validation_metrics
-from kerastl.training.trainer import inference_of
+from kerastl.training.trainer import all_labels_right, inference_of
 
 CLASSES = 3
 SETTINGS = HeadPhaseRecipe(
@@ -199,6 +199,12 @@ def test_class_weights_raise_the_recall_of_a_rare_class() -> None:
         predicted = predict_logits(inference_of(model), 200, train.pooled_batch).argmax(axis=1)
         recall[weighting] = (predicted[labels == 1] == 1).mean()
     assert recall["balanced"] > recall["none"]
+
+
+def test_the_training_accuracy_of_mixed_labels_counts_images_whose_labels_are_all_right() -> None:
+    labels = np.array([[0.7, 0.0, 0.3], [0.7, 0.0, 0.3], [1.0, 0.0, 1.0]], np.float32)
+    logits = np.array([[2.0, -1.0, -2.0], [2.0, -1.0, 2.0], [2.0, -1.0, 2.0]], np.float32)
+    assert all_labels_right(labels, logits).numpy().tolist() == [1.0, 0.0, 1.0]
 
 
 def test_multi_label_learns_each_label_by_itself() -> None:

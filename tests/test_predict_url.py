@@ -109,7 +109,7 @@ def test_the_command_line_prints_csv(served: StandIn, palette: Path) -> None:
     assert done.exit_code == 1
     rows = list(csv.reader(io.StringIO(done.stdout)))
     assert rows[0] == ["image", "rank", "label", "probability", "accepted", "error"]
-    assert rows[1] == [str(odd), "", "", "", "", "empty file"]
+    assert rows[1] == [str(odd), "", "", "", "no", "empty file"]
     assert [row[:3] for row in rows[2:]] == [
         [str(palette / "red.png"), "1", "red"],
         [str(palette / "red.png"), "2", rows[3][2]],
@@ -127,6 +127,30 @@ def test_table_and_csv_say_where_the_model_abstains(served: StandIn, palette: Pa
         csv.reader(io.StringIO(run("--url", served.url("careful"), palette / "b*.png", "--csv").stdout))
     )
     assert {Path(row[0]).stem: row[4] for row in rows[1:]} == {"between": "no", "black": "yes", "blue": "yes"}
+
+
+def test_what_cannot_be_read_is_never_accepted(served: StandIn, palette: Path) -> None:
+    (palette / "bad.png").write_bytes(b"bad")
+    done = run("--url", served.url("flowers"), palette, "--json", "-q")
+    found = {Path(each["path"]).stem: each for each in json.loads(done.stdout)}
+    assert found["bad"]["error"] and found["bad"]["accepted"] is False and found["bad"]["labels"] is None
+    assert all(each["accepted"] is True for name, each in found.items() if name != "bad")
+    rows = csv.DictReader(io.StringIO(run("--url", served.url("flowers"), palette, "--csv", "-q").stdout))
+    assert {Path(row["image"]).stem for row in rows if row["accepted"] != "yes"} == {"bad"}
+
+
+def test_all_labels_of_an_image_are_named_where_it_has_several(served: StandIn, palette: Path) -> None:
+    Image.new("RGB", (8, 8), (225, 140, 35)).save(palette / "orange.png")
+    url, images = served.url("tags"), [palette / "black.png", palette / "orange.png"]
+    found = json.loads(run("--url", url, *images, "--json").stdout)
+    assert [each["labels"] for each in found] == [["black"], ["red", "yellow"]]
+    lines = run("--url", url, *images, "--top", "2").stdout.splitlines()
+    assert lines[0].split("  ")[-1].strip() == "all labels"
+    assert [line.rpartition("  ")[2] for line in lines[1::2]] == ["black", "red, yellow"]
+    rows = list(csv.DictReader(io.StringIO(run("--url", url, *images, "--csv").stdout)))
+    assert [row["labels"] for row in rows] == ["black", "red|yellow"]
+    single = run("--url", served.url("flowers"), *images, "--json").stdout
+    assert [each["labels"] for each in json.loads(single)] == [None, None]
 
 
 def test_the_command_line_ends_with_1_after_a_bad_image(served: StandIn, palette: Path) -> None:

@@ -77,7 +77,7 @@ def predict(
     if as_json:
         print_json(predictions)
     elif as_csv:
-        print_csv(("image", "rank", "label", "probability", "accepted", "error"), _csv_rows(predictions))
+        print_csv(*_csv(predictions))
     else:
         click.echo(_table(predictions))
     for each in predictions:
@@ -90,21 +90,33 @@ def predict(
 def _table(predictions: Sequence[Prediction]) -> str:
     readable = [each for each in predictions if not each.error]
     rows = [
-        (each.path if rank == 0 else "", label, f"{probability:.3f}", "" if each.accepted or rank else "no")
+        (
+            each.path if rank == 0 else "",
+            label,
+            f"{probability:.3f}",
+            "" if each.accepted or rank else "no",
+            "" if rank else ", ".join(each.labels or ()) or "none",
+        )
         for each in readable
         for rank, (label, probability) in enumerate(each.top)
     ]
-    header = ("image", "label", "probability", "accepted")
-    # where the model never abstains, a column that says so would only be read in vain
-    columns = 3 if all(each.accepted for each in readable) else 4
-    return table(header[:columns], [row[:columns] for row in rows])
+    header = ("image", "label", "probability", "accepted", "all labels")
+    # where the model never abstains, or gives one label, a column that says so would only be read in vain
+    columns = [0, 1, 2]
+    columns += [3] * any(not each.accepted for each in readable)
+    columns += [4] * any(each.labels is not None for each in readable)
+    return table([header[i] for i in columns], [[row[i] for i in columns] for row in rows])
 
 
-def _csv_rows(predictions: Sequence[Prediction]) -> list[tuple[object, ...]]:
-    rows: list[tuple[object, ...]] = []
+def _csv(predictions: Sequence[Prediction]) -> tuple[list[str], list[list[object]]]:
+    """Header and rows; the last column stands where the model gives several labels an image."""
+    header = ["image", "rank", "label", "probability", "accepted", "error", "labels"]
+    rows: list[list[object]] = []
     for each in predictions:
+        accepted = "yes" if each.accepted else "no"
         if each.error:
-            rows.append((each.path, "", "", "", "", each.error))
+            rows.append([each.path, "", "", "", accepted, each.error, ""])
         for rank, (label, probability) in enumerate(each.top, start=1):
-            rows.append((each.path, rank, label, probability, "yes" if each.accepted else "no", ""))
-    return rows
+            rows.append([each.path, rank, label, probability, accepted, "", "|".join(each.labels or ())])
+    columns = len(header) if any(each.labels is not None for each in predictions) else len(header) - 1
+    return header[:columns], [row[:columns] for row in rows]

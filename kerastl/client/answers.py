@@ -10,6 +10,7 @@ SIGNATURE = "serving_default"
 INPUT = "image_bytes"
 OUTPUTS = ("classes", "scores")
 ACCEPTED = "accepted"
+LABELS = "labels"
 
 
 @dataclass(frozen=True)
@@ -19,10 +20,12 @@ class Answer:
     Attributes:
         top: classes with their scores, in falling order; as many as the model serves.
         accepted: False where the model abstains.
+        labels: those whose probability is above one half; None for a model of one label an image.
     """
 
     top: tuple[tuple[str, float], ...]
     accepted: bool = True
+    labels: tuple[str, ...] | None = None
 
 
 class NoAnswer(Exception):
@@ -85,14 +88,16 @@ def read_answers(outputs: Any, count: int) -> list[Answer]:
         raise NotOurs(f"it answered with {named(outputs) if isinstance(outputs, Mapping) else 'one output'}")
     classes, scores = (outputs[name] for name in OUTPUTS)
     accepted = outputs.get(ACCEPTED, [True] * count)
-    if not all(isinstance(rows, list) and len(rows) == count for rows in (classes, scores, accepted)):
+    labels = outputs.get(LABELS, [None] * count)
+    if not all(isinstance(rows, list) and len(rows) == count for rows in (classes, scores, accepted, labels)):
         raise NotOurs(f"it did not answer with a row for each of {count} images")
     answers = []
-    for names, values, accepts in zip(classes, scores, accepted, strict=True):
+    for names, values, accepts, lines in zip(classes, scores, accepted, labels, strict=True):
         if not (_are(names, str) and _are(values, (int, float)) and len(names) == len(values) > 0):
             raise NotOurs("its 'classes' and 'scores' are not lists of as many names as numbers")
         pairs = tuple((name, float(value)) for name, value in zip(names, values, strict=True))
-        answers.append(Answer(pairs, bool(accepts)))
+        present = tuple(filter(None, lines.split("\n"))) if isinstance(lines, str) else None
+        answers.append(Answer(pairs, bool(accepts), present))
     return answers
 
 

@@ -84,7 +84,13 @@ def ask(
                     predictions.append(
                         unreadable(each.path, answer)
                         if isinstance(answer, str)
-                        else Prediction(each.path, *answer.top[0], answer.top[:top], accepted=answer.accepted)
+                        else Prediction(
+                            each.path,
+                            *answer.top[0],
+                            answer.top[:top],
+                            accepted=answer.accepted,
+                            labels=answer.labels,
+                        )
                     )
                 tracker.advance(len(batch))
     return predictions

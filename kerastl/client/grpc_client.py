@@ -13,6 +13,7 @@ from kerastl.client.address import Address
 from kerastl.client.answers import (
     ACCEPTED,
     INPUT,
+    LABELS,
     OUTPUTS,
     SIGNATURE,
     Answer,
@@ -58,7 +59,7 @@ class GrpcConnection:
         response = self._call(self._stub.Predict, request)
         # thousands of probabilities would be unpacked for nothing
         outputs = {
-            name: _plain(tf.make_ndarray(tensor).tolist()) if name in (*OUTPUTS, ACCEPTED) else None
+            name: _plain(tf.make_ndarray(tensor).tolist()) if name in (*OUTPUTS, ACCEPTED, LABELS) else None
             for name, tensor in response.outputs.items()
         }
         return read_answers(outputs, len(images))

@@ -158,7 +158,9 @@ def reliability(
 def calibration_error(logits: np.ndarray, labels: np.ndarray, multi_label: bool = False) -> float:
     """Expected calibration error: how far accuracy and confidence lie apart, in 15 bins of equal width, 0..1.
 
-    Naeini et al. 2015, as Guo et al. 2017 use it: of the best class; multi-label: of every label's probability.
+    Naeini et al. 2015, as Guo et al. 2017 use it: of the best class. Multi-label: of each image's most probable label and
+    of every other that is given, with a probability above one half. Over all labels the many that are surely absent
+    would hide the rest.
 
     Args:
         logits: float [n, classes].
@@ -167,7 +169,9 @@ def calibration_error(logits: np.ndarray, labels: np.ndarray, multi_label: bool 
     """
     probabilities = probabilities_of(logits, multi_label)
     if multi_label:
-        confidence, right = probabilities.ravel(), np.asarray(labels).ravel() > 0
+        given = probabilities > 0.5
+        given[np.arange(len(given)), probabilities.argmax(axis=1)] = True
+        confidence, right = probabilities[given], np.asarray(labels)[given] > 0
     else:
         confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
     places = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)

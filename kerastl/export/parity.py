@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kerastl.errors import ExportError
+from kerastl.export.answer_check import wrong_answers
 from kerastl.export.serving import (
     SERVING_BYTES,
     SERVING_EMBEDDING,
@@ -182,7 +183,7 @@ def check_parity(
                     f"{where}: probabilities differ by up to {difference:.2g}, at most {tolerance:.2g} may be."
                     + _worst_image(main, expected.probabilities)
                 )
-            wrong = _wrong_answers(served, expected.probabilities, serving, tolerance)
+            wrong = wrong_answers(served, expected.probabilities, serving, tolerance)
             if wrong:
                 labels_agree = False
                 problems.append(f"{where}: {wrong}")
@@ -258,56 +259,6 @@ def _worst_image(served: np.ndarray, expected: np.ndarray) -> str:
     worst = int(np.argmax(np.where(np.isnan(by_image), np.inf, by_image)))
     best = int(expected[worst].argmax())
     return f" Worst in image {worst}: {served[worst, best]:.4f} for its best class, expected {expected[worst, best]:.4f}."
-
-
-def _wrong_answers(
-    served: dict[str, np.ndarray], expected: np.ndarray, serving: Serving, tolerance: float
-) -> str:
-    """What is wrong with the names and the order of the classes; nothing where all agrees."""
-    names, rows = np.array(serving.class_names), np.arange(len(expected))
-    indices, probabilities = served["label_index"], served["probabilities"]
-    if (
-        probabilities.shape != expected.shape
-        or indices.max() >= len(names)
-        or served["classes"].shape != served["scores"].shape
-        or served["scores"].shape != (len(expected), serving.top)
-    ):
-        return "the labels do not fit the classes."
-    best = expected.max(axis=1)
-    named_wrongly = (served["label"] != names[indices]) | (served["label"] != served["classes"][:, 0])
-    # between two classes whose probabilities differ by less than the tolerance either may win
-    not_best = expected[rows, indices] < best - 2 * tolerance
-    column_of = {name: column for column, name in enumerate(serving.class_names)}
-    columns = np.array([[column_of.get(name, -1) for name in row] for row in served["classes"]])
-    scored_wrongly = (columns < 0).any(axis=1) | (
-        np.take_along_axis(probabilities, np.maximum(columns, 0), axis=1) != served["scores"]
-    ).any(axis=1)
-    falling = (np.diff(served["scores"], axis=1) <= 0).all(axis=1)
-    top = -np.sort(-probabilities, axis=1)[:, : serving.top]
-    misplaced = ~falling | (top != served["scores"]).any(axis=1)
-    wrong = np.flatnonzero(named_wrongly | not_best | scored_wrongly | misplaced)
-    if len(wrong):
-        first = int(wrong[0])
-        return (
-            f"{len(wrong)} of {len(expected)} labels are wrong; image {first} was called "
-            f"{str(served['label'][first])!r} (column {int(indices[first])}), expected "
-            f"{serving.class_names[int(expected[first].argmax())]!r}."
-        )
-    return _wrong_acceptance(served, best, serving.threshold, tolerance)
-
-
-def _wrong_acceptance(
-    served: dict[str, np.ndarray], best: np.ndarray, threshold: float | None, tolerance: float
-) -> str:
-    if (threshold is None) != ("accepted" not in served):
-        return (
-            f"the threshold is {threshold}, but 'accepted' is {'' if threshold is None else 'not '}answered."
-        )
-    if threshold is None:
-        return ""
-    clear = np.abs(best - threshold) > tolerance
-    wrong = int((served["accepted"] != (best >= threshold))[clear].sum())
-    return f"'accepted' is wrong for {wrong} of {len(best)} images." if wrong else ""
 
 
 def _labels_file_problem(saved_model: Path, class_names: Sequence[str]) -> str:

@@ -15,6 +15,8 @@ The signatures, as TensorFlow Serving and its clients see them (n images, k clas
 | `scores`        | float32 [n, t]: their probabilities                                                              |
 | `label`         | string [n]: name of the best class                                                               |
 | `label_index`   | int64 [n]: its column                                                                            |
+| `labels`        | string [n]: names of the labels whose probability is above one half, a line each, in the order   |
+|                 | of `assets/labels.txt`; only of a model that gives several labels                                |
 | `accepted`      | bool [n]: whether its probability reaches the threshold; only where one was chosen               |
 | `embedding`     | float32 [n, d]: the pooled features of the backbone; of `serving_embedding` alone                |
 
@@ -30,6 +32,7 @@ from pathlib import Path
 SERVING_BYTES = "serving_default"
 SERVING_PIXELS = "serving_pixels"
 SERVING_EMBEDDING = "serving_embedding"
+LABELS = "labels"
 LABELS_FILE = "labels.txt"
 TOP_CLASSES = 5
 

@@ -15,6 +15,7 @@ import tensorflow as tf
 from kerastl.data.names import has_one_line
 from kerastl.errors import ExportError
 from kerastl.export.serving import (
+    LABELS,
     SERVING_BYTES,
     SERVING_EMBEDDING,
     SERVING_PIXELS,
@@ -104,6 +105,10 @@ def _answers(logits: tf.Tensor, serving: Serving) -> dict[str, tf.Tensor]:
         "label": names[:, 0],
         "label_index": tf.cast(order[:, 0], tf.int64),
     }
+    if serving.multi_label:
+        # Logits above 0 are probabilities above one half. No name holds a line break: `check_serving` refuses them.
+        lines = tf.where(logits > 0, tf.constant([f"{name}\n" for name in serving.class_names]), "")
+        answers[LABELS] = tf.strings.regex_replace(tf.strings.reduce_join(lines, axis=1), "\n$", "")
     if serving.threshold is not None:
         answers["accepted"] = scores[:, 0] >= serving.threshold
     return answers

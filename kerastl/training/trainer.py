@@ -111,12 +111,22 @@ def _make(
     multi_label = form["multi_label"]
     optimizer = make_optimizer(settings, model.trainable_variables, shares, steps)
     accuracy = (
-        keras.metrics.BinaryAccuracy("accuracy", threshold=0.0)
+        keras.metrics.MeanMetricWrapper(all_labels_right, name="accuracy")
         if multi_label
         else keras.metrics.CategoricalAccuracy("accuracy")
     )
     model.compile(optimizer, make_loss(settings, multi_label), weighted_metrics=[accuracy], jit_compile=False)
     return Trainer(model, form, optimizer)
+
+
+def all_labels_right(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """1 for each image in which every label is right, else 0, as validation counts it: float32 [b].
+
+    Args:
+        labels: float [b, labels]; soft where images were mixed, and present from above one half on.
+        logits: float [b, labels].
+    """
+    return tf.cast(tf.reduce_all((logits > 0) == (labels > 0.5), axis=-1), tf.float32)
 
 
 def make_loss(settings: PhaseRecipe, multi_label: bool) -> keras.losses.Loss:

@@ -72,7 +72,7 @@ def predict_with_folder(
         UserError: the model cannot be used, or no image was found.
     """
     paths = find_images(images)
-    answer, class_names = _reader(model)
+    answer, class_names, multi_label = _reader(model)
     predictions = []
     with progress.track("predict", len(paths)) as tracker:
         for start in range(0, len(paths), READ_BATCH):
@@ -84,7 +84,8 @@ def predict_with_folder(
                     predictions.append(unreadable(path, errors[path]))
                 else:
                     probabilities, accepted = next(answers)
-                    predictions.append(_prediction(path, probabilities, bool(accepted), class_names, top))
+                    found = _prediction(path, probabilities, bool(accepted), class_names, multi_label, top)
+                    predictions.append(found)
             tracker.advance(len(part))
     return predictions
 
@@ -136,7 +137,8 @@ def export(
 Answer = Callable[[Sequence[bytes]], tuple[np.ndarray, np.ndarray]]
 
 
-def _reader(model: Path) -> tuple[Answer, Sequence[str]]:
+def _reader(model: Path) -> tuple[Answer, Sequence[str], bool]:
+    """What answers, its classes, and whether it gives each image several labels."""
     if (model / "model.keras").is_file() or (model / "recipe.toml").is_file():
         folder = open_run(model)
         recipe, network = recipe_of(folder), keras.saving.load_model(folder.model_keras)
@@ -152,9 +154,9 @@ def _reader(model: Path) -> tuple[Answer, Sequence[str]]:
             probabilities = probabilities_of(logits, recipe.data.multi_label)
             return probabilities, probabilities.max(axis=1) >= threshold
 
-        return answer, class_names_of(folder)
+        return answer, class_names_of(folder), recipe.data.multi_label
     reader = load_exported(model)
-    return reader.predict_bytes, reader.class_names
+    return reader.predict_bytes, reader.class_names, reader.multi_label
 
 
 def _read(paths: Sequence[str]) -> tuple[dict[str, bytes], dict[str, str]]:
@@ -183,11 +185,19 @@ def _unreadable(data: bytes) -> str:
 
 
 def _prediction(
-    path: str, probabilities: np.ndarray, accepted: bool, class_names: Sequence[str], top: int
+    path: str,
+    probabilities: np.ndarray,
+    accepted: bool,
+    class_names: Sequence[str],
+    multi_label: bool,
+    top: int,
 ) -> Prediction:
     order = np.argsort(-probabilities, kind="stable")[:top]
     best = tuple((class_names[index], float(probabilities[index])) for index in order)
-    return Prediction(path, best[0][0], best[0][1], best, accepted=accepted)
+    labels = None
+    if multi_label:
+        labels = tuple(name for name, p in zip(class_names, probabilities, strict=True) if p > 0.5)
+    return Prediction(path, best[0][0], best[0][1], best, accepted=accepted, labels=labels)
 
 
 def precision_of_model(model: keras.Model) -> str:
