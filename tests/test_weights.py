@@ -123,6 +123,75 @@ def test_the_whole_legacy_model_of_keras_is_loaded(source, target, tmp_path):
     assert_loaded(target, source)
 
 
+def save_around(backbone, path, *below):
+    """A model as tutorials make it, with a backbone inside, as one legacy file."""
+    size = backbone.input_shape[1]
+    layers = [keras.Input((size, size, 3)), *below, backbone, keras.layers.GlobalAveragePooling2D()]
+    keras.Sequential([keras.Sequential(layers), keras.layers.Dropout(0.2), keras.layers.Dense(3)]).save(path)
+
+
+@pytest.mark.parametrize("thawed", ["all", "none", "half", "half without batch norm"])
+def test_a_backbone_inside_a_legacy_model_is_found_whatever_was_frozen_when_it_was_saved(
+    source, target, tmp_path, thawed
+):
+    for index, layer in enumerate(source.layers):
+        layer.trainable = thawed == "all" or (thawed != "none" and index > 40)
+        if "without" in thawed and isinstance(layer, keras.layers.BatchNormalization):
+            layer.trainable = False
+    try:
+        save_around(source, tmp_path / "a.h5", keras.layers.Conv2D(3, 1))
+    finally:
+        source.trainable = True
+    reset(target)
+    load_weights(target, SPEC, str(tmp_path / "a.h5"))
+    assert_loaded(target, source)
+
+
+def test_a_backbone_in_a_file_of_keras_2_is_found(source, target, tmp_path):
+    """Which put `:0` behind the names, and the nested model's weights into one group."""
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.attrs["layer_names"] = [b"mobilenet", b"dense"]
+        for layer, weights in ((b"mobilenet", source.weights), (b"dense", [np.ones((256, 3))])):
+            group = file.create_group(layer)
+            names = [f"{weight.path}:0" if layer == b"mobilenet" else "dense/kernel:0" for weight in weights]
+            for name, weight in zip(names, weights, strict=True):
+                group[name] = np.array(weight)
+            group.attrs["weight_names"] = [name.encode() for name in names]
+    reset(target)
+    load_weights(target, SPEC, str(tmp_path / "a.h5"))
+    assert_loaded(target, source)
+
+
+def test_another_backbone_inside_a_legacy_model_is_named_and_one_with_more_layers_is_refused(
+    source, target, tmp_path
+):
+    save_around(build_backbone(get_backbone("mobilenet_v2"), 32), tmp_path / "other.h5")
+    assert_refused(target, tmp_path / "other.h5", "By its .* weights it is a file of mobilenet_v2")
+    more = keras.Model(source.input, keras.layers.Conv2D(4, 1, name="more")(source.output))
+    save_around(more, tmp_path / "more.h5")
+    assert_refused(target, tmp_path / "more.h5", "2 tensors of the file are not .*/more/")
+    fewer = keras.Model(source.input, source.layers[-4].output)
+    save_around(fewer, tmp_path / "fewer.h5")
+    assert_refused(
+        target, tmp_path / "fewer.h5", "tensors of the network are not in the file, first 'conv_pw"
+    )
+
+
+@pytest.mark.slow
+def test_layers_that_keras_numbered_are_paired_by_their_order(tmp_path):
+    spec = get_backbone("inception_v3")
+    source = build_backbone(spec, 96)
+    random = np.random.default_rng(0)
+    source.set_weights([random.normal(size=w.shape).astype("float32") for w in source.get_weights()])
+    for layer in source.layers[:100]:
+        layer.trainable = False
+    save_around(source, tmp_path / "a.h5")
+    target = build_backbone(spec, 96)  # its conv2d begin where those of the source ended
+    load_weights(target, spec, str(tmp_path / "a.h5"))
+    for ours, theirs in zip(target.weights, source.weights, strict=True):
+        np.testing.assert_array_equal(ours, theirs, err_msg=ours.path)
+
+
 def test_legacy_layout_is_the_one_that_keras_reads(source, target, tmp_path):
     save_legacy(source, tmp_path / "a.h5")
     reset(target)

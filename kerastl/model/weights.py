@@ -91,15 +91,15 @@ def load_file(backbone: keras.Model, spec: BackboneSpec, path: Path) -> None:
     """
     with open_weights(path) as stored:
         wanted = network_variables(backbone, stored.legacy)
-        found = best_part(stored, wanted)
-        problem = _difference(found, wanted, stored.legacy)
+        found, by_order = best_part(stored, wanted)
+        problem = _difference(found, wanted, by_order)
         if problem:
             raise WeightsError(
                 f"Weights file '{path}' does not fit backbone '{spec.name}': {problem}.{_guess(found, spec)} "
                 f"Nothing was loaded. Expected the {spec.parameters:,} weights of {spec.builder} without its "
                 "classifier (include_top=False)."
             )
-        tensors = list(found.values()) if stored.legacy else [found[name] for name in wanted]
+        tensors = list(found.values()) if by_order else [found[name] for name in wanted]
         arrays = [tensor.read() for tensor in tensors]
     for tensor, array in zip(tensors, arrays, strict=True):
         if not np.all(np.isfinite(array)):
