@@ -4,15 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 from pathlib import Path
 
+from kerastl.errors import UserError
 from kerastl.writing import WriteError, explain_write_errors
+
+try:
+    import fcntl
+except ImportError:  # Windows: help, listings and asking a server need no locks
+    fcntl = None  # type: ignore[assignment]
 
 # What a file system says that gives no locks, or none of this kind.
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EBADF)
 _MAY_NOT_WRITE = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+def check_locks() -> None:
+    """Raise UserError where the system has no locks of this kind: before the work, which would end at the first."""
+    if fcntl is None:
+        raise UserError(
+            "This needs file locks (Python's module fcntl), which Windows does not have: they keep several processes from "
+            "writing the same files. kerastl trains and publishes on Linux, macOS and in Windows' Linux subsystem (WSL, "
+            "`wsl --install`); help, listings and `kerastl predict` work here as well."
+        )
 
 
 class FileLock:
@@ -34,7 +49,9 @@ class FileLock:
         Raises:
             WriteError: the file can neither be opened nor made.
             OSError: its folder is missing, or the file system gives no locks (`NO_LOCKS`).
+            UserError: the whole system has none.
         """
+        check_locks()
         while True:
             descriptor = self._open(exclusive)
             try:
