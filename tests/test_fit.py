@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 from conftest import Kerastl, heed_ctrl_c
 
+from kerastl.data.examples import Split
+
 QUICK = [
     "--image-size",
     "32",
@@ -255,6 +257,114 @@ def test_a_refused_export_leaves_what_was_measured_and_says_why(
     monkeypatch.undo()
     version = kerastl.export_run(run_of(tmp_path), models_dir=tmp_path / "models")
     assert "Accuracy on" in (version.path / "assets.extra" / "model_card.md").read_text()
+
+
+def test_files_that_vanish_while_a_run_works_do_not_cost_its_export(
+    solid_colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import kerastl
+    from kerastl.workflow import fitting
+
+    data = shutil.copytree(solid_colours, tmp_path / "data")
+    decode_splits, begin = fitting.decode_splits, fitting.begin
+    gone: list[Path] = []
+
+    def decode_and_remove_some(*words: object) -> object:
+        prepared = decode_splits(*words)
+        for split in (prepared.splits.validation, prepared.splits.test):
+            (data / split.ids[0]).unlink()
+            (data / split.ids[1]).write_bytes(b"half of an image")
+            gone.extend((data / split.ids[0], data / split.ids[1]))
+        return prepared
+
+    def remove_all_and_begin(*words: object) -> object:
+        shutil.rmtree(data)
+        return begin(*words)
+
+    monkeypatch.setattr(fitting, "decode_splits", decode_and_remove_some)
+    monkeypatch.setattr(fitting, "begin", remove_all_and_begin)
+    flags = {"data.source": str(data), "backbone.name": "mobilenet_025", "backbone.image_size": 32}
+    flags |= {
+        "augment.views": 1,
+        "finetune_phase.unfreeze_from": "backbone",
+        "head_phase.epochs": 3,
+        "name": "colours",
+    }
+    recipe = kerastl.load_recipe(flags={**flags, "cache.mode": "off"})
+    summary = kerastl.fit(recipe, runs_dir=tmp_path / "runs", models_dir=tmp_path / "models")
+    assert summary.exported is not None and summary.exported.image_count > 8
+    log = (run_of(tmp_path) / "log.txt").read_text()
+    assert "2 validation images cannot be read" in log and "2 test images cannot be read" in log
+    assert gone[0].name in log and "others in their place" in log
+
+
+def test_a_neighbour_stands_in_for_an_image_that_cannot_be_read(tmp_path: Path, solid_colours: Path) -> None:
+    from kerastl.data.folder import open_folder
+    from kerastl.progress import Progress
+    from kerastl.workflow.exporting import PARITY_IMAGES, readable_images
+
+    data = shutil.copytree(solid_colours, tmp_path / "data")
+    examples = open_folder(data)
+    split = Split("test", examples, np.arange(0, len(examples), 2))
+    heard: list[str] = []
+
+    class Ear(Progress):
+        def warn(self, message: str) -> None:
+            heard.append(message)
+
+    before, images = readable_images(split, Ear())
+    assert len(before) == len(images) == PARITY_IMAGES and not heard
+    assert images[1] == (data / split.ids[before[1]]).read_bytes()
+    first, last = before[1], before[-1]  # the last one has no next, so the search begins at the front
+    (data / split.ids[first]).unlink()
+    (data / split.ids[first + 1]).write_bytes(b"GIF89a")
+    (data / split.ids[last]).unlink()
+    after, images = readable_images(split, Ear())
+    assert len(after) == PARITY_IMAGES and {first, first + 1, last} & set(after) == set()
+    assert images == [(data / split.ids[position]).read_bytes() for position in after]
+    assert heard[0].startswith("3 test images cannot be read, the first is ") and split.ids[first] in heard[0]
+
+
+@pytest.mark.parametrize("trouble", ["all images", "disk", "fault"])
+def test_what_keeps_a_trained_model_from_its_export_is_said_before_training_or_stands_in_the_report(
+    solid_colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: str
+) -> None:
+    import kerastl
+    from kerastl.errors import DataError
+    from kerastl.workflow import exporting, fitting
+    from kerastl.writing import WriteError
+
+    data = shutil.copytree(solid_colours, tmp_path / "data")
+    decode_splits = fitting.decode_splits
+
+    def decode_and_remove(*words: object) -> object:
+        prepared = decode_splits(*words)
+        shutil.rmtree(data)
+        return prepared
+
+    def fail(*words: object) -> None:
+        raise WriteError("the disk is full") if trouble == "disk" else ZeroDivisionError("division by zero")
+
+    if trouble == "all images":
+        monkeypatch.setattr(fitting, "decode_splits", decode_and_remove)
+    else:
+        monkeypatch.setattr(exporting, "write_saved_model", fail)
+    flags = {"data.source": str(data), "backbone.name": "mobilenet_025", "backbone.image_size": 32}
+    flags |= {
+        "augment.views": 1,
+        "finetune_phase.unfreeze_from": "backbone",
+        "head_phase.epochs": 1,
+        "name": "colours",
+    }
+    recipe = kerastl.load_recipe(flags={**flags, "cache.mode": "off"})
+    expected = {"all images": DataError, "disk": WriteError, "fault": ZeroDivisionError}[trouble]
+    with pytest.raises(expected) as caught:
+        kerastl.fit(recipe, runs_dir=tmp_path / "runs", models_dir=tmp_path / "models")
+    if trouble == "all images":
+        assert "None of " in str(caught.value) and "validation images can be read" in str(caught.value)
+        assert not (run_of(tmp_path) / "model.keras").exists()
+    else:
+        assert str(caught.value) in report_of(tmp_path)["export_problem"]
 
 
 def test_nothing_is_published_where_features_and_model_disagree(

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import keras
 import numpy as np
+import tensorflow as tf
 
-from kerastl.data.examples import Split
-from kerastl.errors import ExportError
+from kerastl.data.examples import Split, spread_positions
+from kerastl.errors import DataError, ExportError
 from kerastl.export.card import ModelFacts, describe_version
 from kerastl.export.parity import Expected, check_parity, expected_answers, tolerance_for
 from kerastl.export.publish import ExportedModel, publish
 from kerastl.export.serving import Serving
 from kerastl.export.signatures import write_saved_model
 from kerastl.export.warmup import write_warmup
+from kerastl.image.decode import decode
+from kerastl.image.read import describe_failure
+from kerastl.progress import Progress
 from kerastl.recipe import Recipe, recipe_to_toml
+from kerastl.wording import counted
 
 # Of the validation split, and as many of the test split: enough for every signature in seconds.
 PARITY_IMAGES = 16
+# Where a whole folder is gone, looking for neighbours must end.
+_ATTEMPTS = 5
 # Activations kept in sixteen bits move a probability by a thousandth or so; those of other weights by all of it.
 FEATURE_TOLERANCE = {"float32": 0.05, "mixed_bfloat16": 0.2}
 
@@ -115,6 +122,73 @@ def _check_trained(trained: Trained, expected: Expected, tolerance: float) -> No
     )
 
 
-def encoded_at(split: Split, positions: np.ndarray) -> list[bytes]:
-    """The original bytes of some images."""
-    return list(split.examples.encoded(split.indices[positions]).as_numpy_iterator())
+def readable_images(split: Split, progress: Progress) -> tuple[np.ndarray, list[bytes]]:
+    """The original bytes of some of a split's images, spread evenly over it.
+
+    A file may vanish at any time, also where its pixels are kept: its neighbour then stands in for it, with a warning.
+
+    Args:
+        split: to take them from.
+        progress: hears of those that cannot be read.
+
+    Returns:
+        Their positions in the split, int64 [n], increasing, and their bytes; at most `PARITY_IMAGES`, at least one.
+
+    Raises:
+        DataError: none of those that were tried can be read.
+    """
+    wanted = spread_positions(split.count, PARITY_IMAGES).tolist()
+    found: dict[int, bytes] = {}
+    reasons: dict[int, str] = {}
+    for _ in range(_ATTEMPTS):
+        indices = split.indices[np.array(wanted, np.int64)]
+        for index, data in split.examples.indexed(indices).ignore_errors().as_numpy_iterator():
+            position = int(np.searchsorted(split.indices, index))
+            if reason := unreadable_reason(data):
+                reasons[position] = reason
+            else:
+                found[position] = data
+        missing = [position for position in wanted if position not in found]
+        reasons |= {position: "" for position in missing if position not in reasons}
+        tried = found.keys() | reasons.keys()
+        wanted = sorted(
+            {each for position in missing for each in _next_untried(position, split.count, tried)}
+        )
+        if not wanted:
+            break
+    if reasons:
+        bad = min(reasons)
+        first = f"{split.ids[bad]}: {reasons[bad] or _reading_problem(split, bad)}"
+        if not found:
+            raise DataError(
+                f"None of {counted(len(reasons), f'{split.name} image')} can be read, the first is {first}. The exported model "
+                "is checked on such images: bring them back, or do without the export (`kerastl fit --no-export`)"
+            )
+        progress.warn(
+            f"{counted(len(reasons), f'{split.name} image')} cannot be read, the first is {first}. The export is checked on "
+            "others in their place"
+        )
+    positions = np.array(sorted(found), np.int64)
+    return positions, [found[position] for position in positions.tolist()]
+
+
+def _next_untried(position: int, count: int, tried: Collection[int]) -> list[int]:
+    """The next position, or none where all were tried."""
+    return next(([each] for each in (*range(position, count), *range(position)) if each not in tried), [])
+
+
+def _reading_problem(split: Split, position: int) -> str:
+    try:
+        next(iter(split.examples.encoded(split.indices[[position]])))
+    except tf.errors.OpError as error:
+        return describe_failure(error)
+    return "it could not be read a moment ago"
+
+
+def unreadable_reason(data: bytes) -> str:
+    """Why an encoded image cannot be decoded; empty where it can."""
+    try:
+        decode(tf.constant(data), 8, "stretch")
+    except tf.errors.OpError as error:
+        return describe_failure(error)
+    return ""

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from kerastl.data.examples import spread_positions
-from kerastl.errors import ExportError, Interrupted
+from kerastl.errors import Interrupted, KerastlError
 from kerastl.evaluation.metrics import probabilities_of
 from kerastl.export.publish import ExportedModel
 from kerastl.features.cache import Cache
+from kerastl.locking import check_locks
 from kerastl.model.build import Network
 from kerastl.progress import Progress
 from kerastl.recipe import Recipe, recipe_to_toml
@@ -26,7 +26,7 @@ from kerastl.training.phase import PhaseResult
 from kerastl.training.routine import transfer
 from kerastl.workflow.beginning import begin, logits_of, metrics_of
 from kerastl.workflow.calibrating import calibrate_network, trust_of, write_calibration
-from kerastl.workflow.exporting import PARITY_IMAGES, Trained, encoded_at, export_network, serving_of
+from kerastl.workflow.exporting import Trained, export_network, readable_images, serving_of
 from kerastl.workflow.facts import model_facts
 from kerastl.workflow.logbook import Logbook
 from kerastl.workflow.planning import make_plan
@@ -83,6 +83,7 @@ def fit(
         Interrupted: the user stopped the training; the best model so far lies in the run's folder.
     """
     started = time.perf_counter()
+    check_locks()
     recipe, splits = open_splits(recipe)
     assert recipe.name
     run = create_run(runs_dir, recipe.name)
@@ -99,6 +100,8 @@ def fit(
         write_data(run, prepared)
         for name, reason in prepared.unreadable.items():
             progress.warn(f"left out {name}: {reason}")
+        if export_model:  # read before hours of training, in which files may vanish or change
+            positions, images, pixels = _images_to_check_on(prepared, progress)
         make_repeatable(recipe)
         if (recipe.augment.views or 1) > 1:
             write_preview(run, prepared)
@@ -161,15 +164,19 @@ def fit(
         exported = None
         if export_model:
             serving = serving_of(recipe, prepared.splits.class_names, calibrated.threshold)
-            images, trained = _known_images(prepared, logits)
+            known = np.concatenate([logits[name][positions[name]] for name in positions])
+            trained = Trained(pixels, probabilities_of(known, recipe.data.multi_label))
             try:
                 exported = export_network(
                     network.model, recipe, serving, images, precision, models_dir, recipe.name, trained,
                     facts=model_facts(recipe, run, prepared.splits.class_names, report.to_dict()),
                     keep=keep, warmup=warmup,
                 )  # fmt: skip
-            except ExportError as error:
-                write_report(run, dataclasses.replace(report, export_problem=str(error)))
+            except Exception as error:
+                problem = (
+                    str(error) if isinstance(error, KerastlError) else f"{type(error).__name__}: {error}"
+                )
+                write_report(run, dataclasses.replace(report, export_problem=problem))
                 raise
     finally:
         stack.close()
@@ -185,18 +192,16 @@ def save_model(run: Run, network: Network) -> None:
         network.model.save(temporary)
 
 
-def _known_images(prepared: Prepared, logits: dict[str, np.ndarray]) -> tuple[list[bytes], Trained]:
-    """Some validation and test images, and what is known of them."""
+def _images_to_check_on(
+    prepared: Prepared, progress: Progress
+) -> tuple[dict[str, np.ndarray], list[bytes], np.ndarray]:
+    """Some validation and test images: positions in each split, bytes, and uint8 [n, s, s, 3] as they were decoded."""
+    positions: dict[str, np.ndarray] = {}
     images: list[bytes] = []
-    pixels, known = [], []
     for name in ("validation", "test"):
-        split = getattr(prepared.splits, name)
-        positions = spread_positions(split.count, PARITY_IMAGES)
-        images += encoded_at(split, positions)
-        pixels.append(prepared.pixels[name][positions])
-        known.append(logits[name][positions])
-    probabilities = probabilities_of(np.concatenate(known), prepared.recipe.data.multi_label)
-    return images, Trained(np.concatenate(pixels), probabilities)
+        positions[name], read = readable_images(getattr(prepared.splits, name), progress)
+        images += read
+    return positions, images, np.concatenate([prepared.pixels[name][positions[name]] for name in positions])
 
 
 def _summary(phase: PhaseResult) -> PhaseSummary:

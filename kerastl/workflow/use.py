@@ -10,7 +10,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kerastl.data.examples import spread_positions
 from kerastl.data.sources import open_examples
 from kerastl.data.splits import make_splits
 from kerastl.encoded import find_images
@@ -18,7 +17,6 @@ from kerastl.evaluation.metrics import Metrics, evaluate_logits, probabilities_o
 from kerastl.export.publish import ExportedModel
 from kerastl.export.reader import load_exported
 from kerastl.image.decode import decode
-from kerastl.image.read import describe_failure
 from kerastl.model.joins import walk_layers
 from kerastl.prediction import Prediction, unreadable
 from kerastl.progress import Progress
@@ -26,7 +24,7 @@ from kerastl.run import open_run
 from kerastl.training.phase import predict_logits
 from kerastl.training.trainer import inference_of
 from kerastl.workflow.calibrating import read_threshold
-from kerastl.workflow.exporting import PARITY_IMAGES, encoded_at, export_network, serving_of
+from kerastl.workflow.exporting import export_network, readable_images, serving_of, unreadable_reason
 from kerastl.workflow.facts import measured, model_facts
 from kerastl.workflow.labelled import class_names_of, decode_labelled, evaluation_split, recipe_of
 
@@ -117,10 +115,7 @@ def export(
     recipe, class_names = recipe_of(folder), class_names_of(folder)
     splits = make_splits(open_examples(recipe.data), recipe.data)
     images = [
-        data
-        for split in (splits.validation, splits.test)
-        for data in encoded_at(split, spread_positions(split.count, PARITY_IMAGES))
-        if not _unreadable(data)
+        data for split in (splits.validation, splits.test) for data in readable_images(split, progress)[1]
     ]
     model = keras.saving.load_model(folder.model_keras)
     precision = precision_of_model(model)
@@ -168,20 +163,12 @@ def _read(paths: Sequence[str]) -> tuple[dict[str, bytes], dict[str, str]]:
         except OSError as error:
             errors[path] = error.strerror or str(error)
             continue
-        reason = _unreadable(data)
+        reason = unreadable_reason(data)
         if reason:
             errors[path] = reason
         else:
             readable[path] = data
     return readable, errors
-
-
-def _unreadable(data: bytes) -> str:
-    try:
-        decode(tf.constant(data), 8, "stretch")
-    except tf.errors.OpError as error:
-        return describe_failure(error)
-    return ""
 
 
 def _prediction(
