@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -194,7 +195,11 @@ def random_recipe(generator: random.Random) -> Recipe:
     values.setdefault("backbone", {}).update(name=backbone.name, weights="none")
     if generator.random() < 0.5:
         values.setdefault("finetune_phase", {})["unfreeze_from"] = generator.choice(backbone.unfreeze_points)
-    values.setdefault("data", {})["multi_label"] = False
+    data = values.setdefault("data", {})
+    data["multi_label"] = False
+    if "group_pattern" in data:
+        data["group_pattern"] = re.escape(data["group_pattern"])
+        data["group_subfolders"] = False
     values.get("calibration", {}).pop("abstain_coverage", None)  # either of the two
     return recipe_from_dict(values)
 

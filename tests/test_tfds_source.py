@@ -1,6 +1,7 @@
 """TFDS sets: a small real one is prepared offline, then opened by name as any other."""
 
 import io
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from kerastl.data.examples import Examples
+from kerastl.data.examples import Examples, images_digest
 from kerastl.data.sources import open_examples
 from kerastl.data.splits import make_splits
 from kerastl.data.tfds_listing import prepared_datasets
@@ -259,3 +260,48 @@ def test_the_data_room_imports_neither_tensorflow_nor_tfds() -> None:
         subprocess.run([sys.executable, "-c", "import tensorflow_datasets; " + code], check=False).returncode
         == 1
     )
+
+
+class KtlRebuilt(_Pictures):
+    """A set that is prepared twice under one version; some of its images are equal."""
+
+    FEATURES: ClassVar[dict[str, Any]] = KtlHiddenTest.FEATURES
+    later = 0
+
+    def row(self, number: int) -> dict[str, Any]:
+        row = super().row(number)
+        shade = number % 100 // 4 * 4 + (self.later if number >= 40 else 0)
+        return {**row, "image": np.full((4, 4, 3), shade, np.uint8)}
+
+
+def images_digests(folder: Path) -> set[str]:
+    data = DataRecipe(source="tfds:ktl_rebuilt", data_dir=str(folder))
+    splits = make_splits(open_examples(data), data)
+    return {splits.fingerprint, *(images_digest(split.examples, split.indices) for split in splits)}
+
+
+def test_a_set_that_was_prepared_anew_under_its_version_is_another_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond the 16 images that a feature's key looks at, only the files tell."""
+    KtlRebuilt(data_dir=tmp_path).download_and_prepare()
+    before = images_digests(tmp_path)
+    assert before == images_digests(tmp_path), "the control: what was not touched stays"
+    shutil.rmtree(tmp_path / "ktl_rebuilt")
+    monkeypatch.setattr(KtlRebuilt, "later", 1)
+    KtlRebuilt(data_dir=tmp_path).download_and_prepare()
+    after = images_digests(tmp_path)
+    assert len(before) == len(after) == 4 and not before & after
+
+
+def test_equal_images_stay_together_or_are_named(tmp_path: Path) -> None:
+    KtlRebuilt(data_dir=tmp_path).download_and_prepare()
+    data = DataRecipe(source="tfds:ktl_rebuilt", data_dir=str(tmp_path))
+    splits = make_splits(open_examples(data), data)
+    assert any("12 test images are copies of train images" in line for line in splits.warnings)
+    data = DataRecipe(
+        source="tfds:ktl_rebuilt", data_dir=str(tmp_path), train_split="train+test", test_split=None
+    )
+    splits = make_splits(open_examples(data), data)
+    seen = [set(numbers(part.examples, part.indices)) for part in splits]
+    assert splits.test.count and not seen[0] & seen[2]

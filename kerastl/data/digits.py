@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kerastl.data.contents import copies_of, digest_of
 from kerastl.data.examples import CARVE, Examples, fingerprint, no_stamps, repeated, text_column
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def open_digits() -> Examples:
         place="scikit-learn digits",
         stamps=no_stamps(len(labels)),
         fingerprint=fingerprint((ids, splits), (labels, pixels), *class_names),
+        contents=copies_of(np.array([digest_of(each.tobytes()) for each in pixels])),
     )
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -45,6 +45,8 @@ class Examples:
         fingerprint: sha256 hex over ids, labels, splits, groups, and for files their size and time of change.
         skipped: a line 'name: reason' for each thing left out while indexing.
         warnings: what the user may want to know, such as labels that look like a mistake.
+        contents: int64 [n], equal where images are equal byte for byte, -1 for an image that is like no other;
+            None where that is not known.
     """
 
     ids: np.ndarray
@@ -59,6 +61,7 @@ class Examples:
     fingerprint: str
     skipped: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    contents: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -144,6 +147,36 @@ def without(split: Split, positions: Iterable[int]) -> Split:
     """
     left_out = np.asarray(sorted(positions), dtype=np.int64)
     return Split(split.name, split.examples, np.delete(split.indices, left_out))
+
+
+def some_examples(examples: Examples, classes: np.ndarray) -> Examples:
+    """The examples of some of their classes, numbered anew.
+
+    An image that loses one of several labels stays; one that has lost its only label does not.
+
+    Args:
+        examples: to choose from.
+        classes: int [k], increasing, the classes to keep.
+    """
+    if examples.multi_label:
+        rows = np.flatnonzero(examples.labels[:, classes].any(axis=1) | ~examples.labels.any(axis=1))
+        labels = examples.labels[rows][:, classes]
+    else:
+        rows = np.flatnonzero(np.isin(examples.labels, classes))
+        labels = np.searchsorted(classes, examples.labels[rows]).astype(np.int32)
+    names = tuple(examples.class_names[code] for code in classes)
+    return replace(
+        examples,
+        ids=examples.ids[rows],
+        labels=labels,
+        class_names=names,
+        groups=examples.groups[rows],
+        splits=examples.splits[rows],
+        encoded=lambda indices: examples.encoded(rows[np.asarray(indices, dtype=np.int64)]),
+        stamps=examples.stamps[rows],
+        fingerprint=fingerprint((), (rows,), examples.fingerprint, *names),
+        contents=None if examples.contents is None else examples.contents[rows],
+    )
 
 
 def label_counts(labels: np.ndarray, class_count: int) -> np.ndarray:

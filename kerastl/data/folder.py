@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from kerastl.data.contents import equal_files
 from kerastl.data.examples import (
     CARVE,
     TRAIN,
@@ -53,7 +54,7 @@ class _Found:
     warnings: list[str] = field(default_factory=list)
 
 
-def open_folder(root: Path) -> Examples:
+def open_folder(root: Path, group_subfolders: bool = False) -> Examples:
     """Index a folder of images: the name of a class is the name of its folder.
 
     Folders nested below a class belong to it. Links to files and folders are followed; a folder that
@@ -63,6 +64,7 @@ def open_folder(root: Path) -> Examples:
     Args:
         root: either the folder of classes, or one with train/ and perhaps validation/ (also val/,
             valid/) and test/, in any case.
+        group_subfolders: images in folders of the same name below class folders are one group.
 
     Raises:
         DataError: if there are no images, or they do not lie in class folders.
@@ -102,7 +104,8 @@ def open_folder(root: Path) -> Examples:
         found.warnings.append(
             f"Folders whose names are the same word in two Unicode forms are one class: {listed(several)}."
         )
-    return _columns(root, class_names, found)
+    depth = (0 if "" in parts else 1) + 1 if group_subfolders else None
+    return _columns(root, class_names, found, depth)
 
 
 def _parts(root: Path, folders: list[str], found: _Found) -> dict[str, tuple[str, list[str]]]:
@@ -211,7 +214,13 @@ def _walk(
         found.skipped.add(f"{class_folder}/", "no images in this class folder")
 
 
-def _columns(root: Path, class_names: tuple[str, ...], found: _Found) -> Examples:
+def _group(identity: str, depth: int) -> str:
+    """The folder next below the class folder, which lies so deep; without the class: a patient may be in several."""
+    parts = identity.split("/", depth + 1)
+    return parts[depth] if len(parts) > depth + 1 else ""
+
+
+def _columns(root: Path, class_names: tuple[str, ...], found: _Found, depth: int | None) -> Examples:
     # Folders list their files in an order of their own; sorted, the same data give the same columns.
     order = np.array(sorted(range(len(found.ids)), key=found.ids.__getitem__), dtype=np.int64)
     ids = text_column(found.ids)[order]
@@ -228,7 +237,9 @@ def _columns(root: Path, class_names: tuple[str, ...], found: _Found) -> Example
         ids=ids,
         labels=labels,
         class_names=names,
-        groups=repeated("", len(ids)),
+        groups=repeated("", len(ids))
+        if depth is None
+        else text_column([_group(each, depth) for each in ids]),
         splits=splits,
         encoded=encoded_files(str(root), ids),
         origin=f"folder {root}",
@@ -237,4 +248,5 @@ def _columns(root: Path, class_names: tuple[str, ...], found: _Found) -> Example
         fingerprint=fingerprint((ids, splits), (labels, sizes, changed), *names),
         skipped=found.skipped.lines(),
         warnings=tuple(found.warnings),
+        contents=equal_files(str(root), ids, sizes),
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from kerastl.data.contents import equal_files
 from kerastl.data.examples import (
     Examples,
     SkippedNames,
@@ -72,6 +73,7 @@ def _columns(table: Table) -> Examples:
         fingerprint=fingerprint((ids, splits, groups), (labels, sizes, changed), *class_names),
         skipped=skipped.lines(),
         warnings=_warnings(table, codes, class_names, groups),
+        contents=equal_files(root, ids, sizes),
     )
 
 

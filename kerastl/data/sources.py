@@ -8,6 +8,7 @@ from pathlib import Path
 from kerastl.data.digits import open_digits
 from kerastl.data.examples import Examples, label_counts
 from kerastl.data.folder import open_folder
+from kerastl.data.grouping import group_by_pattern
 from kerastl.data.manifest import MANIFEST_SUFFIXES, open_manifest
 from kerastl.data.names import check_names, doubtful_names
 from kerastl.data.tfds_source import open_tfds
@@ -37,6 +38,8 @@ def open_examples(data: DataRecipe) -> Examples:
             name that no model can be exported with.
     """
     examples = _open(data)
+    if data.group_pattern is not None:
+        examples = group_by_pattern(examples, data.group_pattern)
     check_names(examples.class_names, examples.origin)
     counts = label_counts(examples.labels, len(examples.class_names)).tolist()
     doubts = doubtful_names(dict(zip(examples.class_names, counts, strict=True)))
@@ -64,7 +67,7 @@ def _open(data: DataRecipe) -> Examples:
         return open_manifest(path, data)
     if not path.is_dir():
         raise DataError(f"data.source '{source}' is a file, but neither .csv nor .parquet. {EXPECTED}.")
-    return open_folder(path)
+    return open_folder(path, data.group_subfolders)
 
 
 def _nearest_path(path: Path) -> str:

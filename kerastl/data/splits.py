@@ -7,8 +7,8 @@ Why a hash of the example's identity alone (`_share`):
   then last week's test images are in this week's training.
 - The class is left out of the hash, so that mending a wrong label in a manifest does not move the
   example either. The division is stratified all the same: the hash knows nothing of classes, so each
-  class has the same share in expectation, n·p examples give or take √(n·p·(1−p)). Exact shares per
-  class would need ranks, and a rank changes with every example that is added.
+  class has the same share in expectation, n·p examples give or take √(n·p·(1−p)). Classes of few
+  examples need ranks, and a rank changes with every example that is added: see `kerastl.data.carving`.
 - In a group (all pictures of one patient, say) the group's name is hashed in place of the identity.
 
 The idea is TensorFlow's own for image retraining (`which_set`, Speech Commands, P. Warden 2018).
@@ -17,9 +17,11 @@ The idea is TensorFlow's own for image retraining (`which_set`, Speech Commands,
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 
 import numpy as np
 
+from kerastl.data.carving import LEAST_PER_CLASS, TEST_SIDE, TRAIN_SIDE, VALIDATION_SIDE, Wanted, carve
 from kerastl.data.examples import (
     SPLIT_NAMES,
     TEST,
@@ -31,12 +33,13 @@ from kerastl.data.examples import (
     fingerprint,
     label_counts,
     listed,
+    some_examples,
 )
+from kerastl.data.grouping import check_groups, keep_copies_together
 from kerastl.errors import DataError, nearest
 from kerastl.recipe.schema import DataRecipe
 
-_NOT_GIVEN, _TRAIN, _VALIDATION, _TEST = -1, 0, 1, 2
-_LEAST_PER_CLASS = 2
+_NOT_GIVEN = -1
 
 
 def make_splits(examples: Examples, data: DataRecipe) -> Splits:
@@ -49,19 +52,24 @@ def make_splits(examples: Examples, data: DataRecipe) -> Splits:
 
     Args:
         examples: from `open_examples`.
-        data: `validation_fraction`, `test_fraction` and `examples_per_class` are read.
+        data: `validation_fraction`, `test_fraction`, `split_salt`, `min_images_per_class` and `examples_per_class`
+            are read.
 
     Raises:
         DataError: if there are too few classes, examples of a class, or examples in a split, or if a
             group lies in two given splits.
     """
+    check_groups(examples, data)
+    if data.min_images_per_class is not None:
+        examples = _without_small_classes(examples, data.min_images_per_class)
     _check_given(examples)
+    examples = keep_copies_together(examples)
     sides = _sides(examples, data)
     _check_sides(examples, sides, data)
-    train = np.flatnonzero(sides == _TRAIN)
+    train = np.flatnonzero(sides == TRAIN_SIDE)
     if data.examples_per_class is not None:
         train = _thinned(examples, train, data.examples_per_class)
-    rows = (train, np.flatnonzero(sides == _VALIDATION), np.flatnonzero(sides == _TEST))
+    rows = (train, np.flatnonzero(sides == VALIDATION_SIDE), np.flatnonzero(sides == TEST_SIDE))
     splits = [Split(name, examples, indices) for name, indices in zip(SPLIT_NAMES, rows, strict=True)]
     return Splits(
         train=splits[0],
@@ -73,14 +81,16 @@ def make_splits(examples: Examples, data: DataRecipe) -> Splits:
     )
 
 
-def _share(text: str, purpose: bytes) -> bytes:
+def _share(text: str, purpose: bytes, salt: bytes) -> bytes:
     """Eight bytes that are as good as random, but the same for the same text, on any machine."""
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8, person=purpose).digest()
+    encoded = text.encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(encoded, digest_size=8, person=purpose, salt=salt).digest()
 
 
-def _shares(texts: np.ndarray, purpose: bytes) -> np.ndarray:
-    """float64 [n] in [0, 1), a pure function of each text."""
-    digests = b"".join(_share(text, purpose) for text in texts)
+def _shares(texts: np.ndarray, purpose: bytes, salt: int = 0) -> np.ndarray:
+    """float64 [n] in [0, 1), a pure function of each text and the salt."""
+    salt_bytes = salt.to_bytes(8, "little")
+    digests = b"".join(_share(text, purpose, salt_bytes) for text in texts)
     # The upper 53 bits are what a float64 holds: rounding up to 1.0 cannot happen.
     return (np.frombuffer(digests, dtype=">u8") >> 11) * 2.0**-53
 
@@ -91,18 +101,23 @@ def _sides(examples: Examples, data: DataRecipe) -> np.ndarray:
     for code, name in enumerate(SPLIT_NAMES):
         sides[examples.splits == name] = code
     has_open = bool((sides == _NOT_GIVEN).any())
-    has_validation, has_test = bool((sides == _VALIDATION).any()), bool((sides == _TEST).any())
+    has_validation, has_test = bool((sides == VALIDATION_SIDE).any()), bool((sides == TEST_SIDE).any())
     grouped = np.flatnonzero(examples.groups != "")
     if len(grouped):
         _keep_groups_together(examples, sides, grouped)
-    pool = np.flatnonzero(sides == (_NOT_GIVEN if has_open else _TRAIN))
+    pool = np.flatnonzero(sides == (_NOT_GIVEN if has_open else TRAIN_SIDE))
     identities = examples.ids[pool]
     in_group = examples.groups[pool] != ""
     identities[in_group] = examples.groups[pool][in_group]
-    shares = _shares(identities, b"kerastl split")
-    test_below = 0.0 if has_test else data.test_fraction
-    validation_below = test_below + (0.0 if has_validation else data.validation_fraction * (1 - test_below))
-    sides[pool] = np.select([shares < test_below, shares < validation_below], [_TEST, _VALIDATION], _TRAIN)
+    units = np.arange(len(pool))
+    units[in_group] = len(pool) + np.unique(identities[in_group], return_inverse=True)[1]
+    test = 0.0 if has_test else data.test_fraction
+    wanted = Wanted(test, 0.0 if has_validation else data.validation_fraction * (1 - test))
+    fixed = np.zeros(len(examples.class_names), np.int64)
+    if has_open:
+        fixed += label_counts(examples.labels[sides == TRAIN_SIDE], len(fixed))
+    shares = _shares(identities, b"kerastl split", data.split_salt)
+    sides[pool] = carve(units, shares, examples.labels[pool], fixed, wanted)
     return sides
 
 
@@ -124,6 +139,23 @@ def _keep_groups_together(examples: Examples, sides: np.ndarray, grouped: np.nda
         )
     for row in grouped[sides[grouped] == _NOT_GIVEN]:
         sides[row] = given.get(examples.groups[row], _NOT_GIVEN)
+
+
+def _without_small_classes(examples: Examples, at_least: int) -> Examples:
+    """The examples less the classes that have fewer images to learn from, with a warning of them."""
+    held_out = np.isin(examples.splits, (VALIDATION, TEST))
+    counts = label_counts(examples.labels[~held_out], len(examples.class_names))
+    small = np.flatnonzero(counts < at_least)
+    if not len(small):
+        return examples
+    kept = some_examples(examples, np.flatnonzero(counts >= at_least))
+    lost = len(examples) - len(kept)
+    named = listed([examples.class_names[code] for code in small])
+    warning = (
+        f"{len(small):,} of {len(counts):,} classes have fewer than {at_least} images to learn from "
+        f"(data.min_images_per_class) and are left out, with {lost:,} images: {named}."
+    )
+    return replace(kept, warnings=(*kept.warnings, warning))
 
 
 def _check_given(examples: Examples) -> None:
@@ -155,15 +187,16 @@ def _raise_if_few(examples: Examples, counts: np.ndarray, after: str) -> None:
     few = [
         f"{name}' ({count}"
         for name, count in zip(examples.class_names, counts, strict=True)
-        if count < _LEAST_PER_CLASS
+        if count < LEAST_PER_CLASS
     ]
     if few:
         shown = ", ".join(f"'{text})" for text in few[:5]) + (
             f" and {len(few) - 5:,} more" if len(few) > 5 else ""
         )
         raise DataError(
-            f"Too few training images in the {examples.origin}{after}: {shown}; at least {_LEAST_PER_CLASS} needed in "
-            f"each class. Add images, or take {'this class' if len(few) == 1 else 'these classes'} out"
+            f"Too few training images in the {examples.origin}{after}: {shown}; at least {LEAST_PER_CLASS} needed in "
+            f"each class. Add images, or leave {'this class' if len(few) == 1 else 'such classes'} out "
+            f"(--set data.min_images_per_class={LEAST_PER_CLASS})"
             + (
                 ", or lower data.test_fraction or data.validation_fraction, or give the splits yourself."
                 if after
@@ -176,16 +209,18 @@ def _check_sides(examples: Examples, sides: np.ndarray, data: DataRecipe) -> Non
     given = set(np.unique(examples.splits))
     pool_name = "train" if "" not in given else "unassigned"
     pool_count = int((examples.splits == ("" if "" in given else TRAIN)).sum())
-    for code, split in ((_VALIDATION, VALIDATION), (_TEST, TEST)):
+    for code, split in ((VALIDATION_SIDE, VALIDATION), (TEST_SIDE, TEST)):
         if not (sides == code).any():
             fraction = getattr(data, f"{split}_fraction")
-            what = "groups" if (examples.groups != "").any() else "images"
+            grouped = examples.groups[examples.groups != ""]
+            what = "groups" if len(grouped) else "images"
+            within = f" (in {len(set(grouped)):,} groups)" if len(grouped) else ""
             raise DataError(
                 f"The {split} split came out empty: data.{split}_fraction = {fraction:g} of {pool_count:,} {pool_name} "
-                f"images in the {examples.origin}. Add {what}, raise data.{split}_fraction, or give a {split} split "
+                f"images{within} in the {examples.origin}. Add {what}, raise data.{split}_fraction, or give a {split} split "
                 f"yourself ({split}/ folder, manifest column or TFDS split)."
             )
-    learnt = label_counts(examples.labels[sides == _TRAIN], len(examples.class_names))
+    learnt = label_counts(examples.labels[sides == TRAIN_SIDE], len(examples.class_names))
     _raise_if_few(examples, learnt, " after validation and test were carved off")
 
 

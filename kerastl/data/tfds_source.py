@@ -1,20 +1,24 @@
 """Image classification sets of TensorFlow Datasets that are prepared on this machine; never downloads.
 
 What TFDS stores can only be read from front to back. Indexing therefore reads a split once for its
-labels (without decoding an image), and every later reading passes over the images that are not wanted:
-it costs the bytes between the first and the last wanted image, not those of the wanted ones alone.
+labels, and for which images are equal (without decoding one), and every later reading passes over the
+images that are not wanted: it costs the bytes between the first and the last wanted image, not those of
+the wanted ones alone.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
+from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kerastl.data.contents import copies_of, digest_of
 from kerastl.data.examples import (
     SPLIT_NAMES,
     TRAIN,
@@ -57,11 +61,13 @@ def open_tfds(name: str, data: DataRecipe) -> Examples:
     image_key, label_key = _feature_keys(builder, name)
     parts: list[_Part] = []
     labels: list[np.ndarray] = []
+    digests: list[np.ndarray] = []
     splits: list[np.ndarray] = []
     skipped = SkippedNames()
     for split, spec, is_default in _split_specs(builder, name, data):
-        found = [_labelled(builder, label_key, *piece) for piece in _pieces(builder, name, split, spec)]
-        if not sum(len(part.stored) for part, _ in found):
+        keys = image_key, label_key
+        found = [_labelled(builder, keys, *piece) for piece in _pieces(builder, name, split, spec)]
+        if not sum(len(part.stored) for part, _, _ in found):
             if not is_default or split == TRAIN:
                 raise DataError(
                     f"The {split} split '{spec}' of 'tfds:{name}' holds no labels (TFDS marks images without a label "
@@ -69,16 +75,18 @@ def open_tfds(name: str, data: DataRecipe) -> Examples:
                 )
             skipped.add(f"split '{spec}'", "its images have no labels")
             continue
-        for part, part_labels in found:
+        for part, part_labels, part_digests in found:
             if len(part.stored) < part.stop - part.start:
                 left_out = part.stop - part.start - len(part.stored)
                 skipped.add(f"split '{part.split}'", f"{left_out:,} images without a label")
             parts.append(part)
             labels.append(part_labels)
+            digests.append(part_digests)
             splits.append(repeated(split, len(part_labels)))
     ids = text_column([f"{part.split}:{index:06d}" for part in parts for index in part.stored])
     _check_disjoint(ids, np.concatenate(splits), name)
-    return _columns(builder, parts, ids, labels, np.concatenate(splits), image_key, label_key, skipped)
+    examples = _columns(builder, parts, ids, labels, np.concatenate(splits), image_key, label_key, skipped)
+    return replace(examples, contents=copies_of(np.concatenate(digests)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,17 +206,36 @@ def _read(builder: Any, split: str, start: int, stop: int, decoders: Any) -> tf.
     )
 
 
-def _labelled(builder: Any, label_key: str, split: str, start: int, stop: int) -> tuple[_Part, np.ndarray]:
-    """A stretch of a stored split, and int32 labels of those in it that have one."""
+def _labelled(
+    builder: Any, keys: tuple[str, str], split: str, start: int, stop: int
+) -> tuple[_Part, np.ndarray, np.ndarray]:
+    """A stretch of a stored split, and of those in it that have a label int32 labels and digests of the images."""
     import tensorflow_datasets as tfds
 
     if stop <= start:
-        return _Part(split, start, start, np.zeros(0, np.int64)), np.zeros(0, np.int32)
-    only_label = tfds.decode.PartialDecoding({label_key: True})
-    rows = _read(builder, split, start, stop, only_label).map(lambda row: row[label_key]).batch(4096)
-    labels = np.concatenate(list(rows.as_numpy_iterator())).astype(np.int32)
-    has_label = labels >= 0
-    return _Part(split, start, stop, start + np.flatnonzero(has_label)), labels[has_label]
+        return _Part(split, start, start, np.zeros(0, np.int64)), np.zeros(0, np.int32), np.zeros(0, np.int64)
+    image_key, label_key = keys
+    wanted = tfds.decode.PartialDecoding(
+        {image_key: True, label_key: True}, decoders={image_key: tfds.decode.SkipDecoding()}
+    )
+    labels, digests = array("i"), array("q")
+    # Every byte of a split is read for its labels anyway: a record is all that can be read at once.
+    for row in _read(builder, split, start, stop, wanted).as_numpy_iterator():
+        labels.append(int(row[label_key]))
+        digests.append(digest_of(row[image_key]))
+    codes = np.frombuffer(labels, dtype=np.intc).astype(np.int32)
+    has_label = codes >= 0
+    part = _Part(split, start, stop, start + np.flatnonzero(has_label))
+    return part, codes[has_label], np.frombuffer(digests, dtype=np.int64)[has_label]
+
+
+def _state(builder: Any) -> str:
+    """Changes when a set is prepared anew, which may be under the same version: all files with their size and time."""
+    states = []
+    for file in sorted(Path(builder.data_path).iterdir()):
+        state = file.stat()
+        states.append(f"{file.name} {state.st_size} {state.st_mtime_ns}")
+    return hashlib.sha256("\n".join(states).encode()).hexdigest()[:16]
 
 
 def _check_disjoint(ids: np.ndarray, splits: np.ndarray, name: str) -> None:
@@ -244,6 +271,7 @@ def _columns(
             f"{len(all_names) - len(present):,} of {len(all_names):,} class names", "no image has them"
         )
     labels = np.searchsorted(present, codes).astype(np.int32)
+    state = _state(builder)
     ends = np.cumsum([len(part.stored) for part in parts])
 
     def encoded(indices: np.ndarray) -> tf.data.Dataset:
@@ -267,9 +295,9 @@ def _columns(
         splits=splits,
         encoded=encoded,
         origin=f"TFDS set {builder.info.full_name}",
-        place=f"tfds:{builder.info.full_name} in {builder.data_dir}",
+        place=f"tfds:{builder.info.full_name} in {builder.data_dir}, files {state}",
         stamps=no_stamps(len(ids)),
-        fingerprint=fingerprint((ids, splits), (labels,), builder.info.full_name, *names),
+        fingerprint=fingerprint((ids, splits), (labels,), builder.info.full_name, state, *names),
         skipped=skipped.lines(),
     )
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from kerastl.backbones import BackboneSpec, backbone_names, get_backbone
 from kerastl.errors import RecipeError, UserError, nearest
+from kerastl.recipe.checks import abstain_checks, group_checks
 from kerastl.recipe.schema import Recipe
 
 SHIPPED = Path(__file__).parent / "shipped"
@@ -274,24 +275,7 @@ def _cross_checks(recipe: Recipe) -> list[str]:
         problems.append(
             "finetune_phase.class_weights = 'balanced': expected none where data.multi_label is true"
         )
-    return problems + _abstain_checks(recipe)
-
-
-def _abstain_checks(recipe: Recipe) -> list[str]:
-    asked = {
-        f"calibration.{name}": value
-        for name in ("abstain_precision", "abstain_coverage")
-        if (value := getattr(recipe.calibration, name)) is not None
-    }
-    problems = []
-    if len(asked) == 2:
-        problems.append(f"{' and '.join(asked)}: expected one of them; each chooses the threshold alone")
-    if recipe.data.multi_label:
-        problems += [
-            f"{name} = {value}: expected none where data.multi_label is true: no label stands for the whole image"
-            for name, value in asked.items()
-        ]
-    return problems
+    return problems + group_checks(recipe) + abstain_checks(recipe)
 
 
 def _backbone_checks(recipe: Recipe, spec: BackboneSpec) -> list[str]:

@@ -55,6 +55,17 @@ class DataRecipe:
         "what stands between the labels of a manifest's cell under multi_label; lists as JSON, Python and NumPy write "
         "them are read without it",
     )
+    group_pattern: str | None = key(
+        None,
+        "regular expression on an image's path; images for which its parentheses match the same text (without any: the "
+        "whole match) stay in one split",
+    )
+    group_subfolders: bool = key(
+        False,
+        "of a folder source: images in folders of one name below class folders stay in one split "
+        "(cat/monday/1.jpg, dog/monday/2.jpg)",
+    )
+    split_salt: int = key(0, "another number draws another division into splits", low=0, high=2**31 - 1)
     validation_fraction: float = key(
         0.1,
         "share of the training images held out for validation where the source has no validation split",
@@ -69,6 +80,11 @@ class DataRecipe:
     )
     examples_per_class: int | None = key(
         None, "train on this many images of each class; all without it", low=1
+    )
+    min_images_per_class: int | None = key(
+        None,
+        "leave out classes with fewer images to learn from than this, and say so; stop at them without it",
+        low=2,
     )
     max_unreadable_fraction: float = key(
         0.05, "stop if a larger share of the image files than this cannot be read", low=0, high=1
