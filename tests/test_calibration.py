@@ -53,6 +53,42 @@ def test_labels_of_their_own_are_calibrated_one_by_one() -> None:
     assert fit_temperature(logits * 4, labels, multi_label=True) == pytest.approx(4.0, rel=0.08)
 
 
+@pytest.mark.parametrize("count", [5, 10, 14, 40])
+def test_few_images_do_not_make_a_model_surer_than_it_should_be(count: int) -> None:
+    """Logits that are calibrated: whatever is fitted to a few of them may cost others next to nothing."""
+    logits, labels = honest_logits()
+    truth = log_loss_at(logits, labels, 1.0)
+    generator = np.random.default_rng(0)
+    excess = []
+    for _ in range(60):
+        some = generator.integers(0, len(labels), count)
+        excess.append(log_loss_at(logits, labels, fit_temperature(logits[some], labels[some])) - truth)
+    assert np.mean(excess) < 0.04 and max(excess) < 0.4
+
+
+def test_images_that_are_all_right_leave_the_temperature_near_one() -> None:
+    logits = np.eye(3)[[0, 1, 2] * 5] * 4
+    assert 0.5 < fit_temperature(logits, logits.argmax(axis=1)) < 1
+    assert np.all(fit_temperatures(logits, logits.argmax(axis=1)) > 0.5)
+    assert fit_temperature(logits, (logits.argmax(axis=1) + 1) % 3) < 20, "nor do those that are all wrong"
+    several = (logits > 0).astype(np.int64)
+    assert fit_temperature(logits - 2, several, multi_label=True) > 0.2
+
+
+def test_weights_set_right_what_they_weigh() -> None:
+    logits, labels = honest_logits()
+    wrong = np.where((labels == 0)[:, None], logits * 4, logits)
+    weights = np.where(labels == 0, 1000.0, 1.0)
+    only = labels == 0
+    assert fit_temperature(wrong, labels, weights=weights) == pytest.approx(
+        fit_temperature(wrong[only], labels[only]), rel=0.02
+    )
+    assert fit_temperature(wrong, labels) < 0.8 * fit_temperature(wrong, labels, weights=weights)
+    assert calibrate(wrong, labels, "per_class", weights=weights).temperatures != pytest.approx(
+        calibrate(wrong, labels, "per_class").temperatures, rel=0.02
+    )
+
+
 def test_extreme_logits_give_finite_numbers() -> None:
     logits = np.array([[1e4, -1e4], [-1e4, 1e4]])
     assert np.isfinite(log_loss_at(logits, np.array([1, 1]), 1.0))

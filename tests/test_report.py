@@ -112,7 +112,9 @@ def test_the_terminal_summary_fits_its_width(count: int, multi_label: bool, widt
 def test_the_terminal_says_how_far_probabilities_can_be_trusted() -> None:
     report = make_report(["cat", "dog", "truck"])
     text = report_text(report)
-    assert "calibration error   0.021, before calibration 0.071 (temperature 1.62)" in text
+    assert "calibration error   0.021, before 0.071 (temperature 1.62)" in text
+    # A smaller error can hide answers that are wrong and far too sure; the log-loss cannot.
+    assert re.search(r"calibrated log-loss \d\.\d{3}, before \d\.\d{3}\n", text)
     assert "accepted            75.0% of images, with a probability from 0.610 on" in text
     assert report.trust is not None
     plain = dataclasses.replace(

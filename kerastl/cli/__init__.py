@@ -124,8 +124,12 @@ def explain(error: BaseException) -> tuple[int, str]:
         )
     if isinstance(error, OSError) and error.filename and error.errno is not None:
         return 2, f"error: {error.filename}: {os.strerror(error.errno)}.\n"
-    if isinstance(error, MemoryError):
-        return 1, "error: Out of memory. Lower the batch size, the image size or augment.views.\n"
+    # TensorFlow's own is known by its name: to import it takes seconds.
+    if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":
+        return 1, (
+            "error: Out of memory. Lower finetune_phase.batch_size or backbone.image_size, or thaw less "
+            "(finetune_phase.unfreeze_from); `kerastl plan` shows all three.\n"
+        )
     first_line = (str(error).strip().splitlines() or ["no message"])[0]
     return 1, (
         f"error: {type(error).__name__}: {first_line}\n"

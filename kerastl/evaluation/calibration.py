@@ -2,15 +2,21 @@
 
 A temperature divides logits. One for all classes leaves every answer as it is and only sets right how sure it is;
 one for each class can also repair a class that is over- or underrated, where there are images enough to tell.
+
+Both are fitted with a prior, (log T)² nats beside the sum of all log-losses. Where all validation images are right, the
+log-loss alone makes a model as sure as it can be, and the next wrong answer costs more than all others gain. On logits
+that were calibrated (four classes, 83 % right, 1,000 draws), the temperature of 10 / 14 / 20 / 40 / 100 images raised the
+log-loss of others by 0.62 / 0.33 / 0.15 / 0.024 / 0.006 nats without it, by 0.021 / 0.021 / 0.019 / 0.013 / 0.005 with it
+(`benchmarks/temperature.py`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import minimize, minimize_scalar
-from scipy.special import log_softmax
 
 from kerastl.evaluation.metrics import probabilities_of
 
@@ -21,6 +27,8 @@ IMAGES_PER_CLASS = 20
 # By this many standard errors temperatures of their own have to win in cross-validation.
 STANDARD_ERRORS = 2.0
 BINS = 15
+# Float64 logits that are worked on together: two megabytes, so that they stay in the processor's cache.
+BLOCK_ENTRIES = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -58,7 +66,11 @@ class Reliability:
 
 
 def log_loss_at(
-    logits: np.ndarray, labels: np.ndarray, temperature: float | np.ndarray, multi_label: bool = False
+    logits: np.ndarray,
+    labels: np.ndarray,
+    temperature: float | np.ndarray,
+    multi_label: bool = False,
+    weights: np.ndarray | None = None,
 ) -> float:
     """Mean log-loss in nats of the logits divided by a temperature.
 
@@ -67,57 +79,96 @@ def log_loss_at(
         labels: int [n]; or 0 and 1, [n, classes], for multi-label, where the mean is over labels as well.
         temperature: above 0, one or one a class; 1 leaves the logits as they are.
         multi_label: sigmoid instead of softmax.
+        weights: of each image in the mean, float [n]; all alike without it.
     """
-    return float(_losses(np.asarray(logits, np.float64) / temperature, labels, multi_label).mean())
+    return float(np.average(losses_at(logits, labels, temperature, multi_label), weights=weights))
 
 
-def fit_temperature(logits: np.ndarray, labels: np.ndarray, multi_label: bool = False) -> float:
-    """The temperature at which the log-loss is least (Guo et al. 2017, "On calibration of modern neural networks").
+def losses_at(
+    logits: np.ndarray, labels: np.ndarray, temperature: float | np.ndarray, multi_label: bool = False
+) -> np.ndarray:
+    """Log-loss of each image in nats, float64 [n]; see `log_loss_at`."""
+    losses = np.empty(len(logits))
+    for rows, exact, targets in _blocks(logits, labels):
+        exact /= temperature
+        if multi_label:
+            losses[rows] = np.logaddexp(0.0, np.where(targets > 0, -exact, exact)).mean(axis=1)
+        else:
+            exact -= exact.max(axis=1, keepdims=True)
+            own = exact[np.arange(len(exact)), targets]
+            losses[rows] = np.log(np.exp(exact, out=exact).sum(axis=1)) - own
+    return losses
+
+
+def fit_temperature(
+    logits: np.ndarray, labels: np.ndarray, multi_label: bool = False, weights: np.ndarray | None = None
+) -> float:
+    """The temperature at which the log-loss (Guo et al. 2017, "On calibration of modern neural networks") and the prior are least.
 
     Args:
         logits: float [n, classes], of images that were not trained on.
         labels: int [n], or [n, classes] for multi-label.
         multi_label: sigmoid instead of softmax.
+        weights: of each image in the mean, float [n]; all alike without it.
 
     Returns:
         Between 0.05 and 20: above 1 where the model is too sure of itself.
     """
+    prior = 1 / _effective_count(labels, weights)
     found = minimize_scalar(
-        lambda exponent: log_loss_at(logits, labels, float(np.exp(exponent)), multi_label),
+        lambda log: log_loss_at(logits, labels, float(np.exp(log)), multi_label, weights) + prior * log**2,
         bounds=(np.log(LOWEST_TEMPERATURE), np.log(HIGHEST_TEMPERATURE)),
         method="bounded",
-        options={"xatol": 1e-4},
+        options={"xatol": 1e-3},
     )
     return float(np.exp(found.x))
 
 
-def fit_temperatures(logits: np.ndarray, labels: np.ndarray, multi_label: bool = False) -> np.ndarray:
+def fit_temperatures(
+    logits: np.ndarray, labels: np.ndarray, multi_label: bool = False, weights: np.ndarray | None = None
+) -> np.ndarray:
     """A temperature for each class, at which the log-loss is least; vector scaling without biases (Guo et al. 2017).
+
+    The prior holds each near the one for all classes.
 
     Args:
         logits: float [n, classes], of images that were not trained on.
         labels: int [n], or [n, classes] for multi-label.
         multi_label: sigmoid instead of softmax.
+        weights: of each image in the mean, float [n]; all alike without it.
 
     Returns:
         float64 [classes], each between 0.05 and 20.
     """
-    scaled = np.asarray(logits, np.float64)
-    targets = np.asarray(labels, np.float64) if multi_label else np.eye(scaled.shape[1])[np.asarray(labels)]
-    entries = scaled.size if multi_label else len(scaled)
+    prior = 1 / _effective_count(labels, weights)
+    shares = np.full(len(logits), 1 / len(logits)) if weights is None else weights / weights.sum()
+    common = np.log(fit_temperature(logits, labels, multi_label, weights))
 
-    def loss(exponents: np.ndarray) -> tuple[float, np.ndarray]:
-        divided = scaled / np.exp(exponents)
-        slope = ((targets - probabilities_of(divided, multi_label)) * divided).sum(axis=0) / entries
-        return float(_losses(divided, labels, multi_label).mean()), slope
+    def loss(logs: np.ndarray) -> tuple[float, np.ndarray]:
+        value, slope = 0.0, np.zeros(len(logs))
+        for rows, exact, targets in _blocks(logits, labels):
+            exact /= np.exp(logs)
+            value += float(shares[rows] @ losses_at(exact, targets, 1.0, multi_label))
+            surplus = probabilities_of(exact, multi_label)
+            if multi_label:
+                surplus = (surplus - targets) / len(logs)
+            else:
+                surplus[np.arange(len(exact)), targets] -= 1
+            slope -= shares[rows] @ (surplus * exact)
+        apart = logs - common
+        return value + prior * float(apart @ apart), slope + 2 * prior * apart
 
-    start = np.full(scaled.shape[1], np.log(fit_temperature(scaled, labels, multi_label)))
-    bounds = [(np.log(LOWEST_TEMPERATURE), np.log(HIGHEST_TEMPERATURE))] * len(start)
+    bounds = [(np.log(LOWEST_TEMPERATURE), np.log(HIGHEST_TEMPERATURE))] * np.shape(logits)[1]
+    start = np.full(len(bounds), common)
     return np.exp(minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds).x)
 
 
 def calibrate(
-    logits: np.ndarray, labels: np.ndarray, kind: str = "auto", multi_label: bool = False
+    logits: np.ndarray,
+    labels: np.ndarray,
+    kind: str = "auto",
+    multi_label: bool = False,
+    weights: np.ndarray | None = None,
 ) -> Calibration:
     """Fit temperatures on validation.
 
@@ -125,18 +176,19 @@ def calibrate(
         logits: float [n, classes], of images that were not trained on.
         labels: int [n], or [n, classes] for multi-label.
         kind: `temperature`, `per_class`, `none`; or `auto`: one for each class where five-fold cross-validation
-            shows by two standard errors that this is better than one for all, and a class has 20 images.
+            shows by two standard errors that this is better than one for all, and each class has 20 images.
         multi_label: sigmoid instead of softmax.
+        weights: of each image, float [n]; all alike without it.
     """
     count, classes = np.shape(logits)
     if kind == "auto":
-        kind = "per_class" if _helps_by_class(logits, labels, multi_label) else "temperature"
+        kind = "per_class" if _helps_by_class(logits, labels, multi_label, weights) else "temperature"
     if kind == "none":
         fitted = np.ones(classes)
     elif kind == "per_class":
-        fitted = fit_temperatures(logits, labels, multi_label)
+        fitted = fit_temperatures(logits, labels, multi_label, weights)
     else:
-        fitted = np.full(classes, fit_temperature(logits, labels, multi_label))
+        fitted = np.full(classes, fit_temperature(logits, labels, multi_label, weights))
     return Calibration(kind, tuple(float(value) for value in fitted), count)
 
 
@@ -179,27 +231,36 @@ def calibration_error(logits: np.ndarray, labels: np.ndarray, multi_label: bool 
     return float(np.abs(gaps).sum() / len(confidence))
 
 
-def _losses(logits: np.ndarray, labels: np.ndarray, multi_label: bool) -> np.ndarray:
-    """Log-loss of each image; multi-label: of each label."""
-    if multi_label:
-        signs = np.where(np.asarray(labels) > 0, 1.0, -1.0)
-        return np.logaddexp(0.0, -signs * logits)
-    return -log_softmax(logits, axis=1)[np.arange(len(labels)), labels]
-
-
-def _helps_by_class(logits: np.ndarray, labels: np.ndarray, multi_label: bool) -> bool:
-    exact, labels = np.asarray(logits, np.float64), np.asarray(labels)
-    count, classes = exact.shape
+def _helps_by_class(
+    logits: np.ndarray, labels: np.ndarray, multi_label: bool, weights: np.ndarray | None
+) -> bool:
+    count, classes = np.shape(logits)
     positives = labels.sum(axis=0) if multi_label else np.bincount(labels, minlength=classes)
     if positives.min() < IMAGES_PER_CLASS:
         return False
     gains = np.empty(count)
     for fold in range(FOLDS):
         held = np.arange(count) % FOLDS == fold
-        fitted = fit_temperatures(exact[~held], labels[~held], multi_label)
-        single = fit_temperature(exact[~held], labels[~held], multi_label)
-        gain = _losses(exact[held] / single, labels[held], multi_label) - _losses(
-            exact[held] / fitted, labels[held], multi_label
+        seen = logits[~held], labels[~held], multi_label, None if weights is None else weights[~held]
+        single, fitted = (
+            losses_at(logits[held], labels[held], fit(*seen), multi_label)
+            for fit in (fit_temperature, fit_temperatures)
         )
-        gains[held] = gain.mean(axis=1) if multi_label else gain
+        gains[held] = single - fitted
+    if weights is not None:
+        gains *= weights / weights.mean()
     return bool(gains.mean() > STANDARD_ERRORS * gains.std(ddof=1) / np.sqrt(count))
+
+
+def _effective_count(labels: np.ndarray, weights: np.ndarray | None) -> float:
+    """How many log-losses of equal weight tell as much (Kish 1965, Survey sampling); an image of k labels has k."""
+    count = np.size(labels)
+    return count if weights is None else count * float(weights.mean() ** 2 / (weights**2).mean())
+
+
+def _blocks(logits: np.ndarray, labels: np.ndarray) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+    """Some rows at a time: where they lie, their logits as float64 to be written over, and their labels."""
+    length = max(1, BLOCK_ENTRIES // np.shape(logits)[1])
+    for start in range(0, len(logits), length):
+        rows = slice(start, start + length)
+        yield rows, np.array(logits[rows], np.float64), np.asarray(labels[rows])

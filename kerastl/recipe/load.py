@@ -269,12 +269,16 @@ def _cross_checks(recipe: Recipe) -> list[str]:
             f"backbone.weights = '{weights}': no such file. "
             "Expected pretrained, imagenet, none or the path of a .weights.h5, .h5 or .keras file"
         )
-    if recipe.data.multi_label and recipe.head_phase.class_weights == "balanced":
-        problems.append("head_phase.class_weights = 'balanced': expected none where data.multi_label is true")
-    if recipe.data.multi_label and recipe.finetune_phase.class_weights == "balanced":
-        problems.append(
-            "finetune_phase.class_weights = 'balanced': expected none where data.multi_label is true"
-        )
+    if recipe.data.multi_label:
+        for name, wrong, expected in (
+            ("class_weights", "balanced", "none"),
+            ("monitor", "val_balanced_accuracy", "val_macro_f1 or a loss"),
+        ):
+            problems += [
+                f"{phase}.{name} = '{wrong}': expected {expected} where data.multi_label is true"
+                for phase in ("head_phase", "finetune_phase")
+                if getattr(getattr(recipe, phase), name) == wrong
+            ]
     return problems + group_checks(recipe) + abstain_checks(recipe)
 
 

@@ -10,6 +10,20 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+# Validation metrics that may choose an epoch, a phase or a trial, and whether more of it is better.
+MONITORS = {
+    "val_calibrated_loss": False,
+    "val_loss": False,
+    "val_accuracy": True,
+    "val_macro_f1": True,
+    "val_balanced_accuracy": True,
+}
+
+
+def sign_of(monitor: str) -> int:
+    """The factor with which less of a monitored metric is better."""
+    return -1 if MONITORS[monitor] else 1
+
 
 def key(
     default: Any,
@@ -147,12 +161,16 @@ class PhaseRecipe:
         "distribution; 0 for none (augment.mixup_alpha mixes pixels)",
         low=0,
     )
-    class_weights: str = key("none", "balanced weighs every class the same", choices=("none", "balanced"))
+    class_weights: str = key(
+        "none",
+        "balanced weighs every class the same, in training and in the log-losses that judge it",
+        choices=("none", "balanced"),
+    )
     monitor: str = key(
         "val_calibrated_loss",
         "validation metric that picks the best epoch: the log-loss at the best single temperature, the plain "
-        "log-loss, or the accuracy",
-        choices=("val_calibrated_loss", "val_loss", "val_accuracy"),
+        "log-loss, the accuracy, or the mean over classes of F1 or of recall (balanced accuracy)",
+        choices=tuple(MONITORS),
     )
     patience_epochs: int | None = key(
         None, "stop after this many epochs without a better one; 0 to never stop", low=0

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from kerastl.recipe.schema import MONITORS, sign_of
 from kerastl.wording import counted, duration, escape, table
 from kerastl.writing import write_text_atomic
 
@@ -170,7 +171,7 @@ def write_search_page(folder: Path, page: Path, report: SearchReport, winner_tom
     parts = [f"# {escape(report.name)}: a search", "", "```", search_text(report), "```", ""]
     parts += [
         f"Tuner: {report.tuner}. Score: {report.measured}; "
-        f"{'more' if report.monitor == 'val_accuracy' else 'less'} is better. "
+        f"{'more' if MONITORS[report.monitor] else 'less'} is better. "
         "Trials saw training and validation images only.", "",
     ]  # fmt: skip
     if report.test:
@@ -204,7 +205,7 @@ def write_search_page(folder: Path, page: Path, report: SearchReport, winner_tom
 
 def _trials_table(report: SearchReport) -> list[str]:
     keys = [axis.key for axis in report.axes]
-    sign = -1.0 if report.monitor == "val_accuracy" else 1.0
+    sign = sign_of(report.monitor)
     # Only trials with all their epochs can win; Hyperband's shortened ones come after them.
     done = sorted(
         (t for t in report.trials if t.score is not None),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from kerastl.recipe.schema import sign_of
 from kerastl.report.plots import _figure as make_figure
 from kerastl.report.plots import _save as save_figure
 from kerastl.report.plots import _shades as shades_of_blue
@@ -77,7 +78,7 @@ def plot_parallel(report: SearchReport, path: Path | str) -> None:
     axis = figure.add_subplot()
     finished = _finished(report)
     scores = np.array([trial.score for trial in finished], np.float64)
-    sign = -1 if report.monitor == "val_accuracy" else 1
+    sign = sign_of(report.monitor)
     ranks = (sign * scores).argsort().argsort() / max(len(scores) - 1, 1)
     spread = float(np.ptp(scores)) or 1.0
     positions = [float(place) for place in range(len(report.axes) + 1)]

@@ -36,8 +36,9 @@ def trust_rows(trust: Trust | None) -> list[tuple[str, str]]:
     rows = [
         (
             "calibration error",
-            f"{found.error_after:.3f}, before calibration {found.error_before:.3f} ({_temperatures(trust.calibration)})",
-        )
+            f"{found.error_after:.3f}, before {found.error_before:.3f} ({_temperatures(trust.calibration)})",
+        ),
+        ("calibrated log-loss", f"{found.log_loss_after:.3f}, before {found.log_loss_before:.3f}"),
     ]
     if trust.threshold is not None and trust.test_accepted is not None:
         words = (

@@ -40,10 +40,7 @@ def batches(data: PhaseData, settings: PhaseRecipe, steps: int, seed: int, dtype
     """
     assert settings.epochs is not None
     train = data.train
-    weights = None
-    if settings.class_weights == "balanced":
-        counts = label_counts(train.views.classes, train.views.class_count)
-        weights = balanced_weights(counts, train.count)
+    weights = class_weights(settings, train)
     name = settings.__class__.__name__
     order = functools.lru_cache(maxsize=2)(functools.partial(epoch_order, train.count, seed, name))
     first_view = epoch_order(train.count, seed, "views", 0) % train.view_count
@@ -108,6 +105,14 @@ def mixed(
     blended = wide * inputs + (1 - wide) * inputs[partner]
     narrow = share[:, None]
     return blended.astype(np.float32, copy=False), narrow * labels + (1 - narrow) * labels[partner]
+
+
+def class_weights(settings: PhaseRecipe, features: Features) -> np.ndarray | None:
+    """Weight of each class of a split, float32 [classes]; None where all images weigh the same."""
+    if settings.class_weights == "none":
+        return None
+    counts = label_counts(features.views.classes, features.views.class_count)
+    return balanced_weights(counts, features.count)
 
 
 def balanced_weights(counts: np.ndarray, images: int) -> np.ndarray:

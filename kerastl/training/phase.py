@@ -5,6 +5,7 @@ Both phases run through `run_phase`; what differs between them is what they are 
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -17,14 +18,14 @@ import numpy as np
 import tensorflow as tf
 
 from kerastl.errors import TrainingError
-from kerastl.evaluation.calibration import fit_temperature, log_loss_at
-from kerastl.evaluation.metrics import evaluate_logits
-from kerastl.features.readers import Features
+from kerastl.evaluation.monitors import is_better, validation_metrics
 from kerastl.progress import Progress, Tracker
-from kerastl.recipe import PhaseRecipe
-from kerastl.training.batches import BatchReader, PhaseData, batches
+from kerastl.recipe import HeadPhaseRecipe, PhaseRecipe
+from kerastl.training.batches import BatchReader, PhaseData, batches, class_weights
 from kerastl.training.trainer import Infer, Trainers
 
+# Images whose logits are computed together, at most. Where a backbone has a part in it, only twice as many as in a training
+# step: forward and backward pass of those took more memory.
 EVALUATION_BATCH = 256
 PHASE_TITLES = {"head_phase": "head phase", "finetune_phase": "fine-tune phase"}
 
@@ -36,10 +37,10 @@ class PhaseResult:
     Attributes:
         name: `head_phase` or `finetune_phase`, the recipe's table.
         history: one row an epoch: epoch, loss, accuracy, learning_rate, val_loss, val_calibrated_loss, val_accuracy,
-            seconds.
+            val_macro_f1, val_balanced_accuracy (not for multi-label), seconds.
         best_epoch: epoch of the restored weights, counted from 1; 0 where no epoch improved on the start.
         monitor: the metric that decided.
-        best: validation metrics of the restored weights; empty where the phase was stopped before any.
+        best: validation metrics of the restored weights.
         weights: the model's best weights, in the order of `model.weights`.
         seconds: wall time of the phase.
         images_per_second: training images over that time.
@@ -81,8 +82,8 @@ def run_phase(
         seed: decides the order of the images in each epoch.
         multi_label: sigmoid instead of softmax.
         factors: each trainable variable's share of the learning rate.
-        start: validation metrics of the weights that the phase begins with. When given, an epoch has to
-            be better than them, and the beginning's weights are restored where none is.
+        start: validation metrics of the weights that the phase begins with, measured here without them. An epoch has to
+            be better, and the beginning's weights are restored where none is.
         trainers: of the model, from its earlier phases: what they traced is not traced again.
         tensorboard: folder for TensorBoard logs.
         progress: listens.
@@ -123,7 +124,7 @@ def run_phase(
         history=tuple(watch.rows),
         best_epoch=watch.best_epoch,
         monitor=settings.monitor,
-        best=watch.best or {},
+        best=watch.best,
         weights=tuple(watch.best_weights),
         seconds=seconds,
         images_per_second=len(watch.rows) * count / max(seconds, 1e-9),
@@ -131,52 +132,44 @@ def run_phase(
     )
 
 
-def validation_metrics(
-    infer: Infer, features: Features, inputs: BatchReader, multi_label: bool
+def validate(
+    infer: Infer, data: PhaseData, settings: PhaseRecipe, multi_label: bool, batch_size: int
 ) -> dict[str, float]:
-    """Log-loss (without label smoothing), the same at the best temperature, and accuracy of unaugmented images.
+    """The metrics of unaugmented validation images; see `kerastl.evaluation.monitors.validation_metrics`.
 
     Args:
         infer: from `inference_of`.
-        features: of the validation images.
-        inputs: reads what `infer` takes.
+        data: of the phase.
+        settings: its recipe; where it balances classes, every class weighs the same here, too.
         multi_label: sigmoid instead of softmax.
+        batch_size: images whose logits are computed together.
     """
-    logits = predict_logits(infer, features.count, inputs)
-    labels = features.views.classes
-    names = [str(index) for index in range(features.views.class_count)]
-    metrics = evaluate_logits(logits, labels, names, multi_label)
-    temperature = fit_temperature(logits, labels, multi_label)
-    return {
-        "val_loss": metrics.log_loss,
-        "val_calibrated_loss": log_loss_at(logits, labels, temperature, multi_label),
-        "val_accuracy": metrics.accuracy,
-    }
+    logits = predict_logits(infer, data.validation.count, data.validation_inputs, batch_size)
+    labels, weights = data.validation.views.classes, class_weights(settings, data.validation)
+    return validation_metrics(logits, labels, multi_label, None if weights is None else weights[labels])
 
 
-def predict_logits(infer: Infer, count: int, inputs: BatchReader) -> np.ndarray:
+def predict_logits(infer: Infer, count: int, inputs: BatchReader, batch_size: int) -> np.ndarray:
     """Logits float32 [count, classes] of view 0.
 
     Args:
         infer: from `inference_of`.
         count: of the images.
         inputs: reads what `infer` takes.
+        batch_size: images whose logits are computed together.
     """
     parts = []
-    for start in range(0, count, EVALUATION_BATCH):
-        positions = np.arange(start, min(start + EVALUATION_BATCH, count))
+    for start in range(0, count, batch_size):
+        positions = np.arange(start, min(start + batch_size, count))
         parts.append(infer(tf.convert_to_tensor(inputs(positions, 0))).numpy())
     return np.concatenate(parts).astype(np.float32)
 
 
-def is_better(monitor: str, candidate: dict[str, float], best: dict[str, float] | None) -> bool:
-    """Whether `candidate` beats `best` on the monitored metric; a tie in accuracy is broken by calibrated log-loss."""
-    if best is None:
-        return True
-    if monitor == "val_accuracy" and candidate["val_accuracy"] != best["val_accuracy"]:
-        return candidate["val_accuracy"] > best["val_accuracy"]
-    loss = "val_loss" if monitor == "val_loss" else "val_calibrated_loss"
-    return candidate[loss] < best[loss]
+def evaluation_batch(settings: PhaseRecipe) -> int:
+    """How many images' logits are computed together by what a phase trains."""
+    if isinstance(settings, HeadPhaseRecipe):
+        return EVALUATION_BATCH
+    return min(EVALUATION_BATCH, 2 * (settings.batch_size or EVALUATION_BATCH))
 
 
 class _Watch(keras.callbacks.Callback):
@@ -194,12 +187,14 @@ class _Watch(keras.callbacks.Callback):
         tracker: Tracker,
     ) -> None:
         super().__init__()
-        self.name, self.data, self.settings, self.multi_label = name, data, settings, multi_label
-        self.tracker = tracker
-        self.best = start
+        self.name, self.settings, self.tracker = name, settings, tracker
+        self._count = data.train.count
+        self._validate = functools.partial(
+            validate, infer, data, settings, multi_label, evaluation_batch(settings)
+        )
+        self.best = self._validate() if start is None else start
         self.best_epoch = 0
         self.best_weights: Sequence[np.ndarray] = model.get_weights()
-        self._infer = infer
         self.rows: list[dict[str, float]] = []
         self.ended = "epochs"
         self._seen = 0
@@ -209,8 +204,7 @@ class _Watch(keras.callbacks.Callback):
         self._seen, self._began = 0, time.perf_counter()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        steps, count = self.params["steps"], self.data.train.count
-        seen = count * (batch + 1) // steps
+        seen = self._count * (batch + 1) // self.params["steps"]
         self.tracker.advance(seen - self._seen)
         self._seen = seen
 
@@ -220,9 +214,7 @@ class _Watch(keras.callbacks.Callback):
         if not np.isfinite(logs["loss"]):
             raise self._diverged(f"The loss of the {PHASE_TITLES[self.name]} is {logs['loss']}", epoch)
         try:
-            metrics = validation_metrics(
-                self._infer, self.data.validation, self.data.validation_inputs, self.multi_label
-            )
+            metrics = self._validate()
         except TrainingError as error:
             # The loss is that of the weights before the last step, and of batches' own statistics where BatchNorm trains.
             said = f"The {PHASE_TITLES[self.name]} gives validation images no finite answer"

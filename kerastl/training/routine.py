@@ -94,6 +94,11 @@ def transfer(
         head = head_phase
         network.head.set_weights(list(head.weights))
     settings = recipe.finetune_phase
+    if not head.best_epoch and head.ended != "interrupted":
+        progress.warn(
+            f"No epoch of the head phase was better on validation ({head.monitor}) than the shares of the classes alone: its "
+            f"features may not tell the classes apart. `kerastl lr-range` and `kerastl rank` help to find out"
+        )
     if head.ended == "interrupted" or not finetunes(settings):
         return FitResult((head,), head.name, head.best, head.ended == "interrupted")
 
@@ -105,7 +110,8 @@ def transfer(
         PhaseData(train, train.activation_batch, validation, validation.activation_batch),
         settings,
         factors=factors,
-        start=head.best,
+        # Figures that weigh classes in another way do not compare.
+        start=head.best if settings.class_weights == recipe.head_phase.class_weights else None,
         tensorboard=tensorboard and tensorboard / "finetune_phase",
     )
     freeze_backbone(network)

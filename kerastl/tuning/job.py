@@ -16,6 +16,7 @@ from kerastl.features.cache import Cache
 from kerastl.locking import FileLock
 from kerastl.progress import Progress
 from kerastl.recipe import Recipe
+from kerastl.recipe.schema import MONITORS
 from kerastl.report.search import SearchReport, search_text, write_search_page
 from kerastl.tuning.axes import values_of
 from kerastl.tuning.heads import HeadPhases
@@ -194,7 +195,7 @@ def _search(question: Question, folder: SearchFolder, progress: Progress) -> Sea
 
 def oracle_of(question: Question) -> Durable:
     """Who chooses the trials of a search."""
-    direction = "max" if question.monitor == "val_accuracy" else "min"
+    direction = "max" if MONITORS[question.monitor] else "min"
     first = first_values(question.space, values_of(question.resolved, question.space))
     return make_oracle(
         question.settings.tuner,

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from kerastl.recipe import Recipe, recipe_to_toml
+from kerastl.recipe.schema import sign_of
 from kerastl.report.search import Luck, SearchAxis, SearchReport, SearchTrial, value_text, write_search_page
 from kerastl.report.search_plots import plot_importance, plot_keys, plot_parallel
 from kerastl.run import environment
@@ -44,7 +45,7 @@ def make_report(
     groups: np.ndarray | None = None,
 ) -> SearchReport:
     """What a search found, from the records of its trials; `groups` as `luck_of` takes them."""
-    sign = -1 if monitor == "val_accuracy" else 1
+    sign = sign_of(monitor)
     baseline = read_record(folder.baseline)
     best = best_of(records, sign)
     assert baseline is not None

@@ -8,6 +8,7 @@ import time
 from types import TracebackType
 
 from kerastl.progress import Progress
+from kerastl.recipe.schema import sign_of
 from kerastl.tuning.axes import NOTHING_THAWED, UNFREEZE
 from kerastl.tuning.records import SearchFolder, TrialRecord, damaged, read_record, read_records
 from kerastl.wording import duration, wrapped
@@ -39,7 +40,7 @@ class TrialTable:
     ) -> None:
         self.folder, self.monitor, self.trials = folder, monitor, trials
         self.budget_seconds, self.progress = budget_seconds, progress
-        self.sign = -1.0 if monitor == "val_accuracy" else 1.0
+        self.sign = sign_of(monitor)
         earlier = read_records(folder)
         self.done = len(earlier)
         self._spent = _seconds_in(folder)

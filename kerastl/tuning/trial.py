@@ -11,19 +11,17 @@ from typing import Any
 import keras
 import numpy as np
 
-from kerastl.evaluation.calibration import fit_temperature
-from kerastl.evaluation.metrics import probabilities_of
+from kerastl.evaluation.monitors import image_losses
 from kerastl.progress import Progress
 from kerastl.recipe import Recipe, resolve
-from kerastl.training.phase import predict_logits
+from kerastl.training.batches import class_weights
+from kerastl.training.phase import evaluation_batch, predict_logits
 from kerastl.training.routine import FitResult, transfer, without_finetuning
 from kerastl.tuning.axes import with_values
 from kerastl.tuning.forgetting import traces_forgotten
 from kerastl.tuning.heads import HeadPhases, head_key
 from kerastl.tuning.shared import Shared, Sides
 from kerastl.workflow.prepare import precision_of
-
-SMALLEST_PROBABILITY = 1e-7
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,25 +145,10 @@ def _train(
     thawed = result.winner == "finetune_phase"
     model = bench.parts.suffix if thawed else bench.network.head
     read = side.validation.activation_batch if thawed else side.validation.pooled_batch
-    logits = predict_logits(bench.trainers.inference(model), side.validation.count, read)
-    return result, image_losses(logits, side.validation.views.classes, monitor, recipe.data.multi_label)
-
-
-def image_losses(logits: np.ndarray, labels: np.ndarray, monitor: str, multi_label: bool) -> np.ndarray:
-    """What each image adds to the monitored metric, float32 [n], less is better: a log-loss, or 1 for a wrong answer.
-
-    Args:
-        logits: float32 [n, classes].
-        labels: int [n], or 0 and 1, [n, classes], for multi-label.
-        monitor: `val_accuracy`, `val_loss`, or `val_calibrated_loss`, whose temperature is fitted to these images.
-        multi_label: sigmoid instead of softmax.
-    """
-    if monitor == "val_accuracy":
-        wrong = ((logits > 0) != labels).any(axis=1) if multi_label else logits.argmax(axis=1) != labels
-        return wrong.astype(np.float32)
-    temperature = fit_temperature(logits, labels, multi_label) if monitor == "val_calibrated_loss" else 1.0
-    probabilities = np.clip(probabilities_of(logits / temperature, multi_label), SMALLEST_PROBABILITY, 1.0)
-    if not multi_label:
-        return -np.log(probabilities[np.arange(len(labels)), labels]).astype(np.float32)
-    opposite = np.clip(1 - probabilities, SMALLEST_PROBABILITY, 1.0)
-    return -np.where(labels == 1, np.log(probabilities), np.log(opposite)).mean(axis=1).astype(np.float32)
+    settings = recipe.finetune_phase if thawed else recipe.head_phase
+    infer = bench.trainers.inference(model)
+    logits = predict_logits(infer, side.validation.count, read, evaluation_batch(settings))
+    labels, weights = side.validation.views.classes, class_weights(settings, side.validation)
+    image_weights = None if weights is None else weights[labels]
+    losses = image_losses(monitor, logits, labels, recipe.data.multi_label, image_weights)
+    return result, losses.astype(np.float32)

@@ -19,7 +19,7 @@ from kerastl.model.cut import Cut, cut
 from kerastl.model.weights import LoadedWeights, load_weights
 from kerastl.progress import Progress
 from kerastl.recipe import Recipe
-from kerastl.training.phase import predict_logits
+from kerastl.training.phase import evaluation_batch, predict_logits
 from kerastl.training.routine import finetunes
 from kerastl.training.trainer import Trainers
 from kerastl.workflow.prepare import Prepared
@@ -187,10 +187,13 @@ def logits_of(
             progress.warn(f"The features of the {name} images are not kept: {error}")
             views = [prepared.frozen_views(name)]
             (features,) = extract(beginning.frozen, views, cache, wanted, progress, ("disk",))
-    infer = beginning.trainers.inference
-    if thawed:
-        return predict_logits(infer(beginning.parts.suffix), features.count, features.activation_batch)
-    return predict_logits(infer(beginning.network.head), features.count, features.pooled_batch)
+    model, read, settings = (
+        (beginning.parts.suffix, features.activation_batch, prepared.recipe.finetune_phase)
+        if thawed
+        else (beginning.network.head, features.pooled_batch, prepared.recipe.head_phase)
+    )
+    infer = beginning.trainers.inference(model)
+    return predict_logits(infer, features.count, read, evaluation_batch(settings))
 
 
 def metrics_of(logits: np.ndarray, prepared: Prepared, name: str) -> Metrics:

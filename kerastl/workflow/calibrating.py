@@ -18,7 +18,11 @@ from kerastl.progress import Progress
 from kerastl.recipe import Recipe
 from kerastl.report.trust import Trust
 from kerastl.run import Run
+from kerastl.wording import counted
 from kerastl.writing import write_json_atomic
+
+# Below this many validation images a temperature of theirs was seen to cost other images more than a hundredth of a nat.
+FEW_IMAGES = 50
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,12 @@ class Calibrated:
 
 
 def calibrate_network(
-    network: Network, logits: np.ndarray, labels: np.ndarray, recipe: Recipe, progress: Progress
+    network: Network,
+    logits: np.ndarray,
+    labels: np.ndarray,
+    recipe: Recipe,
+    progress: Progress,
+    weights: np.ndarray | None = None,
 ) -> tuple[Calibrated, np.ndarray]:
     """Divide the network's logits by the temperatures that fit validation best, for good.
 
@@ -47,12 +56,18 @@ def calibrate_network(
         labels: of these images.
         recipe: resolved.
         progress: listens.
+        weights: of each image in what is fitted, float [n]; all alike without it.
 
     Returns:
         What was done, and the logits as the network gives them from now on.
     """
     asked, multi_label = recipe.calibration, recipe.data.multi_label
-    found = calibrate(logits, labels, asked.kind, multi_label)
+    if len(labels) < FEW_IMAGES and asked.kind != "none":
+        progress.warn(
+            f"Only {counted(len(labels), 'validation image')}: they choose the epochs, the phase and the temperature, and say "
+            f"little of each. From {FEW_IMAGES} on they say more (data.validation_fraction, or more images)"
+        )
+    found = calibrate(logits, labels, asked.kind, multi_label, weights)
     divide_logits(network.logits, np.array(found.temperatures))
     divided = logits / np.array(found.temperatures)
     if asked.abstain_precision is None and asked.abstain_coverage is None:

@@ -34,6 +34,7 @@ REPRESENTATIVE_IMAGES = 200
 # Beside them, all test images up to so many: accuracy lost is counted on them.
 VALIDATION_IMAGES = 64
 TEST_IMAGES = 1000
+CHECK_BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -172,7 +173,10 @@ def check_images(
     """Images with what the model in memory says of them, computed on the processor as the other runtimes do."""
     with tf.device("CPU"):
         logits = predict_logits(
-            inference_of(model), len(pixels), lambda positions, view: pixels[positions].astype(np.float32)
+            inference_of(model),
+            len(pixels),
+            lambda positions, view: pixels[positions].astype(np.float32),
+            CHECK_BATCH,
         )
     if not np.isfinite(logits).all():
         raise ExportError("The model answers some images with what is no number; it cannot be converted")

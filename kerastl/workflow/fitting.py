@@ -22,9 +22,10 @@ from kerastl.recipe import Recipe, recipe_to_toml
 from kerastl.report.page import PhaseSummary, Report, write_report
 from kerastl.report.plots import plot_confusion
 from kerastl.run import Run, create_run, environment
+from kerastl.training.batches import class_weights
 from kerastl.training.phase import PhaseResult
 from kerastl.training.routine import transfer
-from kerastl.workflow.beginning import begin, logits_of, metrics_of
+from kerastl.workflow.beginning import Beginning, begin, logits_of, metrics_of
 from kerastl.workflow.calibrating import calibrate_network, trust_of, write_calibration
 from kerastl.workflow.exporting import Trained, export_network, readable_images, serving_of
 from kerastl.workflow.facts import model_facts
@@ -121,7 +122,7 @@ def fit(
             progress=progress,
         )
         write_histories(run, result)
-        if result.interrupted and not result.validation:
+        if result.interrupted and not result.phases[0].history:
             raise Interrupted(
                 f"Stopped before the first epoch had ended: nothing was learnt yet. `kerastl fit {run.recipe_toml}` begins anew"
             )
@@ -135,8 +136,9 @@ def fit(
         logits = {"validation": logits_of(beginning, prepared, result.winner, "validation", cache, progress)}
         labels = {split.name: split.labels for split in prepared.splits}
         calibrated, logits["validation"] = calibrate_network(
-            network, logits["validation"], labels["validation"], recipe, progress
-        )
+            network, logits["validation"], labels["validation"], recipe, progress,
+            _validation_weights(beginning, recipe, result.winner),
+        )  # fmt: skip
         write_calibration(run, calibrated)
         save_model(run, network)
         # The one and only look at the test split.
@@ -184,6 +186,12 @@ def fit(
     report = dataclasses.replace(report, seconds=time.perf_counter() - started)
     write_report(run, report)
     return FitSummary(run.path, report, exported)
+
+
+def _validation_weights(beginning: Beginning, recipe: Recipe, winner: str) -> np.ndarray | None:
+    """Weight of each validation image in what is fitted on them, as in the phase that was kept; None for all alike."""
+    weights = class_weights(getattr(recipe, winner), beginning.validation)
+    return None if weights is None else weights[beginning.validation.views.classes]
 
 
 def save_model(run: Run, network: Network) -> None:

@@ -21,7 +21,7 @@ from kerastl.model.joins import walk_layers
 from kerastl.prediction import Prediction, unreadable
 from kerastl.progress import Progress
 from kerastl.run import open_run
-from kerastl.training.phase import predict_logits
+from kerastl.training.phase import evaluation_batch, predict_logits
 from kerastl.training.trainer import inference_of
 from kerastl.workflow.calibrating import read_threshold
 from kerastl.workflow.exporting import export_network, readable_images, serving_of, unreadable_reason
@@ -56,7 +56,10 @@ def evaluate(run: Path | str, data: str | None = None, *, progress: Progress = P
         )
         model = keras.saving.load_model(folder.model_keras)
         logits = predict_logits(
-            inference_of(model), len(labels), lambda positions, view: pixels[positions].astype(np.float32)
+            inference_of(model),
+            len(labels),
+            lambda positions, view: pixels[positions].astype(np.float32),
+            evaluation_batch(recipe.finetune_phase),
         )
     return evaluate_logits(logits, labels, class_names, recipe.data.multi_label)
 
