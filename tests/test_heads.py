@@ -4,7 +4,14 @@ import keras
 import numpy as np
 import pytest
 
-from kerastl.model.heads import AdjustableDropout, make_head, make_pooling, renew_head, rewind_dropout
+from kerastl.model.heads import (
+    AdjustableDropout,
+    log_shares,
+    make_head,
+    make_pooling,
+    renew_head,
+    rewind_dropout,
+)
 from kerastl.recipe.schema import HeadRecipe
 
 SHAPE = (3, 4, 6)
@@ -91,6 +98,18 @@ def test_the_seed_alone_decides_the_initial_weights():
     assert not np.array_equal(first[0], other[0])
 
 
+def test_a_head_begins_with_the_constant_guess():
+    counts = np.array([90, 9, 0])
+    head = head_of(HeadRecipe(hidden=(5,)), bias=log_shares(counts, 99))
+    said = keras.ops.convert_to_numpy(keras.ops.softmax(head.model(np.ones((2, 6), "float32"))))
+    np.testing.assert_allclose(said, [[91 / 102, 10 / 102, 1 / 102]] * 2, rtol=1e-5)
+    odds = keras.ops.convert_to_numpy(
+        keras.ops.sigmoid(log_shares(np.array([0, 5, 10]), 10, multi_label=True))
+    )
+    np.testing.assert_allclose(odds, [1 / 12, 6 / 12, 11 / 12], rtol=1e-5)
+    assert not log_shares(np.array([7, 7, 7]), 21).any(), "balanced classes begin from zero"
+
+
 @pytest.mark.parametrize("rate", [0.0, 0.3, 0.5])
 @pytest.mark.parametrize("graph", [False, True])
 def test_adjustable_dropout_is_keras_dropout_to_the_bit(rate, graph):
@@ -128,9 +147,10 @@ def test_a_renewed_head_is_a_new_one():
     used = head_of(other, seed=1, adjustable=True)
     used.model.set_weights([weights + 1 for weights in used.model.get_weights()])
     used.model(np.ones((2, 6), "float32"), training=True)
-    renew_head(used.model, 0.2, 7)
-    new = head_of(recipe, seed=7, adjustable=True)
-    plain = head_of(recipe, seed=7)
+    bias = np.array([0.5, -1.0, 2.0], "float32")
+    renew_head(used.model, 0.2, bias, 7)
+    new = head_of(recipe, seed=7, bias=bias, adjustable=True)
+    plain = head_of(recipe, seed=7, bias=bias)
     for one, two, three in zip(
         used.model.get_weights(), new.model.get_weights(), plain.model.get_weights(), strict=True
     ):

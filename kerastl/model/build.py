@@ -112,6 +112,7 @@ def build_model(
     class_count: int,
     feature_mean: np.ndarray | None = None,
     feature_variance: np.ndarray | None = None,
+    bias: np.ndarray | None = None,
     seed: int = 0,
     adjustable: bool = False,
 ) -> Network:
@@ -125,7 +126,8 @@ def build_model(
         feature_mean: Mean of each pooled feature over the training images, float [features]; together
             with `feature_variance` it standardises them. Both absent: passed on as they are.
         feature_variance: Variance of each pooled feature, float [features].
-        seed: Source of the hidden layers' initial weights and of dropout; the last layer begins at zero.
+        bias: Logits that the head begins with, float [classes]; zeros without it.
+        seed: Source of the hidden layers' initial weights and of dropout; the last layer's kernel begins at zero.
         adjustable: Whether `kerastl.model.heads.renew_head` may change the head's dropout; see `make_head`.
 
     Returns:
@@ -140,6 +142,7 @@ def build_model(
         class_count,
         feature_mean,
         feature_variance,
+        bias,
         seed,
         adjustable,
     )

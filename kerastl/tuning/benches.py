@@ -16,6 +16,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 import keras
+import numpy as np
 
 from kerastl.backbones import get_backbone
 from kerastl.model.build import Network, build_backbone
@@ -81,13 +82,16 @@ class Benches:
         # What several benches stand on lives as long as one of them does.
         self._bases: WeakValueDictionary[str, _Base] = WeakValueDictionary()
 
-    def take(self, recipe: Recipe, reference: keras.Model, statistics: Statistics) -> Bench:
+    def take(
+        self, recipe: Recipe, reference: keras.Model, statistics: Statistics, bias: np.ndarray | None
+    ) -> Bench:
         """A bench as if new. It belongs to the caller until the next one is taken.
 
         Args:
             recipe: resolved; Keras' random state is that of its seed.
             reference: the pretrained backbone, which is never trained.
             statistics: by which the head standardises features.
+            bias: what the logits begin with; zeros without it.
         """
         base_key = json.dumps(
             [
@@ -113,7 +117,7 @@ class Benches:
         base.network.backbone.set_weights(reference.get_weights())
         for variable, value in base.random_states:
             variable.assign(value)
-        renew_head(base.network.head, recipe.head.dropout, recipe.seed)
+        renew_head(base.network.head, recipe.head.dropout, bias, recipe.seed)
         freeze_backbone(base.network)
         return Bench(base.network, parts, base.trainers)
 

@@ -28,6 +28,7 @@ from kerastl.tuning.benches import Bench, Benches
 from kerastl.workflow.beginning import (
     Statistics,
     feature_statistics,
+    first_bias,
     frozen_part,
     load_backbone,
     point_of,
@@ -129,7 +130,7 @@ class Shared:
         """
         key = [*_features_key(recipe), fold]
         statistics = _once(self._statistics, key, lambda: feature_statistics(train))
-        return self.benches.take(recipe, self._backbone(recipe), statistics)
+        return self.benches.take(recipe, self._backbone(recipe), statistics, first_bias(recipe, train))
 
     def _extract(self, recipe: Recipe) -> list[Features]:
         prepared = self.prepared(recipe)

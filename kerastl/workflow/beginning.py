@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from kerastl.backbones import BackboneSpec, get_backbone
+from kerastl.data.examples import label_counts
 from kerastl.evaluation.metrics import Metrics, evaluate_logits
 from kerastl.features.cache import Cache
 from kerastl.features.extract import Wanted, extract
@@ -16,6 +17,7 @@ from kerastl.features.frozen import Frozen
 from kerastl.features.readers import Features
 from kerastl.model.build import Network, build_backbone, build_model
 from kerastl.model.cut import Cut, cut
+from kerastl.model.heads import log_shares
 from kerastl.model.weights import LoadedWeights, load_weights
 from kerastl.progress import Progress
 from kerastl.recipe import Recipe
@@ -68,7 +70,8 @@ def begin(prepared: Prepared, cache: Cache, progress: Progress = Progress()) -> 
     frozen = frozen_part(backbone, recipe, len(prepared.splits.class_names))
     views = [prepared.frozen_views(name) for name in ("train", "validation")]
     train, validation = extract(frozen, views, cache, wanted_features(recipe), progress)
-    network = network_on(backbone, recipe, train.views.class_count, feature_statistics(train))
+    statistics = feature_statistics(train)
+    network = network_on(backbone, recipe, train.views.class_count, statistics, first_bias(recipe, train))
     parts = cut(network, point_of(recipe))
     return Beginning(network, parts, frozen, train, validation, loaded, Trainers())
 
@@ -95,7 +98,12 @@ def frozen_part(backbone: keras.Model, recipe: Recipe, class_count: int) -> Froz
 
 
 def network_on(
-    backbone: keras.Model, recipe: Recipe, class_count: int, statistics: Statistics, adjustable: bool = False
+    backbone: keras.Model,
+    recipe: Recipe,
+    class_count: int,
+    statistics: Statistics,
+    bias: np.ndarray | None = None,
+    adjustable: bool = False,
 ) -> Network:
     """A backbone with a fresh head.
 
@@ -104,10 +112,21 @@ def network_on(
         recipe: resolved.
         class_count: number of logits.
         statistics: by which the head standardises features, from `feature_statistics`.
+        bias: what the logits begin with, from `first_bias`; zeros without it.
         adjustable: for a network that is trained again and again; see `kerastl.model.heads.make_head`.
     """
     spec, (mean, variance) = _spec_of(recipe), statistics
-    return build_model(backbone, spec, recipe.head, class_count, mean, variance, recipe.seed, adjustable)
+    return build_model(
+        backbone, spec, recipe.head, class_count, mean, variance, bias, recipe.seed, adjustable
+    )
+
+
+def first_bias(recipe: Recipe, train: Features) -> np.ndarray | None:
+    """The logits that the head begins with: log shares of the training labels; None where classes are balanced."""
+    if recipe.head_phase.class_weights == "balanced":
+        return None
+    views, multi_label = train.views, recipe.data.multi_label
+    return log_shares(label_counts(views.classes, views.class_count), train.count, multi_label)
 
 
 def point_of(recipe: Recipe) -> str:
