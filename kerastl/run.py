@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from kerastl.errors import UserError, nearest
+from kerastl.wording import is_name, safe_name
 from kerastl.writing import explain_write_errors
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _REPORTED_PACKAGES = (
     "kerastl",
     "tensorflow",
@@ -143,7 +142,7 @@ def create_run(runs_dir: Path | str, name: str) -> Run:
         UserError: if the name cannot be part of a folder's name.
         WriteError: if the folder cannot be made.
     """
-    if not _NAME.fullmatch(name):
+    if not is_name(name):
         raise UserError(
             f"A run cannot be named {name!r}: expected letters, digits, '_', '-' and '.', beginning with a letter "
             f"or digit. For example {safe_name(name)!r}."
@@ -204,16 +203,6 @@ def _folder_names(folder: Path) -> list[str]:
 
 def _hint_of_parent(file: Path) -> str:
     return f" Did you mean '{file.parent}'?" if (file.parent / "recipe.toml").exists() else ""
-
-
-def safe_name(text: str, otherwise: str = "run") -> str:
-    """A name made from any text that can stand in a path and in a TensorFlow Serving URL.
-
-    Example:
-        >>> safe_name("Cats & dogs/2024")
-        'Cats-dogs-2024'
-    """
-    return re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip("-._")[:80] or otherwise
 
 
 def environment() -> dict[str, Any]:

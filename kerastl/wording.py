@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 
 from rich.cells import cell_len, chop_cells
@@ -137,3 +138,33 @@ def _stacked(header: Sequence[str], row: Sequence[str], width: int) -> list[str]
 def _filled(text: str, width: int, right: bool) -> str:
     space = " " * (width - cell_len(text))
     return space + text if right else text + space
+
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+# A folder's name may have 255 bytes, and a run's begins with a time.
+LONGEST_NAME = 200
+# Letters that Unicode does not take apart into an ASCII letter and a mark.
+_APART = {"ø": "o", "ł": "l", "đ": "d", "ð": "d", "ı": "i", "æ": "ae", "œ": "oe", "þ": "th"}
+_LETTERS = str.maketrans({**_APART, **{k.upper(): v.upper() for k, v in _APART.items()}, "ß": "ss"})
+
+
+def is_name(text: str) -> bool:
+    """Whether a run and a model can have this name: in paths, and in TensorFlow Serving's URLs and configuration."""
+    return len(text) <= LONGEST_NAME and _NAME.fullmatch(text) is not None
+
+
+def without_accents(text: str) -> str:
+    """The text with ASCII letters where it has an accented one: `Blümchen` becomes `Blumchen`."""
+    apart = unicodedata.normalize("NFKD", text.translate(_LETTERS))
+    return "".join(c for c in apart if not unicodedata.combining(c))
+
+
+def safe_name(text: str, otherwise: str = "run") -> str:
+    """A name made from any text that can stand in a path and in a TensorFlow Serving URL.
+
+    Example:
+        >>> safe_name("Cats & dogs/2024")
+        'Cats-dogs-2024'
+    """
+    plain = re.sub(r"[^A-Za-z0-9_.-]+", "-", without_accents(text))
+    return plain.strip("-._")[:80].rstrip("-._") or otherwise

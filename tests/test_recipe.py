@@ -23,6 +23,7 @@ from kerastl.recipe import (
     resolve,
     shipped_recipes,
 )
+from kerastl.wording import safe_name
 
 
 def file_of(tmp_path: Path, text: str) -> Path:
@@ -61,6 +62,11 @@ WRONG = {
     "number for a list": ("[head]\nhidden = 256", ["head.hidden = 256", "expected a list of whole numbers"]),
     "text in a list": ("[head]\nhidden = ['a']", ["head.hidden = ['a']", "expected a whole number at least 1"]),
     "auto where nothing decides": ("seed = 'auto'", ["seed = 'auto'", "expected a whole number"]),
+    "name with a blank": ("name = 'my flowers'", ["name = 'my flowers'", "For example 'my-flowers'"]),
+    "name with an accent": ("name = 'blümchen'", ["name = 'blümchen'", "For example 'blumchen'"]),
+    "name that looks like an option": ("name = '-x'", ["name = '-x'", "beginning with a letter or digit"]),
+    "name with a folder": ("name = 'a/b'", ["name = 'a/b'", "For example 'a-b'"]),
+    "name that no folder can have": (f"name = '{'x' * 201}'", ["expected at most 200 letters"]),
     "unknown backbone": ("[backbone]\nname = 'resnet5O'", ["backbone.name = 'resnet5O'", "Did you mean 'resnet50'?", "kerastl backbones"]),
     "image below the network's minimum": ("[backbone]\nname = 'inception_v3'\nimage_size = 32", ["backbone.image_size = 32", "'inception_v3'", "at least 75"]),
     "unknown unfreeze point": (
@@ -151,7 +157,7 @@ def test_the_last_set_of_a_key_wins() -> None:
     ("text", "key", "value"),
     [
         ("name=tulips", "name", "tulips"),
-        ("name='a = b'", "name", "a = b"),
+        ("data.source='a = b'", "data.source", "a = b"),
         ("data.source=folder=with=signs", "data.source", "folder=with=signs"),
         ("head.hidden=[64, 32]", "head.hidden", (64, 32)),
         ("head.dropout = 0.25", "head.dropout", 0.25),
@@ -210,7 +216,8 @@ def random_value(generator: random.Random, dotted: str, metadata: Any, hint: str
     if "bool" in hint:
         return generator.random() < 0.5
     if "str" in hint:
-        return "".join(generator.choice("aZ09 '\"\\\n\t#=[]é日😀\x7f") for _ in range(9))
+        text = "".join(generator.choice("aZ09 '\"\\\n\t#=[]é日😀\x7f") for _ in range(9))
+        return safe_name(text) if dotted == "name" else text
     low = next(bound for bound in (metadata["low"], metadata["above"], 0) if bound is not None)
     low = max(low, 80) if dotted == "backbone.image_size" else low
     high = next((bound for bound in (metadata["high"], metadata["below"]) if bound is not None), 1000)

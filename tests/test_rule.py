@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
 from kerastl.backbones import backbone_names, get_backbone
 from kerastl.recipe import load_recipe, recipe_to_dict, resolve
-from kerastl.recipe.rule import LEVELS, batch_size, resolve_augment
+from kerastl.recipe.rule import LEVELS, batch_size, default_name, resolve_augment
 from kerastl.recipe.schema import AugmentRecipe
+from kerastl.run import create_run
 
 NOT_USED = {
     "data_dir", "train_split", "validation_split", "test_split", "examples_per_class", "weights_dir", "directory",
@@ -118,3 +120,36 @@ def test_a_resolved_recipe_holds_plain_values_only() -> None:
             walk(inner)
 
     walk(recipe_to_dict(resolved()))
+
+
+SOURCES = {
+    "Blümchen": "blumchen-resnet50",
+    "Blu\u0308mchen/": "blumchen-resnet50",
+    "/data/Straße": "strasse-resnet50",
+    "Łódź.csv": "lodz-resnet50",
+    "my photos": "my-photos-resnet50",
+    "tfds:horses_or_humans": "horses_or_humans-resnet50",
+    "2024": "2024-resnet50",
+}
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_a_run_is_named_for_its_data(source: str) -> None:
+    assert default_name(load_recipe(flags={"data.source": source})) == SOURCES[source]
+
+
+@pytest.mark.parametrize("source", [
+    "写真", "写真.parquet", "Фото 2024", "😀", "-dash", "_", "...", ".", "..", "/", "a\nb", "%s{0}", "b" * 250, "写" * 80,
+    "bad\udce9", "..hidden",
+])  # fmt: skip
+def test_every_folder_gives_a_name_that_a_run_can_have(source: str, tmp_path: Path) -> None:
+    recipe = load_recipe(flags={"data.source": source})
+    name = default_name(recipe)
+    create_run(tmp_path, name)
+    assert load_recipe(flags={"name": name}).name == resolve(recipe, 100, 2).name == name
+
+
+def test_folders_whose_letters_are_lost_do_not_share_a_name() -> None:
+    sources = ["写真", "动物", "Фото 2024", "Дом 2024", "😀", "🎉", "b" * 150, "b" * 160]
+    names = {default_name(load_recipe(flags={"data.source": source})) for source in sources}
+    assert len(names) == len(sources)

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from kerastl.errors import UserError
-from kerastl.run import create_run, environment, open_run, safe_name
+from kerastl.run import create_run, environment, open_run
+from kerastl.wording import safe_name
 from kerastl.writing import (
     NoSpaceError,
     WriteError,

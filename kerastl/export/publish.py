@@ -15,7 +15,7 @@ from kerastl.export.folders import is_model_name, published_versions, remove_lef
 from kerastl.export.models_config import write_models_config
 from kerastl.export.parity import ParityResult
 from kerastl.export.versions import EXTRA_FOLDER, check_keep, prune_versions
-from kerastl.run import safe_name
+from kerastl.wording import safe_name
 from kerastl.writing import explain_write_errors
 
 

@@ -18,6 +18,7 @@ from kerastl.backbones import BackboneSpec, backbone_names, get_backbone
 from kerastl.errors import RecipeError, UserError, nearest
 from kerastl.recipe.checks import abstain_checks, group_checks
 from kerastl.recipe.schema import Recipe
+from kerastl.wording import LONGEST_NAME, is_name, safe_name
 
 SHIPPED = Path(__file__).parent / "shipped"
 # TOML knows inf, and integers that no float holds.
@@ -253,6 +254,11 @@ def _check_number(value: Any, kind: type, metadata: Mapping[str, Any]) -> int | 
 
 def _cross_checks(recipe: Recipe) -> list[str]:
     problems = []
+    if recipe.name is not None and not is_name(recipe.name):
+        problems.append(
+            f"name = {recipe.name!r}: expected at most {LONGEST_NAME} letters a to z, digits, '_', '-' and '.', beginning "
+            f"with a letter or digit, as paths and servers take them. For example {safe_name(recipe.name)!r}"
+        )
     try:
         spec = get_backbone(typing.cast(str, recipe.backbone.name))
     except UserError:

@@ -8,11 +8,15 @@ the runs in `benchmarks/` and are explained in `docs/rule.md`.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
+import unicodedata
+from pathlib import Path
 from typing import Any, TypeVar
 
 from kerastl.backbones import BackboneSpec, get_backbone
 from kerastl.recipe.schema import AugmentRecipe, FinetunePhaseRecipe, HeadPhaseRecipe, Recipe
+from kerastl.wording import without_accents
 
 Part = TypeVar("Part", HeadPhaseRecipe, FinetunePhaseRecipe, AugmentRecipe)
 
@@ -54,6 +58,8 @@ LAST_STAGE_SHARE = 0.55
 LAST_STAGES_SHARE = 0.93
 VIEW_BUDGET = 12_000
 MOST_VIEWS = 6
+# Of the data in a name: what follows it has to fit beside it.
+LONGEST_STEM = 100
 FEWEST_EPOCHS, MOST_EPOCHS = 5, 20
 
 
@@ -84,11 +90,17 @@ def resolve(recipe: Recipe, train_count: int, class_count: int) -> Recipe:
 
 
 def default_name(recipe: Recipe) -> str:
-    """The name of a run whose recipe gives none: data and backbone."""
+    """The name of a run whose recipe gives none: data and backbone, in letters that every path and server takes."""
     source = recipe.data.source.removeprefix("tfds:").rstrip("/").rsplit("/", 1)[-1]
-    stem = source.removesuffix(".csv").removesuffix(".parquet")
-    text = "".join(c if c.isalnum() or c in "-_" else "-" for c in f"{stem}-{recipe.backbone.name}")
-    return text.strip("-").lower()
+    if source in ("", ".", ".."):
+        source = Path(recipe.data.source).resolve().name
+    stem = without_accents(source.removesuffix(".csv").removesuffix(".parquet"))
+    kept = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "-" for c in stem).lstrip("-_")
+    if not 0 < len(kept) <= LONGEST_STEM or any(c.isalnum() and not c.isascii() for c in stem):
+        # Two folders whose letters are all lost would share a model's folder, in which one replaces the other.
+        digest = hashlib.sha256(unicodedata.normalize("NFC", source).encode("utf-8", "surrogateescape"))
+        kept = f"{kept[:LONGEST_STEM].rstrip('-_') or 'images'}-{digest.hexdigest()[:6]}"
+    return f"{kept}-{recipe.backbone.name}".lower()
 
 
 def resolve_augment(augment: AugmentRecipe, train_count: int, spec: BackboneSpec) -> AugmentRecipe:

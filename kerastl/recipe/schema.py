@@ -283,7 +283,10 @@ class CalibrationRecipe:
 class Recipe:
     """All that is asked of a run. Made by `kerastl.recipe.load_recipe` or `make_recipe`, never changed."""
 
-    name: str | None = key(None, "name of the run and of the exported model; from the data without it")
+    name: str | None = key(
+        None,
+        "name of the run and of the exported model: letters a to z, digits, _, - and .; from data and backbone without it",
+    )
     seed: int = key(0, "source of every random choice", low=0, high=2**31 - 1)
     precision: str = key(
         "auto",

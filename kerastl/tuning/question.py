@@ -91,9 +91,10 @@ class Question:
         return last if finetunes(last) else self.resolved.head_phase
 
     def identity(self) -> dict[str, Any]:
-        """What may not change while a search goes on; more trials or time, and other workers, may."""
+        """What may not change while a search goes on; more trials or time, other workers and another name may."""
         tables = recipe_to_dict(self.recipe)
-        del tables["cache"], tables["calibration"]
+        for word in ("name", "cache", "calibration"):  # no score depends on them
+            tables.pop(word, None)
         return {
             "recipe": tables,
             "space": [asdict(axis) for axis in self.space],

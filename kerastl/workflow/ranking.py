@@ -30,8 +30,9 @@ from kerastl.model.weights import KEYWORDS, load_weights, weights_at_hand
 from kerastl.progress import Progress
 from kerastl.recipe import Recipe, resolve
 from kerastl.report.plots_choices import plot_ranking
-from kerastl.run import Run, create_run, environment, safe_name
+from kerastl.run import Run, create_run, environment
 from kerastl.training.routine import without_finetuning
+from kerastl.wording import safe_name
 from kerastl.workflow.logbook import Logbook
 from kerastl.workflow.prepare import decode_splits, make_repeatable, precision_of
 from kerastl.writing import write_json_atomic
