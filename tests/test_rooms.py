@@ -173,10 +173,10 @@ def names_saved_models(tree: ast.Module) -> bool:
 # what -> (how it is recognised, where alone it may stand)
 ONLY = {
     "assigns .trainable": (writes_trainable, ("model/freezing.py",)),
-    # the other two fit models of scikit-learn's: a forest to the scores of trials, a linear probe to features
+    # the others fit models of scikit-learn: a forest and a Gaussian process to scores of trials, a linear probe to features
     "calls compile() or fit()": (
         compiles_or_fits,
-        ("training/", "tuning/analysis.py", "evaluation/label_probe.py"),
+        ("training/", "tuning/analysis.py", "tuning/bayesian.py", "evaluation/label_probe.py"),
     ),
     "imports tensorflow_datasets": (import_of("tensorflow_datasets"), ("data/",)),
     "imports keras_tuner": (import_of("keras_tuner"), ("tuning/",)),

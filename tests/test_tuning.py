@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import itertools
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 from conftest import Kerastl
 
+from kerastl.backbones import backbone_names
 from kerastl.errors import RecipeError, TrainingError, UserError
 from kerastl.recipe import Recipe, load_recipe, resolve, shipped_recipes
 from kerastl.tuning.axes import UNFREEZE, Axis, Space, with_values
@@ -103,15 +105,83 @@ def test_keys_of_the_finetune_phase_need_something_thawed(tmp_path: Path) -> Non
 
 def test_the_unfreeze_point_is_ordered_whatever_the_order_in_the_file(tmp_path: Path) -> None:
     points = ["input", "backbone", "conv4_block6_out"]
-    space = space_of(f"[finetune_phase]\nunfreeze_from = {points}", tmp_path)
+    recipe = load_recipe("photos", flags={UNFREEZE: "input"})
+    space = space_of(f"[finetune_phase]\nunfreeze_from = {points}", tmp_path, recipe)
     assert space.axes[0].values == ("backbone", "conv4_block6_out", "input") and space.axes[0].ordered
 
 
 def test_a_step_makes_a_ladder_of_exact_values(tmp_path: Path) -> None:
     text = "[head_phase]\nlearning_rate = {low = 1e-4, high = 1e-2, scale = 'log', step = 10}\n"
-    space = space_of(text + "[head]\ndropout = {low = 0.0, high = 0.3, step = 0.1}", tmp_path)
+    recipe = load_recipe("photos", flags={"head_phase.learning_rate": 1e-3})
+    space = space_of(text + "[head]\ndropout = {low = 0.0, high = 0.3, step = 0.1}", tmp_path, recipe)
     assert space.axes[0].values == (1e-4, 1e-3, 1e-2) and space.axes[1].values == (0.0, 0.1, 0.2, 0.3)
     assert space.axes[0].encoded(1e-3) == 0.5
+
+
+@pytest.mark.parametrize("name", [None, *sorted(shipped_spaces())])
+def test_the_recipe_as_it_is_belongs_to_every_shipped_space(name: str | None) -> None:
+    from kerastl.tuning.axes import values_of
+    from kerastl.tuning.oracles import first_values
+
+    for backbone, count in itertools.product(backbone_names(), (200, 2000)):
+        recipe = load_recipe("photos", flags={"backbone.name": backbone})
+        resolved = resolve(recipe, count, 10)
+        space = load_space(name, recipe, resolved)
+        first = first_values(space, values_of(resolved, space))
+        assert first is not None, f"{backbone}, {count} images"
+        assert resolve(with_values(recipe, space.decoded(first)), count, 10) == resolved
+
+
+OWN = {
+    "a list of joins": ("[finetune_phase]\nunfreeze_from = ['backbone', 'input']", {UNFREEZE: "conv4_block6_out"},
+                        ("backbone", "conv4_block6_out", "input")),
+    "few joins": ("[finetune_phase]\nunfreeze_from = {joins = 2}", {UNFREEZE: "conv4_block6_out"},
+                  ("backbone", "conv4_block6_out", "input")),
+    "rising numbers": ("[finetune_phase]\nbatch_size = {ordered = [8, 32]}", {"finetune_phase.batch_size": 12}, (8, 12, 32)),
+    "falling numbers": ("[head]\ndropout = {ordered = [0.4, 0.2]}", {"head.dropout": 0.3}, (0.4, 0.3, 0.2)),
+    "lists": ("[head]\nhidden = {ordered = [[], [512]]}", {"head.hidden": [128]}, ((), (128,), (512,))),
+    "words in their order": ("[augment]\nlevel = {ordered = ['none', 'strong']}", {"augment.level": "medium"},
+                             ("none", "medium", "strong")),
+    "words without one": ("[head]\npooling = ['gem', 'max', 'avgmax']", {}, ("gem", "max", "avgmax", "avg")),
+    "a ladder": ("[head]\ndropout = {low = 0.1, high = 0.3, step = 0.1}", {"head.dropout": 0.5}, (0.1, 0.2, 0.3, 0.5)),
+    "a rung is the recipe's own value, rounded": (
+        "[head_phase]\nlearning_rate = {around = 10, step = 10}", {"head_phase.learning_rate": 0.00123456},
+        (0.0001235, 0.00123456, 0.01235)),
+    "no logarithm of zero": ("[head]\nl2 = {low = 1e-4, high = 1e-3, scale = 'log'}", {}, (0.0, 1e-4, 0.0003162, 1e-3)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "flags", "values"), OWN.values(), ids=OWN.keys())
+def test_what_the_recipe_says_is_added_to_a_list_in_its_place(
+    text: str, flags: dict[str, Any], values: tuple[Any, ...], tmp_path: Path
+) -> None:
+    recipe = load_recipe("photos", flags=flags)
+    space = space_of(text, tmp_path, recipe)
+    assert space.axes[0].values == values
+    # what was added is said; a rung that stood there is not
+    assert [line.partition(" = ")[0] for line in space.added] == [space.axes[0].key] * ("around" not in text)
+
+
+def test_a_range_reaches_to_what_the_recipe_says(tmp_path: Path) -> None:
+    from kerastl.tuning.axes import values_of
+    from kerastl.tuning.oracles import combinations, first_values
+
+    for flags, ends in (
+        ({"finetune_phase.learning_rate": 3.14159e-3}, (1e-5, 3.14159e-3)),
+        ({"finetune_phase.learning_rate": 3.14159e-4}, (1e-5, 1e-3)),
+        ({"finetune_phase.learning_rate": 1e-7}, (1e-7, 1e-3)),
+    ):
+        recipe = load_recipe("photos", flags=flags)
+        resolved = resolve(recipe, 1000, 10)
+        text = "[finetune_phase]\nlearning_rate = {low = 1e-5, high = 1e-3, scale = 'log'}"
+        space = space_of(text, tmp_path, recipe)
+        assert (space.axes[0].low, space.axes[0].high) == ends
+        assert bool(space.added) == (ends != (1e-5, 1e-3))
+        first = first_values(space, values_of(resolved, space))
+        # to the last digit, though other values of a range are rounded
+        assert first is not None and space.decoded(first) == flags
+        assert flags in [space.decoded(values) for values in combinations(space)]
+        assert len(f"{space.axes[0].decoded(1.23456789e-4)}") == len("0.0001235")
 
 
 def test_fine_tune_keys_are_not_searched_where_nothing_is_thawed(tmp_path: Path) -> None:
@@ -652,6 +722,128 @@ def test_the_report_draws_groups_together(tmp_path: Path) -> None:
     assert together.high - together.low > 1.3 * (apart.high - apart.low)
 
 
+def report_of(
+    folder: Path, baseline: np.ndarray, trials: np.ndarray, shares: dict[int, float] | None = None
+) -> Any:
+    """The report of a search whose trials lost so much on each image."""
+    from kerastl.tuning.records import COMPLETED, SearchFolder, TrialRecord, read_records, write_record
+    from kerastl.tuning.results import make_report
+
+    place = SearchFolder(folder)
+    score = float(baseline.mean())
+    write_record(place.baseline, TrialRecord("baseline", {}, 1.0, COMPLETED, score), baseline)
+    for number, row in enumerate(trials):
+        values, share = {"head.dropout": number / 50}, (shares or {}).get(number, 1.0)
+        record = TrialRecord(str(number), values, share, COMPLETED, float(row.mean()), seconds=2.0)
+        write_record(place.of_trial(str(number)), record, row)
+    return make_report(place, "d", LINE, "random", "val_loss", "", read_records(place), "")
+
+
+def test_a_gain_that_is_no_better_than_chance_leaves_the_recipe_as_it_is(tmp_path: Path) -> None:
+    from kerastl.report.search import search_text
+    from kerastl.tuning.records import SearchFolder, read_records
+    from kerastl.tuning.results import winning_values, write_results
+
+    noise = np.random.default_rng(1).exponential(1.0, (31, 100)).astype(np.float32)
+    noise[0] *= 0.88 / noise[0].mean()  # the recipe is a little better than what the trials draw from
+    report = report_of(tmp_path / "noise", noise[0], noise[1:])
+    looks_best = int(noise[1:].mean(axis=1).argmin())
+    assert report.luck.apparent > 0 >= report.luck.expected, "what the test needs"
+    assert (report.best, report.chance, winning_values(report)) == ("", str(looks_best), {})
+    assert report.best_score == report.baseline
+    assert f"trial {looks_best} with" in search_text(report) and "no better than chance" in search_text(
+        report
+    )
+    folder, recipe = SearchFolder(tmp_path / "noise"), resolve(load_recipe("digits"), 1000, 10)
+    write_results(folder, report, recipe, LINE, read_records(folder))
+    assert (
+        load_recipe(folder.winner_toml) == recipe
+        and "no better than chance" in folder.winner_toml.read_text()
+    )
+    # the control: a trial that is better wins
+    noise[7] *= 0.5
+    report = report_of(tmp_path / "gain", noise[0], noise[1:])
+    assert (report.best, report.chance) == ("6", "") and "no better than chance" not in search_text(report)
+
+
+def test_pictures_tell_short_trials_apart_and_name_a_winner_only_where_there_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from kerastl.report import search_plots
+
+    # As SVG, in which words can be read.
+    monkeypatch.setattr(search_plots, "save_figure", lambda figure, path: figure.savefig(path, format="svg"))
+    losses = np.random.default_rng(0).normal(0.5, 0.01, (6, 50)).astype(np.float32)
+
+    def drawn(report: Any) -> tuple[str, str]:
+        search_plots.plot_keys(report, tmp_path / "keys.svg")
+        search_plots.plot_parallel(report, tmp_path / "parallel.svg")
+        return (tmp_path / "keys.svg").read_text(), (tmp_path / "parallel.svg").read_text()
+
+    short, better = "fewer epochs", "orange: the winner"
+    best = losses * np.array([1, 1, 1, 1, 0.5, 1], np.float32)[:, None]
+    keys, lines = drawn(report_of(tmp_path / "whole", best[0], best[1:]))
+    assert better in keys and better in lines and short not in keys and short not in lines
+    worst = losses * np.array([0.5, 1, 1, 1, 1, 0.1], np.float32)[:, None]
+    keys, lines = drawn(report_of(tmp_path / "short", worst[0], worst[1:], {3: 0.3, 4: 0.3}))
+    assert better not in keys and better not in lines
+    assert "hollow: with fewer epochs" in keys and "without 2 with fewer epochs" in lines
+    # two of five dots are hollow, and the short trial's score of 0.05 is no end of the axis of whole ones
+    assert "0.050" not in lines and "0.500" in lines
+
+
+def test_a_search_says_how_long_it_took_beside_its_trials(tmp_path: Path) -> None:
+    from kerastl.progress import Progress
+    from kerastl.report.search import search_text
+    from kerastl.tuning.records import SearchFolder
+    from kerastl.tuning.table import TrialTable
+
+    said: list[str] = []
+
+    class Listening(Progress):
+        def note(self, message: str) -> None:
+            said.append(message)
+
+    losses = np.ones((3, 20), np.float32)
+    report_of(tmp_path, losses[0], losses[1:])
+    with TrialTable(SearchFolder(tmp_path), "val_loss", 9, None, Listening()) as table:
+        table._began -= 100
+        table.start(None)
+        table.ended("1")
+    report = report_of(tmp_path, losses[0], losses[1:])
+    assert (report.seconds, round(report.wall_seconds)) == (4.0, 100)
+    assert "2 trials in 1 min 40 s, of which trials took 4.0 s" in search_text(report)
+    line = said[-1].split()
+    assert (
+        line[said[-2].split().index("seconds")] == "2.0"
+        and line[said[-2].split().index("seconds") + 1] == "100"
+    )
+
+
+def test_another_question_gets_a_folder_of_its_own(solid_colours: Path, tmp_path: Path) -> None:
+    from kerastl.progress import Progress
+    from kerastl.tuning.question import Question, SearchSettings, check_same, folder_for
+    from kerastl.tuning.records import SearchFolder
+    from kerastl.workflow.prepare import open_splits
+
+    recipe = tiny(solid_colours, tmp_path / "store")
+    resolved, splits = open_splits(recipe)
+
+    def place(tuner: str, trials: int = 20) -> str:
+        question = Question(recipe, resolved, LINE, SearchSettings(tuner, trials), splits)
+        folder = folder_for(question, tmp_path / "tuning" / "colours", Progress())
+        folder.path.mkdir(parents=True, exist_ok=True)
+        check_same(folder, question)
+        return folder.path.name
+
+    assert [place("random"), place("grid"), place("bayesian")] == ["colours", "colours-2", "colours-3"]
+    # the same question goes on where it was, with more trials too
+    assert [place("grid"), place("random", 30)] == ["colours-2", "colours"]
+    SearchFolder(tmp_path / "tuning" / "colours").search_json.write_text("{")
+    with pytest.raises(UserError, match="is damaged"):
+        place("random")
+
+
 def test_a_shortened_trial_never_wins(tmp_path: Path) -> None:
     from kerastl.tuning.records import COMPLETED, SearchFolder, TrialRecord, read_records, write_record
     from kerastl.tuning.results import make_report
@@ -813,7 +1005,17 @@ def test_a_search_that_is_killed_goes_on_and_tests_its_winner_once(
     best = min(float(row["score"]) for row in rows)
     baseline = json.loads((folder / "baseline" / "result.json").read_text())["score"]
     result = json.loads((folder / "result.json").read_text())
-    assert result["score"] == min(best, baseline) and result["baseline"] == baseline
+    kept = best if result["winning_trial"] else baseline
+    assert result["score"] == kept and result["baseline"] == baseline
+    assert (result["winning_trial"] != "") == (best < baseline and result["gain"]["expected"] > 0)
+    assert (
+        result["gain"]["apparent"] == pytest.approx(max(baseline - best, 0), abs=1e-6)
+        and "importance" in result
+    )
+    assert (
+        bool(result["values"]) == bool(result["winning_trial"])
+        and result["seconds"] > result["trial_seconds"] > 0
+    )
     winner = load_recipe(folder / "winner.toml")
     run = tmp_path / result["run"]
     assert load_recipe(run / "recipe.toml") == winner
@@ -824,7 +1026,9 @@ def test_a_search_that_is_killed_goes_on_and_tests_its_winner_once(
     again = kerastl(*words)
     assert again.returncode == 0 and again.stdout == done.stdout
     assert len(list((tmp_path / "runs").iterdir())) == 1
-    other = kerastl(*words, "--tuner", "random")
+    told = kerastl(*words, "--json")
+    assert json.loads(told.stdout) == json.loads((folder / "result.json").read_text())
+    other = kerastl(*words, "--tuner", "random", "--directory", "tuning/colours")
     assert other.returncode == 2 and "holds another search" in other.stderr
 
 
@@ -914,9 +1118,29 @@ def test_a_worker_with_other_data_is_refused(
         worker.main(str(folder.path))
 
 
+def test_a_search_goes_on_under_another_name_and_not_with_another_seed(
+    solid_colours: Path, tmp_path: Path
+) -> None:
+    from kerastl.tuning.question import Question, SearchSettings, check_same
+    from kerastl.tuning.records import SearchFolder
+    from kerastl.workflow.prepare import open_splits
+
+    def asked(**sets: Any) -> Question:
+        recipe = tiny(solid_colours, tmp_path / "store", **sets)
+        resolved, splits = open_splits(recipe)
+        return Question(recipe, resolved, LINE, SearchSettings(), splits)
+
+    folder = SearchFolder(tmp_path)
+    for name in (None, "flowers", "other"):
+        check_same(folder, asked(name=name))
+    with pytest.raises(UserError, match="other than there: recipe"):
+        check_same(folder, asked(seed=7))
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["--name", "my flowers"], "name = 'my flowers': expected"),
         (["--budget", "soon"], "Expected one such as 90s, 30m or 1.5h"),
         (["--tuner", "bayes"], "bayesian"),
         (["--space", "defualt"], "Did you mean 'default'?"),

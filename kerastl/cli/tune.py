@@ -10,10 +10,12 @@ import click
 from kerastl.cli.options import (
     debug_option,
     json_option,
+    keep_option,
     models_option,
     progress_option,
     recipe_options,
     runs_option,
+    warmup_option,
 )
 from kerastl.cli.terminal import print_json, quiet_tensorflow
 from kerastl.progress import Progress
@@ -86,11 +88,15 @@ class Duration(click.ParamType):
     "--directory",
     type=click.Path(file_okay=False, path_type=Path),
     metavar="FOLDER",
-    help="Folder of the search, in which the same command goes on.  [default: tuning/NAME]",
+    help="Folder of the search, in which the same command goes on.  [default: tuning/NAME, or with a number where another "
+    "search is there]",
 )
 @runs_option
 @models_option
 @click.option("--no-export", is_flag=True, help="Export no model; `kerastl export` can do it later.")
+@keep_option
+@warmup_option
+@click.option("--tensorboard", is_flag=True, help="Write logs of the winner's training for TensorBoard.")
 @json_option
 @progress_option
 @debug_option
@@ -107,6 +113,9 @@ def tune(
     runs_dir: Path,
     models_dir: Path,
     no_export: bool,
+    keep: int | None,
+    warmup: bool,
+    tensorboard: bool,
     as_json: bool,
     progress: Progress,
 ) -> None:
@@ -128,6 +137,9 @@ def tune(
         runs_dir=runs_dir,
         models_dir=models_dir,
         export_model=not no_export,
+        tensorboard=tensorboard,
+        keep=keep,
+        warmup=warmup,
         progress=progress,
     )
     if as_json:

@@ -95,11 +95,13 @@ class SearchReport:
         axes: what was searched.
         trials: in their order.
         baseline: score of the recipe as it was given; None where it failed.
-        best: name of the winning trial; empty where the recipe as it was given was best.
+        best: name of the winning trial; empty where the recipe stays as it was given.
+        chance: name of the trial that scored best, where no gain of it is to be expected on other images; else empty.
         luck: of the choice; None where it was not measured.
         importance: of the keys; None where there were too few trials.
         work: what was computed, in words.
-        seconds: of all trials.
+        seconds: of all trials, added up.
+        wall_seconds: that the search took, over all its starts.
         test: the winner's result on the test split, in words; empty until it was measured.
     """
 
@@ -115,13 +117,19 @@ class SearchReport:
     importance: Importance | None
     work: str
     seconds: float
+    wall_seconds: float
+    chance: str = ""
     test: str = ""
 
     @property
     def best_score(self) -> float:
         """Score of the winner."""
+        return self.score_of(self.best)
+
+    def score_of(self, name: str) -> float:
+        """Score of a trial by its name; of the recipe as it was given by none."""
         scores = {trial.name: trial.score for trial in self.trials} | {"": self.baseline}
-        return float(scores[self.best] or 0.0)
+        return float(scores[name] or 0.0)
 
     @property
     def baseline_words(self) -> str:
@@ -137,10 +145,10 @@ def search_text(report: SearchReport) -> str:
     """The summary for a terminal."""
     failed = sum(trial.score is None for trial in report.trials)
     lines = [
-        f"{counted(len(report.trials), 'trial')} in {duration(report.seconds)}"
-        + (f", {failed} failed" if failed else ""),
+        f"{counted(len(report.trials), 'trial')} in {duration(report.wall_seconds)}, of which trials took "
+        f"{duration(report.seconds)}" + (f", {failed} failed" if failed else ""),
         f"  {report.monitor:<20}{report.best_score:.4f} (trial {report.best})" if report.best
-        else f"  {report.monitor:<20}no trial was better than the recipe as it is",
+        else f"  {report.monitor:<20}{no_winner_words(report)}",
         f"  recipe as it was    {report.baseline_words}",
     ]  # fmt: skip
     if report.luck:
@@ -152,14 +160,22 @@ def search_text(report: SearchReport) -> str:
     return "\n".join(lines)
 
 
+def no_winner_words(report: SearchReport) -> str:
+    """Why the recipe stays as it was."""
+    if not report.chance:
+        return "no trial was better than the recipe as it is, which stays"
+    return f"trial {report.chance} with {report.score_of(report.chance):.4f} is no better than chance: the recipe stays as it is"
+
+
 def luck_words(luck: Luck) -> str:
     """A gain and how much of it to expect on other images."""
     if luck.apparent <= 0:
         return "none"
-    return (
-        f"{luck.apparent:.4f} on validation; {luck.expected:.4f} to expect on other images "
-        f"(95 % interval {luck.low:.4f} to {luck.high:.4f}), the rest is luck of picking the best of {luck.trials}"
-    )
+    said = f"{luck.apparent:.4f} on validation; {luck.expected:.4f} to expect on other images"
+    said += f" (95 % interval {luck.low:.4f} to {luck.high:.4f})"
+    if luck.expected <= 0:
+        return f"{said}: no better than chance, the best of {luck.trials} is luck"
+    return f"{said}, the rest is luck of picking the best of {luck.trials}"
 
 
 def write_search_page(folder: Path, page: Path, report: SearchReport, winner_toml: str) -> None:
@@ -195,7 +211,7 @@ def write_search_page(folder: Path, page: Path, report: SearchReport, winner_tom
     for title, name in (
         ("Importance of the keys", "importance.png"),
         ("Score against each key", "keys.png"),
-        ("All trials, the best in dark", "parallel.png"),
+        ("Trials with all their epochs, the best in dark", "parallel.png"),
     ):
         if (folder / name).exists():
             parts += [f"![{title}]({name})", ""]

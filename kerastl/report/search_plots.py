@@ -10,7 +10,7 @@ from kerastl.recipe.schema import sign_of
 from kerastl.report.plots import _figure as make_figure
 from kerastl.report.plots import _save as save_figure
 from kerastl.report.plots import _shades as shades_of_blue
-from kerastl.report.search import Importance, SearchAxis, SearchReport, SearchTrial
+from kerastl.report.search import Importance, SearchAxis, SearchReport
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"
 COLUMNS = 3
@@ -35,7 +35,10 @@ def plot_importance(importance: Importance, path: Path | str) -> None:
 
 
 def plot_keys(report: SearchReport, path: Path | str) -> None:
-    """Draw the score of each trial against each key; trials in which the key had no meaning are left out."""
+    """Draw the score of each trial against each key, hollow where it had fewer epochs than it asked for.
+
+    Trials in which the key had no meaning are left out.
+    """
     columns = min(COLUMNS, len(report.axes))
     rows = -(-len(report.axes) // columns)
     figure = make_figure(3.4 * columns, 2.7 * rows + 0.4)
@@ -46,15 +49,19 @@ def plot_keys(report: SearchReport, path: Path | str) -> None:
             axis.set_visible(False)
             continue
         key = report.axes[place]
-        shown = [t for t in _finished(report) if key.key in t.places]
-        axis.plot(
-            [t.places[key.key] for t in shown],
-            [t.score for t in shown],
-            "o",
-            color=BLUE,
-            markersize=5,
-            alpha=0.7,
-        )
+        shown = [t for t in report.trials if t.score is not None and key.key in t.places]
+        for whole in (False, True):
+            of_kind = [t for t in shown if (t.share >= 1) == whole]
+            axis.plot(
+                [t.places[key.key] for t in of_kind],
+                [t.score for t in of_kind],
+                "o",
+                color=BLUE,
+                # Fewer epochs give another score: such a trial is no dot among those with all of theirs.
+                markerfacecolor=BLUE if whole else "none",
+                markersize=5 if whole else 3.5,
+                alpha=0.7,
+            )
         best = [t for t in shown if t.name == report.best]
         axis.plot([t.places[key.key] for t in best], [t.score for t in best], "D", color=ORANGE, markersize=8)
         if report.baseline is not None:
@@ -68,15 +75,23 @@ def plot_keys(report: SearchReport, path: Path | str) -> None:
         axis.spines[["top", "right"]].set_visible(False)
         if place % columns == 0:
             axis.set_ylabel(report.monitor)
-    figure.suptitle("orange: the winner; dashed: the recipe as it was", x=0.01, ha="left", fontsize=10)
+    legend = [
+        ("orange: the winner", bool(report.best)),
+        ("hollow: with fewer epochs", any(t.share < 1 for t in report.trials if t.score is not None)),
+        ("dashed: the recipe as it was", report.baseline is not None),
+    ]
+    figure.suptitle("; ".join(words for words, there in legend if there), x=0.01, ha="left", fontsize=10)
     save_figure(figure, path)
 
 
 def plot_parallel(report: SearchReport, path: Path | str) -> None:
-    """Draw each trial as a line through its values, the better the darker; a key without meaning is a gap."""
+    """Draw each trial with all its epochs as a line through its values, the better the darker.
+
+    A key without meaning is a gap. Trials with fewer epochs are left out, and counted in the title.
+    """
     figure = make_figure(1.8 * (len(report.axes) + 1) + 1.0, 4.2)
     axis = figure.add_subplot()
-    finished = _finished(report)
+    finished = [trial for trial in report.trials if trial.score is not None and trial.share >= 1]
     scores = np.array([trial.score for trial in finished], np.float64)
     sign = sign_of(report.monitor)
     ranks = (sign * scores).argsort().argsort() / max(len(scores) - 1, 1)
@@ -104,11 +119,10 @@ def plot_parallel(report: SearchReport, path: Path | str) -> None:
     )
     axis.set_yticks([])
     axis.spines[:].set_visible(False)
+    short = sum(trial.share < 1 for trial in report.trials if trial.score is not None)
+    legend = [("orange: the winner", bool(report.best)), (f"without {short} with fewer epochs", short > 0)]
+    axis.set_title("; ".join(words for words, there in legend if there), fontsize=10, loc="left")
     save_figure(figure, path)
-
-
-def _finished(report: SearchReport) -> list[SearchTrial]:
-    return [trial for trial in report.trials if trial.score is not None]
 
 
 def _ticks(axis: SearchAxis) -> tuple[list[float], list[str]]:

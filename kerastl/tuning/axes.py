@@ -12,6 +12,8 @@ from kerastl.recipe import Recipe, recipe_from_dict, recipe_to_dict
 UNFREEZE = "finetune_phase.unfreeze_from"
 FINETUNE = "finetune_phase."
 NOTHING_THAWED = "backbone"
+# Two numbers of an axis that differ by less are one: each is rounded to four digits.
+SAME = 5e-4
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class Axis:
         high: of a range.
         scale: `log` or `linear`.
         whole: whether the key takes whole numbers only.
+        own: of a range, what the recipe itself says; it is taken as it stands, where other values are rounded.
     """
 
     key: str
@@ -35,6 +38,7 @@ class Axis:
     high: float = 0.0
     scale: str = "linear"
     whole: bool = False
+    own: float | None = None
 
     @property
     def needs_finetuning(self) -> bool:
@@ -59,15 +63,24 @@ class Axis:
     def _number(self, value: float) -> int | float:
         # Four digits: more would only hide that neighbours are the same. A model of the score may step over an end.
         value = min(max(value, self.low), self.high)
+        if self.own is not None and math.isclose(value, self.own, rel_tol=SAME):
+            return self.own
         return round(value) if self.whole else float(f"{value:.4g}")
 
 
 @dataclass(frozen=True)
 class Space:
-    """What is searched: axes, the unfreeze point before the keys that depend on it."""
+    """What is searched.
+
+    Attributes:
+        axes: the unfreeze point before the keys that depend on it.
+        origin: the file, for messages.
+        added: what the file leaves out of the recipe as it is, and was added, in words.
+    """
 
     axes: tuple[Axis, ...]
     origin: str = "space"
+    added: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[Axis]:
         return iter(self.axes)

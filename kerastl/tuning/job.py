@@ -8,16 +8,17 @@ import importlib.util
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from kerastl.errors import Interrupted, TrainingError, UserError
 from kerastl.features.cache import Cache
 from kerastl.locking import FileLock
 from kerastl.progress import Progress
-from kerastl.recipe import Recipe
+from kerastl.recipe import Recipe, load_recipe
 from kerastl.recipe.schema import MONITORS
-from kerastl.report.search import SearchReport, search_text, write_search_page
+from kerastl.report.search import Importance, Luck, SearchReport, search_text, write_search_page
 from kerastl.tuning.axes import values_of
 from kerastl.tuning.heads import HeadPhases
 from kerastl.tuning.oracles import Durable, first_values, hyperband_trials, make_oracle
@@ -28,6 +29,7 @@ from kerastl.tuning.question import (
     check_folds,
     check_same,
     check_settings,
+    folder_for,
 )
 from kerastl.tuning.records import (
     SearchFolder,
@@ -45,7 +47,7 @@ from kerastl.tuning.store_plan import plan_store
 from kerastl.tuning.table import TrialTable
 from kerastl.tuning.trial import trial_recipe
 from kerastl.tuning.workers import IP, search_with_workers
-from kerastl.workflow import fit
+from kerastl.workflow import FitSummary, fit
 from kerastl.workflow.prepare import make_repeatable, open_splits
 from kerastl.writing import explain_write_errors, write_json_atomic
 
@@ -70,6 +72,14 @@ class TuneSummary:
         run: folder of the winner's own run.
         test_accuracy: of the winner, measured once.
         model: the exported model; None where it was not asked for.
+        winning_trial: its name; empty where the recipe stays as it was.
+        values: recipe keys that the winner sets, and their values.
+        chance: name of the trial that scored best without a gain to expect on other images; else empty.
+        gain: of the best trial over the recipe as it was: apparent, expected, and its 95 % interval; None where not measured.
+        importance: of the searched keys; None where there were too few trials.
+        failed: trials that failed.
+        seconds: that the search took, without the winner's own training.
+        trial_seconds: of all trials, added up.
     """
 
     folder: Path
@@ -83,6 +93,14 @@ class TuneSummary:
     run: Path
     test_accuracy: float
     model: Path | None
+    winning_trial: str = ""
+    values: dict[str, Any] = field(default_factory=dict)
+    chance: str = ""
+    gain: Luck | None = None
+    importance: Importance | None = None
+    failed: int = 0
+    seconds: float = 0.0
+    trial_seconds: float = 0.0
 
 
 def tune(
@@ -94,6 +112,9 @@ def tune(
     runs_dir: Path | str = Path("runs"),
     models_dir: Path | str = Path("saved_models"),
     export_model: bool = True,
+    tensorboard: bool = False,
+    keep: int | None = None,
+    warmup: bool = True,
     progress: Progress = Progress(),
 ) -> TuneSummary:
     """Search recipe keys on training and validation images; train the winner and test it once.
@@ -104,10 +125,13 @@ def tune(
         recipe: from `kerastl.load_recipe`.
         space: a TOML file or the name of a shipped space; see `kerastl.tuning.space`.
         settings: how to search; the defaults without it.
-        directory: folder of the search; `tuning/<name of the recipe>` without it.
+        directory: folder of the search; `tuning/<name of the recipe>` without it, with a number where another search is there.
         runs_dir: where the winner's run is made.
         models_dir: the folder that TensorFlow Serving watches.
         export_model: publish the winner there.
+        tensorboard: also write TensorBoard logs of the winner's training into its run's folder.
+        keep: how many versions of the model stay there; all of them without it.
+        warmup: put warm-up requests for TensorFlow Serving beside the model; they hold some images of the data.
         progress: listens.
 
     Raises:
@@ -122,7 +146,10 @@ def tune(
     question = Question(recipe, resolved, load_space(space, recipe, resolved), settings, splits)
     check_folds(recipe, resolved, question.space, settings)
     assert resolved.name
-    folder = SearchFolder(Path(directory) if directory is not None else Path("tuning") / resolved.name)
+    if directory is not None:
+        folder = SearchFolder(Path(directory))
+    else:
+        folder = folder_for(question, Path("tuning") / resolved.name, progress)
     with explain_write_errors(folder.path):
         folder.path.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.lock) as lock:
@@ -146,9 +173,12 @@ def tune(
             raise Interrupted(
                 f"Stopped after {ended} trials. The same command goes on in {folder.path}; finished trials are not repeated"
             ) from None
-        return _finish(
-            question, report, folder, runs_dir, models_dir, export_model, directory is None, progress
-        )
+        progress.note(f"Training the winner: kerastl fit {folder.winner_toml}")
+        fitted = fit(
+            load_recipe(folder.winner_toml), runs_dir=runs_dir, models_dir=models_dir, export_model=export_model,
+            tensorboard=tensorboard, keep=keep, warmup=warmup, progress=progress,
+        )  # fmt: skip
+        return _finish(question, report, folder, fitted, directory is None)
 
 
 def _search(question: Question, folder: SearchFolder, progress: Progress) -> SearchReport:
@@ -158,6 +188,10 @@ def _search(question: Question, folder: SearchFolder, progress: Progress) -> Sea
     if settings.tuner == "hyperband":
         expected = min(hyperband_trials(question.full_epochs), expected or UNLIMITED)
     with open_runner(question, folder, progress) as runner:
+        if question.space.added:
+            progress.note(
+                f"Added to the space, which the recipe as it is lies outside of: {', '.join(question.space.added)}"
+            )
         for line in plan_store(question.recipe, question.space, runner.shared).lines():
             progress.note(line)
         with TrialTable(folder, monitor, expected, settings.budget_seconds, progress) as table:
@@ -225,26 +259,9 @@ def open_runner(
 
 
 def _finish(
-    question: Question,
-    report: SearchReport,
-    folder: SearchFolder,
-    runs_dir: Path | str,
-    models_dir: Path | str,
-    export_model: bool,
-    default_place: bool,
-    progress: Progress,
+    question: Question, report: SearchReport, folder: SearchFolder, fitted: FitSummary, default_place: bool
 ) -> TuneSummary:
-    """Train the winner as anybody would, and let it meet the test split."""
-    from kerastl.recipe import load_recipe
-
-    progress.note(f"Training the winner: kerastl fit {folder.winner_toml}")
-    fitted = fit(
-        load_recipe(folder.winner_toml),
-        runs_dir=runs_dir,
-        models_dir=models_dir,
-        export_model=export_model,
-        progress=progress,
-    )
+    """Write down what the winner, trained as anybody would, said of the test split."""
     low, high = fitted.report.metrics.accuracy_interval
     words = f"accuracy {fitted.report.metrics.accuracy:.4f} (95 % interval {low:.3f} to {high:.3f}) on {fitted.report.metrics.count:,} images"
     report = dataclasses.replace(report, test=words)
@@ -261,6 +278,14 @@ def _finish(
         run=fitted.run,
         test_accuracy=fitted.report.metrics.accuracy,
         model=fitted.exported.path if fitted.exported else None,
+        winning_trial=report.best,
+        values=winning_values(report),
+        chance=report.chance,
+        gain=report.luck,
+        importance=report.importance,
+        failed=sum(trial.score is None for trial in report.trials),
+        seconds=report.wall_seconds,
+        trial_seconds=report.seconds,
     )
     if default_place:
         write_ledger(folder.path.parent / "ledger.csv", question, report, words)
@@ -274,6 +299,8 @@ def _read_summary(folder: SearchFolder) -> TuneSummary:
         values = json.loads(folder.result_json.read_text(encoding="utf-8"))
         for name in ("folder", "winner", "page", "run", "model"):
             values[name] = Path(values[name]) if values[name] else None
+        for name, kind in (("gain", Luck), ("importance", Importance)):
+            values[name] = kind(**values[name]) if values.get(name) else None
         return TuneSummary(**values)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise damaged(folder.result_json, error) from error

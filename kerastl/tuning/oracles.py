@@ -15,9 +15,10 @@ from typing import Any
 
 import keras_tuner
 from keras_tuner.engine.oracle import Oracle
-from keras_tuner.oracles import BayesianOptimizationOracle, HyperbandOracle, RandomSearchOracle
+from keras_tuner.oracles import HyperbandOracle, RandomSearchOracle
 
-from kerastl.tuning.axes import NOTHING_THAWED, UNFREEZE, Axis, Space
+from kerastl.tuning.axes import NOTHING_THAWED, SAME, UNFREEZE, Axis, Space
+from kerastl.tuning.bayesian import Proposing
 from kerastl.tuning.records import damaged
 from kerastl.writing import write_json_atomic
 
@@ -117,7 +118,7 @@ class _Random(Durable, RandomSearchOracle):
     """Values drawn at random."""
 
 
-class _Bayesian(Durable, BayesianOptimizationOracle):
+class _Bayesian(Durable, Proposing):
     """Values that a Gaussian process of the score finds promising."""
 
 
@@ -176,7 +177,7 @@ def make_oracle(
         # Keras Tuner's own three a dimension would leave nothing to the model in a search of twenty.
         initial = max(4, min(3 * len(space.axes), (trials or 20) // 3))
         oracle = _Bayesian(max_trials=trials, num_initial_points=initial, **common)
-        oracle.first = first
+        oracle.space, oracle.first = space, first
     elif tuner == "random":
         oracle = _Random(max_trials=trials, **common)
         oracle.first = first
@@ -261,6 +262,8 @@ def _grid_values(axis: Axis) -> list[Any]:
         values = [
             axis.low + (axis.high - axis.low) * place / (GRID_VALUES - 1) for place in range(GRID_VALUES)
         ]
+    if axis.own is not None and not any(math.isclose(value, axis.own, rel_tol=SAME) for value in values):
+        values = sorted([*values, axis.own])
     return list(dict.fromkeys(round(v) for v in values)) if axis.whole else values
 
 

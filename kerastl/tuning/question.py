@@ -6,11 +6,13 @@ import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from kerastl.backbones import get_backbone
 from kerastl.data.examples import Splits
 from kerastl.errors import UserError, nearest
+from kerastl.progress import Progress
 from kerastl.recipe import PhaseRecipe, Recipe, recipe_from_dict, recipe_to_dict
 from kerastl.recipe.rule import resolve_augment
 from kerastl.training.routine import finetunes
@@ -164,17 +166,33 @@ def check_folds(recipe: Recipe, resolved: Recipe, space: Space, settings: Search
             )
 
 
-def check_same(folder: SearchFolder, question: Question) -> None:
-    """Take down what is asked, or raise UserError where the folder belongs to another search."""
+def folder_for(question: Question, first: Path, progress: Progress) -> SearchFolder:
+    """The folder of this search where the user names none: `first`, or with a number where another search lies there."""
+    for number in itertools.count(1):
+        folder = SearchFolder(first if number == 1 else first.with_name(f"{first.name}-{number}"))
+        if not folder.search_json.is_file() or not _differing(folder, question):
+            break
+    if number > 1:
+        progress.note(f"{first} holds another search; this one has {folder.path}")
+    return folder
+
+
+def _differing(folder: SearchFolder, question: Question) -> list[str]:
+    """In what this search differs from that in a folder."""
     asked = json.loads(json.dumps(question.identity()))
-    if not folder.search_json.is_file():
-        write_json_atomic(folder.search_json, asked)
-        return
     try:
         known = json.loads(folder.search_json.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return [name for name in asked if known.get(name) != asked[name]]
+    except (OSError, ValueError, AttributeError) as error:
         raise damaged(folder.search_json, error) from error
-    differing = [name for name in asked if known.get(name) != asked[name]]
+
+
+def check_same(folder: SearchFolder, question: Question) -> None:
+    """Take down what is asked, or raise UserError where the folder belongs to another search."""
+    if not folder.search_json.is_file():
+        write_json_atomic(folder.search_json, json.loads(json.dumps(question.identity())))
+        return
+    differing = _differing(folder, question)
     if differing:
         raise UserError(
             f"{folder.path} holds another search; other than there: {', '.join(differing)}. Trials of two questions "

@@ -15,7 +15,15 @@ import numpy as np
 
 from kerastl.recipe import Recipe, recipe_to_toml
 from kerastl.recipe.schema import sign_of
-from kerastl.report.search import Luck, SearchAxis, SearchReport, SearchTrial, value_text, write_search_page
+from kerastl.report.search import (
+    Luck,
+    SearchAxis,
+    SearchReport,
+    SearchTrial,
+    no_winner_words,
+    value_text,
+    write_search_page,
+)
 from kerastl.report.search_plots import plot_importance, plot_keys, plot_parallel
 from kerastl.run import environment
 from kerastl.tuning.analysis import importance_of, luck_of
@@ -30,6 +38,7 @@ from kerastl.tuning.records import (
     whole_trials,
     write_trials,
 )
+from kerastl.tuning.table import seconds_in
 from kerastl.writing import explain_write_errors, write_text_atomic
 
 
@@ -49,9 +58,12 @@ def make_report(
     baseline = read_record(folder.baseline)
     best = best_of(records, sign)
     assert baseline is not None
-    wins = best is not None and (
+    better = best is not None and (
         baseline.score is None or sign * float(best.score or 0.0) < sign * baseline.score
     )
+    luck = _luck(folder, baseline, records, groups)
+    # What looks better and is no better on other images is the luck of many tries.
+    wins = better and (luck is None or luck.expected > 0)
     return SearchReport(
         name=name,
         tuner=tuner,
@@ -69,10 +81,12 @@ def make_report(
         trials=tuple(_shown(space, record) for record in records),
         baseline=baseline.score,
         best=best.trial_id if best and wins else "",
-        luck=_luck(folder, baseline, records, groups),
+        luck=luck,
         importance=importance_of(space, records),
         work=work,
         seconds=sum(record.seconds for record in records),
+        wall_seconds=seconds_in(folder),
+        chance=best.trial_id if best and better and not wins else "",
     )
 
 
@@ -99,11 +113,7 @@ def write_results(
     heading = (
         f"Found by kerastl tune among {len(records)} trials ({report.tuner}): {report.monitor} {report.best_score:.4f} on "
         f"validation, {report.baseline_words} as it was.\n"
-        + (
-            f"What the search set:\n{set_keys}\n"
-            if values
-            else "No trial was better than the recipe as it was.\n"
-        )
+        + (f"What the search set:\n{set_keys}\n" if values else f"{no_winner_words(report).capitalize()}.\n")
         + f"Train it with: kerastl fit {folder.winner_toml}"
     )
     text = recipe_to_toml(recipe, heading)
@@ -112,6 +122,7 @@ def write_results(
         plot_importance(report.importance, folder.path / "importance.png")
     if sum(trial.score is not None for trial in report.trials) > 1:
         plot_keys(report, folder.path / "keys.png")
+    if len(whole_trials(records)) > 1:
         plot_parallel(report, folder.path / "parallel.png")
     write_search_page(folder.path, folder.page_md, report, text)
 
@@ -145,7 +156,7 @@ def write_ledger(path: Path, question: Question, report: SearchReport, tested: s
         "trials": len(report.trials),
         "failed": sum(trial.score is None for trial in report.trials),
         "workers": settings.workers,
-        "seconds": round(report.seconds),
+        "seconds": round(report.wall_seconds),
         "hardware": f"{facts['machine']}, {facts['cpu_count']} cores",
         "monitor": report.monitor,
         "as_it_was": report.baseline_words,

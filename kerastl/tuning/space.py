@@ -8,11 +8,14 @@ A space is a TOML file with the recipe's own tables. Each key has one of these:
     hidden        = { ordered = [[], [128], [512]] }               a list whose neighbours are alike
     unfreeze_from = { joins = 6 }                                  at most six joins of the backbone, or "all"
 
-The unfreeze point is always ordered, from nothing thawed to everything: its place in the list is searched.
+The unfreeze point is always ordered, from nothing thawed to everything: its place in the list is searched. What the recipe
+itself says belongs to every axis: where a file leaves it out it is added, so that a search can begin there and vary one key
+of it at a time.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,7 +25,7 @@ from kerastl.backbones import BackboneSpec, get_backbone
 from kerastl.errors import RecipeError, nearest
 from kerastl.recipe import Recipe, recipe_keys
 from kerastl.recipe.load import read_toml
-from kerastl.tuning.axes import FINETUNE, NOTHING_THAWED, UNFREEZE, Axis, Space, values_of, with_values
+from kerastl.tuning.axes import FINETUNE, NOTHING_THAWED, SAME, UNFREEZE, Axis, Space, values_of, with_values
 
 SPACES = Path(__file__).parent / "spaces"
 DEFAULT = "default"
@@ -53,19 +56,23 @@ def load_space(path: Path | str | None, recipe: Recipe, resolved: Recipe) -> Spa
     frozen = resolved.finetune_phase.unfreeze_from == NOTHING_THAWED or resolved.finetune_phase.epochs == 0
     problems: list[str] = []
     hints = {name: (hint, item.metadata) for name, item, hint in recipe_keys()}
-    axes = []
+    axes: list[Axis] = []
+    added: list[str] = []
     for key, form in _flat(tables, hints):
         if path is None and frozen and key.startswith(FINETUNE):
             continue  # who asks for a head alone and names no space wants the head's keys
         axis = _axis(key, form, recipe, resolved, hints, problems)
         if axis is not None:
-            axes.append(axis)
+            axes.append(_with_own(axis, resolved, hints[key][1]["choices"]))
+            more = len(axes[-1].corners()) != len(axis.corners())
+            if more or (not axis.values and axes[-1].corners() != axis.corners()):
+                added.append(f"{key} = {values_of(resolved, Space((axis,)))[key]}")
     problems += _conflicts(axes, frozen)
     if not axes and not problems:
         problems.append(f"expected at least one recipe key, each with {FORMS}")
     if problems:
         raise RecipeError(problems, origin)
-    return Space(tuple(sorted(axes, key=lambda axis: axis.needs_finetuning)), origin)
+    return Space(tuple(sorted(axes, key=lambda axis: axis.needs_finetuning)), origin, tuple(added))
 
 
 def _flat(tables: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -99,6 +106,47 @@ def _axis(
     found = [line for value in axis.corners() for line in _complaints(recipe, key, value)]
     problems += list(dict.fromkeys(found))
     return None if found else axis
+
+
+def _with_own(axis: Axis, resolved: Recipe, choices: Sequence[str] | None) -> Axis:
+    """The axis with what the recipe says on it: in its place among ordered values, or within the range."""
+    said = values_of(resolved, Space((axis,)))
+    own = said[axis.key]
+    if own is None or (axis.needs_finetuning and said[UNFREEZE] == NOTHING_THAWED):
+        return axis
+    if not axis.values and (own > 0 or axis.scale == "linear"):
+        return dataclasses.replace(axis, low=min(axis.low, own), high=max(axis.high, own), own=own)
+    values = list(axis.values)
+    if not values:  # no logarithmic range reaches zero: a ladder of whole and half powers of ten does
+        rungs = max(2, math.ceil(2 * math.log10(axis.high / axis.low)) + 1)
+        steps = [(axis.high / axis.low) ** (rung / (rungs - 1)) for rung in range(rungs)]
+        values = list(dict.fromkeys(axis.decoded(axis.low * step) for step in steps))
+    numbers = all(isinstance(value, (int, float)) for value in [*values, own])
+    # A rung of a ladder around the recipe's own value is that value, rounded.
+    values = [
+        own if value == own or (numbers and math.isclose(value, own, rel_tol=SAME)) else value
+        for value in values
+    ]
+    if own not in values:
+        places: Sequence[Any] = sorted([*values, own])
+        if axis.key == UNFREEZE:
+            places = get_backbone(resolved.backbone.name or "").unfreeze_points
+        elif choices and {*values, own} <= set(choices):
+            places = choices
+        rising = sorted(values, key=places.index)
+        if values in (rising, rising[::-1]):
+            values = sorted([*values, own], key=places.index, reverse=values != rising)
+        else:
+            values.append(own)
+    return dataclasses.replace(
+        axis,
+        values=tuple(values),
+        ordered=axis.ordered or not axis.values,
+        low=0.0,
+        high=0.0,
+        scale="linear",
+        whole=False,
+    )
 
 
 def _complaints(recipe: Recipe, key: str, value: Any) -> tuple[str, ...]:

@@ -43,7 +43,7 @@ class TrialTable:
         self.sign = sign_of(monitor)
         earlier = read_records(folder)
         self.done = len(earlier)
-        self._spent = _seconds_in(folder)
+        self._spent = seconds_in(folder)
         self._began = time.monotonic()
         self._best: TrialRecord | None = None
         for record in earlier:
@@ -76,7 +76,9 @@ class TrialTable:
             best = f", the best {self._best.score:.4f}" if self._best and self._best.score is not None else ""
             self.progress.note(f"Going on in {self.folder.path}: {self.done} trials have ended{best}")
             self._tracker.advance(self.done)
-        self._say("trial", "score", "", "best", "seconds", "left", f"values; the score is {self.monitor}")
+        self._say(
+            "trial", "score", "", "best", "seconds", "in all", "left", f"values; the score is {self.monitor}"
+        )
 
     def ended(self, trial_id: str) -> None:
         """Tell of a trial that ended."""
@@ -90,17 +92,26 @@ class TrialTable:
         score = "failed" if record.score is None else f"{record.score:.4f}"
         mark = "*" if record is self._best else ""
         count = f"{self.done}/{self.trials}" if self.trials else f"{self.done}"
-        self._say(count, score, mark, best, f"{record.seconds:.1f}", self._left(), shown_values(record))
+        self._say(
+            count,
+            score,
+            mark,
+            best,
+            f"{record.seconds:.1f}",
+            f"{self._seconds():.0f}",
+            self._left(),
+            shown_values(record),
+        )
         self._tracker.advance(1, f"best {best}")
 
     def _say(
-        self, count: str, score: str, mark: str, best: str, seconds: str, left: str, values: str
+        self, count: str, score: str, mark: str, best: str, seconds: str, wall: str, left: str, values: str
     ) -> None:
         """A line of the table, as long as a line of the terminal at most."""
         width = shutil.get_terminal_size().columns
-        figures = f"{count:>7}  {score:>7} {mark:1}  {best:>7}  {seconds:>7}  {left:>11}"
+        figures = f"{count:>7}  {score:>7} {mark:1}  {best:>7}  {seconds:>7}  {wall:>6}  {left:>11}"
         if width < FULL_COLUMNS:
-            figures = f"{count}  {score}{mark}  {best}  {seconds}  {left}"
+            figures = f"{count}  {score}{mark}  {best}  {seconds}  {wall}  {left}"
         self.progress.note("\n".join(wrapped(f"{figures}  {values}", width, VALUES_INDENT)))
 
     def _compare(self, record: TrialRecord) -> None:
@@ -125,8 +136,8 @@ class TrialTable:
         return "?" if seconds == float("inf") else duration(seconds)
 
 
-def _seconds_in(folder: SearchFolder) -> float:
-    """What earlier starts of the search took, up to the last trial that ended."""
+def seconds_in(folder: SearchFolder) -> float:
+    """What all starts of the search took, up to the last trial that ended."""
     if not folder.clock_json.is_file():
         return 0.0
     try:
