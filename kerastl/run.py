@@ -102,6 +102,16 @@ class Run:
         return self.path / "curves.png"
 
     @property
+    def predictions_csv(self) -> Path:
+        """What the winner answers to each validation and test image, the largest loss first."""
+        return self.path / "predictions.csv"
+
+    @property
+    def worst_png(self) -> Path:
+        """The test images that it is most wrong about."""
+        return self.path / "worst.png"
+
+    @property
     def confusion_png(self) -> Path:
         """Confusion matrix of the test split."""
         return self.path / "confusion.png"

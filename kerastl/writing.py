@@ -55,15 +55,15 @@ def write_text_atomic(path: Path | str, text: str) -> None:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
-def write_json_atomic(path: Path | str, value: Any) -> None:
-    """Write plain Python values as indented JSON.
+def write_json_atomic(path: Path | str, value: Any, compact: bool = False) -> None:
+    """Write plain Python values as JSON, indented unless it is to be compact.
 
     NaN and infinities are refused: other programs cannot read them. `None` stands for what is not known.
 
     Raises:
         TypeError, ValueError: if `value` holds what JSON does not know; nothing is written.
     """
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(value, indent=None if compact else 2, ensure_ascii=False, allow_nan=False)
     write_text_atomic(path, text + "\n")
 
 

@@ -76,7 +76,7 @@ def test_the_run_folder_holds_all_that_is_needed(fitted: Path) -> None:
     names = {path.name for path in run.iterdir()}
     assert names >= {
         "recipe.toml", "environment.json", "data.json", "splits.csv", "plan.txt", "head_phase.csv",
-        "finetune_phase.csv", "model.keras", "report.json", "report.md", "curves.png", "confusion.png",
+        "finetune_phase.csv", "model.keras", "report.json", "report.md", "curves.png", "confusion.png", "predictions.csv",
         "augmentation.png", "log.txt", "calibration.json",
     }  # fmt: skip
     assert "scratch" not in names
@@ -155,6 +155,18 @@ def test_evaluate_repeats_the_test_result_and_takes_other_data(
     other = tmp_path / "other"
     for colour in ("red", "green"):
         shutil.copytree(solid_colours / colour, other / colour)
+    done = kerastl("evaluate", run_of(fitted), "--csv", "-q")
+    printed = list(csv.DictReader(done.stdout.splitlines()))
+    with (run_of(fitted) / "predictions.csv").open() as file:
+        written = [row for row in csv.DictReader(file) if row["split"] == "test"]
+    assert [row["id"] for row in printed] == [row["id"] for row in written]
+    for one, two in zip(printed, written, strict=True):
+        assert (one["true"], one["predicted"]) == (two["true"], two["predicted"])
+        assert float(one["loss"]) == pytest.approx(float(two["loss"]), abs=0.02)
+    mean = sum(float(row["loss"]) for row in written) / len(written)
+    assert mean == pytest.approx(report_of(fitted)["metrics"]["log_loss"], abs=1e-5)
+    wrong = sum(row["true"] != row["predicted"] for row in written)
+    assert 1 - wrong / len(written) == pytest.approx(report_of(fitted)["metrics"]["accuracy"])
     done = kerastl("evaluate", run_of(fitted), "--data", other, "--json")
     assert json.loads(done.stdout)["count"] == 48
     (other / "red").rename(other / "purple")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
+from scipy.special import expit
 from sklearn import metrics as reference
 
 from kerastl.errors import DataError, TrainingError
+from kerastl.evaluation.answers import answers_of
 from kerastl.evaluation.metrics import Metrics, evaluate_logits, wilson_interval
 
 
@@ -36,8 +39,8 @@ def test_single_label_figures_equal_scikit_learns(count: int, classes: int) -> N
     assert measured.log_loss == pytest.approx(
         reference.log_loss(labels, probabilities, labels=range(classes)), rel=1e-9
     )
-    assert np.array_equal(
-        np.array(measured.confusion), reference.confusion_matrix(labels, predicted, labels=range(classes))
+    assert measured.confusion is not None and np.array_equal(
+        measured.confusion.dense(), reference.confusion_matrix(labels, predicted, labels=range(classes))
     )
     precision, recall, f1, support = reference.precision_recall_fscore_support(
         labels, predicted, labels=range(classes), zero_division=np.nan
@@ -89,7 +92,8 @@ def test_a_case_worked_out_by_hand() -> None:
     assert (b.support, b.precision, b.recall, b.f1) == (1, 0.5, 1.0, pytest.approx(2 / 3))
     assert (c.support, c.predicted, c.precision, c.recall, c.f1) == (0, 0, None, None, None)
     assert measured.accuracy == 0.75 and measured.count == 4
-    assert measured.confusion == ((2, 1, 0), (0, 1, 0), (0, 0, 0))
+    assert measured.confusion is not None and measured.confusion.pairs == 1
+    assert measured.confusion.to_plain() == [[2, 1, 0], [0, 1, 0], [0, 0, 0]]
     assert measured.macro_f1 == pytest.approx((0.8 + 2 / 3) / 2)
     right = math.log(math.exp(2) + 2) - 2
     assert measured.log_loss == pytest.approx((3 * right + right + 2) / 4)
@@ -150,7 +154,72 @@ def test_metrics_survive_json() -> None:
         evaluate_logits(logits, labels, names(7)),
         evaluate_logits(logits, (logits > 1).astype(np.uint8), names(7), multi_label=True),
     ):
-        assert Metrics.from_dict(json.loads(json.dumps(measured.to_dict(), allow_nan=False))) == measured
+        written = json.loads(json.dumps(measured.to_dict(), allow_nan=False))
+        read = Metrics.from_dict(written)
+        assert read.to_dict() == measured.to_dict() and read.classes == measured.classes
+
+
+def test_many_classes_cost_memory_and_json_in_proportion_not_in_squares() -> None:
+    random = np.random.default_rng(0)
+    classes, count = 30_000, 300
+    labels = random.integers(0, classes, count)
+    logits = np.zeros((count, classes), np.float32)
+    # every image is taken for the next class, two in a hundred of them for class 7
+    logits[np.arange(count), np.where(np.arange(count) < 6, 7, (labels + 1) % classes)] = 5.0
+    labels[:6] = 3
+    tracemalloc.start()
+    measured = evaluate_logits(logits, labels, names(classes))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3e8, "the matrix alone would be 3.6 GB in 32 bits"
+    text = json.dumps(measured.to_dict())
+    assert len(text) < 6e6
+    kept = json.loads(text)["confusion"]
+    assert kept["size"] == classes and kept["largest"][0] == [3, 7, 6] and len(kept["largest"]) <= 1000
+    assert kept["pairs"] == len(np.unique(labels)) == measured.confusion.pairs
+    again = Metrics.from_dict(json.loads(text))
+    assert again.confusion.largest(1).tolist() == [[3, 7, 6]] and again.confusion.pairs == kept["pairs"]
+
+
+def test_figures_do_not_depend_on_how_many_rows_are_taken_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits, labels = random_case(50, 7)
+    several = (logits > 1).astype(np.uint8)
+    whole = [
+        evaluate_logits(logits, labels, names(7)),
+        evaluate_logits(logits, several, names(7), multi_label=True),
+    ]
+    monkeypatch.setattr("kerastl.evaluation.metrics._BYTES_AT_ONCE", 8 * 7 * 3)
+    parts = [
+        evaluate_logits(logits, labels, names(7)),
+        evaluate_logits(logits, several, names(7), multi_label=True),
+    ]
+    for one, other in zip(whole, parts, strict=True):
+        assert one.log_loss == pytest.approx(other.log_loss) and one.classes == other.classes
+        assert (one.accuracy, one.top5_accuracy, one.hamming_loss) == (
+            other.accuracy, other.top5_accuracy, other.hamming_loss,
+        )  # fmt: skip
+
+
+def test_answers_name_each_image_the_worst_first() -> None:
+    logits = np.array([[2.0, 0.0], [0.0, 3.0], [900.0, 0.0]])
+    ids = np.array(["a.png", "b.png", "c.png"], object)
+    answers = answers_of("test", ids, logits, np.array([0, 0, 1]), ["cat", "dog"])
+    assert [(each.id, each.true, each.predicted) for each in answers] == [
+        ("c.png", "dog", "cat"), ("b.png", "cat", "dog"), ("a.png", "cat", "cat"),
+    ]  # fmt: skip
+    assert [each.loss for each in answers] == pytest.approx([900.0, 3.048587, 0.126928])
+    assert [each.probability for each in answers] == pytest.approx([1.0, 0.952574, 0.880797])
+    metrics = evaluate_logits(logits, np.array([0, 0, 1]), ["cat", "dog"])
+    assert np.mean([each.loss for each in answers]) == pytest.approx(metrics.log_loss, abs=1e-6)
+
+
+def test_answers_with_several_labels_name_all_that_are_there_and_all_that_are_given() -> None:
+    logits, labels = np.array([[2.0, 1.0, -1.0], [-1.0, -1.0, -1.0]]), np.array([[1, 1, 0], [0, 1, 1]])
+    answers = answers_of("test", np.array(["a", "b"], object), logits, labels, ["x", "y", "z"], True)
+    assert [(each.true, each.predicted) for each in answers] == [("y|z", ""), ("x|y", "x|y")]
+    assert answers[1].probability == pytest.approx(expit(2) * expit(1) * expit(1), abs=1e-6)
+    metrics = evaluate_logits(logits, labels, ["x", "y", "z"], multi_label=True)
+    assert np.mean([each.loss for each in answers]) == pytest.approx(metrics.log_loss, abs=1e-6)
 
 
 def test_what_does_not_fit_is_refused() -> None:

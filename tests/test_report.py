@@ -14,10 +14,12 @@ import pytest
 from PIL import Image
 
 from kerastl.evaluation.abstention import Accepted
+from kerastl.evaluation.answers import LabelledAnswer
 from kerastl.evaluation.calibration import Calibration, Reliability
 from kerastl.evaluation.metrics import evaluate_logits
 from kerastl.report.page import PhaseSummary, Report, report_text, worst_confusions, write_report
-from kerastl.report.plots import plot_augmentation, plot_confusion, plot_curves
+from kerastl.report.plots import plot_confusion, plot_curves
+from kerastl.report.plots_images import plot_augmentation, plot_worst
 from kerastl.report.trust import Trust
 from kerastl.run import Run, create_run
 from kerastl.wording import duration
@@ -75,6 +77,23 @@ def test_the_json_holds_every_figure(run: Run) -> None:
     assert {field.name for field in dataclasses.fields(Report)} == set(values)
     assert values["metrics"] == json.loads(json.dumps(report.metrics.to_dict()))
     assert values["phases"][1]["best_epoch"] == 6
+
+
+def test_the_report_of_many_classes_stays_small_and_says_what_it_leaves_out(run: Run) -> None:
+    report = make_report([f"class {i}" for i in range(2000)], count=3000)
+    write_report(run, report)
+    assert run.report_json.stat().st_size < 1e6 and run.report_md.stat().st_size < 5e4
+    values = json.loads(run.report_json.read_text())
+    assert len(values["metrics"]["classes"]) == 2000 and len(values["class_names"]) == 2000
+    assert len(values["metrics"]["confusion"]["largest"]) == 1000 < values["metrics"]["confusion"]["pairs"]
+    page = run.report_md.read_text()
+    absent = sum(each.support == 0 for each in report.metrics.classes)
+    assert f"The 200 weakest classes that have a test image; {absent:,} of 2,000 have none." in page
+    assert "kept up to 200 classes, and drawn up to 1,000" in page
+    small = make_report([f"class {i}" for i in range(200)])
+    write_report(run, small)
+    assert len(json.loads(run.report_json.read_text())["metrics"]["confusion"]) == 200
+    assert "weakest" not in run.report_md.read_text(), "the control: of 200 classes nothing is left out"
 
 
 def test_the_page_gives_counts_intervals_and_confusions_in_words(run: Run) -> None:
@@ -180,6 +199,13 @@ def test_confusion_pictures_grow_with_the_classes_but_not_without_end(tmp_path: 
     plot_confusion(matrix, [f"$class {i}" for i in range(classes)], tmp_path / "confusion.png")
     width, height = Image.open(tmp_path / "confusion.png").size
     assert 300 < width < 2300 and 300 < height < 2300
+
+
+def test_the_worst_answers_are_drawn_with_their_names(tmp_path: Path) -> None:
+    answer = LabelledAnswer("test", "a.png", "a class with quite a long name", "$b_c$", 0.98, 4.0)
+    for count in (1, 5):
+        plot_worst([(np.zeros((96, 96, 3), np.uint8), answer)] * count, tmp_path / "worst.png")
+        assert Image.open(tmp_path / "worst.png").size > (200 * min(count, 4), 200)
 
 
 def test_augmentation_pictures_take_rows_of_different_lengths(tmp_path: Path) -> None:

@@ -8,26 +8,41 @@ from typing import TYPE_CHECKING
 import click
 
 from kerastl.cli.options import debug_option, json_option, progress_option
-from kerastl.cli.terminal import print_json, quiet_tensorflow, show, table
+from kerastl.cli.terminal import print_csv, print_json, quiet_tensorflow, show, table
 from kerastl.progress import Progress
 from kerastl.wording import counted, share
 
 if TYPE_CHECKING:
     from kerastl.evaluation.metrics import Metrics
 
+# More classes than a terminal scrolls back are not printed one by one, only the weakest.
+MOST_CLASSES, FEW_CLASSES = 200, 20
+
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--data", metavar="SOURCE", help="Images to evaluate on; the run's own test split without it.")
 @json_option
+@click.option(
+    "--csv",
+    "as_csv",
+    is_flag=True,
+    help="Print what the model answers to each image as CSV, the largest loss first.",
+)
 @progress_option
 @debug_option
-def evaluate(run: Path, data: str | None, as_json: bool, progress: Progress) -> None:
+def evaluate(run: Path, data: str | None, as_json: bool, as_csv: bool, progress: Progress) -> None:
     """Measure the model of a run on labelled images."""
+    if as_json and as_csv:
+        raise click.UsageError("--json and --csv exclude each other.")
     quiet_tensorflow()
     from kerastl import workflow
 
-    metrics = workflow.evaluate(run, data, progress=progress)
+    metrics, answers = workflow.evaluate_each(run, data, progress=progress)
+    if as_csv:
+        columns = ("split", "id", "true", "predicted", "probability", "loss")
+        print_csv(columns, [[getattr(each, column) for column in columns] for each in answers])
+        return
     if as_json:
         print_json(metrics)
         return
@@ -38,8 +53,15 @@ def overview(metrics: Metrics) -> str:
     """The figures of all images, and a line for each class."""
     low, high = metrics.accuracy_interval
     what = "all labels right" if metrics.multi_label else "accuracy"
-    rows = [(c.name, c.support, share(c.precision), share(c.recall), share(c.f1)) for c in metrics.classes]
+    classes, note = list(metrics.classes), ""
+    if len(classes) > MOST_CLASSES:
+        known = [each for each in classes if each.f1 is not None]
+        classes = sorted(known, key=lambda each: each.f1 or 0.0)[:FEW_CLASSES]
+        note = f"\nThe {len(classes)} weakest of {counted(len(metrics.classes), 'class', 'classes')}; --json has them all."
+    rows = [(c.name, c.support, share(c.precision), share(c.recall), share(c.f1)) for c in classes]
     return (
         f"{what} {metrics.accuracy:.3f} (95 % interval {low:.3f} to {high:.3f}) on {counted(metrics.count, 'image')}\n"
-        f"log-loss {metrics.log_loss:.3f}\n\n" + table(("class", "images", "precision", "recall", "F1"), rows)
+        f"log-loss {metrics.log_loss:.3f}\n\n"
+        + table(("class", "images", "precision", "recall", "F1"), rows)
+        + note
     )

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import minimize, minimize_scalar
 
-from kerastl.evaluation.metrics import probabilities_of
+from kerastl.evaluation.metrics import blocks, probabilities_of
 
 LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.05, 20.0
 FOLDS = 5
@@ -219,16 +219,20 @@ def calibration_error(logits: np.ndarray, labels: np.ndarray, multi_label: bool 
         labels: int [n]; 0 and 1, [n, classes], for multi-label.
         multi_label: sigmoid instead of softmax.
     """
-    probabilities = probabilities_of(logits, multi_label)
-    if multi_label:
-        given = probabilities > 0.5
-        given[np.arange(len(given)), probabilities.argmax(axis=1)] = True
-        confidence, right = probabilities[given], np.asarray(labels)[given] > 0
-    else:
-        confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
-    places = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
-    gaps = np.bincount(places, confidence - right, BINS)
-    return float(np.abs(gaps).sum() / len(confidence))
+    gaps, count = np.zeros(BINS), 0
+    for rows in blocks(logits):
+        probabilities, truth = probabilities_of(logits[rows], multi_label), np.asarray(labels[rows])
+        best, places = probabilities.argmax(axis=1), np.arange(len(probabilities))
+        if multi_label:
+            given = probabilities > 0.5
+            given[places, best] = True
+            confidence, right = probabilities[given], truth[given] > 0
+        else:
+            confidence, right = probabilities[places, best], best == truth
+        bins = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
+        gaps += np.bincount(bins, confidence - right, BINS)
+        count += len(confidence)
+    return float(np.abs(gaps).sum() / count)
 
 
 def _helps_by_class(

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 from scipy.special import expit, softmax
 
 from kerastl.errors import DataError, TrainingError
+from kerastl.evaluation.confusion import Confusion
 
-_ROWS_AT_ONCE = 8192  # bounds the float64 copies where there are a million examples
+# Bounds the float64 copies, whether there are a million examples or 20,000 classes.
+_BYTES_AT_ONCE = 2**25
 _NORMAL_QUANTILE_95 = 1.959963984540054  # two-sided
 
 
@@ -63,7 +65,7 @@ class Metrics:
         hamming_loss: share of wrong labels; multi-label only.
         mean_average_precision: mean over the labels with support; multi-label only.
         classes: one row a class, in the order of the logits.
-        confusion: [true][predicted] counts; None for multi-label tasks.
+        confusion: which classes were taken for which; None for multi-label tasks.
     """
 
     count: int
@@ -77,11 +79,15 @@ class Metrics:
     hamming_loss: float | None
     mean_average_precision: float | None
     classes: tuple[ClassMetrics, ...]
-    confusion: tuple[tuple[int, ...], ...] | None
+    confusion: Confusion | None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values that JSON takes; `from_dict` turns them back."""
-        return asdict(self)
+        return {
+            **{item.name: getattr(self, item.name) for item in fields(self)},
+            "classes": [vars(row).copy() for row in self.classes],
+            "confusion": None if self.confusion is None else self.confusion.to_plain(),
+        }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Metrics:
@@ -91,7 +97,7 @@ class Metrics:
         changed = {
             "accuracy_interval": (low, high),
             "classes": tuple(ClassMetrics(**row) for row in values["classes"]),
-            "confusion": None if confusion is None else tuple(tuple(row) for row in confusion),
+            "confusion": None if confusion is None else Confusion.from_plain(confusion),
         }
         return cls(**{**values, **changed})
 
@@ -138,7 +144,8 @@ def evaluate_logits(
     highest = 1 if multi_label else classes - 1
     if labels.min() < 0 or labels.max() > highest:
         raise ValueError(f"Labels must lie in 0..{highest}, got {labels.min()}..{labels.max()}.")
-    broken = np.flatnonzero(~np.isfinite(logits).all(axis=1))
+    finite = [np.isfinite(logits[rows]).all(axis=1) for rows in blocks(logits)]
+    broken = np.flatnonzero(~np.concatenate(finite))
     if len(broken):
         raise TrainingError(
             f"The model's output is not a number for {len(broken)} of {len(logits)} examples (the first is number "
@@ -146,7 +153,7 @@ def evaluate_logits(
             "precision = 'float32'."
         )
     measure = _multi_label if multi_label else _single_label
-    return measure(logits, labels.astype(np.int64), tuple(class_names))
+    return measure(logits, labels, tuple(class_names))
 
 
 def wilson_interval(successes: int, count: int) -> tuple[float, float]:
@@ -170,35 +177,35 @@ def _single_label(logits: np.ndarray, labels: np.ndarray, names: tuple[str, ...]
     count, classes = logits.shape
     predicted = np.argmax(logits, axis=1)
     loss, within_five = 0.0, 0
-    for part, part_labels in _parts(logits, labels):
+    for rows in blocks(logits):
+        part, part_labels = logits[rows].astype(np.float64), labels[rows]
         own = part[np.arange(len(part)), part_labels]
-        shifted = part - part.max(axis=1, keepdims=True)  # exp must not overflow
-        loss += float((np.log(np.exp(shifted).sum(axis=1)) + part.max(axis=1) - own).sum())
-        # among equal logits the lower index comes first, as in argmax and tf.math.top_k
-        earlier = np.arange(classes) < part_labels[:, None]
-        ahead = (part > own[:, None]) | ((part == own[:, None]) & earlier)
-        within_five += int((ahead.sum(axis=1) < 5).sum())
-    confusion = np.bincount(labels * classes + predicted, minlength=classes * classes).reshape(
-        classes, classes
+        if classes > 5:
+            # among equal logits the lower index comes first, as in argmax and tf.math.top_k
+            earlier = np.arange(classes) < part_labels[:, None]
+            ahead = (part > own[:, None]) | ((part == own[:, None]) & earlier)
+            within_five += int((ahead.sum(axis=1) < 5).sum())
+        highest = part.max(axis=1)
+        part -= highest[:, None]  # exp must not overflow
+        loss += float((np.log(np.exp(part, out=part).sum(axis=1)) + highest - own).sum())
+    hits = labels == predicted
+    right, support, claimed = (
+        np.bincount(each, minlength=classes).tolist() for each in (labels[hits], labels, predicted)
     )
-    right = np.diag(confusion)
-    support, claimed = confusion.sum(axis=1), confusion.sum(axis=0)
-    rows = tuple(
-        _class_row(names[i], int(right[i]), int(support[i]), int(claimed[i])) for i in range(classes)
-    )
+    rows_of_classes = tuple(map(_class_row, names, right, support, claimed))
     return Metrics(
         count=count,
         multi_label=False,
-        accuracy=int(right.sum()) / count,
-        accuracy_interval=wilson_interval(int(right.sum()), count),
+        accuracy=int(hits.sum()) / count,
+        accuracy_interval=wilson_interval(int(hits.sum()), count),
         top5_accuracy=within_five / count if classes > 5 else None,
         log_loss=loss / count,
-        macro_f1=_mean([row.f1 for row in rows]),
+        macro_f1=_mean([row.f1 for row in rows_of_classes]),
         micro_f1=None,
         hamming_loss=None,
         mean_average_precision=None,
-        classes=rows,
-        confusion=tuple(tuple(int(cell) for cell in row) for row in confusion),
+        classes=rows_of_classes,
+        confusion=Confusion.of(labels, predicted, classes),
     )
 
 
@@ -206,14 +213,19 @@ def _multi_label(logits: np.ndarray, labels: np.ndarray, names: tuple[str, ...])
     from sklearn.metrics import average_precision_score
 
     count, classes = logits.shape
-    predicted = (logits > 0).astype(np.int64)  # a probability above one half
-    loss = 0.0
-    for part, part_labels in _parts(logits, labels):
+    loss, exact, wrong = 0.0, 0, 0
+    right, support, claimed = (np.zeros(classes, np.int64) for _ in range(3))
+    for rows in blocks(logits):
+        part, present = logits[rows].astype(np.float64), labels[rows] > 0
+        given = part > 0  # a probability above one half
         # log(1 + exp(x)) - x y, without overflow
-        loss += float((np.logaddexp(0.0, part) - part * part_labels).sum())
-    right = (predicted * labels).sum(axis=0)
-    support, claimed = labels.sum(axis=0), predicted.sum(axis=0)
-    rows = tuple(
+        loss += float((np.logaddexp(0.0, part) - part * present).sum())
+        right += (given & present).sum(axis=0)
+        support += present.sum(axis=0)
+        claimed += given.sum(axis=0)
+        exact += int((given == present).all(axis=1).sum())
+        wrong += int((given != present).sum())
+    rows_of_labels = tuple(
         _class_row(
             names[i],
             int(right[i]),
@@ -224,7 +236,6 @@ def _multi_label(logits: np.ndarray, labels: np.ndarray, names: tuple[str, ...])
         )
         for i in range(classes)
     )
-    exact = int((predicted == labels).all(axis=1).sum())
     pooled = int(support.sum() + claimed.sum())
     return Metrics(
         count=count,
@@ -233,11 +244,11 @@ def _multi_label(logits: np.ndarray, labels: np.ndarray, names: tuple[str, ...])
         accuracy_interval=wilson_interval(exact, count),
         top5_accuracy=None,
         log_loss=loss / (count * classes),
-        macro_f1=_mean([row.f1 for row in rows]),
+        macro_f1=_mean([row.f1 for row in rows_of_labels]),
         micro_f1=2 * int(right.sum()) / pooled if pooled else None,
-        hamming_loss=int((predicted != labels).sum()) / (count * classes),
-        mean_average_precision=_mean([row.average_precision for row in rows]),
-        classes=rows,
+        hamming_loss=wrong / (count * classes),
+        mean_average_precision=_mean([row.average_precision for row in rows_of_labels]),
+        classes=rows_of_labels,
         confusion=None,
     )
 
@@ -261,7 +272,8 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return math.fsum(known) / len(known) if known else None
 
 
-def _parts(logits: np.ndarray, labels: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    for start in range(0, len(logits), _ROWS_AT_ONCE):
-        stop = start + _ROWS_AT_ONCE
-        yield logits[start:stop].astype(np.float64), labels[start:stop]
+def blocks(logits: np.ndarray) -> Iterator[slice]:
+    """Rows [n, classes] a few at a time, so many that a float64 copy of them stays small."""
+    length = max(1, _BYTES_AT_ONCE // (8 * logits.shape[1]))
+    for start in range(0, len(logits), length):
+        yield slice(start, start + length)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from kerastl.evaluation.confusion import DRAWN_UP_TO, MOST_PAIRS, WHOLE_UP_TO
 from kerastl.evaluation.metrics import ClassMetrics, Metrics
 from kerastl.report.trust import Trust, trust_rows, trust_section
 from kerastl.run import Run
@@ -100,7 +101,7 @@ def write_report(run: Run, report: Report) -> None:
     Raises:
         WriteError: if the run folder cannot be written.
     """
-    write_json_atomic(run.report_json, report.to_dict())
+    write_json_atomic(run.report_json, report.to_dict(), compact=len(report.class_names) > WHOLE_UP_TO)
     write_text_atomic(run.report_md, _page(run, report))
 
 
@@ -144,12 +145,12 @@ def report_text(report: Report, width: int = 80) -> str:
 
 def worst_confusions(metrics: Metrics) -> list[tuple[str, str, int, int]]:
     """(true class, predicted class, how often, images of the true class), most frequent first."""
-    names = [each.name for each in metrics.classes]
+    if metrics.confusion is None:
+        return []
+    classes = metrics.classes
     pairs = [
-        (names[true], names[predicted], count, sum(row))
-        for true, row in enumerate(metrics.confusion or ())
-        for predicted, count in enumerate(row)
-        if count and true != predicted
+        (classes[true].name, classes[predicted].name, count, classes[true].support)
+        for true, predicted, count in metrics.confusion.largest().tolist()
     ]
     return sorted(pairs, key=lambda pair: (-pair[2], pair[3]))
 
@@ -227,6 +228,20 @@ def _page(run: Run, report: Report) -> str:
         parts.append("")
         if run.confusion_png.exists():
             parts += ["![Confusion matrix](confusion.png)", ""]
+        if report.metrics.confusion.size > WHOLE_UP_TO:
+            parts += [
+                f"`report.json` holds the {MOST_PAIRS:,} most frequent confusions: the whole matrix is kept up to "
+                f"{WHOLE_UP_TO} classes, and drawn up to {DRAWN_UP_TO:,}.",
+                "",
+            ]
+    if run.predictions_csv.exists():
+        parts += [
+            "## Image by image", "",
+            "`predictions.csv` says for each validation and test image what it is, what it was taken for and how surely; the "
+            "largest loss comes first.", "",
+        ]  # fmt: skip
+    if run.worst_png.exists():
+        parts += ["![Test images that the model is most wrong about](worst.png)", ""]
     counts = ", ".join(f"{name} {count:,}" for name, count in report.counts.items())
     parts += [
         "## Data and weights", "",
@@ -255,18 +270,26 @@ def _metrics_table(report: Report) -> list[str]:
 
 def _class_table(metrics: Metrics) -> list[str]:
     header = ["class", "images", "precision", "recall", "F1"]
+    classes = metrics.classes
+    if len(classes) > WHOLE_UP_TO:
+        classes = tuple(_weakest(classes)[:WHOLE_UP_TO])
     rows = [
         [escape(each.name), str(each.support), share(each.precision), share(each.recall), share(each.f1)]
-        for each in metrics.classes
+        for each in classes
     ]
     if metrics.multi_label:
         header.append("average precision")
-        rows = [
-            [*row, share(each.average_precision)] for row, each in zip(rows, metrics.classes, strict=True)
-        ]
+        rows = [[*row, share(each.average_precision)] for row, each in zip(rows, classes, strict=True)]
     lines = table(header, rows, left=(0,))
     if any("–" in row for row in rows):
         lines += ["", "–: not defined, because no image has the class or none was given it."]
+    if len(classes) < len(metrics.classes):
+        absent = sum(each.support == 0 for each in metrics.classes)
+        lines += [
+            "",
+            f"The {len(classes)} weakest classes that have a test image; {absent:,} of {len(metrics.classes):,} have none. "
+            "`report.json` holds them all.",
+        ]
     return lines
 
 

@@ -213,34 +213,6 @@ def plot_confusion(
     _save(figure, path)
 
 
-def plot_augmentation(rows: Sequence[tuple[str, Sequence[np.ndarray]]], path: Path | str) -> None:
-    """Draw training images beside what augmentation makes of them.
-
-    Args:
-        rows: (label, [original, view, view, …]), images uint8 [height, width, 3], RGB.
-        path: the PNG to write.
-    """
-    columns = max(len(images) for _, images in rows)
-    labels = [label if len(label) <= 22 else label[:21] + "…" for label, _ in rows]
-    margin = max(len(label) for label in labels) * 0.085 + 0.2
-    figure = _figure(1.3 * columns + margin, 1.3 * len(rows) + 0.5)
-    grid = figure.subplots(len(rows), columns, squeeze=False)
-    for row, (_, images) in enumerate(rows):
-        for column in range(columns):
-            axis = grid[row, column]
-            axis.set_xticks([])
-            axis.set_yticks([])
-            axis.spines[:].set_visible(False)
-            if column < len(images):
-                axis.imshow(np.asarray(images[column], np.uint8), interpolation="nearest")
-            if row == 0:
-                axis.set_title("original" if column == 0 else f"view {column}", fontsize=10)
-        grid[row, 0].set_ylabel(
-            labels[row], rotation=0, ha="right", va="center", fontsize=10, parse_math=False, labelpad=6
-        )
-    _save(figure, path)
-
-
 def _column(epochs: Sequence[Mapping[str, float]], key: str) -> np.ndarray:
     return np.array([epoch.get(key, math.nan) for epoch in epochs], np.float64)
 

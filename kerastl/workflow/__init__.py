@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from kerastl.workflow.predicting import Patience, Prediction, predict
     from kerastl.workflow.ranging import RateRangeSummary, lr_range
     from kerastl.workflow.ranking import Ranking, rank
-    from kerastl.workflow.use import evaluate, export
+    from kerastl.workflow.use import evaluate, evaluate_each, export
 
 # TensorFlow reads it when it first uses a GPU, of which it would otherwise take all memory: from the other processes
 # there, and from the libraries that it calls itself.
@@ -39,6 +39,7 @@ __all__ = [
     "convert",
     "datasets",
     "evaluate",
+    "evaluate_each",
     "export",
     "fit",
     "lr_range",
@@ -63,6 +64,7 @@ _HOMES = {
     "Patience": "predicting",
     "Prediction": "predicting",
     "evaluate": "use",
+    "evaluate_each": "use",
     "export": "use",
     "fit": "fitting",
     "plan": "planning",

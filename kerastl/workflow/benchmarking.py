@@ -135,13 +135,13 @@ def benchmark(
     split, source = evaluation_split(recipe, data)
     with tempfile.TemporaryDirectory(prefix="kerastl-benchmark-") as scratch:
         place = Path(scratch)
-        kept, labels = decode_labelled(split, source, serving.image_size, class_names, place, progress)
+        kept, labels, _ = decode_labelled(split, source, serving.image_size, class_names, place, progress)
         pixels = place / "pixels.npy"
         _write_pixels(kept, pixels)
         representative = np.zeros((0, serving.image_size, serving.image_size, 3), np.uint8)
         if any(FORMATS[name].is_integer for name in chosen if name in FORMATS):
             train = some_of(make_splits(open_examples(recipe.data), recipe.data).train, REPRESENTATIVE_IMAGES)
-            images, known = decode_labelled(
+            images, known, _ = decode_labelled(
                 train, recipe.data, serving.image_size, class_names, place, progress
             )
             representative = images[np.arange(len(known))]

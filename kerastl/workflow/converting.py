@@ -111,8 +111,8 @@ def convert(
             key: decode_labelled(split, recipe.data, serving.image_size, class_names, Path(scratch), progress)
             for key, split in wanted.items()
         }
-        pixels = {key: kept[np.arange(len(labels))] for key, (kept, labels) in decoded.items()}
-        labels = {key: labels for key, (_, labels) in decoded.items()}
+        pixels = {key: kept[np.arange(len(labels))] for key, (kept, labels, _) in decoded.items()}
+        labels = {key: labels for key, (_, labels, _) in decoded.items()}
     images = check_images(
         model,
         np.concatenate([pixels["validation"], pixels["test"]]),

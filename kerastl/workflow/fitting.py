@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from kerastl.errors import Interrupted, KerastlError
+from kerastl.evaluation.confusion import DRAWN_UP_TO
 from kerastl.evaluation.metrics import probabilities_of
 from kerastl.export.publish import ExportedModel
 from kerastl.features.cache import Cache
@@ -32,7 +33,7 @@ from kerastl.workflow.facts import model_facts
 from kerastl.workflow.logbook import Logbook
 from kerastl.workflow.planning import make_plan
 from kerastl.workflow.prepare import Prepared, decode_splits, make_repeatable, open_splits, precision_of
-from kerastl.workflow.records import write_data, write_histories, write_preview
+from kerastl.workflow.records import write_answers, write_data, write_histories, write_preview
 from kerastl.writing import replace_atomically, write_json_atomic, write_text_atomic
 
 
@@ -159,8 +160,9 @@ def fit(
             seconds=time.perf_counter() - started,
             warnings=splits.warnings,
         )
-        if test.confusion is not None:
-            plot_confusion(np.asarray(test.confusion), prepared.splits.class_names, run.confusion_png)
+        if test.confusion is not None and test.confusion.size <= DRAWN_UP_TO:
+            plot_confusion(test.confusion.dense(), prepared.splits.class_names, run.confusion_png)
+        write_answers(run, prepared, logits)
         # Before the export: the test split is looked at once, and what it said must not be lost with a failed check.
         write_report(run, report)
         exported = None

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kerastl.data.examples import Split, spread_positions
+from kerastl.data.examples import Split, listed, spread_positions
 from kerastl.data.names import class_name
 from kerastl.data.sources import open_examples
 from kerastl.data.splits import make_splits
@@ -58,8 +58,8 @@ def decode_labelled(
     class_names: Sequence[str],
     scratch: Path,
     progress: Progress,
-) -> tuple[KeptPixels, np.ndarray]:
-    """The readable images of a split, and their labels in the numbering of `class_names`.
+) -> tuple[KeptPixels, np.ndarray, np.ndarray]:
+    """The readable images of a split, their labels in the numbering of `class_names`, and their identities.
 
     Args:
         split: which images.
@@ -79,7 +79,7 @@ def decode_labelled(
     labels = np.delete(_labels_in(split, class_names), list(unreadable), axis=0)
     if not len(labels):
         raise DataError(f"None of the {split.count} images of {split.examples.origin} can be read")
-    return pixels, labels
+    return pixels, labels, np.delete(split.ids, list(unreadable))
 
 
 def _labels_in(split: Split, class_names: Sequence[str]) -> np.ndarray:
@@ -90,7 +90,7 @@ def _labels_in(split: Split, class_names: Sequence[str]) -> np.ndarray:
     if unknown:
         raise DataError(
             f"{examples.origin} has a class '{unknown[0]}' that the model does not know."
-            f"{nearest(unknown[0], class_names)} Its classes: {', '.join(class_names)}"
+            f"{nearest(unknown[0], class_names)} Its classes: {listed(class_names, 20)}"
         )
     numbers = np.array([codes[class_name(name)] for name in examples.class_names], np.int32)
     if not examples.multi_label:

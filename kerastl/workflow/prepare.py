@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from kerastl.data.examples import SPLIT_NAMES, Split, Splits, label_counts, without
+from kerastl.data.examples import SPLIT_NAMES, Split, Splits, label_counts, listed, without
 from kerastl.data.sources import open_examples
 from kerastl.data.splits import make_splits
 from kerastl.errors import DataError
@@ -169,5 +169,5 @@ def _check_classes(train: Split, class_names: tuple[str, ...]) -> None:
     empty = [name for name, count in zip(class_names, counts, strict=True) if not count]
     if empty:
         raise DataError(
-            f"No readable training image is left of {', '.join(empty)}. Add images, or remove the class"
+            f"No readable training image is left of {listed(empty)}. Add images, or remove the class"
         )

@@ -8,14 +8,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import tensorflow as tf
+
 from kerastl.data.examples import Splits, spread_positions
-from kerastl.report.plots import plot_augmentation, plot_curves
+from kerastl.evaluation.answers import answers_of
+from kerastl.image.decode import decode
+from kerastl.report.plots import plot_curves
+from kerastl.report.plots_images import plot_augmentation, plot_worst
 from kerastl.run import Run
 from kerastl.training.routine import FitResult
 from kerastl.workflow.prepare import Prepared
 from kerastl.writing import write_json_atomic, write_text_atomic
 
 PREVIEW_IMAGES = 6
+WORST_IMAGES = 12
+WORST_PIXELS = 96
 
 
 def write_data(run: Run, prepared: Prepared) -> None:
@@ -55,6 +63,30 @@ def write_preview(run: Run, prepared: Prepared) -> None:
     by_view = [views.images(positions, view) for view in shown]
     rows = [(str(split.ids[p]), [images[i] for images in by_view]) for i, p in enumerate(positions)]
     plot_augmentation(rows, run.augmentation_png)
+
+
+def write_answers(run: Run, prepared: Prepared, logits: Mapping[str, np.ndarray]) -> None:
+    """Write what the winner answers to each image, and draw the test images that it is most wrong about.
+
+    Args:
+        run: is written to.
+        prepared: split images.
+        logits: split → float [n, classes], of `validation` and `test`.
+    """
+    data, class_names = prepared.recipe.data, prepared.splits.class_names
+    answers = [
+        answers_of(name, part.ids, logits[name], part.labels, class_names, data.multi_label)
+        for name, part in (("validation", prepared.splits.validation), ("test", prepared.splits.test))
+    ]
+    write_rows(run.predictions_csv, [vars(each) for part in answers for each in part])
+    test = prepared.splits.test
+    places = {str(identity): place for place, identity in enumerate(test.ids)}
+    worst = [each for each in answers[-1] if each.true != each.predicted][:WORST_IMAGES]
+    if worst:
+        positions = np.array([places[each.id] for each in worst])
+        encoded = test.examples.encoded(test.indices[positions]).as_numpy_iterator()
+        images = [decode(tf.constant(each), WORST_PIXELS, data.resize).numpy() for each in encoded]
+        plot_worst(list(zip(images, worst, strict=True)), run.worst_png)
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -13,6 +13,7 @@ import tensorflow as tf
 from kerastl.data.sources import open_examples
 from kerastl.data.splits import make_splits
 from kerastl.encoded import find_images
+from kerastl.evaluation.answers import LabelledAnswer, answers_of
 from kerastl.evaluation.metrics import Metrics, evaluate_logits, probabilities_of
 from kerastl.export.publish import ExportedModel
 from kerastl.export.reader import load_exported
@@ -32,7 +33,14 @@ READ_BATCH = 64
 
 
 def evaluate(run: Path | str, data: str | None = None, *, progress: Progress = Progress()) -> Metrics:
-    """Measure a run's model.
+    """Measure a run's model; see `evaluate_each`."""
+    return evaluate_each(run, data, progress=progress)[0]
+
+
+def evaluate_each(
+    run: Path | str, data: str | None = None, *, progress: Progress = Progress()
+) -> tuple[Metrics, list[LabelledAnswer]]:
+    """Measure a run's model, and say what it answers to each image.
 
     Args:
         run: the run's folder.
@@ -41,7 +49,7 @@ def evaluate(run: Path | str, data: str | None = None, *, progress: Progress = P
         progress: listens.
 
     Returns:
-        The metrics.
+        The metrics; and the answers, those with the largest loss first.
 
     Raises:
         UserError: run or data cannot be used, or the data have classes that the model does not know.
@@ -51,7 +59,7 @@ def evaluate(run: Path | str, data: str | None = None, *, progress: Progress = P
     split, source = evaluation_split(recipe, data)
     assert recipe.backbone.image_size
     with tempfile.TemporaryDirectory(prefix="kerastl-") as scratch:
-        pixels, labels = decode_labelled(
+        pixels, labels, ids = decode_labelled(
             split, source, recipe.backbone.image_size, class_names, Path(scratch), progress
         )
         model = keras.saving.load_model(folder.model_keras)
@@ -61,7 +69,9 @@ def evaluate(run: Path | str, data: str | None = None, *, progress: Progress = P
             lambda positions, view: pixels[positions].astype(np.float32),
             evaluation_batch(recipe.finetune_phase),
         )
-    return evaluate_logits(logits, labels, class_names, recipe.data.multi_label)
+    multi_label = recipe.data.multi_label
+    metrics = evaluate_logits(logits, labels, class_names, multi_label)
+    return metrics, answers_of(split.name, ids, logits, labels, class_names, multi_label)
 
 
 def predict_with_folder(

@@ -1,0 +1,81 @@
+"""What a model answers to each labelled image: to find the images behind the figures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from kerastl.evaluation.metrics import blocks, probabilities_of
+
+LABEL_SEPARATOR = "|"
+
+
+@dataclass(frozen=True)
+class LabelledAnswer:
+    """What a model answers to one image; its figures are rounded to six decimals.
+
+    Attributes:
+        split: that the image belongs to.
+        id: of the image, as splits.csv has it.
+        true: its class; of several labels all, separated by `|`.
+        predicted: the most probable class; of several labels those above one half.
+        probability: of that answer, 0..1; of several labels that all of them are as answered, as if one said nothing of another.
+        loss: log-loss in nats; of several labels their mean.
+    """
+
+    split: str
+    id: str
+    true: str
+    predicted: str
+    probability: float
+    loss: float
+
+
+def answers_of(
+    split: str,
+    ids: np.ndarray,
+    logits: np.ndarray,
+    labels: np.ndarray,
+    class_names: Sequence[str],
+    multi_label: bool = False,
+) -> list[LabelledAnswer]:
+    """The answers to images, those with the largest loss first.
+
+    Args:
+        split: name of the split.
+        ids: of the images, [n].
+        logits: float [n, classes].
+        labels: int [n]; 0 and 1, [n, classes], for multi-label.
+        class_names: in the order of the logits.
+        multi_label: sigmoid instead of softmax.
+    """
+    answers: list[LabelledAnswer] = []
+
+    def named(present: np.ndarray) -> str:
+        return LABEL_SEPARATOR.join(class_names[place] for place in np.flatnonzero(present).tolist())
+
+    for rows in blocks(logits):
+        part, truth = np.asarray(logits[rows], np.float64), np.asarray(labels[rows])
+        if multi_label:
+            given, signs = part > 0, np.where(truth > 0, 1.0, -1.0)
+            losses = np.logaddexp(0.0, -signs * part).mean(axis=1)
+            probabilities = np.exp(-np.logaddexp(0.0, -np.abs(part)).sum(axis=1))
+            names = [(named(one), named(other)) for one, other in zip(truth > 0, given, strict=True)]
+        else:
+            best, places = part.argmax(axis=1), np.arange(len(part))
+            shares = probabilities_of(part)
+            probabilities = shares[places, best]
+            # from the logits: a small probability may round to nothing
+            losses = part[places, best] - part[places, truth] - np.log(probabilities)
+            names = [
+                (class_names[one], class_names[other])
+                for one, other in zip(truth.tolist(), best.tolist(), strict=True)
+            ]
+        figures = zip(ids[rows], names, probabilities.tolist(), losses.tolist(), strict=True)
+        answers += [
+            LabelledAnswer(split, str(identity), *pair, round(p, 6), round(loss, 6))
+            for identity, pair, p, loss in figures
+        ]
+    return sorted(answers, key=lambda answer: -answer.loss)
