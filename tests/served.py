@@ -131,16 +131,19 @@ class StandIn:
 
 
 @contextlib.contextmanager
-def stand_in(models: dict[str, Path]) -> Iterator[StandIn]:
+def stand_in(models: dict[str, Path], *options: str) -> Iterator[StandIn]:
     """The stand-in in a process of its own, which ends with its stdin."""
-    command = [sys.executable, str(STAND_IN), *(f"{name}={folder}" for name, folder in models.items())]
+    command = [
+        sys.executable, str(STAND_IN), *(f"{name}={folder}" for name, folder in models.items()), *options
+    ]  # fmt: skip
+    s = "s" if "--tls" in options else ""
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdin is not None and process.stdout is not None
         try:
             ports = json.loads(process.stdout.readline())
-            grpc = f"grpc://127.0.0.1:{ports['grpc']}" if ports["grpc"] else None
-            yield StandIn(f"http://127.0.0.1:{ports['rest']}", grpc)
+            grpc = f"grpc{s}://127.0.0.1:{ports['grpc']}" if ports["grpc"] else None
+            yield StandIn(f"http{s}://127.0.0.1:{ports['rest']}", grpc)
         finally:
             process.stdin.close()
 
@@ -160,11 +163,13 @@ class Scripted:
 
 
 @contextlib.contextmanager
-def scripted(answer: Callable[[int, list[Any]], tuple[int, Any]]) -> Iterator[Scripted]:
+def scripted(
+    answer: Callable[[int, list[Any]], tuple[int, Any]], status_reply: Any = None
+) -> Iterator[Scripted]:
     """A server whose `answer` gets the number of the request, 1 for the first, and the images it holds.
 
     It returns a status and a body: text as it is, all else as JSON. A status of 0 drops the connection; a negative
-    one answers with 200 after so many tenths of a second. It has no metadata to tell.
+    one answers with 200 after so many tenths of a second. It has no metadata to tell, and a status where one is given.
     """
     script = Scripted(answer)
 
@@ -172,7 +177,10 @@ def scripted(answer: Callable[[int, list[Any]], tuple[int, Any]]) -> Iterator[Sc
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
-            self.reply(404, {"error": "no metadata"})
+            if status_reply is not None and not self.path.endswith("/metadata"):
+                self.reply(200, status_reply)
+            else:
+                self.reply(404, {"error": "no metadata"})
 
         def do_POST(self) -> None:
             request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))

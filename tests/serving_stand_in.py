@@ -1,22 +1,28 @@
 """Stands in for TensorFlow Serving, which comes as a Docker image only: its REST and gRPC APIs around the TF 1 loader.
 
-    python tests/serving_stand_in.py NAME=FOLDER ...
+    python tests/serving_stand_in.py NAME=FOLDER ... [--label NAME/LABEL=VERSION] [--loading NAME=SECONDS]
+        [--token TOKEN] [--tls CERTIFICATE KEY]
 
 serves the largest version of each model's folder, prints `{"rest": PORT, "grpc": PORT or null}` and ends when its
-stdin does. It follows https://www.tensorflow.org/tfx/serving/api_rest and, where that leaves a message or a status
-open, the sources of TensorFlow Serving (http_rest_api_util.cc, json_tensor.cc, predict_util.cc). kerastl and Keras
-cannot be imported here, as they cannot in the real server. What it lacks: batching of requests, version labels,
-reloading, classify and regress.
+stdin does. Until a model's seconds are over it says that it is loading. It asks for the token, as a proxy does, and speaks
+TLS, as the server does over gRPC and a proxy over REST. It follows https://www.tensorflow.org/tfx/serving/api_rest and, where that leaves a message or a status
+open, the sources of TensorFlow Serving (http_rest_api_util.cc, json_tensor.cc, predict_util.cc,
+server_core.cc, get_model_status_impl.cc). kerastl and Keras
+cannot be imported here, as they cannot in the real server. What it lacks: batching of requests, reloading, classify
+and regress.
 """
 
 from __future__ import annotations
 
+import argparse
 import base64
 import binascii
 import json
 import os
 import re
+import ssl
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -33,12 +39,20 @@ from google.protobuf import json_format  # noqa: E402
 
 try:
     import grpc
-    from tensorflow_serving.apis import get_model_metadata_pb2, predict_pb2, prediction_service_pb2_grpc
+    from tensorflow_serving.apis import (
+        get_model_metadata_pb2,
+        get_model_status_pb2,
+        model_service_pb2_grpc,
+        predict_pb2,
+        prediction_service_pb2_grpc,
+    )
 except ImportError:
     grpc = None
 
-PREDICT_PATH = re.compile(r"(?i)/v1/models/([^/:]+)(?:/versions/(\d+))?:(classify|regress|predict)")
-STATUS_PATH = re.compile(r"(?i)/v1/models(?:/([^/:]+))?(?:/versions/(\d+))?(?:/(metadata))?")
+PREDICT_PATH = re.compile(
+    r"(?i)/v1/models/([^/:]+)(?:/versions/(\d+)|/labels/([^/:]+))?:(classify|regress|predict)"
+)
+STATUS_PATH = re.compile(r"(?i)/v1/models(?:/([^/:]+))?(?:/versions/(\d+)|/labels/([^/:]+))?(?:/(metadata))?")
 HTTP_STATUS = {
     "INVALID_ARGUMENT": 400, "FAILED_PRECONDITION": 400, "OUT_OF_RANGE": 400, "UNAUTHENTICATED": 401,
     "PERMISSION_DENIED": 403, "NOT_FOUND": 404, "ALREADY_EXISTS": 409, "ABORTED": 409, "RESOURCE_EXHAUSTED": 429,
@@ -104,18 +118,36 @@ class Model:
 class Models:
     """All models that are served."""
 
-    def __init__(self, folders: dict[str, Path]) -> None:
+    def __init__(self, folders: dict[str, Path], labels: dict[str, int], loading: dict[str, float]) -> None:
         self._models = {name: Model(name, folder) for name, folder in folders.items()}
+        self._labels = labels
+        self._loaded = {name: time.monotonic() + seconds for name, seconds in loading.items()}
 
-    def find(self, name: str, version: int | None = None) -> Model:
+    def find(self, name: str, version: int | None = None, label: str = "") -> Model:
+        if label:
+            version = self._labels.get(f"{name}/{label}")
+            if version is None:
+                raise invalid(f"Unrecognized servable version label: {label}")
         model = self._models.get(name)
-        if model is None or version not in (None, model.version):
+        if model is None or version not in (None, model.version) or self.is_loading(name):
             wanted = f"Latest({name})" if version is None else f"Specific({name}, {version})"
             raise Failure("NOT_FOUND", f"Servable not found for request: {wanted}")
         return model
 
+    def is_loading(self, name: str) -> bool:
+        return time.monotonic() < self._loaded.get(name, 0)
 
-def predict_json(models: Models, name: str, version: int | None, body: bytes) -> dict[str, Any]:
+    def state(self, name: str, version: int | None = None) -> tuple[int, str]:
+        """Version and state, of models that cannot be asked yet, too."""
+        model = self._models.get(name)
+        if model is None:
+            raise Failure("NOT_FOUND", f"Could not find any versions of model {name}")
+        if version not in (None, model.version):
+            raise Failure("NOT_FOUND", f"Could not find version {version} of model {name}")
+        return model.version, "LOADING" if self.is_loading(name) else "AVAILABLE"
+
+
+def predict_json(models: Models, name: str, version: int | None, label: str, body: bytes) -> dict[str, Any]:
     """`:predict` in either format."""
     if not body:
         raise invalid("JSON Parse error: The document is empty")
@@ -128,7 +160,7 @@ def predict_json(models: Models, name: str, version: int | None, body: bytes) ->
     signature_name = request.get("signature_name", DEFAULT_SIGNATURE)
     if not isinstance(signature_name, str):
         raise invalid("'signature_name' key must be a string value.")
-    model = models.find(name, version)
+    model = models.find(name, version, label)
     if signature_name not in model.signatures:
         raise invalid(f'Serving signature name: "{signature_name}" not found in signature def')
     infos = model.signatures[signature_name].inputs
@@ -247,9 +279,9 @@ def _each(value: Any, change: Any) -> Any:
     return [_each(item, change) for item in value] if isinstance(value, list) else change(value)
 
 
-def status_json(model: Model) -> dict[str, Any]:
+def status_json(version: int, state: str) -> dict[str, Any]:
     status = {"error_code": "OK", "error_message": ""}
-    return {"model_version_status": [{"version": str(model.version), "state": "AVAILABLE", "status": status}]}
+    return {"model_version_status": [{"version": str(version), "state": state, "status": status}]}
 
 
 def metadata_json(model: Model) -> dict[str, Any]:
@@ -263,7 +295,7 @@ def metadata_json(model: Model) -> dict[str, Any]:
     }
 
 
-def rest_handler(models: Models) -> type[BaseHTTPRequestHandler]:
+def rest_handler(models: Models, token: str) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         wbufsize = 1 << 16  # headers and body in one packet: else each answer waits 40 ms for an ACK
@@ -280,21 +312,26 @@ def rest_handler(models: Models) -> type[BaseHTTPRequestHandler]:
                 raise invalid(f"Malformed request: GET {self.path}")
             if not found[1]:
                 raise invalid("Missing model name in request.")
-            model = models.find(found[1], int(found[2]) if found[2] else None)
-            return metadata_json(model) if found[3] else status_json(model)
+            version = int(found[2]) if found[2] else None
+            if found[4]:
+                return metadata_json(models.find(found[1], version, found[3] or ""))
+            return status_json(*models.state(found[1], version))
 
         def _post(self) -> dict[str, Any]:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             found = PREDICT_PATH.fullmatch(self.path)
             if not found:
                 raise invalid(f"Malformed request: POST {self.path}")
-            if found[3].lower() != "predict":
+            if found[4].lower() != "predict":
                 raise Failure("UNIMPLEMENTED", "The stand-in only predicts")
-            return predict_json(models, found[1], int(found[2]) if found[2] else None, body)
+            return predict_json(models, found[1], int(found[2]) if found[2] else None, found[3] or "", body)
 
         def _reply(self, answer: Any) -> None:
             if not self.path.lower().startswith("/v1/"):
                 self.send_error(404)
+                return
+            if token and self.headers["Authorization"] != f"Bearer {token}":
+                self.send_error(401)
                 return
             try:
                 status, reply = 200, answer()
@@ -313,9 +350,14 @@ def rest_handler(models: Models) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
-def grpc_server(models: Models) -> tuple[Any, int]:
+def grpc_server(models: Models, token: str, tls: list[str] | None) -> tuple[Any, int]:
+    def let_in(context: Any) -> None:
+        if token and ("authorization", f"Bearer {token}") not in context.invocation_metadata():
+            context.abort(grpc.StatusCode.UNAUTHENTICATED, "no token")
+
     class Service(prediction_service_pb2_grpc.PredictionServiceServicer):
         def Predict(self, request: Any, context: Any) -> Any:
+            let_in(context)
             try:
                 model = self._model(request)
                 signature_name = request.model_spec.signature_name or DEFAULT_SIGNATURE
@@ -338,6 +380,7 @@ def grpc_server(models: Models) -> tuple[Any, int]:
             return response
 
         def GetModelMetadata(self, request: Any, context: Any) -> Any:
+            let_in(context)
             try:
                 model = self._model(request)
             except Failure as failure:
@@ -352,26 +395,62 @@ def grpc_server(models: Models) -> tuple[Any, int]:
 
         def _model(self, request: Any) -> Model:
             given = request.model_spec
-            return models.find(given.name, given.version.value if given.HasField("version") else None)
+            version = given.version.value if given.HasField("version") else None
+            return models.find(given.name, version, given.version_label)
 
         def _fill(self, model_spec: Any, model: Model) -> None:
             model_spec.name, model_spec.version.value = model.name, model.version
 
+    class Status(model_service_pb2_grpc.ModelServiceServicer):
+        def GetModelStatus(self, request: Any, context: Any) -> Any:
+            let_in(context)
+            try:
+                version, state = models.state(request.model_spec.name)
+            except Failure as failure:
+                context.abort(getattr(grpc.StatusCode, failure.code), str(failure))
+            response = get_model_status_pb2.GetModelStatusResponse()
+            response.model_version_status.add(version=version, state=state)
+            return response
+
     unlimited = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
     server = grpc.server(ThreadPoolExecutor(4), options=unlimited)
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(Service(), server)
-    port = server.add_insecure_port("127.0.0.1:0")
+    model_service_pb2_grpc.add_ModelServiceServicer_to_server(Status(), server)
+    if tls:
+        certificate, key = (Path(path).read_bytes() for path in tls)
+        port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([(key, certificate)]))
+    else:
+        port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     return server, port
 
 
 def main(arguments: list[str]) -> None:
-    models = Models({name: Path(folder) for name, _, folder in (word.partition("=") for word in arguments)})
-    rest = ThreadingHTTPServer(("127.0.0.1", 0), rest_handler(models))
+    parser = argparse.ArgumentParser()
+    parser.add_argument("models", nargs="+")
+    parser.add_argument("--label", action="append", default=[])
+    parser.add_argument("--loading", action="append", default=[])
+    parser.add_argument("--token", default="")
+    parser.add_argument("--tls", nargs=2)
+    given = parser.parse_args(arguments)
+    pairs = {
+        kind: dict(word.split("=", 1) for word in getattr(given, kind))
+        for kind in ("models", "label", "loading")
+    }
+    models = Models(
+        {name: Path(folder) for name, folder in pairs["models"].items()},
+        {name: int(version) for name, version in pairs["label"].items()},
+        {name: float(seconds) for name, seconds in pairs["loading"].items()},
+    )
+    rest = ThreadingHTTPServer(("127.0.0.1", 0), rest_handler(models, given.token))
+    if given.tls:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*given.tls)
+        rest.socket = context.wrap_socket(rest.socket, server_side=True)
     Thread(target=rest.serve_forever, daemon=True).start()
     ports: dict[str, int | None] = {"rest": rest.server_address[1], "grpc": None}
     if grpc is not None:
-        running, ports["grpc"] = grpc_server(models)
+        running, ports["grpc"] = grpc_server(models, given.token, given.tls)
         assert running
     print(json.dumps(ports), flush=True)
     sys.stdin.read()

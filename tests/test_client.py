@@ -226,7 +226,6 @@ def test_what_passes_is_asked_again(picture: str, status: int) -> None:
         (403, {"error": "who are you"}, UserError, ["credentials", "who are you"]),
         (307, "", UserError, ["https://elsewhere/", "pass that address"]),
         (404, "<html><h1>nginx</h1></html>", UserError, ["does not exist", "nginx"]),
-        (404, {"error": "Servable not found"}, UserError, ["does not exist", "Servable not found"]),
     ],
 )
 def test_what_does_not_pass_is_asked_once(
@@ -403,7 +402,7 @@ def test_an_unknown_model_is_named_with_its_address(
     served: StandIn, picture: str, scheme: str, name: str
 ) -> None:
     with pytest.raises(UserError) as caught:
-        workflow.predict(served.url(name, scheme), [picture])
+        workflow.predict(served.url(name, scheme), [picture], patience=HURRY)
     assert f"{served.url(name, scheme)} does not exist: Servable not found" in str(caught.value)
 
 

@@ -34,6 +34,9 @@ from kerastl.errors import UserError
         ("http://[::1]:8501/v1/models/f", "http://[::1]:8501/v1/models/f", None),
         ("grpc://h:9000/flowers", "grpc://h:9000/flowers", None),
         ("grpc://h/flowers/versions/2", "grpc://h:8500/flowers/versions/2", 2),
+        ("grpcs://h/flowers", "grpcs://h:8500/flowers", None),
+        ("http://h/v1/models/f/labels/canary:predict", "http://h/v1/models/f/labels/canary", None),
+        ("grpc://h:1/f/labels/a%20b", "grpc://h:1/f/labels/a%20b", None),
     ],
 )
 def test_an_address_is_read_and_shown_without_passwords(text: str, url: str, version: int | None) -> None:
@@ -54,8 +57,10 @@ def test_an_address_is_read_and_shown_without_passwords(text: str, url: str, ver
         ("http://h/v1/models/f:classify", ["names no model"]),
         ("http://h/v1/models/f?x=1", ["names no model"]),
         ("http://h/v1/models/f/versions/last", ["names no model", "/versions/N"]),
+        ("http://h/v1/models/f/labels/", ["names no model", "/labels/LABEL"]),
+        ("http://h/v1/models/f/versions/3/labels/x", ["names no model"]),
         ("grpc://h:8500", ["names no model", "grpc://h:8500/NAME"]),
-        ("ftp://h/v1/models/f", ["'ftp' is none of http, https and grpc"]),
+        ("ftp://h/v1/models/f", ["'ftp' is none of http, https, grpc and grpcs"]),
         ("http:///v1/models/f", ["names no host"]),
         ("http://h:99999/v1/models/f", ["port"]),
         ("http://me:secret@h", ["'http://h'", "names no model"]),
@@ -77,7 +82,7 @@ def test_a_folder_is_no_address(tmp_path: Path) -> None:
 
 def run(*words: str | Path) -> Any:
     # A copy, because click keeps in a command how its help was first asked for, and the pages are made from it.
-    return CliRunner().invoke(copy.copy(predict), [*map(str, words)])
+    return CliRunner(env={"COLUMNS": "200"}).invoke(copy.copy(predict), [*map(str, words)])
 
 
 def test_the_command_line_prints_a_table(served: StandIn, palette: Path) -> None:

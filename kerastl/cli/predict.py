@@ -9,6 +9,7 @@ import click
 
 from kerastl.cli.options import csv_option, debug_option, json_option, progress_option
 from kerastl.cli.terminal import print_csv, print_json, quiet_tensorflow, table
+from kerastl.client.access import read_access
 from kerastl.client.address import is_address, parse_address
 from kerastl.client.asking import Patience
 from kerastl.prediction import Prediction
@@ -22,7 +23,7 @@ from kerastl.progress import Progress
     "--url",
     metavar="URL",
     help="Ask a model that TensorFlow Serving serves, in place of MODEL: http://HOST:8501/v1/models/NAME, or "
-    "grpc://HOST:8500/NAME; /versions/N after NAME asks for a certain version.",
+    "grpc://HOST:8500/NAME (https and grpcs with TLS); /versions/N or /labels/LABEL after NAME asks for that version.",
 )
 @click.option(
     "--top",
@@ -41,6 +42,19 @@ from kerastl.progress import Progress
     metavar="SECONDS",
     help="How long to wait for a server's answer about one batch of images.",
 )
+@click.option(
+    "--header",
+    "headers",
+    multiple=True,
+    metavar="'NAME: VALUE'",
+    help="Sent to the server with every request (gRPC: metadata); may be given several times. A token in the environment "
+    "variable KERASTL_TOKEN is sent as 'Authorization: Bearer TOKEN'.",
+)
+@click.option(
+    "--ca-file",
+    metavar="FILE",
+    help="Certificates (PEM) of whom to trust for https and grpcs, in place of the usual authorities.",
+)
 @json_option
 @csv_option
 @progress_option
@@ -51,6 +65,8 @@ def predict(
     url: str | None,
     top: int,
     timeout_seconds: float,
+    headers: tuple[str, ...],
+    ca_file: str | None,
     as_json: bool,
     as_csv: bool,
     progress: Progress,
@@ -68,12 +84,17 @@ def predict(
         raise click.UsageError(f"Missing argument '{'MODEL' if model is None else 'IMAGE...'}'.")
     if as_json and as_csv:
         raise click.UsageError("--json and --csv exclude each other.")
-    if not is_address(model) or parse_address(model).scheme == "grpc":
+    if not is_address(model) or parse_address(model).is_grpc:
         quiet_tensorflow()
     from kerastl import workflow
 
+    if (headers or ca_file) and not is_address(model):
+        raise click.UsageError("--header and --ca-file are for a server: pass its address with --url.")
+    access = read_access(headers, ca_file) if is_address(model) else None
     patience = Patience(timeout_seconds=timeout_seconds)
-    predictions = workflow.predict(model, images, top=top, patience=patience, progress=progress)
+    predictions = workflow.predict(
+        model, images, top=top, patience=patience, access=access, progress=progress
+    )
     if as_json:
         print_json(predictions)
     elif as_csv:

@@ -1,4 +1,4 @@
-"""What may come back from a server: answers, or one of four reasons why there are none."""
+"""What may come back from a server: answers, or one of five reasons why there are none."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ SIGNATURE = "serving_default"
 INPUT = "image_bytes"
 OUTPUTS = ("classes", "scores")
 ACCEPTED = "accepted"
+UNKNOWN_LABEL = "Unrecognized servable version label"
+"""What TensorFlow Serving says of one, with the code for what a client sent wrong (server_core.cc)."""
 LABELS = "labels"
 
 
@@ -48,8 +50,27 @@ class NotFound(NoAnswer):
     """The server has no model of that name, or not that version of it."""
 
 
+class NotServed(NotFound):
+    """TensorFlow Serving itself says so: it may not have loaded the model yet."""
+
+
 class NotOurs(NoAnswer):
     """What answered is no model of kerastl's; the text says what came instead."""
+
+
+@dataclass(frozen=True)
+class VersionState:
+    """What a server says of one version of a model.
+
+    Attributes:
+        version: its number.
+        state: `START`, `LOADING`, `AVAILABLE`, `UNLOADING` or `END`.
+        problem: why it ended; empty where nothing is wrong.
+    """
+
+    version: int
+    state: str
+    problem: str = ""
 
 
 class Connection(Protocol):
@@ -69,6 +90,9 @@ class Connection(Protocol):
         Returns:
             Two empty sets where the model has no such signature; None where the server does not tell.
         """
+
+    def states(self) -> list[VersionState] | None:
+        """What became of the model's versions; None where the server knows none, or does not tell."""
 
     def close(self) -> None:
         """Let go of the server."""

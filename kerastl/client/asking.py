@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from kerastl.client.access import Access, read_access
 from kerastl.client.address import Address, parse_address
 from kerastl.client.answers import (
     INPUT,
@@ -17,6 +18,7 @@ from kerastl.client.answers import (
     Connection,
     NotFound,
     NotOurs,
+    NotServed,
     Refused,
     TimedOut,
     Unavailable,
@@ -31,6 +33,8 @@ BATCH_IMAGES = 32
 BATCH_BYTES = 16 * 2**20
 """Photographs are asked about in smaller batches: over REST a batch is one text, a third longer than its images."""
 
+_LONGEST_WAIT_SECONDS = 4.0
+
 
 @dataclass(frozen=True)
 class Patience:
@@ -39,7 +43,8 @@ class Patience:
     Attributes:
         timeout_seconds: for sending one batch, and as long again for its answer; over gRPC for both together.
         retries: how often a server that is not there, or has no time, is asked again about the same batch.
-        first_wait_seconds: before the first retry; each wait is twice as long as the one before.
+        first_wait_seconds: before the first retry; each wait is twice as long as the one before. A server that says that
+            it is loading the model is asked again for as long as `timeout_seconds`.
     """
 
     timeout_seconds: float = 60.0
@@ -53,6 +58,7 @@ def ask(
     *,
     top: int,
     patience: Patience | None = None,
+    access: Access | None = None,
     progress: Progress = Progress(),
 ) -> list[Prediction]:
     """Classify images with a served model.
@@ -62,6 +68,7 @@ def ask(
         images: files, folders and glob patterns; see `find_images`.
         top: how many classes to name for each image; a model serves its best five.
         patience: how long to wait for the server.
+        access: what lets a client in; without it a token that the environment holds.
         progress: listens.
 
     Returns:
@@ -71,10 +78,10 @@ def ask(
         UserError: the address or the model behind it cannot be used, or no image was found.
         ServingError: the server gave no answer.
     """
-    address, patience = parse_address(url), patience or Patience()
+    address, patience, access = parse_address(url), patience or Patience(), access or read_access()
     paths = find_images(images)
     predictions: list[Prediction] = []
-    with contextlib.closing(_connect(address, patience.timeout_seconds)) as connection:
+    with contextlib.closing(_connect(address, patience.timeout_seconds, access)) as connection:
         asker = _Asker(connection, address, patience, progress)
         with progress.track("predict", len(paths)) as tracker:
             for batch in _batches(paths):
@@ -120,14 +127,14 @@ def _batches(paths: Sequence[str]) -> Iterator[list[_File]]:
     yield batch
 
 
-def _connect(address: Address, timeout_seconds: float) -> Connection:
-    if address.scheme == "grpc":
+def _connect(address: Address, timeout_seconds: float, access: Access) -> Connection:
+    if address.is_grpc:
         from kerastl.client.grpc_client import GrpcConnection
 
-        return GrpcConnection(address, timeout_seconds)
+        return GrpcConnection(address, timeout_seconds, access)
     from kerastl.client.rest import RestConnection
 
-    return RestConnection(address, timeout_seconds)
+    return RestConnection(address, timeout_seconds, access)
 
 
 class _Asker:
@@ -167,15 +174,17 @@ class _Asker:
             ) from None
         except NotFound as error:
             raise UserError(
-                f"{self._address} does not exist: {error}. Expected a name, and a version if one is given, under which "
-                "the server serves a model; its command line or its configuration says them."
+                f"{self._address} does not exist: {error}. Expected a name, and a version or label if one is given, under "
+                "which the server serves a model; its command line or its configuration says them. A server that looks at its "
+                "configuration once a minute may learn of a new model so late."
             ) from None
         except NotOurs as error:
             raise self._not_ours(str(error)) from None
 
     def _patiently(self, images: Sequence[bytes]) -> list[Answer]:
         wait_seconds = self._patience.first_wait_seconds
-        for left in reversed(range(self._patience.retries + 1)):
+        left, started = self._patience.retries, time.monotonic()
+        while True:
             try:
                 return self._connection.answers(images)
             except Unavailable as error:
@@ -185,10 +194,47 @@ class _Asker:
                         f"{self._address} did not answer in {attempts} attempts, the last time: {error}. Check that the "
                         "server runs and that host and port are its own; `make serve` starts one on this machine."
                     ) from None
-                self._progress.note(f"{self._address}: {error}; asking again in {wait_seconds:g} s")
+                problem = str(error)
+                left -= 1
+            except NotServed as error:
+                is_loading = self._is_loading(error)
+                if is_loading and time.monotonic() - started > self._patience.timeout_seconds:
+                    raise ServingError(
+                        f"{self._address} has been loading for {self._patience.timeout_seconds:g} seconds and is not there "
+                        "yet. Give it more with --timeout, or look into the server's log."
+                    ) from None
+                if not is_loading and not left:
+                    raise
+                problem = (
+                    "the model is still loading" if is_loading else f"no such model, or not yet: {error}"
+                )
+                left -= not is_loading
+            self._progress.note(f"{self._address}: {problem}; asking again in {wait_seconds:g} s")
             time.sleep(wait_seconds)
-            wait_seconds *= 2
-        raise AssertionError("the last attempt returns or raises")
+            wait_seconds = min(2 * wait_seconds, _LONGEST_WAIT_SECONDS)
+
+    def _is_loading(self, error: NotServed) -> bool:
+        """Whether the server says so; False where it knows nothing of the model, which it may come to know.
+
+        Raises:
+            NotFound: it knows the model, and not that version or label of it.
+            ServingError: it failed to load what is asked for.
+        """
+        states = self._connection.states()
+        if not states:
+            return False
+        wanted = [each for each in states if self._address.version in (None, each.version)]
+        if any(each.state in ("START", "LOADING") for each in wanted):
+            return True
+        failed = [each for each in wanted if each.problem]
+        if failed:
+            raise ServingError(
+                f"{self._address} could not be loaded by the server: {failed[-1].problem}. Look into its log; "
+                "`kerastl models rollback NAME` publishes the version before anew."
+            )
+        if wanted and not self._address.label and any(each.state == "AVAILABLE" for each in wanted):
+            return True  # since a moment
+        raise NotFound(str(error))
 
     def _look_at_the_model(self) -> None:
         """A model that takes something else refuses every image; its signature says so at once."""

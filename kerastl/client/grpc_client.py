@@ -5,10 +5,13 @@ The generated messages import all of TensorFlow (five seconds), so nothing here 
 
 from __future__ import annotations
 
+import base64
 import importlib.util
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import unquote
 
+from kerastl.client.access import Access
 from kerastl.client.address import Address
 from kerastl.client.answers import (
     ACCEPTED,
@@ -16,11 +19,14 @@ from kerastl.client.answers import (
     LABELS,
     OUTPUTS,
     SIGNATURE,
+    UNKNOWN_LABEL,
     Answer,
     NotFound,
+    NotServed,
     Refused,
     TimedOut,
     Unavailable,
+    VersionState,
     read_answers,
 )
 from kerastl.errors import ServingError, UserError
@@ -29,9 +35,15 @@ PACKAGE = "tensorflow_serving"
 
 
 class GrpcConnection:
-    """An open channel, without encryption."""
+    """An open channel; with TLS where the address says `grpcs`.
 
-    def __init__(self, address: Address, timeout_seconds: float) -> None:
+    Args:
+        address: of the model.
+        timeout_seconds: for a request and its answer together.
+        access: what lets a client in.
+    """
+
+    def __init__(self, address: Address, timeout_seconds: float, access: Access) -> None:
         if importlib.util.find_spec(PACKAGE) is None:
             raise UserError(
                 f"{address} cannot be asked: tensorflow-serving-api is not installed. Install it with "
@@ -39,13 +51,23 @@ class GrpcConnection:
                 f"http://{address.host.rpartition(':')[0]}:8501/v1/models/{address.model}"
             )
         import grpc
-        from tensorflow_serving.apis import prediction_service_pb2_grpc
+        from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
 
         self._address, self._timeout_seconds = address, timeout_seconds
         # gRPC's own limit of 4 MiB is that of a message received: a thousand classes by hundreds of images.
         unlimited = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
-        self._channel = grpc.insecure_channel(address.host, options=unlimited)
+        if address.scheme == "grpcs":
+            roots = access.ca_file.read_bytes() if access.ca_file else None
+            trust = grpc.ssl_channel_credentials(root_certificates=roots)
+            self._channel = grpc.secure_channel(address.host, trust, options=unlimited)
+        else:
+            self._channel = grpc.insecure_channel(address.host, options=unlimited)
+        self._metadata = [(name.lower(), value) for name, value in access.headers]
+        if address.credentials and not access.authorized:
+            encoded = base64.b64encode(unquote(address.credentials).encode()).decode()
+            self._metadata.append(("authorization", f"Basic {encoded}"))
         self._stub = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
+        self._models = model_service_pb2_grpc.ModelServiceStub(self._channel)
 
     def answers(self, images: Sequence[bytes]) -> list[Answer]:
         """Ask once; see `Connection`."""
@@ -80,23 +102,53 @@ class GrpcConnection:
         signature = signatures.signature_def[SIGNATURE]  # an empty one where the model has none of that name
         return frozenset(signature.inputs), frozenset(signature.outputs)
 
+    def states(self) -> list[VersionState] | None:
+        """What became of the model's versions; see `Connection`."""
+        from tensorflow_serving.apis import get_model_status_pb2
+
+        request = get_model_status_pb2.GetModelStatusRequest()
+        request.model_spec.name = self._address.model
+        try:
+            rows = self._call(self._models.GetModelStatus, request).model_version_status
+        except Exception:  # servers need not tell
+            return None
+        name_of = get_model_status_pb2.ModelVersionStatus.State.Name
+        return [
+            VersionState(
+                row.version, name_of(row.state), row.status.error_message if row.status.error_code else ""
+            )
+            for row in rows
+        ]
+
     def close(self) -> None:
         """Let go of the server."""
         self._channel.close()
 
     def _fill(self, model_spec: Any) -> None:
         model_spec.name = self._address.model
-        if self._address.version is not None:
+        if self._address.label:
+            model_spec.version_label = self._address.label
+        elif self._address.version is not None:
             model_spec.version.value = self._address.version
 
     def _call(self, method: Any, request: Any) -> Any:
         import grpc
 
         try:
-            return method(request, timeout=self._timeout_seconds)
+            return method(request, timeout=self._timeout_seconds, metadata=self._metadata)
         except grpc.RpcError as error:
             code, message = error.code(), error.details() or ""
             codes = grpc.StatusCode
+            if message.startswith(UNKNOWN_LABEL):
+                raise NotFound(message) from error
+            if "CERTIFICATE_VERIFY_FAILED" in message or "Hostname Verification" in message:
+                raise UserError(
+                    f"{self._address} offers no certificate that can be trusted: {message}. --ca-file FILE names whom to trust."
+                ) from error
+            if code in (codes.UNAUTHENTICATED, codes.PERMISSION_DENIED):
+                raise UserError(
+                    f"{self._address} lets nobody in without the right credentials: {code.name} {message}."
+                ) from error
             # the same classes as over REST, where the server turns these codes into 400, 429, 503 and 404
             if code in (codes.INVALID_ARGUMENT, codes.FAILED_PRECONDITION, codes.OUT_OF_RANGE):
                 raise Refused(message) from error
@@ -105,7 +157,7 @@ class GrpcConnection:
             if code == codes.DEADLINE_EXCEEDED:
                 raise TimedOut from error
             if code == codes.NOT_FOUND:
-                raise NotFound(message) from error
+                raise NotServed(message) from error
             raise ServingError(f"{self._address} answered {code.name}: {message}.") from error
 
 

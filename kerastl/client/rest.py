@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import re
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import requests
@@ -17,16 +17,20 @@ from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
+from kerastl.client.access import Access
 from kerastl.client.address import Address
 from kerastl.client.answers import (
     INPUT,
     SIGNATURE,
+    UNKNOWN_LABEL,
     Answer,
     NotFound,
     NotOurs,
+    NotServed,
     Refused,
     TimedOut,
     Unavailable,
+    VersionState,
     read_answers,
 )
 from kerastl.errors import ServingError, UserError
@@ -98,15 +102,21 @@ class RestConnection:
         address: of the model.
         timeout_seconds: for sending a batch, and again for each piece of its answer; connecting has no more than
             `CONNECT_SECONDS`.
+        access: what lets a client in.
     """
 
-    def __init__(self, address: Address, timeout_seconds: float) -> None:
+    def __init__(self, address: Address, timeout_seconds: float, access: Access) -> None:
         self._address = address
         self._timeout_seconds = timeout_seconds
         self._session = requests.Session()
         for scheme in ("http://", "https://"):
             self._session.mount(scheme, _Adapter())
-        if address.credentials:
+        self._session.headers.update(access.headers)
+        # Passed with each request, because requests prefers what its environment says to the session's own.
+        self._verify = str(access.ca_file) if access.ca_file else None
+        if access.authorized:
+            self._session.auth = lambda request: request  # else requests puts what .netrc says in its place
+        elif address.credentials:
             user, _, password = address.credentials.partition(":")
             self._session.auth = (requests.compat.unquote(user), requests.compat.unquote(password))
 
@@ -133,6 +143,14 @@ class RestConnection:
         except Exception:  # a proxy may let nothing but :predict through; then the answers have to tell
             return None
 
+    def states(self) -> list[VersionState] | None:
+        """What became of the model's versions; see `Connection`."""
+        try:
+            rows = self._send("GET", self._address.model_url).json()["model_version_status"]
+            return [VersionState(int(row["version"]), row["state"], _problem(row)) for row in rows]
+        except Exception:  # a proxy may let nothing but :predict through
+            return None
+
     def close(self) -> None:
         """Let go of the server."""
         self._session.close()
@@ -141,11 +159,16 @@ class RestConnection:
         try:
             # A redirected POST would arrive as a GET without its images.
             response = self._session.request(
-                method, url, json=body, timeout=self._timeout_seconds, allow_redirects=False
+                method,
+                url,
+                json=body,
+                timeout=self._timeout_seconds,
+                allow_redirects=False,
+                verify=self._verify,
             )
         except requests.exceptions.SSLError as error:
             raise UserError(
-                f"{self._address} offers no certificate that can be trusted: {_cause(error)}."
+                f"{self._address} offers no certificate that can be trusted: {_cause(error)}. --ca-file FILE names whom to trust."
             ) from error
         except requests.exceptions.ConnectTimeout as error:
             raise Unavailable("no connection in time") from error
@@ -163,13 +186,21 @@ class RestConnection:
 
     def _failure(self, response: requests.Response) -> Exception:
         status, message = response.status_code, _message(response)
+        if message.startswith(UNKNOWN_LABEL):
+            return NotFound(message)
         if status in REFUSALS:
             return Refused(message or f"HTTP {status}")
         if status == 404:
-            return NotFound(message)
+            return (NotServed if _is_servers_own(response) else NotFound)(message)
         said = f"HTTP {status} {response.reason}" + (f": {message}" if message else "")
         if status in PASSING:
             return Unavailable(said)
+        if status == 504:
+            return ServingError(
+                f"{self._address} gave up in its own time ({said}). TensorFlow Serving gives a REST request 30 seconds, whatever "
+                "--timeout says: start it with --rest_api_timeout_in_ms=300000 or so, ask over gRPC, or look at its load; a "
+                "proxy before it has a limit of its own."
+            )
         if status in (401, 403):
             return UserError(f"{self._address} lets nobody in without the right credentials: {said}.")
         if 300 <= status < 400:
@@ -185,6 +216,24 @@ def _took_too_long(error: requests.exceptions.RequestException) -> bool:
     if isinstance(cause, urllib3.exceptions.ProtocolError):
         return any(isinstance(each, TimeoutError) for each in cause.args)
     return isinstance(cause, urllib3.exceptions.ReadTimeoutError)
+
+
+def _is_servers_own(response: requests.Response) -> bool:
+    """Whether an error comes from TensorFlow Serving, which speaks JSON, and not from a proxy before it."""
+    try:
+        reply = response.json()
+    except requests.exceptions.JSONDecodeError:
+        return False
+    return isinstance(reply, dict) and isinstance(reply.get("error"), str)
+
+
+def _problem(row: Mapping[str, Any]) -> str:
+    status = row.get("status", {})
+    return (
+        ""
+        if status.get("error_code", "OK") == "OK"
+        else str(status.get("error_message") or status["error_code"])
+    )
 
 
 def _message(response: requests.Response) -> str:

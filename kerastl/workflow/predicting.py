@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from kerastl.client.access import Access, read_access
 from kerastl.client.address import is_address
 from kerastl.client.asking import Patience, ask
 from kerastl.prediction import Prediction
 from kerastl.progress import Progress
 
-__all__ = ["Patience", "Prediction", "predict"]
+__all__ = ["Access", "Patience", "Prediction", "predict", "read_access"]
 
 
 def predict(
@@ -19,6 +20,7 @@ def predict(
     *,
     top: int = 5,
     patience: Patience | None = None,
+    access: Access | None = None,
     progress: Progress = Progress(),
 ) -> list[Prediction]:
     """Classify images.
@@ -29,6 +31,7 @@ def predict(
         images: files, folders (searched with all their subfolders) and glob patterns.
         top: how many classes to name for each image; a served model names five at most.
         patience: how long to wait for a server.
+        access: what lets a client in at a server; see `read_access`. Without it a token of the environment (KERASTL_TOKEN).
         progress: listens.
 
     Returns:
@@ -43,7 +46,7 @@ def predict(
         'daisy'
     """
     if is_address(model):
-        return ask(str(model), images, top=top, patience=patience, progress=progress)
+        return ask(str(model), images, top=top, patience=patience, access=access, progress=progress)
     from kerastl.workflow.use import predict_with_folder
 
     return predict_with_folder(Path(model), images, top=top, progress=progress)
