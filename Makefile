@@ -48,8 +48,9 @@ check-docs: $(VENV)/.installed-dev  ## fail if a generated page of docs/ is stal
 
 check: test lint check-docs test-slow  ## all that .ci/run does
 
+# The variables that tools/serve.sh lists reach it by themselves: make hands on what stands on its command line.
 serve:  ## serve saved_models/, or MODEL=name alone, with TensorFlow Serving: REST on 8501, gRPC on 8500 (needs Docker)
-	@BATCHING="$(BATCHING)" tools/serve.sh "$(MODEL)"
+	@tools/serve.sh "$(MODEL)"
 
 clean:  ## remove the virtual environment and the caches; runs/ and saved_models/ stay
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build dist kerastl.egg-info

@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 PORTS = (8500, 8501)  # as tools/serve.sh has them
 SERVER = StandIn("http://127.0.0.1:8501", "grpc://127.0.0.1:8500")
 WAYS = ["rest"] + ["grpc"] * (importlib.util.find_spec("tensorflow_serving") is not None)
-IMAGE = "tensorflow/serving:latest"
+IMAGE = "tensorflow/serving:2.21.0"  # as tools/serve.sh has it
 FETCH_SECONDS = 900  # a few hundred megabytes
 START_SECONDS = 120
 
@@ -52,7 +52,7 @@ def why_not() -> str:
         with socket.socket() as free:
             free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                free.bind(("0.0.0.0", port))
+                free.bind(("127.0.0.1", port))
             except OSError:
                 return f"port {port}, which tools/serve.sh needs, is taken"
     return ""

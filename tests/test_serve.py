@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import itertools
 import os
 import re
 import shutil
@@ -13,7 +15,13 @@ import pytest
 from kerastl.export.models_config import write_models_config
 
 ROOT = Path(__file__).parents[1]
-DOCKER = '#!/bin/sh\n[ "$1" = info ] && exit "${DOCKER_INFO:-0}"\nfor word in "$@"; do echo "$word"; done\n'
+DOCKER = """#!/bin/sh
+[ "$1" = info ] && { [ "$#" -gt 1 ] && echo "${ARCHITECTURE:-x86_64}"; exit "${DOCKER_INFO:-0}"; }
+for word in "$@"; do echo "$word"; done
+"""
+# What macOS has under these names does less than GNU's, and nothing without an operand.
+NOT_GNU = "#!/bin/sh\nfor word; do case $word in -printf|-regex|--*) exit 1;; esac; done\nexit 1\n"
+IMAGE = f"tensorflow/serving:{importlib.metadata.version('tensorflow').rpartition('.')[0]}.0"
 
 PORTS = ["--port=8500", "--rest_api_port=8501"]
 
@@ -25,10 +33,10 @@ def house(tmp_path: Path) -> Path:
     for version in ("digits/1", "digits/12", "flowers/3", "half/.tmp-1-x", "no model/1", ".hidden/1"):
         (tmp_path / "saved_models" / version).mkdir(parents=True)
     write_models_config(tmp_path / "saved_models")
-    docker = tmp_path / "bin" / "docker"
-    docker.parent.mkdir()
-    docker.write_text(DOCKER)
-    docker.chmod(0o755)
+    (tmp_path / "bin").mkdir()
+    for name, program in {"docker": DOCKER, "find": NOT_GNU, "paste": NOT_GNU}.items():
+        (tmp_path / "bin" / name).write_text(program)
+        (tmp_path / "bin" / name).chmod(0o755)
     return tmp_path
 
 
@@ -44,7 +52,7 @@ def serve(house: Path, *words: str, **environment: str) -> subprocess.CompletedP
 
 def told_to_the_server(told: list[str]) -> list[str]:
     """What stands behind the image's name."""
-    return told[told.index("tensorflow/serving:latest") + 1 :]
+    return told[told.index(IMAGE) + 1 :]
 
 
 def test_all_models_are_served_together(house: Path) -> None:
@@ -68,9 +76,31 @@ def test_ctrl_c_reaches_the_server(house: Path) -> None:
     """Neither a shell script, as the image's entrypoint is one, nor a first process that ignores signals is between."""
     for words in ([""], ["flowers"]):
         told = serve(house, *words).stdout.splitlines()
-        options = told[told.index("run") : told.index("tensorflow/serving:latest")]
+        options = told[told.index("run") : told.index(IMAGE)]
         assert {"--rm", "--init"} <= set(options)
         assert options[options.index("--entrypoint") + 1] == "tensorflow_model_server"
+
+
+def test_ports_are_for_this_machine_alone_unless_asked_otherwise(house: Path) -> None:
+    def published(told: list[str]) -> list[str]:
+        return [word for before, word in itertools.pairwise(told) if before == "--publish"]
+
+    told = serve(house, "flowers").stdout.splitlines()
+    assert published(told) == ["127.0.0.1:8500:8500", "127.0.0.1:8501:8501"]
+    assert not any("passwords" in line for line in told)
+    chosen = {"SERVING_HOST": "0.0.0.0", "REST_PORT": "9001", "GRPC_PORT": "9000", "SERVING_IMAGE": "mine:1"}
+    told = serve(house, "flowers", **chosen).stdout.splitlines()
+    assert published(told) == ["0.0.0.0:9000:8500", "0.0.0.0:9001:8501"]
+    assert "no passwords" in told[0] and "http://0.0.0.0:9001/v1/models/flowers" in told[1]
+    assert told[told.index("mine:1") + 1 :][:2] == PORTS
+
+
+@pytest.mark.parametrize("architecture", ["aarch64", "arm64"])
+def test_on_a_processor_that_the_image_is_not_for_it_is_said(house: Path, architecture: str) -> None:
+    done = serve(house, "flowers", ARCHITECTURE=architecture)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "x86-64 processors alone" in done.stderr and "SERVING_IMAGE=" in done.stderr
+    assert serve(house, "flowers", ARCHITECTURE=architecture, SERVING_IMAGE="mine:1").returncode == 0
 
 
 def test_batching_is_asked_for(house: Path) -> None:
@@ -101,10 +131,17 @@ def test_the_compose_file_says_what_serve_says(house: Path) -> None:
     told = serve(house, "").stdout.splitlines()
     arguments = told_to_the_server(told)
     assert re.findall(r"^      - (--.*)$", text, flags=re.MULTILINE) == arguments
-    assert re.findall(r'^      - "(\d+:\d+)"$', text, flags=re.MULTILINE) == ["8500:8500", "8501:8501"]
-    assert "tensorflow/serving:latest" in told and "    image: tensorflow/serving:latest\n" in text
+    # Compose fills in what stands behind `:-` where the environment says nothing
+    filled = re.sub(r"\$\{[A-Z_]+:-([^}]*)\}", r"\1", text)
+    ports = [word for before, word in itertools.pairwise(told) if before == "--publish"]
+    assert re.findall(r'^      - "([\d.:]+)"$', filled, flags=re.MULTILINE) == ports
+    assert IMAGE in told and f"    image: {IMAGE}\n" in filled
+    variables = set(re.findall(r"\$\{([A-Z_]+):-", text))
+    script = (ROOT / "tools" / "serve.sh").read_text()
+    assert variables == set(re.findall(r"\$\{([A-Z_]+):-", script)) - {"BATCHING"}
     yaml = pytest.importorskip("yaml", reason="PyYAML is not installed")
     service = yaml.safe_load(text)["services"]["serving"]
+    assert service["healthcheck"]["test"][-1] == "exec 3<>/dev/tcp/127.0.0.1/8501"
     assert service["command"] == arguments
     assert service["init"] is True and "--init" in told
     assert service["entrypoint"] == told[told.index("--entrypoint") + 1]
