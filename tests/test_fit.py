@@ -183,6 +183,8 @@ def test_export_publishes_the_next_version_with_all_that_belongs_to_it(
     for version, more in ((1, []), (2, ["--keep", "1", "--no-warmup"])):
         done = kerastl(*words, *more)
         assert done.returncode == 0, done.stderr
+        assert ("will not serve 'again'" in done.stderr) == (version == 2)
+        (tmp_path / "models" / "models.config").write_text("model_config_list {}  # my own\n")
         assert (base / str(version) / "saved_model.pb").is_file()
     first = fitted / "saved_models" / "colours" / "1" / "assets.extra"
     assert [child.name for child in base.iterdir()] == ["2"]

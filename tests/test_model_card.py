@@ -215,3 +215,44 @@ def test_warmup_batches_fit_the_servers_batches() -> None:
     text = (Path(__file__).parents[1] / "tools" / "batching.config").read_text()
     (size,) = [line for line in text.splitlines() if line.startswith("max_batch_size")]
     assert max(BATCH_SIZES) <= int(size.split()[-2]) and len(BATCH_SIZES) <= 1000
+
+
+@pytest.mark.parametrize(
+    ("place", "shown"),
+    [
+        ("/home/anna/my photos/", "my photos"), ("photos", "photos"), ("../anna/x.csv", "x.csv"), ("~/p", "p"),
+        ("tfds:cats_vs_dogs", "tfds:cats_vs_dogs"), ("tfds:ns/name:1.0.0", "tfds:ns/name:1.0.0"), ("digits", "digits"),
+        ("C:\\Users\\anna\\photos", "photos"), ("pretrained", "pretrained"), ("a:b/c", "a:b/c"), ("/", "/"),
+    ],
+)  # fmt: skip
+def test_of_a_path_the_last_part_is_told(place: str, shown: str) -> None:
+    from kerastl.workflow.facts import without_folders
+
+    assert without_folders(place) == shown
+
+
+def test_nothing_published_tells_where_data_weights_and_cache_lie(tmp_path: Path) -> None:
+    from kerastl.recipe import load_recipe
+    from kerastl.run import Run
+    from kerastl.workflow.facts import model_facts, published_recipe
+
+    home = tmp_path / "anna b"
+    home.mkdir()
+    (home / "w.weights.h5").touch()
+    flags = {
+        "data.source": f"{home}/photos", "data.data_dir": f"{home}/tfds", "backbone.weights": f"{home}/w.weights.h5",
+        "backbone.weights_dir": f"{home}/weights", "cache.directory": f"{home}/cache", "backbone.image_size": 64,
+    }  # fmt: skip
+    recipe = load_recipe(flags=flags)
+    warnings = (
+        f"2 images of {home}/photos appear twice", "see https://a.b/c/d and 1/2 of it",
+        "left out '/data/anna/x.jpg': cut off", "Read (/data/anna/y.jpg)",
+    )  # fmt: skip
+    found = {"weights_origin": "file", "warnings": warnings}
+    known = model_facts(recipe, Run(tmp_path / "run"), ("a", "b"), found)
+    files = describe_version(known, "m", PARITY, 3)
+    text = "\n".join([*files.values(), published_recipe(recipe)])
+    assert "anna" not in text and str(tmp_path) not in text
+    assert "`photos`" in text and "`w.weights.h5`" in text and 'directory = "cache"' in text
+    assert "see https://a.b/c/d and 1/2 of it" in text and "left out 'x.jpg': cut off" in text
+    assert "anna" in "\n".join([str(recipe), *warnings]), "else this proves nothing"

@@ -20,7 +20,7 @@ from kill_at_every_step import NAME, SCENARIOS, broken_versions, build, grow_old
 
 from kerastl.errors import UserError
 from kerastl.export.folders import published_versions, remove_leftovers, workspace
-from kerastl.export.models_config import models_config, write_models_config
+from kerastl.export.models_config import models_config, not_listed, write_models_config
 from kerastl.export.versions import list_models, prune_versions, roll_back
 
 ROOT = Path(__file__).parents[1]
@@ -303,6 +303,38 @@ def test_every_model_is_in_models_config_and_a_users_own_is_left_alone(tmp_path:
     assert write_models_config(tmp_path) is None
 
 
+OWN = """model_config_list {  # mine
+  config { name: 'flowers' base_path: "/data/flowers" model_platform: "tensorflow"
+    model_version_policy { specific { versions: 4 versions: 7 } } version_labels { key: "canary" value: 7 } }
+  config: { name: "birds", base_path: "/data/birds" }
+  # config { name: "m" }
+}
+"""
+
+
+def test_a_config_of_ones_own_that_keeps_a_version_from_being_served_is_said_with_the_lines_to_add(
+    tmp_path: Path, kerastl: Kerastl
+) -> None:
+    models = tmp_path / "saved_models"
+    versions(2)(models)
+    assert not_listed(models, NAME, 2) == ""
+    (models / "models.config").write_text(OWN, encoding="utf-8")
+    problem = not_listed(models, NAME, 2)
+    assert "will not serve 'm'" in problem and 'base_path: "/data/m"' in problem
+    assert not_listed(models, "birds", 9) == not_listed(models, "flowers", 7) == ""
+    problem = not_listed(models, "flowers", 8)
+    assert "certain versions of 'flowers' alone" in problem and "versions: 8" in problem
+    done = kerastl("models", "rollback", NAME)
+    assert done.returncode == 0 and "warning: " in done.stderr and "will not serve 'm'" in done.stderr
+    done = kerastl("models", "config")
+    assert done.returncode == 1 and "left alone" in done.stderr and "will not serve 'm'" in done.stderr
+    # the lines are what TensorFlow Serving takes, and silence the warning
+    lines = not_listed(models, NAME, 2).partition(":\n")[2]
+    (models / "models.config").write_text(OWN.rpartition("}")[0] + lines + "\n}\n")
+    assert not_listed(models, NAME, 2) == ""
+    assert kerastl("models", "rollback", NAME, "--to", "2").stderr == ""
+
+
 def test_tensorflow_serving_reads_models_config() -> None:
     pytest.importorskip("tensorflow_serving", reason="tensorflow-serving-api is not installed")
     from google.protobuf import text_format
@@ -312,6 +344,7 @@ def test_tensorflow_serving_reads_models_config() -> None:
     assert [(each.name, each.base_path, each.model_platform) for each in parsed.model_config_list.config] == [
         ("digits", "/models/digits", "tensorflow"), ("a-b.c_1", "/models/a-b.c_1", "tensorflow")
     ]  # fmt: skip
+    text_format.Parse(OWN, ModelServerConfig())  # else what is found in it proves nothing
     with pytest.raises(text_format.ParseError):
         text_format.Parse(models_config(["a"]).replace("base_path", "path"), ModelServerConfig())
 

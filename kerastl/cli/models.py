@@ -10,8 +10,8 @@ from kerastl.cli.helping import Group
 from kerastl.cli.options import debug_option, json_option, models_option
 from kerastl.cli.terminal import print_json, table
 from kerastl.errors import KerastlError
-from kerastl.export.models_config import CONFIG_FILE, write_models_config
-from kerastl.export.versions import ModelVersion, list_models, prune_versions, roll_back
+from kerastl.export.models_config import CONFIG_FILE, not_listed, write_models_config
+from kerastl.export.versions import ModelVersion, list_models, model_names, prune_versions, roll_back
 from kerastl.progress import size_text
 
 DAY = len("2026-01-02")
@@ -58,6 +58,8 @@ def rollback(name: str, to: int | None, models_dir: Path, as_json: bool) -> None
         print_json(version)
     else:
         click.echo(f"{version.path}  {_note(version)}")
+    if problem := not_listed(models_dir, name, version.version):
+        click.echo(f"warning: {problem}", err=True)
 
 
 @models.command()
@@ -81,8 +83,17 @@ def config(models_dir: Path) -> None:
     """Write models.config, with which TensorFlow Serving serves all models together."""
     path = write_models_config(models_dir)
     if path is None:
+        missing = [
+            not_listed(models_dir, name, list_models(models_dir, name)[-1].version)
+            for name in model_names(models_dir)
+        ]
         raise KerastlError(
-            f"{models_dir / CONFIG_FILE} was not written by kerastl and is left alone. Move it away to have it written."
+            "\n".join(
+                [
+                    f"{models_dir / CONFIG_FILE} was not written by kerastl and is left alone. Move it away to have it written.",
+                    *filter(None, missing),
+                ]
+            )
         )
     click.echo(path)
 

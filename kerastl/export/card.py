@@ -31,13 +31,13 @@ class ModelFacts:
         run: name of the run's folder.
         recipe: name of the recipe.
         backbone: name of the pretrained network.
-        weights: what the recipe asked for: `pretrained`, `imagenet`, `none` or a path.
+        weights: what the recipe asked for: `pretrained`, `imagenet`, `none` or the name of a file.
         weights_origin: where they came from: `bundled`, `imagenet`, `file` or `none`; empty where it is not known.
         image_size: side of the network's input in pixels.
         resize: `stretch`, `crop` or `pad`.
         class_names: in the order of the probabilities.
         multi_label: whether an image may have several labels, or none.
-        data_source: as the recipe names it.
+        data_source: as the recipe names it, of a path the last part: the rest may tell who made the model, and where.
         fingerprint: of the data.
         counts: split → number of examples.
         unreadable_count: images that were left out.
@@ -149,7 +149,7 @@ def _card(facts: ModelFacts, record: Mapping[str, Any]) -> str:
         f"{'labels' if facts.multi_label else 'classes'} ({_some(facts.class_names)}), in the order of "
         "`assets/labels.txt`",
         f"- Network: `{facts.backbone}` at {facts.image_size} pixels (`{facts.resize}`), transferred with recipe "
-        f"`{facts.recipe}`, which `recipe.toml` holds in full; run `{facts.run}`",
+        f"`{facts.recipe}`, which `recipe.toml` holds; run `{facts.run}`",
         f"- Exported: {record['exported']}",
         f"- Signatures: {', '.join(f'`{name}`' for name in parity['signatures'])}",
         "",

@@ -6,7 +6,9 @@ A name in it without a version on the disk would keep the server from answering 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from kerastl.errors import UserError
@@ -27,12 +29,7 @@ def models_config(names: Sequence[str], server_folder: str = SERVER_FOLDER) -> s
         names: of the models; `check_model_name` lets nothing through that text protobuf would have to escape.
         server_folder: the folder of models as the server sees it.
     """
-    entries = [
-        f'  config {{\n    name: "{name}"\n    base_path: "{server_folder.rstrip("/")}/{name}"\n'
-        '    model_platform: "tensorflow"\n  }\n'
-        for name in names
-    ]
-    return f"{_MADE}\nmodel_config_list {{\n{''.join(entries)}}}\n"
+    return f"{_MADE}\nmodel_config_list {{\n{''.join(_entry(name, server_folder) for name in names)}}}\n"
 
 
 def write_models_config(models_dir: Path | str) -> Path | None:
@@ -55,7 +52,7 @@ def write_models_config(models_dir: Path | str) -> Path | None:
     with explain_write_errors(path):
         while True:
             text = models_config(model_names(folder))
-            current = path.read_text(encoding="utf-8") if path.exists() else None
+            current = _read(path)
             if current is not None and not current.startswith(_MADE):
                 return None
             if current != text:
@@ -63,3 +60,55 @@ def write_models_config(models_dir: Path | str) -> Path | None:
             # Whoever writes last looks once more: of two writers, each with a new model, none leaves out the other's.
             if text == models_config(model_names(folder)):
                 return path
+
+
+def not_listed(models_dir: Path | str, name: str, version: int) -> str:
+    """Why servers that read a folder's `models.config` do not serve a version, and how to mend it.
+
+    Version policies, labels and canaries need a file of the user's own, which kerastl leaves alone.
+
+    Returns:
+        A message; empty where the file is kerastl's, or is not there, or lets the version be served.
+    """
+    path = Path(models_dir) / CONFIG_FILE
+    text = _read(path)
+    if text is None or text.startswith(_MADE):
+        return ""
+    text = re.sub(r"#[^\n]*", "", text)
+    blocks = [
+        block for block in _blocks(text) if re.search(rf"\bname\s*:\s*[\"']{re.escape(name)}[\"']", block)
+    ]
+    own = f"{path} is not kerastl's and was left alone, and a server that reads it"
+    if not blocks:
+        bases = re.findall(r"\bbase_path\s*:\s*[\"']([^\"']*)[\"']", text)
+        above = os.path.dirname(bases[0].rstrip("/")) if bases else SERVER_FOLDER
+        return f"{own} will not serve '{name}'. Add to its model_config_list:\n{_entry(name, above)}".rstrip()
+    versions = re.search(r"\bspecific\s*:?\s*\{([^}]*)\}", blocks[0])
+    if versions and str(version) not in re.findall(r"\d+", versions[1]):
+        return (
+            f"{own} serves certain versions of '{name}' alone. Version {version} is served once its model_version_policy says "
+            f"`specific {{ versions: {version} }}`, beside others or in their place."
+        )
+    return ""
+
+
+def _entry(name: str, server_folder: str) -> str:
+    return (
+        f'  config {{\n    name: "{name}"\n    base_path: "{server_folder.rstrip("/")}/{name}"\n'
+        '    model_platform: "tensorflow"\n  }\n'
+    )
+
+
+def _read(path: Path) -> str | None:
+    return path.read_text(encoding="utf-8", errors="replace") if path.exists() else None
+
+
+def _blocks(text: str) -> Iterator[str]:
+    """What stands between the braces of each `config`."""
+    for start in re.finditer(r"\bconfig\s*:?\s*\{", text):
+        depth = 1
+        for place in range(start.end(), len(text)):
+            depth += {"{": 1, "}": -1}.get(text[place], 0)
+            if not depth:
+                yield text[start.end() : place]
+                break

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from kerastl.errors import ExportError, UserError
 from kerastl.export.folders import is_model_name, published_versions, remove_leftovers, show, workspace
-from kerastl.export.models_config import write_models_config
+from kerastl.export.models_config import not_listed, write_models_config
 from kerastl.export.parity import ParityResult
 from kerastl.export.versions import EXTRA_FOLDER, check_keep, prune_versions
 from kerastl.wording import safe_name
@@ -30,6 +30,7 @@ class ExportedModel:
         signatures: names of its signatures.
         largest_difference: of a probability between this version, reloaded, and the model in memory.
         image_count: number of images on which the two were compared.
+        not_listed: why a `models.config` of the user's own keeps servers from it, and how to mend it; empty where none does.
     """
 
     path: Path
@@ -38,6 +39,7 @@ class ExportedModel:
     signatures: tuple[str, ...]
     largest_difference: float
     image_count: int
+    not_listed: str = ""
 
 
 def publish(
@@ -95,6 +97,7 @@ def publish(
         signatures=result.signatures,
         largest_difference=result.largest_difference,
         image_count=result.count,
+        not_listed=not_listed(models_dir, name, version) if served else "",
     )
 
 

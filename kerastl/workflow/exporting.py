@@ -21,8 +21,9 @@ from kerastl.export.warmup import write_warmup
 from kerastl.image.decode import decode
 from kerastl.image.read import describe_failure
 from kerastl.progress import Progress
-from kerastl.recipe import Recipe, recipe_to_toml
+from kerastl.recipe import Recipe
 from kerastl.wording import counted
+from kerastl.workflow.facts import published_recipe
 
 # Of the validation split, and as many of the test split: enough for every signature in seconds.
 PARITY_IMAGES = 16
@@ -65,6 +66,7 @@ def export_network(
     facts: ModelFacts,
     keep: int | None = None,
     warmup: bool = True,
+    progress: Progress = Progress(),
 ) -> ExportedModel:
     """Publish a trained model after it agreed, in a fresh process, with itself in memory on real images.
 
@@ -80,6 +82,7 @@ def export_network(
         facts: what its model card tells.
         keep: how many versions of it stay; all of them without it.
         warmup: put warm-up requests for TensorFlow Serving beside it, which hold some of the images.
+        progress: hears of what keeps servers from the model.
 
     Raises:
         ExportError: the exported model, or what it was trained on, does not agree with the model.
@@ -94,15 +97,18 @@ def export_network(
         write_saved_model(model, serving, path)
         warmup_count = write_warmup(path, name, images) if warmup else 0
 
-    return publish(
+    exported = publish(
         build,
         lambda path: check_parity(path, images, expected, serving, tolerance=tolerance_for(precision)),
         models_dir,
         name,
-        extra_files={"recipe.toml": recipe_to_toml(recipe)},
+        extra_files={"recipe.toml": published_recipe(recipe)},
         describe=lambda parity: describe_version(facts, name, parity, warmup_count),
         keep=keep,
     )
+    if exported.not_listed:
+        progress.warn(exported.not_listed)
+    return exported
 
 
 def _check_trained(trained: Trained, expected: Expected, tolerance: float) -> None:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kerastl.export.card import ModelFacts
-from kerastl.recipe import Recipe
+from kerastl.recipe import Recipe, recipe_to_toml
 from kerastl.run import Run
+
+# Keys that hold a path, or may.
+_PATHS = (
+    ("data", "source"), ("data", "data_dir"), ("backbone", "weights"), ("backbone", "weights_dir"), ("cache", "directory")
+)  # fmt: skip
 
 
 def model_facts(recipe: Recipe, run: Run, class_names: Sequence[str], found: Mapping[str, Any]) -> ModelFacts:
@@ -25,19 +33,19 @@ def model_facts(recipe: Recipe, run: Run, class_names: Sequence[str], found: Map
         run=run.name,
         recipe=recipe.name or "recipe.toml",
         backbone=recipe.backbone.name,
-        weights=recipe.backbone.weights,
+        weights=without_folders(recipe.backbone.weights),
         weights_origin=found.get("weights_origin", ""),
         image_size=recipe.backbone.image_size,
         resize=recipe.data.resize,
         class_names=tuple(class_names),
         multi_label=recipe.data.multi_label,
-        data_source=recipe.data.source,
+        data_source=without_folders(recipe.data.source),
         fingerprint=found.get("fingerprint", ""),
         counts=found.get("counts", {}),
         unreadable_count=found.get("unreadable_count", 0),
         test=found.get("metrics"),
         validation=found.get("validation_metrics"),
-        warnings=tuple(found.get("warnings", ())),
+        warnings=tuple(_without_places(text, recipe) for text in found.get("warnings", ())),
         trust=found.get("trust"),
     )
 
@@ -50,3 +58,30 @@ def measured(run: Run) -> Mapping[str, Any]:
     data = json.loads(run.data_json.read_text(encoding="utf-8"))
     known = {key: data[key] for key in ("fingerprint", "counts", "warnings") if key in data}
     return {**known, "unreadable_count": len(data.get("unreadable", ()))}
+
+
+def published_recipe(recipe: Recipe) -> str:
+    """The recipe as TOML for whoever gets the model: of paths, which tell users and machines, the last parts alone."""
+    changes: dict[str, dict[str, str]] = {"data": {}, "backbone": {}, "cache": {}}
+    for part, name in _PATHS:
+        if value := getattr(getattr(recipe, part), name):
+            changes[part][name] = without_folders(value)
+    parts = {part: dataclasses.replace(getattr(recipe, part), **values) for part, values in changes.items()}
+    heading = "Of paths the last part alone; recipe.toml in the folder of the run has them whole."
+    return recipe_to_toml(dataclasses.replace(recipe, **parts), heading)
+
+
+def without_folders(place: str) -> str:
+    """The last part of a path; whatever is none (`digits`, `tfds:NAME`, `pretrained`) as it is."""
+    if ":" in place.split("/", 1)[0] and place[1:3] != ":\\":
+        return place
+    return place.rstrip("/\\").replace("\\", "/").rpartition("/")[2] or place
+
+
+def _without_places(text: str, recipe: Recipe) -> str:
+    """A warning without the folders that lead to what it names."""
+    known = [getattr(getattr(recipe, part), name) for part, name in _PATHS]
+    places = [place for path in known if path for place in (os.path.abspath(os.path.expanduser(path)), path)]
+    for place in sorted(filter(lambda place: "/" in place, places), key=len, reverse=True):
+        text = text.replace(place, without_folders(place))
+    return re.sub(r"(?<![\w:/.~])[~/][^\s'\"`,;:]*/", "", text)  # other absolute paths, not URLs

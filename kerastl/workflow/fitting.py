@@ -174,7 +174,7 @@ def fit(
                 exported = export_network(
                     network.model, recipe, serving, images, precision, models_dir, recipe.name, trained,
                     facts=model_facts(recipe, run, prepared.splits.class_names, report.to_dict()),
-                    keep=keep, warmup=warmup,
+                    keep=keep, warmup=warmup, progress=progress,
                 )  # fmt: skip
             except Exception as error:
                 problem = (

@@ -137,7 +137,7 @@ def export(
     facts = model_facts(recipe, folder, class_names, measured(folder))
     return export_network(
         model, recipe, serving, images, precision, models_dir, name or recipe.name or "model",
-        facts=facts, keep=keep, warmup=warmup,
+        facts=facts, keep=keep, warmup=warmup, progress=progress,
     )  # fmt: skip
 
 
