@@ -193,6 +193,49 @@ def test_the_curves_say_which_epoch_and_phase_were_kept(
     assert boundary == [8.5]
 
 
+def test_the_curves_show_the_monitor_at_whose_best_value_an_epoch_was_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from matplotlib.figure import Figure
+
+    drawn: list[Figure] = []
+    save = Figure.savefig
+    monkeypatch.setattr(
+        Figure, "savefig", lambda figure, *a, **k: (drawn.append(figure), save(figure, *a, **k))
+    )
+    calibrated = [2.0, 0.9, 0.5, 0.121, 0.13, 0.14]
+    rows = [
+        {
+            "loss": 1 / n,
+            "val_loss": 1 / n,
+            "val_calibrated_loss": value,
+            "val_macro_f1": n / 10,
+            "learning_rate": 0.1,
+        }
+        for n, value in enumerate(calibrated, start=1)
+    ]
+    monitors = {"head_phase": "val_calibrated_loss", "finetune_phase": "val_macro_f1"}
+    plot_curves([("head_phase", rows), ("finetune_phase", rows)], tmp_path / "c.png",
+                {"head_phase": 4, "finetune_phase": 6}, "head_phase", monitors)  # fmt: skip
+    titles = [axis.get_ylabel() for axis in drawn[0].axes]
+    assert titles == ["calibrated loss\n(monitor)", "macro f1\n(monitor)", "loss", "learning rate"]
+    marks = [line for line in drawn[0].axes[0].lines if line.get_marker() == "D"]
+    assert [float(mark.get_ydata()[0]) for mark in marks] == [0.121, 0.14]
+    assert (
+        "best at its epoch 4 of 6 (validation calibrated loss 0.121, loss 0.250)" in drawn[0].get_suptitle()
+    )
+    assert {"training", "validation"} <= {text.get_text() for text in drawn[0].legends[0].get_texts()}
+    # where loss or accuracy is the monitor, its own panel says so
+    plot_curves(
+        [("head_phase", rows)],
+        tmp_path / "c.png",
+        {"head_phase": 6},
+        "head_phase",
+        {"head_phase": "val_loss"},
+    )
+    assert [axis.get_ylabel() for axis in drawn[1].axes] == ["loss\n(monitor)", "learning rate"]
+
+
 @pytest.mark.parametrize("classes", [2, 20, 21, 130])
 def test_confusion_pictures_grow_with_the_classes_but_not_without_end(tmp_path: Path, classes: int) -> None:
     matrix = np.diag(np.arange(classes))  # the first class is absent

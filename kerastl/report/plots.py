@@ -12,7 +12,7 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _BLUE, _ORANGE, _GREEN, _GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
 _DOTS_PER_INCH = 110
 _COUNTS_UP_TO = 20
+_DRAWN_ANYWAY = ("val_loss", "val_accuracy")
 _NAMES_UP_TO = 120
 
 
@@ -34,21 +35,30 @@ def plot_curves(
     path: Path | str,
     best_epochs: Mapping[str, int] | None = None,
     winner: str | None = None,
+    monitors: Mapping[str, str] | None = None,
 ) -> None:
-    """Draw loss, accuracy and learning rate over the epochs of all phases.
+    """Draw loss, accuracy, the monitored metric and learning rate over the epochs of all phases.
 
     Args:
-        histories: (phase, a mapping an epoch from `loss`, `val_loss`, `accuracy`, `val_accuracy` and
-            `learning_rate` to its value); what is missing or not finite leaves a gap.
+        histories: (phase, a mapping an epoch from `loss`, `val_loss`, `accuracy`, `val_accuracy`, `learning_rate`
+            and the monitors to its value); what is missing or not finite leaves a gap.
         path: the PNG to write.
         best_epochs: phase → epoch, from 1, whose weights were kept; the lowest `val_loss` without it.
         winner: phase whose weights the model has.
+        monitors: phase → validation metric that chose its best epoch; `val_loss` without it. Where it is neither loss
+            nor accuracy it gets a panel of its own.
     """
     from matplotlib.ticker import MaxNLocator
 
+    monitors = {phase: (monitors or {}).get(phase, "val_loss") for phase, _ in histories}
     panels = [
-        (title, train, validation)
+        (f"{title}\n(monitor)" if validation in monitors.values() else title, train, validation)
         for title, train, validation in (
+            *(
+                (_title(key), None, key)
+                for key in dict.fromkeys(monitors.values())
+                if key not in _DRAWN_ANYWAY
+            ),
             ("loss", "loss", "val_loss"),
             ("accuracy", "accuracy", "val_accuracy"),
             ("learning rate", "learning_rate", None),
@@ -69,6 +79,10 @@ def plot_curves(
         axis.grid(axis="y", color="#dddddd", linewidth=0.8)
         axis.spines[["top", "right"]].set_visible(False)
         axis.tick_params(labelbottom=row == len(panels) - 1)
+        if validation and validation in monitors.values() and validation.endswith("loss"):
+            _scale_log(
+                axis, "y"
+            )  # the first epochs would press the later ones, which differ by little, onto one line
         if train == "learning_rate":
             _scale_rates(axis, [_column(epochs, train) for _, epochs in histories])
     total = sum(len(epochs) for _, epochs in histories)
@@ -88,14 +102,16 @@ def plot_curves(
         start += len(epochs)
     # the figures stand above the curves: beside their points they would cover other points
     captions = [
-        _caption(*history, best_epochs or {}, winner if len(histories) > 1 else None) for history in histories
+        _caption(*history, best_epochs or {}, winner if len(histories) > 1 else None, monitors[history[0]])
+        for history in histories
     ]
     figure.suptitle("\n".join(captions), x=0.01, ha="left", fontsize=10)
     axes[-1].set_xlabel("epoch, counted through both phases" if len(histories) > 1 else "epoch")
     axes[-1].set_xlim(0.5, total + 0.5)
     axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    handles, names = axes[0].get_legend_handles_labels()
-    shown = dict(zip(names, handles, strict=True))
+    shown = {
+        name: handle for axis in axes for handle, name in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
     figure.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=len(shown), frameon=False)
     _save(figure, path)
 
@@ -103,7 +119,7 @@ def plot_curves(
 def _draw_panel(
     axis: Axes,
     histories: Sequence[tuple[str, Sequence[Mapping[str, float]]]],
-    train: str,
+    train: str | None,
     validation: str | None,
     best_epochs: Mapping[str, int],
     winner: str | None,
@@ -113,9 +129,9 @@ def _draw_panel(
         positions = np.arange(start + 1, start + len(epochs) + 1)
         # a phase of one epoch is a point, not a line
         dot = "." if len(epochs) < 30 else ""
-        if validation is None:
+        if train and validation is None:
             axis.plot(positions, _column(epochs, train), color=_GREEN, marker=dot, linewidth=1.6)
-        else:
+        elif train:
             axis.plot(
                 positions, _column(epochs, train), color=_BLUE, linestyle="--", marker=dot, linewidth=1.4,
                 label="training",
@@ -136,18 +152,42 @@ def _draw_panel(
 
 
 def _caption(
-    phase: str, epochs: Sequence[Mapping[str, float]], best_epochs: Mapping[str, int], winner: str | None
+    phase: str,
+    epochs: Sequence[Mapping[str, float]],
+    best_epochs: Mapping[str, int],
+    winner: str | None,
+    monitor: str,
 ) -> str:
     best = best_epochs.get(phase, _lowest(_column(epochs, "val_loss")))
     if not 1 <= best <= len(epochs):
-        return f"{phase_title(phase)}: {len(epochs)} epochs"
+        better = "none better than what it began with of " if phase in best_epochs else ""
+        return f"{phase_title(phase)}: {better}{len(epochs)} epochs"
     figures = [
-        f"validation {name} {epochs[best - 1][key]:.3f}"
-        for name, key in (("loss", "val_loss"), ("accuracy", "val_accuracy"))
+        f"{_title(key)} {epochs[best - 1][key]:.3f}"
+        for key in dict.fromkeys((monitor, *_DRAWN_ANYWAY))
         if key in epochs[best - 1]
     ]
     kept = ", kept" if phase == winner else ""
-    return f"{phase_title(phase)}{kept}: best at its epoch {best} of {len(epochs)} ({', '.join(figures)})"
+    return f"{phase_title(phase)}{kept}: best at its epoch {best} of {len(epochs)} (validation {', '.join(figures)})"
+
+
+def _title(key: str) -> str:
+    """A validation metric as the figure calls it: `val_calibrated_loss` → `calibrated loss`."""
+    return key.removeprefix("val_").replace("_", " ")
+
+
+def _scale_log(axis: Axes, which: Literal["x", "y"]) -> None:
+    """Logarithmic with figures as people write them, where values lie far enough apart for such ticks among them."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    low, high = axis.dataLim.intervalx if which == "x" else axis.dataLim.intervaly
+    if not 0 < 4 * low < high < math.inf:
+        return
+    axis.set(**{f"{which}scale": "log"})
+    scale = axis.xaxis if which == "x" else axis.yaxis
+    scale.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    scale.set_major_formatter(StrMethodFormatter("{x:g}"))
+    scale.set_minor_formatter(NullFormatter())
 
 
 def _scale_rates(axis: Axes, rates: Sequence[np.ndarray]) -> None:

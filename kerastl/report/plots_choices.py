@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kerastl.report.plots import _BLUE, _GREEN, _GREY, _ORANGE, _figure, _save
+from kerastl.report.plots import _BLUE, _GREEN, _GREY, _ORANGE, _figure, _save, _scale_log
 
 
 def plot_rate_range(
@@ -69,11 +69,15 @@ def plot_ranking(
     best = [index for index in range(len(names)) if not _is_beaten(index, speeds, heights)]
     best.sort(key=lambda index: speeds[index])
     axis.plot(speeds[best], heights[best], color=_ORANGE, linestyle="--", linewidth=1.2, zorder=0)
+    middle = np.sqrt(speeds.min() * speeds.max())
     for name, speed, height in zip(names, speeds, heights, strict=True):
+        # names grow away from the nearer edge
+        offset, align = (6, "left") if speed <= middle else (-6, "right")
         axis.annotate(
-            name, (speed, height), xytext=(6, 5), textcoords="offset points", fontsize=9, parse_math=False
-        )
-    axis.set_xscale("log")
+            name, (speed, height), xytext=(offset, 5), textcoords="offset points", ha=align, fontsize=9,
+            parse_math=False,
+        )  # fmt: skip
+    _scale_log(axis, "x")
     axis.margins(x=0.2, y=0.15)
     axis.set_xlabel("images a second of the forward pass")
     axis.set_ylabel(f"{metric} of the linear probe")

@@ -52,7 +52,8 @@ def write_histories(run: Run, result: FitResult) -> None:
         histories.append((phase.name, rows))
     if any(rows for _, rows in histories):
         best = {phase.name: phase.best_epoch for phase in result.phases}
-        plot_curves(histories, run.curves_png, best, result.winner)
+        monitors = {phase.name: phase.monitor for phase in result.phases}
+        plot_curves(histories, run.curves_png, best, result.winner, monitors)
 
 
 def write_preview(run: Run, prepared: Prepared) -> None:
