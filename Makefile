@@ -10,7 +10,7 @@ REQUIREMENTS := setup.cfg pyproject.toml constraints.txt
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo tune install install-dev test test-slow lint docs check-docs check serve clean
+.PHONY: help demo tune install install-dev test test-slow test-other lint docs check-docs check serve clean
 
 help:  ## this list
 	@echo "make TARGET [PYTHON=python3.12] [VENV=.venv]"
@@ -35,6 +35,12 @@ test: $(VENV)/.installed-dev  ## the quick tests
 test-slow: $(VENV)/.installed-dev  ## real architectures; real weights and the real server where they are at hand
 	$(BIN)/python -m pytest -m "slow or weights or docker"
 
+# In a folder of the virtual environment, where nothing else has to know of it.
+test-other: $(VENV)/.installed-dev  ## the quick tests on another version of Python, where there is one on this machine
+	@other=$$(tools/other_python.sh $(BIN)/python); \
+	if [ -n "$$other" ]; then $(MAKE) PYTHON="$$other" VENV=$(VENV)/other test; \
+	else echo "No other Python than that of $(VENV) is here: 3.11, 3.12 or 3.13."; fi
+
 lint: $(VENV)/.installed-dev  ## style, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -46,7 +52,7 @@ docs: $(VENV)/.installed-dev  ## write the generated pages of docs/ anew
 check-docs: $(VENV)/.installed-dev  ## fail if a generated page of docs/ is stale
 	$(BIN)/python tools/docs.py --check
 
-check: test lint check-docs test-slow  ## all that .ci/run does
+check: test lint check-docs test-slow test-other  ## all that .ci/run does
 
 # The variables that tools/serve.sh lists reach it by themselves: make hands on what stands on its command line.
 serve:  ## serve saved_models/, or MODEL=name alone, with TensorFlow Serving: REST on 8501, gRPC on 8500 (needs Docker)
