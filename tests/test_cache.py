@@ -192,9 +192,12 @@ def test_cache_list_prune_and_clear(fit: FitRun, tmp_path: Path, kerastl: Kerast
     assert {unit["kind"] for unit in units} == {"pixels", "pooled", "activations"}
     total = sum(unit["bytes"] for unit in units)
     assert "removed 0 units" in kerastl("cache", "prune", "--older-than-days", "1").stdout
-    kerastl("cache", "prune", "--max-gigabytes", str(total / 2 / 1e9))
+    pruned = json.loads(kerastl("cache", "prune", "--max-gigabytes", str(total / 2 / 1e9), "--json").stdout)
+    assert sum(unit["bytes"] for unit in pruned["removed"]) >= total / 2 and pruned["not_removed"] == []
     left = json.loads(kerastl("cache", "list", "--json").stdout)
     assert 0 < len(left) < len(units) and sum(unit["bytes"] for unit in left) <= total / 2
-    assert f"removed {len(left)} units" in kerastl("cache", "clear").stdout
+    removed = json.loads(kerastl("cache", "clear", "--json").stdout)["removed"]
+    assert [unit["name"] for unit in removed] == [unit["name"] for unit in left] != []
+    assert "removed 0 units" in kerastl("cache", "clear").stdout
     assert json.loads(kerastl("cache", "list", "--json").stdout) == []
     assert not list((tmp_path / "store").iterdir())

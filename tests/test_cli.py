@@ -6,18 +6,18 @@ import errno
 import io
 import json
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import click
 import pytest
+from click.shell_completion import BashComplete
 from conftest import Kerastl, heed_ctrl_c
 
 from kerastl import __version__
 from kerastl.backbones import backbone_names, get_backbone
-from kerastl.cli import COMMANDS, explain
+from kerastl.cli import COMMANDS, cli, explain
 from kerastl.cli.options import FLAGS
 from kerastl.cli.terminal import Terminal, print_json, table
 from kerastl.errors import Interrupted, RecipeError, TrainingError, UserError
@@ -48,6 +48,89 @@ def test_help_and_listings_answer_without_tensorflow(words: list[str], tmp_path:
     )
     assert (done.returncode, done.stderr) == (0, "loaded: []\n")
     assert done.stdout
+
+
+def leaves() -> dict[str, click.Command]:
+    """All commands that do something, by their words."""
+    context, found = click.Context(cli), {}
+    for name in COMMANDS:
+        command = cli.get_command(context, name)
+        assert command is not None
+        below = command.commands if isinstance(command, click.Group) else {"": command}
+        found |= {f"{name} {inner}".strip(): each for inner, each in below.items()}
+    return found
+
+
+def options_of(command: click.Command) -> set[str]:
+    return {word for parameter in command.params for word in parameter.opts}
+
+
+def test_every_command_prints_json() -> None:
+    assert len(leaves()) >= 19
+    assert [name for name, command in leaves().items() if "--json" not in options_of(command)] == []
+
+
+def test_what_looks_ahead_takes_what_fit_takes() -> None:
+    commands = leaves()
+    for name in ("plan", "rank", "lr-range"):
+        assert options_of(commands["fit"]) - options_of(commands[name]) == set()
+
+
+COMPLETIONS = [
+    ("fit --backbone", "mob", set(backbone_names()) & {"mobilenet_025", "mobilenet", "mobilenet_v2"}),
+    ("fit --augment", "", {"none", "light", "medium", "strong"}),
+    ("fit", "dig", {"digits"}),
+    ("fit --data", "", {"digits"}),
+    ("plan --backbone vgg16 --unfreeze-from", "block", {"block1_pool", "block4_pool"}),
+    ("fit --set", "augment.l", {"augment.level="}),
+    ("tune --set", "augment.level=", {"augment.level=light"}),
+    ("fit --weights", "im", {"imagenet"}),
+    ("rank --backbones", "vgg16,vgg", {"vgg16,vgg19"}),
+    ("backbones", "resnet50", {"resnet50", "resnet50_v2"}),
+    ("export --format", "lite", {"litert", "litert-int8"}),
+    ("evaluate", "", {"runs/20260102-030405-digits"}),
+    ("export", "runs/2026", {"runs/20260102-030405-digits"}),
+    ("predict", "run", {"runs/20260102-030405-digits"}),
+    ("models rollback", "", {"digits"}),
+    ("models prune --models elsewhere", "", {"flowers"}),
+    ("", "mod", {"models"}),
+]
+
+
+@pytest.mark.parametrize(("words", "begun", "offered"), COMPLETIONS, ids=lambda value: str(value))
+def test_the_shell_completes_names_choices_and_run_folders(
+    words: str, begun: str, offered: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in (
+        "runs/20260102-030405-digits",
+        "runs/no-run",
+        "saved_models/digits/1",
+        "elsewhere/flowers/1",
+    ):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "runs" / "20260102-030405-digits" / "recipe.toml").touch()
+    found = BashComplete(cli, {}, "kerastl", "_KERASTL_COMPLETE").get_completions(words.split(), begun)
+    plain = {item.value for item in found if item.type == "plain"}
+    assert offered and offered <= plain and all(value.startswith(begun) for value in plain)
+    assert "runs/no-run" not in plain
+
+
+def test_the_way_to_switch_completion_on_works_without_tensorflow(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    for shell in ("bash", "zsh", "fish"):
+        assert f"_KERASTL_COMPLETE={shell}_source kerastl" in page
+    program = (
+        "import sys\nfrom kerastl.cli import main\ntry:\n    main()\n"
+        f"finally:\n    print('loaded:', sorted(set({HEAVY!r}) & set(sys.modules)), file=sys.stderr)"
+    )
+    environment = {
+        **os.environ, "_KERASTL_COMPLETE": "bash_complete", "COMP_WORDS": "kerastl fit --backbone vgg", "COMP_CWORD": "3",
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, env=environment
+    )
+    assert (done.stdout.split(), done.stderr) == (["plain,vgg16", "plain,vgg19"], "loaded: []\n")
 
 
 def test_version(kerastl: Kerastl) -> None:
@@ -132,18 +215,25 @@ def test_every_failure_is_one_message_and_an_exit_code(
     assert "Traceback" not in message
 
 
-def test_ctrl_c_ends_with_130_and_no_traceback(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("sent", "code", "said"),
+    [("SIGINT", 130, "stopped by Ctrl-C"), ("SIGTERM", 143, "stopped by SIGTERM")],
+)
+def test_a_signal_to_stop_ends_with_its_code_and_no_traceback(
+    sent: str, code: int, said: str, tmp_path: Path
+) -> None:
     program = (
         "import os, signal, sys, click\nimport kerastl.cli as cli\n"
-        "@click.command()\ndef wait():\n    os.kill(os.getpid(), signal.SIGINT)\n    import time; time.sleep(9)\n"
+        "@click.command()\ndef wait():\n    os.kill(os.getpid(), signal."
+        + sent
+        + ")\n    import time; time.sleep(9)\n"
         "cli.Commands.get_command = lambda self, context, name: wait\n"
         "cli.main(['fit'])"
     )
     words = [sys.executable, "-c", program]
     done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, preexec_fn=heed_ctrl_c)
-    assert (done.returncode, done.stdout) == (130, "")
-    assert done.stderr.strip() == "stopped by Ctrl-C"
-    assert done.returncode != -signal.SIGINT
+    assert (done.returncode, done.stdout) == (code, "")
+    assert done.stderr.strip() == said
 
 
 def test_a_reader_that_goes_away_leaves_no_traceback() -> None:

@@ -139,7 +139,7 @@ def test_an_evaluation_with_long_class_names_fits(
 def test_a_ranking_fits(width: int, wide: Callable[[int], None], capsys: pytest.CaptureFixture[str]) -> None:
     wide(width)
     rows = tuple(
-        RankedBackbone(name, 0.8531, 0.0213, 5, -1234.5, 0.01, 58_370_944, 331, 4032, 1234.5, "imagenet")
+        RankedBackbone(name, 0.8531, 0.0213, 5, -1.2345, 0.01, 58_370_944, 331, 4032, 1234.5, "imagenet")
         for name in backbone_names()
     )
     left_out = tuple(LeftOut(name, "its weights are not on this machine") for name in backbone_names())

@@ -371,8 +371,13 @@ def test_the_command_line_lists_goes_back_and_prunes(kerastl: Kerastl, tmp_path:
     assert [(row["version"], row["rollback_of"], row["served"]) for row in rows] == [
         (1, None, False), (2, None, False), (3, 1, True)
     ]  # fmt: skip
-    assert kerastl("models", "prune", NAME, "--keep", "1").stdout == "removed 2\n"
+    pruned = json.loads(kerastl("models", "prune", NAME, "--keep", "1", "--json").stdout)
+    assert (pruned["name"], pruned["removed"]) == (NAME, [2])
+    assert [(row["version"], row["served"]) for row in pruned["kept"]] == [(1, False), (3, True)]
+    assert kerastl("models", "prune", NAME, "--keep", "1").stdout == "removed nothing\n"
     assert kerastl("models", "config").stdout == "saved_models/models.config\n"
+    made = json.loads(kerastl("models", "config", "--json").stdout)
+    assert made == {"path": "saved_models/models.config", "models": [NAME]}
     assert published_versions(models / NAME) == [1, 3]
 
 

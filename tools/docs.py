@@ -27,7 +27,8 @@ WIDTH = 100
 
 def command_line_page() -> str:
     """Every command's own help."""
-    root = click.Context(cli, info_name="kerastl", terminal_width=WIDTH, max_content_width=WIDTH)
+    settings = {**cli.context_settings, "terminal_width": WIDTH, "max_content_width": WIDTH}
+    root = click.Context(cli, info_name="kerastl", **settings)
     parts = ["# The command line\n", MADE, _fenced(cli.get_help(root))]
     for name in COMMANDS:
         command = cli.get_command(root, name)
@@ -42,7 +43,8 @@ def command_line_page() -> str:
             )
             parts += [f"### kerastl {name} {inner}\n", _fenced(below.get_help(words))]
     parts.append(
-        "Exit codes: 0 done, 1 something went wrong, 2 something that you can mend, 130 stopped by Ctrl-C.\n"
+        "Exit codes: 0 done, 1 something went wrong, 2 something that you can mend, 130 stopped by Ctrl-C, "
+        "143 by SIGTERM.\n"
     )
     return "\n".join(parts)
 

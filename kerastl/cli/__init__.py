@@ -1,7 +1,8 @@
 """The command line: find the command, run it, and turn whatever goes wrong into one message and an exit code.
 
 A command is a module of this package whose function has the module's name (`lr-range`: `lr_range`); it is
-imported when it is asked for. Exit codes: 0 done, 1 something went wrong, 2 something that the user can mend, 130 Ctrl-C.
+imported when it is asked for. Exit codes: 0 done, 1 something went wrong, 2 something that the user can mend, 130 Ctrl-C,
+143 SIGTERM.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from __future__ import annotations
 import errno
 import importlib
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from typing import NoReturn, cast
 
@@ -18,7 +21,7 @@ import click
 from kerastl import __version__
 from kerastl.cli.helping import Group
 from kerastl.cli.options import Invocation, debug_option
-from kerastl.errors import KerastlError, nearest
+from kerastl.errors import Interrupted, KerastlError, nearest
 
 COMMANDS = (
     "fit",
@@ -36,6 +39,7 @@ COMMANDS = (
     "cache",
     "check",
 )
+STOPPED = Interrupted.exit_code
 EXAMPLES = (
     ("kerastl fit digits", "the shipped demo"),
     ("kerastl fit --data photos --backbone resnet50", "one folder a class"),
@@ -92,6 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         arguments: the words after `kerastl`; those of the process without them.
     """
     invocation = Invocation()
+    _heed_sigterm(invocation)
     try:
         code = cli.main(arguments, prog_name="kerastl", standalone_mode=False, obj=invocation)
     except BaseException as error:
@@ -100,8 +105,25 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         if invocation.debug and not isinstance(error, (click.ClickException, click.Abort)):
             raise
         code, message = explain(error)
+        if invocation.terminated and code == STOPPED:
+            code, message = 128 + signal.SIGTERM, message.replace("stopped by Ctrl-C", "stopped by SIGTERM")
         sys.stderr.write(message)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _heed_sigterm(invocation: Invocation) -> None:
+    """Let SIGTERM, which batch systems send before they take a machine away, stop the work as Ctrl-C does."""
+
+    def stop(number: int, frame: object) -> None:
+        invocation.terminated = True
+        raise KeyboardInterrupt
+
+    # Python sets handlers in its main thread alone, and who had it ignored meant that.
+    if (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    ):
+        signal.signal(signal.SIGTERM, stop)
 
 
 def explain(error: BaseException) -> tuple[int, str]:
@@ -113,7 +135,7 @@ def explain(error: BaseException) -> tuple[int, str]:
     if isinstance(error, click.ClickException):
         return error.exit_code, f"error: {error.format_message()}\n"
     if isinstance(error, (click.Abort, KeyboardInterrupt)):
-        return 130, "\nstopped by Ctrl-C\n"
+        return STOPPED, "\nstopped by Ctrl-C\n"
     if isinstance(error, KerastlError):
         return error.exit_code, f"error: {error}\n"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -5,12 +5,13 @@ from __future__ import annotations
 import click
 
 from kerastl.backbones import BackboneSpec, backbone_names, get_backbone
+from kerastl.cli import completion
 from kerastl.cli.options import debug_option, json_option
 from kerastl.cli.terminal import print_json, show, table
 
 
 @click.command()
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=completion.backbones)
 @json_option
 @debug_option
 def backbones(name: str | None, as_json: bool) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kerastl.cli.options import debug_option, format_option, json_option, progress_option
+from kerastl.cli.options import debug_option, format_option, json_option, progress_option, run_argument
 from kerastl.cli.terminal import print_json, quiet_tensorflow, show, table
 from kerastl.progress import Progress
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@run_argument
 @click.option("--data", metavar="SOURCE", help="Images to measure on; the run's own test split without it.")
 @format_option(
     multiple=True,

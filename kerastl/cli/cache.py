@@ -51,11 +51,12 @@ def list_(directory: Path | None, as_json: bool) -> None:
 
 @cache.command()
 @directory_option
+@json_option
 @debug_option
-def clear(directory: Path | None) -> None:
+def clear(directory: Path | None, as_json: bool) -> None:
     """Remove everything that no process is using."""
     store = _store(directory)
-    _remove(store, store.units())
+    _remove(store, store.units(), as_json)
 
 
 @cache.command()
@@ -64,8 +65,11 @@ def clear(directory: Path | None) -> None:
     "--max-gigabytes", type=float, metavar="X", help="Remove the least recently used until this is left."
 )
 @click.option("--older-than-days", type=float, metavar="X", help="Remove what was not used for this long.")
+@json_option
 @debug_option
-def prune(directory: Path | None, max_gigabytes: float | None, older_than_days: float | None) -> None:
+def prune(
+    directory: Path | None, max_gigabytes: float | None, older_than_days: float | None, as_json: bool
+) -> None:
     """Remove interrupted builds, and what is too old or too much."""
     store = _store(directory)
     units = store.units()
@@ -80,7 +84,7 @@ def prune(directory: Path | None, max_gigabytes: float | None, older_than_days: 
             left += unit.bytes
             if left > max_gigabytes * 1e9:
                 doomed.add(unit.name)
-    _remove(store, [unit for unit in units if unit.name in doomed])
+    _remove(store, [unit for unit in units if unit.name in doomed], as_json)
 
 
 def _store(directory: Path | None) -> FeatureStore:
@@ -88,8 +92,12 @@ def _store(directory: Path | None) -> FeatureStore:
     return FeatureStore(cache_directory(recipe), int(recipe.max_gigabytes * 1e9))
 
 
-def _remove(store: FeatureStore, units: list[Stored]) -> None:
+def _remove(store: FeatureStore, units: list[Stored], as_json: bool) -> None:
     removed = [unit for unit in units if store.remove(unit.name)]
+    if as_json:
+        stay = [unit for unit in units if unit not in removed]
+        print_json({"folder": store.root, "removed": removed, "not_removed": stay})
+        return
     kept = len(units) - len(removed)
     in_use = f"; {kept} stay, in use or not yours to remove" if kept else ""
     click.echo(f"removed {len(removed)} units, {size_text(sum(unit.bytes for unit in removed))}{in_use}")

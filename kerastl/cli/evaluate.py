@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kerastl.cli.options import debug_option, json_option, progress_option
+from kerastl.cli.options import debug_option, json_option, progress_option, run_argument
 from kerastl.cli.terminal import print_csv, print_json, quiet_tensorflow, show, table
 from kerastl.progress import Progress
 from kerastl.wording import counted, share
@@ -20,7 +20,7 @@ MOST_CLASSES, FEW_CLASSES = 200, 20
 
 
 @click.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@run_argument
 @click.option("--data", metavar="SOURCE", help="Images to evaluate on; the run's own test split without it.")
 @json_option
 @click.option(

@@ -15,6 +15,7 @@ from kerastl.cli.options import (
     keep_option,
     models_option,
     progress_option,
+    run_argument,
     warmup_option,
 )
 from kerastl.cli.terminal import print_json, quiet_tensorflow
@@ -23,7 +24,7 @@ from kerastl.progress import Progress
 
 
 @click.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@run_argument
 @format_option(default=SAVED_MODEL, show_default=True, help="What to write; see docs/formats.md.")
 @models_option
 @exported_option

@@ -6,16 +6,7 @@ from pathlib import Path
 
 import click
 
-from kerastl.cli.options import (
-    debug_option,
-    json_option,
-    keep_option,
-    models_option,
-    progress_option,
-    recipe_options,
-    runs_option,
-    warmup_option,
-)
+from kerastl.cli.options import debug_option, fit_options, json_option, progress_option, recipe_options
 from kerastl.cli.terminal import print_json, quiet_tensorflow, terminal_width
 from kerastl.progress import Progress
 from kerastl.recipe.schema import Recipe
@@ -23,12 +14,7 @@ from kerastl.recipe.schema import Recipe
 
 @click.command()
 @recipe_options
-@runs_option
-@models_option
-@click.option("--no-export", is_flag=True, help="Export no model; `kerastl export` can do it later.")
-@keep_option
-@warmup_option
-@click.option("--tensorboard", is_flag=True, help="Write logs for TensorBoard into the run's folder.")
+@fit_options
 @json_option
 @progress_option
 @debug_option

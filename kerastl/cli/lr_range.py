@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from kerastl.cli.options import debug_option, json_option, progress_option, recipe_options, runs_option
+from kerastl.cli.options import debug_option, fit_options, json_option, progress_option, recipe_options
 from kerastl.cli.terminal import print_json, quiet_tensorflow, show
 from kerastl.progress import Progress
 from kerastl.recipe.schema import Recipe
@@ -22,7 +23,7 @@ from kerastl.recipe.schema import Recipe
 @click.option(
     "--steps", type=int, default=150, show_default=True, metavar="N", help="Batches to try, at most."
 )
-@runs_option
+@fit_options
 @json_option
 @progress_option
 @debug_option
@@ -35,6 +36,7 @@ def lr_range(
     runs_dir: Path,
     as_json: bool,
     progress: Progress,
+    **of_fit: Any,
 ) -> None:
     """Try growing learning rates on one phase, and suggest one.
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from kerastl.cli import completion
 from kerastl.cli.helping import Group
 from kerastl.cli.options import debug_option, json_option, models_option
 from kerastl.cli.terminal import print_json, table
@@ -24,7 +25,7 @@ def models() -> None:
 
 
 @models.command("list")
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=completion.models)
 @models_option
 @json_option
 @debug_option
@@ -41,7 +42,7 @@ def list_(name: str | None, models_dir: Path, as_json: bool) -> None:
 
 
 @models.command()
-@click.argument("name")
+@click.argument("name", shell_complete=completion.models)
 @click.option(
     "--to",
     type=int,
@@ -63,23 +64,28 @@ def rollback(name: str, to: int | None, models_dir: Path, as_json: bool) -> None
 
 
 @models.command()
-@click.argument("name")
+@click.argument("name", shell_complete=completion.models)
 @click.option(
     "--keep", type=click.IntRange(min=1), metavar="N", required=True, help="How many of the newest stay."
 )
 @models_option
+@json_option
 @debug_option
-def prune(name: str, keep: int, models_dir: Path) -> None:
+def prune(name: str, keep: int, models_dir: Path, as_json: bool) -> None:
     """Remove old versions of NAME; never what is served, nor the version that it is a roll back of."""
     list_models(models_dir, name)  # says what there is, if not this one
     removed = prune_versions(models_dir / name, keep)
-    click.echo(f"removed {', '.join(map(str, removed)) or 'nothing'}")
+    if as_json:
+        print_json({"name": name, "removed": removed, "kept": list_models(models_dir, name)})
+    else:
+        click.echo(f"removed {', '.join(map(str, removed)) or 'nothing'}")
 
 
 @models.command()
 @models_option
+@json_option
 @debug_option
-def config(models_dir: Path) -> None:
+def config(models_dir: Path, as_json: bool) -> None:
     """Write models.config, with which TensorFlow Serving serves all models together."""
     path = write_models_config(models_dir)
     if path is None:
@@ -95,7 +101,10 @@ def config(models_dir: Path) -> None:
                 ]
             )
         )
-    click.echo(path)
+    if as_json:
+        print_json({"path": path, "models": model_names(models_dir)})
+    else:
+        click.echo(path)
 
 
 def _row(version: ModelVersion) -> tuple[str | int, ...]:

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import click
 
+from kerastl.cli import completion
 from kerastl.cli.terminal import Terminal
 from kerastl.export.formats import FORMATS, SAVED_MODEL
 from kerastl.recipe.load import load_recipe, recipe_keys
@@ -49,6 +50,14 @@ METAVARS = {
     "backbone.weights_dir": "FOLDER",
     "finetune_phase.unfreeze_from": "POINT",
 }
+COMPLETIONS = {
+    "data.source": completion.words(("digits",), "file"),
+    "data.data_dir": completion.words((), "dir"),
+    "backbone.name": completion.backbones,
+    "backbone.weights": completion.words(("pretrained", "imagenet", "none"), "file"),
+    "backbone.weights_dir": completion.words((), "dir"),
+    "finetune_phase.unfreeze_from": completion.unfreeze_points,
+}
 
 
 @dataclass
@@ -56,6 +65,7 @@ class Invocation:
     """What holds for one call of the command line, whichever command it runs."""
 
     debug: bool = False
+    terminated: bool = False
 
 
 def _set_debug(context: click.Context, parameter: click.Parameter, value: bool) -> None:
@@ -102,6 +112,15 @@ exported_option = click.option(
 )
 
 
+no_export_option = click.option(
+    "--no-export", is_flag=True, help="Export no model; `kerastl export` can do it later."
+)
+tensorboard_option = click.option(
+    "--tensorboard", is_flag=True, help="Write logs for TensorBoard into the run's folder."
+)
+run_argument = click.argument("run", type=click.Path(path_type=Path), shell_complete=completion.runs)
+
+
 def format_option(**values: Any) -> Callable[[Function], Function]:
     """`--format`; what it is for, and whether it may be repeated, differs between commands."""
     words = (SAVED_MODEL, *FORMATS)
@@ -120,6 +139,15 @@ warmup_option = click.option(
     show_default=True,
     help="Put warm-up requests for TensorFlow Serving beside the model. They hold up to eight images of your data.",
 )
+
+
+def fit_options(function: Function) -> Function:
+    """All that `kerastl fit` takes beside a recipe; what shows or measures something before a fit takes it as well."""
+    for decorate in (
+        tensorboard_option, warmup_option, keep_option, no_export_option, models_option, runs_option,
+    ):  # fmt: skip
+        function = decorate(function)
+    return function
 
 
 def progress_option(function: Function) -> Function:
@@ -148,7 +176,9 @@ def recipe_options(function: Function) -> Function:
             flags["finetune_phase.unfreeze_from"] = "backbone"
         return function(*args, recipe=load_recipe(recipe, sets, flags), **values)
 
-    decorators = [click.argument("recipe", required=False, metavar="[RECIPE]")]
+    decorators = [
+        click.argument("recipe", required=False, metavar="[RECIPE]", shell_complete=completion.recipes)
+    ]
     for flag, key in FLAGS.items():
         metadata, hint = keys[key]
         text = f"{metadata['help']}  [{key}]"
@@ -156,7 +186,13 @@ def recipe_options(function: Function) -> Function:
             decorators.append(click.option(flag, _parameter(key), is_flag=True, default=None, help=text))
         else:
             decorators.append(
-                click.option(flag, _parameter(key), metavar=_metavar(key, metadata, hint), help=text)
+                click.option(
+                    flag,
+                    _parameter(key),
+                    metavar=_metavar(key, metadata, hint),
+                    help=text,
+                    shell_complete=COMPLETIONS.get(key) or completion.words(metadata["choices"] or ()),
+                )
             )
     decorators += [
         click.option(
@@ -167,6 +203,7 @@ def recipe_options(function: Function) -> Function:
             "sets",
             multiple=True,
             metavar="KEY=VALUE",
+            shell_complete=completion.keys,
             help="Any key of the recipe, such as head.dropout=0.2; may be repeated. docs/recipes.md lists the keys. "
             "Flags win over --set, and --set over the file.",
         ),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
-from kerastl.cli.options import debug_option, json_option, progress_option, recipe_options
+from kerastl.cli.options import debug_option, fit_options, json_option, progress_option, recipe_options
 from kerastl.cli.terminal import print_json, quiet_tensorflow, terminal_width
 from kerastl.progress import Progress
 from kerastl.recipe.schema import Recipe
@@ -12,13 +14,14 @@ from kerastl.recipe.schema import Recipe
 
 @click.command()
 @recipe_options
+@fit_options
 @json_option
 @progress_option
 @debug_option
-def plan(recipe: Recipe, as_json: bool, progress: Progress) -> None:
+def plan(recipe: Recipe, as_json: bool, progress: Progress, **of_fit: Any) -> None:
     """Print what each phase would train, without training.
 
-    Takes what `kerastl fit` takes, and prints blocks, parameters and learning rates.
+    Takes what `kerastl fit` takes, and prints blocks, parameters and learning rates. No folder is made.
     """
     quiet_tensorflow()
     from kerastl import workflow

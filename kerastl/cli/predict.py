@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import click
 
+from kerastl.cli import completion
 from kerastl.cli.options import csv_option, debug_option, json_option, progress_option
 from kerastl.cli.terminal import print_csv, print_json, quiet_tensorflow, table
 from kerastl.client.access import read_access
@@ -17,8 +18,8 @@ from kerastl.progress import Progress
 
 
 @click.command()
-@click.argument("model", required=False, metavar="[MODEL]")
-@click.argument("images", nargs=-1, metavar="IMAGE...")
+@click.argument("model", required=False, metavar="[MODEL]", shell_complete=completion.runs)
+@click.argument("images", nargs=-1, metavar="IMAGE...", shell_complete=completion.words((), "file"))
 @click.option(
     "--url",
     metavar="URL",

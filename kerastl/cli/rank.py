@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
-from kerastl.cli.options import debug_option, json_option, progress_option, recipe_options, runs_option
+from kerastl.cli import completion
+from kerastl.cli.options import debug_option, fit_options, json_option, progress_option, recipe_options
 from kerastl.cli.terminal import print_json, quiet_tensorflow, show, table
 from kerastl.progress import Progress
 from kerastl.recipe.schema import Recipe
@@ -24,9 +25,10 @@ if TYPE_CHECKING:
     default="all",
     show_default=True,
     metavar="NAME,NAME",
+    shell_complete=completion.backbones,
     help="Which to compare; all means those whose weights are on this machine, and downloads nothing.",
 )
-@runs_option
+@fit_options
 @json_option
 @progress_option
 @debug_option
@@ -38,6 +40,7 @@ def rank(
     runs_dir: Path,
     as_json: bool,
     progress: Progress,
+    **of_fit: Any,
 ) -> None:
     """Compare pretrained backbones on your images, without training them.
 
