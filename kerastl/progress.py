@@ -14,7 +14,7 @@ class Tracker:
     """One piece of work of known length; use it as a context manager."""
 
     def advance(self, count: int = 1, detail: str = "") -> None:
-        """`count` more units are done; `detail` is a short word on the state, such as a loss."""
+        """`count` more units are done, none where an epoch ended; `detail` is a short word on the state, such as a loss."""
 
     def __enter__(self) -> Self:
         return self

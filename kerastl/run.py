@@ -9,12 +9,16 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import shlex
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from kerastl import __version__
 from kerastl.errors import UserError, nearest
 from kerastl.wording import is_name, safe_name
 from kerastl.writing import explain_write_errors
@@ -216,17 +220,54 @@ def _hint_of_parent(file: Path) -> str:
 
 
 def environment() -> dict[str, Any]:
-    """What a run depends on beside its recipe: Python, machine and package versions (`None`: not installed)."""
-    versions: dict[str, str | None] = {}
-    for package in _REPORTED_PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = None
+    """What a run depends on beside its recipe, as environment.json holds it.
+
+    Returns:
+        Python, system, processor, GPUs (known once TensorFlow is loaded, None before), the command line, versions of
+        what does the work (None: not installed) and of all that is installed.
+    """
+    packages = {"kerastl": __version__}
+    for each in importlib.metadata.distributions():
+        packages.setdefault(each.name, each.version)
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "machine": platform.machine(),
+        "processor": _processor(),
         "cpu_count": os.cpu_count() or 1,
-        "versions": versions,
+        "gpus": _gpus(),
+        "command": _command(),
+        "versions": {name: packages.get(name) for name in _REPORTED_PACKAGES},
+        "packages": dict(sorted(packages.items(), key=lambda item: item[0].lower())),
     }
+
+
+def _processor() -> str:
+    """The processor's own name, which `platform` knows on Windows alone."""
+    try:
+        if sys.platform == "darwin":
+            asked = ["sysctl", "-n", "machdep.cpu.brand_string"]
+            return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, subprocess.SubprocessError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _gpus() -> list[str] | None:
+    """Names of the GPUs that TensorFlow sees. It is not loaded for that: it would take seconds."""
+    tensorflow = sys.modules.get("tensorflow")
+    if tensorflow is None:
+        return None
+    config = tensorflow.config
+    devices = config.list_physical_devices("GPU")
+    return [
+        config.experimental.get_device_details(device).get("device_name", device.name) for device in devices
+    ]
+
+
+def _command() -> str:
+    """The command line of this process, without the folder of the program."""
+    program = Path(sys.argv[0])
+    name = program.parent.name if program.name == "__main__.py" else program.name
+    return shlex.join([name, *sys.argv[1:]])

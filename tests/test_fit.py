@@ -6,7 +6,9 @@ import csv
 import json
 import os
 import random
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -83,6 +85,21 @@ def test_the_run_folder_holds_all_that_is_needed(fitted: Path) -> None:
     with (run / "splits.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 72 and {row["split"] for row in rows} == {"train", "validation", "test"}
+
+
+def test_the_log_holds_epochs_and_the_result_and_the_environment_what_it_ran_on(fitted: Path) -> None:
+    run = run_of(fitted)
+    log = (run / "log.txt").read_text()
+    with (run / "head_phase.csv").open() as file:
+        losses = [f"{float(row['val_loss']):.3f}" for row in csv.DictReader(file)]
+    assert re.findall(r"head phase, epoch \d+: val_loss ([\d.]+)", log) == losses
+    accuracy = report_of(fitted)["metrics"]["accuracy"]
+    assert re.search(rf"^\S+   accuracy +{accuracy:.3f} ", log, re.MULTILINE)
+    assert log.splitlines()[-1].endswith("colours/1"), "where the model lies"
+    facts = json.loads((run / "environment.json").read_text())
+    assert facts["command"].startswith("kerastl fit ") and "--image-size 32" in facts["command"]
+    assert facts["processor"] and isinstance(facts["gpus"], list), "TensorFlow was loaded, so they are known"
+    assert {"click", "keras", "tensorflow"} <= set(facts["packages"])
 
 
 def test_labels_drawn_at_random_are_not_learnt(solid_colours: Path, tmp_path: Path, kerastl: Kerastl) -> None:
@@ -510,9 +527,10 @@ def test_unreadable_files_are_listed_and_left_out_or_stop_the_run(
     )
 
 
-def test_ctrl_c_keeps_the_best_so_far_and_says_how_to_go_on(solid_colours: Path, tmp_path: Path) -> None:
-    import signal
-
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stop_keeps_the_best_so_far_and_says_how_to_go_on(
+    solid_colours: Path, tmp_path: Path, sent: signal.Signals, code: int
+) -> None:
     command = [sys.executable, "-m", "kerastl", "fit", "--data", str(solid_colours), *QUICK[:2], *QUICK[8:10]]
     command += ["--head-epochs", "100000", "--set", "head_phase.patience_epochs=0", "--no-finetune"]
     process = subprocess.Popen(
@@ -526,12 +544,13 @@ def test_ctrl_c_keeps_the_best_so_far_and_says_how_to_go_on(solid_colours: Path,
     assert process.stderr is not None
     # Into a pipe a line is written every ten seconds, with the metrics of the last epoch that has ended.
     assert any("val_loss" in line for line in process.stderr), "the run ended before it was stopped"
-    process.send_signal(signal.SIGINT)
+    process.send_signal(sent)
     _, errors = process.communicate(timeout=120)
-    assert process.returncode == 130, errors
+    assert process.returncode == code, errors
     run = run_of(tmp_path)
     assert (run / "model.keras").is_file() and not (run / "scratch").exists()
     assert "kerastl export" in errors and "kerastl evaluate" in errors and "Traceback" not in errors
+    assert "ended by Interrupted: Stopped. The best model so far" in (run / "log.txt").read_text()
     assert not (tmp_path / "saved_models").exists()
 
 

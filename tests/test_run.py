@@ -172,3 +172,6 @@ def test_environment_is_plain_and_needs_no_tensorflow() -> None:
     values = environment()
     assert values["python"].startswith("3.") and values["cpu_count"] >= 1
     assert values["versions"]["tensorflow"]
+    assert values["packages"]["click"] and values["processor"] and values["command"]
+    if "tensorflow" not in sys.modules:
+        assert values["gpus"] is None, "nobody knows"

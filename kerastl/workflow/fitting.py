@@ -20,7 +20,7 @@ from kerastl.locking import check_locks
 from kerastl.model.build import Network
 from kerastl.progress import Progress
 from kerastl.recipe import Recipe, recipe_to_toml
-from kerastl.report.page import PhaseSummary, Report, write_report
+from kerastl.report.page import PhaseSummary, Report, report_text, write_report
 from kerastl.report.plots import plot_confusion
 from kerastl.run import Run, create_run, environment
 from kerastl.training.batches import class_weights
@@ -89,7 +89,7 @@ def fit(
     recipe, splits = open_splits(recipe)
     assert recipe.name
     run = create_run(runs_dir, recipe.name)
-    progress = Logbook(progress, run.log_txt)
+    progress = log = Logbook(progress, run.log_txt)
     progress.note(f"Run {run.path}")
     write_text_atomic(run.recipe_toml, recipe_to_toml(recipe, f"Repeat with: kerastl fit {run.recipe_toml}"))
     write_json_atomic(run.environment_json, environment())
@@ -182,11 +182,16 @@ def fit(
                 )
                 write_report(run, dataclasses.replace(report, export_problem=problem))
                 raise
+    except BaseException as error:
+        log.write(f"ended by {type(error).__name__}: {error}")
+        raise
     finally:
         stack.close()
         shutil.rmtree(run.scratch, ignore_errors=True)
     report = dataclasses.replace(report, seconds=time.perf_counter() - started)
     write_report(run, report)
+    log.write(report_text(report))
+    log.write(f"model {exported.path}" if exported else "no model was exported")
     return FitSummary(run.path, report, exported)
 
 

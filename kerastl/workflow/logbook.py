@@ -1,16 +1,17 @@
-"""Keeps what was said while a run went on, in the run's folder."""
+"""Keeps what was said while a run went on, its epochs and its result, in the run's folder."""
 
 from __future__ import annotations
 
 from datetime import datetime
 from pathlib import Path
+from types import TracebackType
 
 from kerastl.progress import Progress, Tracker
 from kerastl.writing import explain_write_errors
 
 
 class Logbook(Progress):
-    """Passes everything on to another listener and writes notes and warnings to a file."""
+    """Passes everything on to another listener and writes notes, warnings and stages of the work to a file."""
 
     def __init__(self, listener: Progress, path: Path) -> None:
         self._listener = listener
@@ -18,19 +19,46 @@ class Logbook(Progress):
 
     def note(self, message: str) -> None:
         """A line worth knowing."""
-        self._write(message)
+        self.write(message)
         self._listener.note(message)
 
     def warn(self, message: str) -> None:
         """Something that the user may want to act on."""
-        self._write(f"warning: {message}")
+        self.write(f"warning: {message}")
         self._listener.warn(message)
 
     def track(self, label: str, total: int, unit: str = "images") -> Tracker:
         """Announce a piece of work."""
-        self._write(f"{label}: {total} {unit}")
-        return self._listener.track(label, total, unit)
+        self.write(f"{label}: {total} {unit}")
+        return _Stages(self, label, self._listener.track(label, total, unit))
 
-    def _write(self, line: str) -> None:
+    def write(self, text: str) -> None:
+        """Write lines to the file alone: what the listener shows in another way."""
+        now = datetime.now().isoformat(timespec="seconds")
         with explain_write_errors(self._path), self._path.open("a", encoding="utf-8") as file:
-            file.write(f"{datetime.now().isoformat(timespec='seconds')} {line}\n")
+            file.writelines(f"{now} {line}\n" for line in text.splitlines())
+
+
+class _Stages(Tracker):
+    """Passes the work on and writes each of its stages, such as an epoch, to the log."""
+
+    def __init__(self, log: Logbook, label: str, listener: Tracker) -> None:
+        self._log, self._label, self._listener = log, label, listener
+        self._stages = 0
+
+    def advance(self, count: int = 1, detail: str = "") -> None:
+        """`count` more units are done; with none it is a stage that has ended."""
+        if detail and not count:
+            self._stages += 1
+            self._log.write(f"{self._label}, epoch {self._stages}: {detail}")
+        self._listener.advance(count, detail)
+
+    def __enter__(self) -> _Stages:
+        self._listener.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """The work ended, well or not."""
+        self._listener.__exit__(kind, error, traceback)

@@ -102,7 +102,7 @@ def lr_range(
     if phase == "head":  # no activations are needed
         recipe = without_finetuning(recipe)
     run = create_run(runs_dir, f"{recipe.name}-lr-range")
-    progress = Logbook(progress, run.log_txt)
+    progress = log = Logbook(progress, run.log_txt)
     progress.note(f"Run {run.path}")
     write_text_atomic(run.recipe_toml, recipe_to_toml(recipe, f"Learning-rate range of the {phase} phase"))
     try:
@@ -127,6 +127,7 @@ def lr_range(
         "diverged": result.diverged_rate,
     }
     plot_rate_range(result.rates, result.losses, result.smoothed, marks, run.path / "lr_range.png")
+    log.write(summary.text())
     _warn(result, low, high, progress)
     return summary
 
