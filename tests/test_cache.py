@@ -185,7 +185,10 @@ def test_damaged_manifests_are_listed_and_cleared(tmp_path: Path, kerastl: Keras
     assert f"removed {len(damaged)} units" in kerastl("cache", "clear", *words).stdout
 
 
-def test_cache_list_prune_and_clear(fit: FitRun, tmp_path: Path, kerastl: Kerastl) -> None:
+def test_cache_list_prune_and_clear(
+    fit: FitRun, tmp_path: Path, kerastl: Kerastl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
     listed = kerastl("cache", "list")
     assert "train, mobilenet_025 conv_pw_11_relu 32 px × 2" in listed.stdout, listed.stdout
     units = json.loads(kerastl("cache", "list", "--json").stdout)
