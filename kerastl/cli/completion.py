@@ -62,7 +62,7 @@ def runs(context: click.Context, parameter: click.Parameter, begun: str) -> list
 
 def models(context: click.Context, parameter: click.Parameter, begun: str) -> list[CompletionItem]:
     """Offer the names of exported models."""
-    return _fitting(model_names(context.params.get("models_dir") or "saved_models"), begun)
+    return _fitting(model_names(context.params["models_dir"]), begun)
 
 
 def _fitting(names: Iterable[str], begun: str, otherwise: str = "") -> list[CompletionItem]:
