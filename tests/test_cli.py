@@ -93,6 +93,7 @@ COMPLETIONS = [
     ("predict", "run", {"runs/20260102-030405-digits"}),
     ("models rollback", "", {"digits"}),
     ("models prune --models elsewhere", "", {"flowers"}),
+    ("tune --space", "", {"default", "head"}),
     ("", "mod", {"models"}),
 ]
 
@@ -201,7 +202,7 @@ def test_debug_shows_the_traceback(kerastl: Kerastl, words: list[str]) -> None:
             "No space left on the device for runs/x",
         ),
         (PermissionError(errno.EACCES, "Permission denied", "runs"), 2, "error: runs: Permission denied."),
-        (MemoryError(), 1, "Lower the batch size"),
+        (MemoryError(), 1, "Lower finetune_phase.batch_size"),
         (ZeroDivisionError("division by zero\nmore"), 1, "ZeroDivisionError: division by zero\n"),
         (ValueError(), 1, "run again with --debug"),
     ],

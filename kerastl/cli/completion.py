@@ -45,6 +45,13 @@ def recipes(context: click.Context, parameter: click.Parameter, begun: str) -> l
     return _fitting(shipped_recipes(), begun, "file")
 
 
+def spaces(context: click.Context, parameter: click.Parameter, begun: str) -> list[CompletionItem]:
+    """Offer shipped search spaces, and files."""
+    from kerastl.tuning import shipped_spaces
+
+    return _fitting(shipped_spaces(), begun, "file")
+
+
 def keys(context: click.Context, parameter: click.Parameter, begun: str) -> list[CompletionItem]:
     """Offer KEY= of every recipe key, and behind it its choices."""
     key, equals, _ = begun.partition("=")

@@ -7,16 +7,8 @@ from pathlib import Path
 
 import click
 
-from kerastl.cli.options import (
-    debug_option,
-    json_option,
-    keep_option,
-    models_option,
-    progress_option,
-    recipe_options,
-    runs_option,
-    warmup_option,
-)
+from kerastl.cli import completion
+from kerastl.cli.options import debug_option, fit_options, json_option, progress_option, recipe_options
 from kerastl.cli.terminal import print_json, quiet_tensorflow
 from kerastl.progress import Progress
 from kerastl.recipe.schema import Recipe
@@ -46,6 +38,7 @@ class Duration(click.ParamType):
 @click.option(
     "--space",
     metavar="FILE",
+    shell_complete=completion.spaces,
     help="What to search: a TOML file, or one of default, head, finetune, augment, wide.  [default: default]",
 )
 @click.option(
@@ -91,12 +84,7 @@ class Duration(click.ParamType):
     help="Folder of the search, in which the same command goes on.  [default: tuning/NAME, or with a number where another "
     "search is there]",
 )
-@runs_option
-@models_option
-@click.option("--no-export", is_flag=True, help="Export no model; `kerastl export` can do it later.")
-@keep_option
-@warmup_option
-@click.option("--tensorboard", is_flag=True, help="Write logs of the winner's training for TensorBoard.")
+@fit_options
 @json_option
 @progress_option
 @debug_option
