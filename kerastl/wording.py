@@ -37,6 +37,12 @@ def share(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
+def interval(low: float, high: float, groups: int | None = None) -> str:
+    """A 95 % interval of a share, and how many groups of examples it stands on where there are any."""
+    over = f", over {groups:,} groups" if groups else ""
+    return f"95 % interval {low:.3f} to {high:.3f}{over}"
+
+
 def counted(count: int, noun: str, plural: str = "") -> str:
     """A number of things: `1 image`, `2,000 images`."""
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"

@@ -10,7 +10,7 @@ import click
 from kerastl.cli.options import debug_option, json_option, progress_option, run_argument
 from kerastl.cli.terminal import print_csv, print_json, quiet_tensorflow, show, table
 from kerastl.progress import Progress
-from kerastl.wording import counted, share
+from kerastl.wording import counted, interval, share
 
 if TYPE_CHECKING:
     from kerastl.evaluation.metrics import Metrics
@@ -51,7 +51,7 @@ def evaluate(run: Path, data: str | None, as_json: bool, as_csv: bool, progress:
 
 def overview(metrics: Metrics) -> str:
     """The figures of all images, and a line for each class."""
-    low, high = metrics.accuracy_interval
+    between = interval(*metrics.accuracy_interval, metrics.groups)
     what = "all labels right" if metrics.multi_label else "accuracy"
     classes, note = list(metrics.classes), ""
     if len(classes) > MOST_CLASSES:
@@ -60,7 +60,7 @@ def overview(metrics: Metrics) -> str:
         note = f"\nThe {len(classes)} weakest of {counted(len(metrics.classes), 'class', 'classes')}; --json has them all."
     rows = [(c.name, c.support, share(c.precision), share(c.recall), share(c.f1)) for c in classes]
     return (
-        f"{what} {metrics.accuracy:.3f} (95 % interval {low:.3f} to {high:.3f}) on {counted(metrics.count, 'image')}\n"
+        f"{what} {metrics.accuracy:.3f} ({between}) on {counted(metrics.count, 'image')}\n"
         f"log-loss {metrics.log_loss:.3f}\n\n"
         + table(("class", "images", "precision", "recall", "F1"), rows)
         + note

@@ -102,6 +102,11 @@ class Split:
         return self.examples.labels[self.indices]
 
     @property
+    def groups(self) -> np.ndarray:
+        """Groups, object [count] of str; '' for none."""
+        return self.examples.groups[self.indices]
+
+    @property
     def count(self) -> int:
         """How many examples there are."""
         return len(self.indices)

@@ -56,7 +56,7 @@ class Metrics:
         multi_label: whether an example may have several labels, or none.
         accuracy: share of examples whose best class is the label; multi-label: of those in which every label
             is right (subset accuracy).
-        accuracy_interval: its 95 % Wilson interval.
+        accuracy_interval: its 95 % Wilson interval; see `kerastl.evaluation.intervals` where there are groups.
         top5_accuracy: share of examples whose label is among the best five; None for fewer than six classes
             and for multi-label tasks.
         log_loss: mean negative log-likelihood in nats, of an example; multi-label: of one label.
@@ -66,6 +66,7 @@ class Metrics:
         mean_average_precision: mean over the labels with support; multi-label only.
         classes: one row a class, in the order of the logits.
         confusion: which classes were taken for which; None for multi-label tasks.
+        groups: number of groups that the interval stands on; None where it stands on single examples.
     """
 
     count: int
@@ -80,6 +81,7 @@ class Metrics:
     mean_average_precision: float | None
     classes: tuple[ClassMetrics, ...]
     confusion: Confusion | None
+    groups: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values that JSON takes; `from_dict` turns them back."""
@@ -156,19 +158,17 @@ def evaluate_logits(
     return measure(logits, labels, tuple(class_names))
 
 
-def wilson_interval(successes: int, count: int) -> tuple[float, float]:
+def wilson_interval(
+    successes: float, count: float, quantile: float = _NORMAL_QUANTILE_95
+) -> tuple[float, float]:
     """95 % score interval of a share.
 
     Unlike the normal approximation it stays inside 0..1 and is honest near both ends and for few examples
     (E. B. Wilson 1927, J. Am. Stat. Assoc. 22:209; Brown, Cai and DasGupta 2001, Statistical Science 16:101).
     """
-    share, square = successes / count, _NORMAL_QUANTILE_95**2
+    share, square = successes / count, quantile**2
     middle = (share + square / (2 * count)) / (1 + square / count)
-    half = (
-        _NORMAL_QUANTILE_95
-        / (1 + square / count)
-        * math.sqrt(share * (1 - share) / count + square / (4 * count**2))
-    )
+    half = quantile / (1 + square / count) * math.sqrt(share * (1 - share) / count + square / (4 * count**2))
     # rounding must not push the bound past a share of exactly 0 or 1
     return max(0.0, min(middle - half, share)), min(1.0, max(middle + half, share))
 

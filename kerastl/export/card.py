@@ -16,7 +16,7 @@ from kerastl.backbones import get_backbone
 from kerastl.export.parity import ParityResult
 from kerastl.export.versions import CARD_FILE, FACTS_FILE
 from kerastl.run import environment
-from kerastl.wording import counted, escape, share, table
+from kerastl.wording import counted, escape, interval, share, table
 
 FORMAT = 1
 _FEW_IMAGES = 20
@@ -193,10 +193,11 @@ def _result(facts: ModelFacts) -> list[str]:
     if facts.test is None:
         return ["It was never tested: the run was stopped, and nothing is known of its accuracy."]
     low, high = facts.test["accuracy_interval"]
+    between = interval(low, high, facts.test.get("groups"))
     what = "All labels right" if facts.multi_label else "Accuracy"
     lines = [
         f"{what} on {counted(facts.test['count'], 'image')} that were used for nothing else: **{facts.test['accuracy']:.3f}** "
-        f"(95 % interval {low:.3f} to {high:.3f})."
+        f"({between})."
     ]
     for key, title in (("macro_f1", "Macro F1"), ("log_loss", "log-loss")):
         if facts.test.get(key) is not None:

@@ -10,7 +10,7 @@ from kerastl.evaluation.confusion import DRAWN_UP_TO, MOST_PAIRS, WHOLE_UP_TO
 from kerastl.evaluation.metrics import ClassMetrics, Metrics
 from kerastl.report.trust import Trust, trust_rows, trust_section
 from kerastl.run import Run
-from kerastl.wording import columns, counted, cut, duration, escape, share, table, wrapped
+from kerastl.wording import columns, counted, cut, duration, escape, interval, share, table, wrapped
 from kerastl.writing import write_json_atomic, write_text_atomic
 
 _WORST_CONFUSIONS = 10
@@ -161,8 +161,7 @@ def phase_title(phase: str) -> str:
 
 
 def _headline(metrics: Metrics) -> list[tuple[str, str]]:
-    low, high = metrics.accuracy_interval
-    accuracy = f"{metrics.accuracy:.3f} (95 % interval {low:.3f} to {high:.3f})"
+    accuracy = f"{metrics.accuracy:.3f} ({interval(*metrics.accuracy_interval, metrics.groups)})"
     rows = [("all labels right" if metrics.multi_label else "accuracy", accuracy)]
     figures = [
         ("top-5 accuracy", metrics.top5_accuracy),

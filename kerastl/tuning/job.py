@@ -47,6 +47,7 @@ from kerastl.tuning.store_plan import plan_store
 from kerastl.tuning.table import TrialTable
 from kerastl.tuning.trial import trial_recipe
 from kerastl.tuning.workers import IP, search_with_workers
+from kerastl.wording import interval
 from kerastl.workflow import FitSummary, fit
 from kerastl.workflow.prepare import make_repeatable, open_splits
 from kerastl.writing import explain_write_errors, write_json_atomic
@@ -262,8 +263,9 @@ def _finish(
     question: Question, report: SearchReport, folder: SearchFolder, fitted: FitSummary, default_place: bool
 ) -> TuneSummary:
     """Write down what the winner, trained as anybody would, said of the test split."""
-    low, high = fitted.report.metrics.accuracy_interval
-    words = f"accuracy {fitted.report.metrics.accuracy:.4f} (95 % interval {low:.3f} to {high:.3f}) on {fitted.report.metrics.count:,} images"
+    metrics = fitted.report.metrics
+    between = interval(*metrics.accuracy_interval, metrics.groups)
+    words = f"accuracy {metrics.accuracy:.4f} ({between}) on {metrics.count:,} images"
     report = dataclasses.replace(report, test=words)
     write_search_page(folder.path, folder.page_md, report, folder.winner_toml.read_text(encoding="utf-8"))
     summary = TuneSummary(

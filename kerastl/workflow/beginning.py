@@ -9,7 +9,8 @@ import keras
 import numpy as np
 
 from kerastl.backbones import BackboneSpec, get_backbone
-from kerastl.data.examples import label_counts
+from kerastl.data.examples import Split, label_counts
+from kerastl.evaluation.intervals import over_groups
 from kerastl.evaluation.metrics import Metrics, evaluate_logits
 from kerastl.features.cache import Cache
 from kerastl.features.extract import Wanted, extract
@@ -217,5 +218,7 @@ def logits_of(
 
 def metrics_of(logits: np.ndarray, prepared: Prepared, name: str) -> Metrics:
     """Metrics of a split's logits."""
-    labels, data = getattr(prepared.splits, name).labels, prepared.recipe.data
-    return evaluate_logits(logits, labels, prepared.splits.class_names, data.multi_label)
+    split: Split = getattr(prepared.splits, name)
+    data = prepared.recipe.data
+    metrics = evaluate_logits(logits, split.labels, prepared.splits.class_names, data.multi_label)
+    return over_groups(metrics, logits, split.labels, split.groups)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from kerastl.data.examples import Split, listed, spread_positions
+from kerastl.data.grouping import keep_copies_together
 from kerastl.data.names import class_name
 from kerastl.data.sources import open_examples
 from kerastl.data.splits import make_splits
@@ -42,6 +43,7 @@ def evaluation_split(recipe: Recipe, data: str | None) -> tuple[Split, DataRecip
     examples = open_examples(source)
     if data is None:
         return make_splits(examples, source).test, source
+    examples = keep_copies_together(examples)
     tests = np.flatnonzero(examples.splits == "test")
     return Split("test", examples, tests if len(tests) else np.arange(len(examples))), source
 

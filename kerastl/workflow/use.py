@@ -14,6 +14,7 @@ from kerastl.data.sources import open_examples
 from kerastl.data.splits import make_splits
 from kerastl.encoded import find_images
 from kerastl.evaluation.answers import LabelledAnswer, answers_of
+from kerastl.evaluation.intervals import over_groups
 from kerastl.evaluation.metrics import Metrics, evaluate_logits, probabilities_of
 from kerastl.export.publish import ExportedModel
 from kerastl.export.reader import load_exported
@@ -71,6 +72,8 @@ def evaluate_each(
         )
     multi_label = recipe.data.multi_label
     metrics = evaluate_logits(logits, labels, class_names, multi_label)
+    group_of = dict(zip(split.ids, split.groups, strict=True))
+    metrics = over_groups(metrics, logits, labels, np.array([group_of[each] for each in ids], dtype=object))
     return metrics, answers_of(split.name, ids, logits, labels, class_names, multi_label)
 
 
