@@ -188,7 +188,7 @@ ONLY = {
     # reader.py is the program of the fresh process that reloads an export; it answers on its stdout
     "imports click, prints or exits": (
         prints_or_exits,
-        ("cli/", "export/reader.py", "export/fresh_process.py"),
+        ("cli/", "export/reader.py", "export/fresh_process.py", "tuning/worker.py"),
     ),
     # the others only hold it as the default of an argument
     "names saved_models": (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import dataclasses
 import itertools
@@ -10,7 +11,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -1069,23 +1072,19 @@ def test_a_worker_of_another_machine_joins_and_is_told_when_it_is_over(
     place = {**os.environ, IP: "127.0.0.1", PORT: str(free_port())}
     folder = tmp_path / "tuning" / "colours"
     options: Any = {"cwd": tmp_path, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    # A cluster starts all at once: the worker comes first, and the folder is not there yet.
+    remote = subprocess.Popen(
+        [sys.executable, "-m", "kerastl.tuning.worker", "tuning/colours"], env={**place, NAME: "machine-2"}, **options
+    )  # fmt: skip
     chief = subprocess.Popen([sys.executable, "-m", "kerastl", *words], env=place, **options)
-    remote = None
     try:
-        while not (folder / "workers.json").is_file():
-            assert chief.poll() is None, chief.communicate()
-            time.sleep(0.05)
-        remote = subprocess.Popen(
-            [sys.executable, "-m", "kerastl.tuning.worker", "tuning/colours"], env={**place, NAME: "machine-2"}, **options
-        )  # fmt: skip
         output, errors = chief.communicate(timeout=500)
         assert chief.returncode == 0, errors
         said = remote.communicate(timeout=60)
         assert remote.returncode == 0, said
     finally:
         for process in (chief, remote):
-            if process is not None:
-                process.kill()
+            process.kill()
     states = [json.loads(path.read_text()) for path in folder.glob("store/trial_*/trial.json")]
     assert len(states) == 6 and "winner.toml" in output
     records = [json.loads(path.read_text()) for path in folder.glob("store/trial_*/result.json")]
@@ -1095,6 +1094,144 @@ def test_a_worker_of_another_machine_joins_and_is_told_when_it_is_over(
     different = {tuple(record["values"][key] for key in keys) for record in records}
     assert sum(record["heads"] for record in records) <= len(different)
     assert not (folder / "workers.json").exists()
+
+
+class Played:
+    """In the place of worker processes: `play(number of the start)` is all that one does before it ends."""
+
+    def __init__(self, play: Callable[[int], object] = lambda number: None) -> None:
+        self.play = play
+        self.environments: list[dict[str, str]] = []
+
+    def __call__(self, command: list[str], env: dict[str, str], **options: Any) -> Played:
+        self.environments.append(env)
+        self.play(len(self.environments))
+        return self
+
+    def poll(self) -> int:
+        return 0
+
+
+@pytest.mark.parametrize(
+    ("gpus", "visible", "dealt"),
+    [
+        (2, None, ["0", "1", "0"]),
+        (2, "3, GPU-5a", ["3", "GPU-5a", "3"]),
+        (1, "7", ["7", "7", "7"]),
+        (0, None, [None] * 3),
+        (0, "-1", ["-1"] * 3),
+    ],
+)
+def test_each_worker_gets_a_gpu_of_its_own_where_there_are_enough(
+    gpus: int, visible: str | None, dealt: list[str | None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import tensorflow as tf
+
+    from kerastl.progress import Progress
+    from kerastl.tuning import workers
+    from kerastl.tuning.oracles import make_oracle
+    from kerastl.tuning.records import SearchFolder
+
+    processes = Played()
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["a GPU"] * gpus)
+    monkeypatch.setattr(workers.subprocess, "Popen", processes)
+    monkeypatch.delenv(workers.GPUS, raising=False)
+    if visible is not None:
+        monkeypatch.setenv(workers.GPUS, visible)
+    workers.search_with_workers(
+        make_oracle("random", LINE, "min", 2, 5, 0), SearchFolder(tmp_path), {}, 3, Progress()
+    )
+    assert [environment.get(workers.GPUS) for environment in processes.environments] == dealt
+
+
+def test_the_trial_of_a_worker_that_is_silent_goes_to_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from kerastl.progress import Progress
+    from kerastl.tuning import workers
+    from kerastl.tuning.oracles import make_oracle
+    from kerastl.tuning.records import SearchFolder
+
+    warned: list[str] = []
+
+    class Listening(Progress):
+        def warn(self, message: str) -> None:
+            warned.append(message)
+
+    oracle: Any = make_oracle("random", LINE, "min", 2, 5, 0)
+    lost: list[Any] = []
+
+    def finish(tuner_id: str) -> Any:
+        trial = oracle.create_trial(tuner_id)
+        oracle.update_trial(trial.trial_id, {"score": 0.5})
+        trial.status = "COMPLETED"
+        oracle.end_trial(trial)
+        return trial
+
+    def play(start: int) -> None:
+        # The other machine takes a trial and is lost; the worker here does the other one and is told to end.
+        if start == 1:
+            lost.append(oracle.create_trial("machine 2/ü"))
+            assert [finish("worker-1").trial_id, oracle.create_trial("worker-1").status] == ["1", "STOPPED"]
+        else:
+            assert finish("worker-1").trial_id == "0"
+
+    processes = Played(play)
+    monkeypatch.setattr(workers.subprocess, "Popen", processes)
+    monkeypatch.setattr(workers, "SILENT_SECONDS", 0.5)
+    workers.search_with_workers(oracle, SearchFolder(tmp_path), {}, 1, Listening())
+    assert len(processes.environments) == 2 and oracle.end_order == ["1", "0"]
+    assert len(warned) == 1 and "machine 2/ü was silent" in warned[0] and "trial 0" in warned[0]
+    # if it lives after all, what it says of a trial that has ended changes nothing
+    late = copy.copy(lost[0])
+    late.status = "FAILED"
+    oracle.end_trial(late)
+    assert oracle.trials["0"].status == "COMPLETED" and oracle.end_order == ["1", "0"]
+
+
+def test_a_worker_that_is_heard_of_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from kerastl.tuning import workers
+    from kerastl.tuning.records import SearchFolder
+
+    clock = [100.0]
+    monkeypatch.setattr(workers.time, "monotonic", lambda: clock[0])
+    folder = SearchFolder(tmp_path)
+    silence = workers.Silence(folder)
+    for minute in range(20):
+        clock[0] += 60
+        # its clock may be years behind
+        workers.life_file(folder, "a/b").write_text("x")
+        os.utime(workers.life_file(folder, "a/b"), (minute, minute))
+        assert silence.lost(["a/b", "never"]) == (["never"] if minute in (6, 13) else [])
+    clock[0] += workers.SILENT_SECONDS + 1
+    assert silence.lost(["a/b"]) == ["a/b"]
+
+
+def test_a_worker_waits_for_its_chief_and_not_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from kerastl.tuning import worker
+    from kerastl.tuning.records import SearchFolder
+    from kerastl.tuning.workers import NAME, worker_file
+
+    folder = SearchFolder(tmp_path / "search")
+    monkeypatch.setattr(worker, "WATCH_SECONDS", 0.05)
+    monkeypatch.setattr(worker, "WAIT_SECONDS", 0.2)
+    with pytest.raises(UserError, match="No chief asked for workers"):
+        worker.await_chief(folder)
+    monkeypatch.setattr(worker, "WAIT_SECONDS", 60.0)
+    folder.path.mkdir()
+    chief = threading.Timer(0.3, lambda: worker_file(folder).write_text("{}"))
+    chief.start()
+    assert worker.await_chief(folder)
+    chief.join()
+    # after the end there is nothing to wait for
+    worker_file(folder).unlink()
+    folder.result_json.write_text("{}")
+    assert not worker.await_chief(folder)
+    monkeypatch.delenv(NAME, raising=False)
+    with pytest.raises(UserError, match=f"{NAME} is not set"):
+        worker.main(str(folder.path))
 
 
 def test_a_worker_with_other_data_is_refused(

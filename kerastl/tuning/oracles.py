@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -36,11 +37,14 @@ class Durable:
         out_of_time: whether no further trial may begin.
         first: values of the first trial, what the recipe says already; None where the space has no place for it.
         ended: called with the identity of each trial that ended.
+        one_at_a_time: held by whoever changes what runs: the chief and the thread that answers its workers. Keras Tuner's own
+            lock is never released where a call fails.
     """
 
     out_of_time: Callable[[], bool] = staticmethod(lambda: False)
     ended: Callable[[str], None] = staticmethod(lambda trial_id: None)
     first: dict[str, Any] | None = None
+    one_at_a_time = threading.RLock()
 
     def save(self) -> None:
         """Write the state so that no reader sees half of it."""
@@ -52,14 +56,15 @@ class Durable:
 
     def create_trial(self, tuner_id: str) -> Any:
         """A trial that was interrupted, or a new one; none of either where time is out."""
-        if not self.out_of_time():
-            return super().create_trial(tuner_id)  # type: ignore[misc]
-        waiting: list[str] = self._retry_queue  # type: ignore[has-type]
-        self._retry_queue = []
-        try:
-            return super().create_trial(tuner_id)  # type: ignore[misc]
-        finally:
-            self._retry_queue = waiting
+        with self.one_at_a_time:
+            if not self.out_of_time():
+                return super().create_trial(tuner_id)  # type: ignore[misc]
+            waiting: list[str] = self._retry_queue  # type: ignore[has-type]
+            self._retry_queue = []
+            try:
+                return super().create_trial(tuner_id)  # type: ignore[misc]
+            finally:
+                self._retry_queue = waiting
 
     def populate_space(self, trial_id: str) -> dict[str, Any]:
         """Values of a new trial, never those of an earlier one."""
@@ -77,8 +82,20 @@ class Durable:
 
     def end_trial(self, trial: Any) -> None:
         """Write down that a trial ended, and say so."""
-        super().end_trial(trial)  # type: ignore[misc]
+        with self.one_at_a_time:
+            if all(running.trial_id != trial.trial_id for running in self.ongoing_trials.values()):  # type: ignore[attr-defined]
+                return  # of a worker that was given up and lived: the trial has ended, or waits for another
+            super().end_trial(trial)  # type: ignore[misc]
         self.ended(trial.trial_id)
+
+    def take_back(self, tuner_id: str) -> str:
+        """Let the trial of a worker that is lost wait for another; returns its identity."""
+        with self.one_at_a_time:
+            trial = self.ongoing_trials.pop(tuner_id, None)  # type: ignore[attr-defined]
+            self.tuner_ids.discard(tuner_id)  # type: ignore[attr-defined]
+            if trial is not None:
+                self._retry_queue.append(trial.trial_id)
+            return trial.trial_id if trial is not None else ""
 
     def reload(self) -> None:
         """Read what an earlier process left: finished trials count, interrupted ones are run again.

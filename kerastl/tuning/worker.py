@@ -6,39 +6,91 @@ answers: KERASTUNER_TUNER_ID, KERASTUNER_ORACLE_IP and KERASTUNER_ORACLE_PORT.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
 import time
 from pathlib import Path
 
+from kerastl.errors import KerastlError, UserError
 from kerastl.tuning.job import open_runner, oracle_of
 from kerastl.tuning.question import Question, check_same
 from kerastl.tuning.records import SearchFolder
 from kerastl.tuning.search import search
-from kerastl.tuning.workers import NAME, read_question, worker_file
+from kerastl.tuning.workers import IP, NAME, PORT, life_file, read_question, worker_file
 
 WATCH_SECONDS = 1.0
+# As long as Keras Tuner's own workers wait for their chief; it runs the recipe as it is before it asks for help.
+WAIT_SECONDS = 3600.0
+LIFE_SECONDS = 10.0
 
 
 def main(path: str) -> None:
-    """Run trials until the chief has no more."""
+    """Run trials until the chief has no more.
+
+    Raises:
+        UserError: the chief did not come, or asks of other images or keys than lie here.
+    """
+    name = os.environ.get(NAME)
+    if not name:
+        raise UserError(f"{NAME} is not set. Expected a name of its own for each worker, such as machine-2.")
     folder = SearchFolder(Path(path))
+    if not await_chief(folder):
+        sys.stderr.write(f"{folder.path}: the search has ended\n")
+        return
     question = Question.from_dict(read_question(folder))
     # Scores on other images, or of another version's keys, would be compared with the chief's.
     check_same(folder, question)
-    parent = os.getppid() if os.environ[NAME].startswith("worker-") else None
-    threading.Thread(target=_end_with, args=(parent, worker_file(folder)), daemon=True).start()
+    parent = os.getppid() if name.startswith("worker-") else None
+    threading.Thread(target=_live, args=(parent, folder, name), daemon=True).start()
     with open_runner(question, folder) as runner:
         search(oracle_of(question), folder, runner)
 
 
-def _end_with(parent: int | None, asked: Path) -> None:
-    """A chief that was killed, or has ended, cannot stop its workers: they would ask it for an hour."""
-    while parent in (None, os.getppid()) and asked.exists():
+def await_chief(folder: SearchFolder) -> bool:
+    """Wait until the chief says what is asked; False where the search has ended.
+
+    A cluster starts chief and workers at the same moment, and the chief has work to do before it wants them.
+
+    Raises:
+        UserError: it did not come within an hour.
+    """
+    last = time.monotonic() + WAIT_SECONDS
+    said = False
+    while not worker_file(folder).is_file():
+        if folder.result_json.is_file():
+            return False
+        if time.monotonic() > last:
+            raise UserError(
+                f"No chief asked for workers in {folder.path} within {WAIT_SECONDS / 60:.0f} minutes. Start `kerastl tune` with "
+                f"--directory {folder.path} and {IP} and {PORT} first, or at the same time."
+            )
+        if not said:
+            sys.stderr.write(f"{folder.path}: waiting for the chief\n")
+            said = True
+        time.sleep(WATCH_SECONDS)
+    return True
+
+
+def _live(parent: int | None, folder: SearchFolder, name: str) -> None:
+    """Say that this worker lives, and end with its chief: one that was killed, or has ended, cannot stop its workers.
+
+    They would ask it for an hour.
+    """
+    touched = -LIFE_SECONDS
+    while parent in (None, os.getppid()) and worker_file(folder).exists():
+        if parent is None and time.monotonic() - touched >= LIFE_SECONDS:
+            with contextlib.suppress(OSError):  # the next time may be better
+                life_file(folder, name).write_text(f"{time.time()}\n", encoding="utf-8")
+            touched = time.monotonic()
         time.sleep(WATCH_SECONDS)
     os._exit(0)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    try:
+        main(sys.argv[1])
+    except KerastlError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(error.exit_code)

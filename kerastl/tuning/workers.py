@@ -1,8 +1,9 @@
 """Several processes, or machines, for one search: Keras Tuner's chief here, its workers wherever they are.
 
 The chief holds the oracle and answers over gRPC; a worker asks for trials, runs them on the shared store and reports.
-Keras Tuner's own chief waits forever for a worker that was killed; this one starts it again under the same name, and
-Keras Tuner then gives it the trial that it had.
+Keras Tuner's own chief waits forever for a worker that was killed. This one starts its own again under the same name, and
+Keras Tuner then gives them the trial that they had. Workers on other machines touch a file in the search's folder while they
+live; the trial of one that has been silent for long goes to another.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.parse
+from collections.abc import Iterable
 from concurrent import futures
 from pathlib import Path
 from typing import Any
@@ -28,17 +31,22 @@ from kerastl.tuning.search import NAME, silent_keras_tuner
 from kerastl.writing import write_json_atomic
 
 IP, PORT = "KERASTUNER_ORACLE_IP", "KERASTUNER_ORACLE_PORT"
+GPUS = "CUDA_VISIBLE_DEVICES"
 STARTS = 5
 PAUSE_SECONDS = 0.2
 FAREWELL_SECONDS = 20.0
+# A file system that machines share may show a change a minute late.
+SILENT_SECONDS = 300.0
 LOG_LINES = 15
 
 
 class Worker:
-    """A worker process on this machine, and how often it was started."""
+    """A worker process on this machine, and how often it was started; on a GPU of its own where `gpu` names one."""
 
-    def __init__(self, name: str, folder: SearchFolder, address: tuple[str, int], threads: int) -> None:
-        self.name, self.folder = name, folder
+    def __init__(
+        self, name: str, folder: SearchFolder, address: tuple[str, int], threads: int, gpu: str | None = None
+    ) -> None:
+        self.name, self.folder, self.gpu = name, folder, gpu
         self.starts = 0
         self.log = folder.path / f"{name}.log"
         self._address, self._threads = address, threads
@@ -52,6 +60,8 @@ class Worker:
         threads = {"TF_NUM_INTRAOP_THREADS": str(self._threads), "TF_CPP_MIN_LOG_LEVEL": "3"}
         # And the first would take all memory of a GPU.
         threads["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"
+        if self.gpu is not None:
+            settings[GPUS] = self.gpu
         command = [sys.executable, "-m", "kerastl.tuning.worker", str(self.folder.path)]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
@@ -99,12 +109,31 @@ def search_with_workers(
         protos.get_service_grpc().add_OracleServicer_to_server(OracleServicer(oracle), server)
         server.add_insecure_port(f"{host}:{port}")
         server.start()
-        threads = max(1, (os.cpu_count() or 1) // count)
-        workers = [Worker(f"worker-{number + 1}", folder, (host, port), threads) for number in range(count)]
+        threads = max(1, (os.cpu_count() or 1) // max(count, 1))
+        gpus = visible_gpus()
+        workers = [
+            Worker(
+                f"worker-{number + 1}",
+                folder,
+                (host, port),
+                threads,
+                gpus[number % len(gpus)] if gpus else None,
+            )
+            for number in range(count)
+        ]
+        silence = Silence(folder)
         try:
             for worker in workers:
                 worker.start()
-            while _go_on(workers, progress) or oracle.ongoing_trials:  # type: ignore[attr-defined]
+            while (running := _go_on(workers, progress)) or oracle.ongoing_trials:  # type: ignore[attr-defined]
+                for name in silence.lost(set(oracle.ongoing_trials) - {worker.name for worker in workers}):  # type: ignore[attr-defined]
+                    trial = oracle.take_back(name)
+                    progress.warn(
+                        f"{name} was silent for {SILENT_SECONDS / 60:.0f} minutes: its trial {trial} goes to another worker"
+                    )
+                    if not running and workers:
+                        workers[0].start()  # they had all been told that nothing was left to do
+                        running = True
                 time.sleep(PAUSE_SECONDS)
             # Those on other machines are told that it is over when they ask for their next trial.
             last = time.monotonic() + FAREWELL_SECONDS
@@ -115,8 +144,52 @@ def search_with_workers(
                 worker.stop()
             # Workers that are late, or were not heard of, see by this that the search is over.
             worker_file(folder).unlink(missing_ok=True)
+            for left in folder.path.glob("*.alive"):
+                left.unlink(missing_ok=True)
             server.stop(None).wait()
             oracle.save()
+
+
+class Silence:
+    """How long workers of other machines have not been heard of, by the clock of this one.
+
+    Args:
+        folder: of the search, in which they touch their files.
+    """
+
+    def __init__(self, folder: SearchFolder) -> None:
+        self._folder = folder
+        self._heard: dict[str, tuple[int, float]] = {}
+
+    def lost(self, names: Iterable[str]) -> list[str]:
+        """Those of some workers with a trial whose file has not changed for too long."""
+        now, found = time.monotonic(), []
+        for name in names:
+            try:
+                touched = life_file(self._folder, name).stat().st_mtime_ns
+            except OSError:
+                touched = 0
+            if self._heard.setdefault(name, (touched, now))[0] != touched:
+                self._heard[name] = (touched, now)
+            elif now - self._heard[name][1] > SILENT_SECONDS:
+                del self._heard[name]
+                found.append(name)
+        return found
+
+
+def life_file(folder: SearchFolder, name: str) -> Path:
+    """What a worker of another machine touches while it lives."""
+    return folder.path / f"{urllib.parse.quote(name, safe='')}.alive"
+
+
+def visible_gpus() -> list[str]:
+    """Names of the GPUs that this process may use, as CUDA_VISIBLE_DEVICES has them; none without a GPU."""
+    import tensorflow as tf
+
+    count = len(tf.config.list_physical_devices("GPU"))
+    named = [name.strip() for name in os.environ.get(GPUS, "").split(",") if name.strip()]
+    # TensorFlow knows none of those after one that does not exist.
+    return (named or [str(number) for number in range(count)])[:count]
 
 
 def _go_on(workers: list[Worker], progress: Progress) -> bool:
