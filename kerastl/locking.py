@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from kerastl.errors import UserError
-from kerastl.writing import WriteError, explain_write_errors
+from kerastl.writing import explain_write_errors
 
 try:
     import fcntl
@@ -104,5 +104,5 @@ class FileLock:
         with FileLock(self.path) as probe:
             try:
                 return not probe.acquire(exclusive=True)
-            except (OSError, WriteError):
+            except (OSError, UserError):
                 return True

@@ -53,3 +53,12 @@ def test_what_needs_locks_says_so_before_it_works(tmp_path: Path, words: str) ->
     assert "file locks" in err and "WSL" in err and "fault in kerastl" not in err
     assert not (tmp_path / "runs").exists()
     assert sorted(path.name for path in (tmp_path / "saved_models" / "m").glob("[0-9]*")) == ["1", "2"]
+
+
+def test_where_nobody_can_tell_a_lock_counts_as_held(tmp_path: Path) -> None:
+    """So that what is kept can be listed, and is not removed."""
+    (tmp_path / "lock").touch()
+    program = "import sys; sys.modules['fcntl'] = None; from pathlib import Path; from kerastl.locking import FileLock\n"
+    program += "print([FileLock(Path(name)).held() for name in ('lock', 'none')])"
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout == "[True, False]\n", done.stderr

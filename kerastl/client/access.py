@@ -11,6 +11,9 @@ from pathlib import Path
 from kerastl.errors import UserError
 
 TOKEN_VARIABLE = "KERASTL_TOKEN"
+HAND_OVER = (
+    f"The environment variable {TOKEN_VARIABLE} hands over a token, --header 'NAME: VALUE' any other header."
+)
 _NAME = re.compile(r"[A-Za-z0-9_.-]+")
 
 

@@ -192,7 +192,7 @@ class _Asker:
                     attempts = self._patience.retries + 1
                     raise ServingError(
                         f"{self._address} did not answer in {attempts} attempts, the last time: {error}. Check that the "
-                        "server runs and that host and port are its own; `make serve` starts one on this machine."
+                        "server runs and that host and port are its own; in kerastl's source folder `make serve` starts one on this machine."
                     ) from None
                 problem = str(error)
                 left -= 1

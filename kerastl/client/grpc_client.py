@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import unquote
 
-from kerastl.client.access import Access
+from kerastl.client.access import HAND_OVER, Access
 from kerastl.client.address import Address
 from kerastl.client.answers import (
     ACCEPTED,
@@ -147,7 +147,7 @@ class GrpcConnection:
                 ) from error
             if code in (codes.UNAUTHENTICATED, codes.PERMISSION_DENIED):
                 raise UserError(
-                    f"{self._address} lets nobody in without the right credentials: {code.name} {message}."
+                    f"{self._address} lets nobody in without the right credentials: {code.name} {message}. {HAND_OVER}"
                 ) from error
             # the same classes as over REST, where the server turns these codes into 400, 429, 503 and 404
             if code in (codes.INVALID_ARGUMENT, codes.FAILED_PRECONDITION, codes.OUT_OF_RANGE):

@@ -17,7 +17,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
-from kerastl.client.access import Access
+from kerastl.client.access import HAND_OVER, Access
 from kerastl.client.address import Address
 from kerastl.client.answers import (
     INPUT,
@@ -202,7 +202,9 @@ class RestConnection:
                 "proxy before it has a limit of its own."
             )
         if status in (401, 403):
-            return UserError(f"{self._address} lets nobody in without the right credentials: {said}.")
+            return UserError(
+                f"{self._address} lets nobody in without the right credentials: {said}. {HAND_OVER}"
+            )
         if 300 <= status < 400:
             return UserError(
                 f"{self._address} sends on to {response.headers.get('Location', 'nowhere')} ({said}): pass that address."
