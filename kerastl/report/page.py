@@ -113,7 +113,8 @@ def report_text(report: Report, width: int = 80) -> str:
         width: no line is longer, in characters.
     """
     longest = max(len(name) for name in report.class_names)
-    name_width = max(8, min(28, width - 37, longest))  # 37: the figures beside it
+    # 37: the figures beside it, which stand below it where there is no room
+    name_width = max(8, min(28, width - (37 if width >= 50 else 4), longest))
     rows = _headline(report.metrics) + trust_rows(report.trust)
     for phase in report.phases:
         rows.append((phase_title(phase.phase), _phase_words(phase)))
