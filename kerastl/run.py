@@ -111,6 +111,11 @@ class Run:
         return self.path / "predictions.csv"
 
     @property
+    def near_copies_csv(self) -> Path:
+        """Test and validation images that look nearly the same as one that they are held out from."""
+        return self.path / "near_copies.csv"
+
+    @property
     def worst_png(self) -> Path:
         """The test images that it is most wrong about."""
         return self.path / "worst.png"

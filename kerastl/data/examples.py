@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from kerastl.data.looks import Looks
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -47,6 +49,7 @@ class Examples:
         warnings: what the user may want to know, such as labels that look like a mistake.
         contents: int64 [n], equal where images are equal byte for byte, -1 for an image that is like no other;
             None where that is not known.
+        looks: thumbnails of those that were decoded; grows.
     """
 
     ids: np.ndarray
@@ -62,6 +65,7 @@ class Examples:
     skipped: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     contents: np.ndarray | None = None
+    looks: Looks = field(default_factory=Looks)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -181,6 +185,7 @@ def some_examples(examples: Examples, classes: np.ndarray) -> Examples:
         stamps=examples.stamps[rows],
         fingerprint=fingerprint((), (rows,), examples.fingerprint, *names),
         contents=None if examples.contents is None else examples.contents[rows],
+        looks=Looks(),
     )
 
 

@@ -12,7 +12,7 @@ from kerastl.data.examples import Split, images_digest, spread_positions, withou
 from kerastl.features.cache import Cache
 from kerastl.features.unit import MemoryUnit, Unit, UnitKey
 from kerastl.image.decode import DECODE_VERSION
-from kerastl.image.read import decode_in_chunks
+from kerastl.image.read import Decoded, decode_in_chunks
 from kerastl.progress import Progress
 from kerastl.recipe import DataRecipe
 
@@ -125,4 +125,11 @@ def _decode(
         for shard, chunk in zip(missing, chunks, strict=True):
             notes = {str(rows[position]): reason for position, reason in chunk.reasons.items()}
             unit.write(shard, chunk.pixels, notes)
+            _remember_looks(split, rows, chunk)
     unit.publish()
+
+
+def _remember_looks(split: Split, rows: np.ndarray, chunk: Decoded) -> None:
+    """Keep the thumbnails of images while they are at hand; `rows` are the positions in the split of all chunks."""
+    readable = np.delete(np.arange(len(chunk.pixels)), [at - chunk.start for at in chunk.reasons])
+    split.examples.looks.add(split.indices[rows[chunk.start + readable]], chunk.pixels[readable])

@@ -31,9 +31,10 @@ from kerastl.workflow.calibrating import calibrate_network, trust_of, write_cali
 from kerastl.workflow.exporting import Trained, export_network, readable_images, serving_of
 from kerastl.workflow.facts import model_facts
 from kerastl.workflow.logbook import Logbook
+from kerastl.workflow.near import near_copies_in
 from kerastl.workflow.planning import make_plan
 from kerastl.workflow.prepare import Prepared, decode_splits, make_repeatable, open_splits, precision_of
-from kerastl.workflow.records import write_answers, write_data, write_histories, write_preview
+from kerastl.workflow.records import write_answers, write_data, write_histories, write_preview, write_rows
 from kerastl.writing import replace_atomically, write_json_atomic, write_text_atomic
 
 
@@ -146,6 +147,11 @@ def fit(
         logits["test"] = logits_of(beginning, prepared, result.winner, "test", cache, progress)
         test, validation = (metrics_of(logits[name], prepared, name) for name in ("test", "validation"))
         trust = trust_of(calibrated, logits["test"], labels["test"], recipe.data.multi_label)
+        near = near_copies_in(prepared)
+        if near.rows:
+            write_rows(run.near_copies_csv, near.rows)
+        for warning in near.warnings:
+            progress.warn(warning)
         report = Report(
             metrics=test,
             trust=trust,
@@ -158,7 +164,7 @@ def fit(
             fingerprint=prepared.splits.fingerprint,
             class_names=prepared.splits.class_names,
             seconds=time.perf_counter() - started,
-            warnings=splits.warnings,
+            warnings=(*splits.warnings, *near.warnings),
         )
         if test.confusion is not None and test.confusion.size <= DRAWN_UP_TO:
             plot_confusion(test.confusion.dense(), prepared.splits.class_names, run.confusion_png)
