@@ -181,6 +181,15 @@ def test_many_classes_cost_memory_and_json_in_proportion_not_in_squares() -> Non
     assert again.confusion.largest(1).tolist() == [[3, 7, 6]] and again.confusion.pairs == kept["pairs"]
 
 
+def test_a_report_that_holds_a_large_matrix_whole_is_still_read() -> None:
+    logits, labels = random_case(900, 300)
+    written = evaluate_logits(logits, labels, names(300))
+    dense = written.confusion.dense()
+    read = Metrics.from_dict({**written.to_dict(), "confusion": dense.tolist()})
+    np.testing.assert_array_equal(read.confusion.cells, written.confusion.cells)
+    assert read.confusion.pairs == written.confusion.pairs and read.to_dict() == written.to_dict()
+
+
 def test_figures_do_not_depend_on_how_many_rows_are_taken_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     logits, labels = random_case(50, 7)
     several = (logits > 1).astype(np.uint8)

@@ -196,7 +196,7 @@ def reliability(
     logits: np.ndarray, labels: np.ndarray, temperatures: np.ndarray, multi_label: bool = False
 ) -> Reliability:
     """What dividing logits [n, classes] by temperatures changes; see `Reliability`."""
-    before = np.asarray(logits, np.float64)
+    before = np.asarray(logits)
     after = before / temperatures
     return Reliability(
         count=len(before),

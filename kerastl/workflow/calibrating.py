@@ -69,7 +69,8 @@ def calibrate_network(
         )
     found = calibrate(logits, labels, asked.kind, multi_label, weights)
     divide_logits(network.logits, np.array(found.temperatures))
-    divided = logits / np.array(found.temperatures)
+    # In the logits' own precision: of 20,000 classes a copy in float64 is what the memory has no room for.
+    divided = logits / np.array(found.temperatures, logits.dtype)
     if asked.abstain_precision is None and asked.abstain_coverage is None:
         return Calibrated(found, None, None), divided
     probabilities = probabilities_of(divided, multi_label)
@@ -96,7 +97,7 @@ def trust_of(calibrated: Calibrated, logits: np.ndarray, labels: np.ndarray, mul
         multi_label: sigmoid instead of softmax.
     """
     found, threshold = calibrated.calibration, calibrated.threshold
-    temperatures = np.array(found.temperatures)
+    temperatures = np.array(found.temperatures, logits.dtype)
     accepted = None
     if threshold is not None:
         accepted = accepted_at(probabilities_of(logits, multi_label), labels, threshold)
