@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from kerastl.run import create_run
 
 NOT_USED = {
     "data_dir", "train_split", "validation_split", "test_split", "examples_per_class", "weights_dir", "directory",
-    "abstain_precision", "abstain_coverage",
+    "abstain_precision", "abstain_coverage", "group_pattern", "min_images_per_class",
 }  # fmt: skip
 
 
@@ -80,8 +81,29 @@ def test_few_images_train_in_small_batches_with_more_views() -> None:
 
 def test_few_images_are_finetuned_for_more_epochs() -> None:
     counts = (50, 250, 500, 1000, 2000, 1_000_000)
-    assert [resolved(count).finetune_phase.epochs for count in counts] == [20, 20, 10, 5, 5, 5]
+    assert [resolved(count).finetune_phase.epochs for count in counts] == [20, 16, 16, 8, 5, 5]
     assert resolved(2000, backbone__name="mobilenet_025").finetune_phase.epochs == 20
+    assert resolved(500, finetune_phase__batch_size=4).finetune_phase.epochs == 5, "125 steps an epoch"
+
+
+def test_more_images_are_never_finetuned_for_fewer_steps() -> None:
+    most = 0
+    for count in (*range(8, 6000, 7), *range(6000, 100_000, 997)):
+        phase = resolved(count).finetune_phase
+        assert phase.epochs and phase.batch_size
+        steps = math.ceil(count / phase.batch_size) * phase.epochs
+        # Epochs are whole numbers, so it varies a little; it once fell from 260 to 80.
+        assert steps >= 0.85 * most, f"{count} images, {steps} steps after {most}"
+        most = max(most, steps)
+
+
+@pytest.mark.parametrize("name", backbone_names())
+def test_the_lowest_thawed_block_trains_at_a_share_of_the_rate_that_no_depth_takes_away(name: str) -> None:
+    spec = get_backbone(name)
+    for place, point in enumerate(spec.unfreeze_points[1:], start=1):
+        decay = resolved(backbone__name=name, finetune_phase__unfreeze_from=point).finetune_phase.layer_decay
+        assert decay is not None and decay**place > 0.385
+        assert decay == 0.9 or place > 8, "nothing changes where 0.9 a block was measured"
 
 
 def augmented(augment: AugmentRecipe, backbone: str = "resnet50") -> AugmentRecipe:

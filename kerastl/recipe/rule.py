@@ -61,6 +61,13 @@ MOST_VIEWS = 6
 # Of the data in a name: what follows it has to fit beside it.
 LONGEST_STEM = 100
 FEWEST_EPOCHS, MOST_EPOCHS = 5, 20
+# The few features of a small backbone need larger weights.
+HEAD_RATE, SMALL_HEAD_RATE = 1e-3, 1e-2
+FEWEST_FINETUNE_STEPS = 250
+FINETUNE_BATCH = 32
+# Images from which on the fine-tune phase's batches grow with their root, so that its steps go on growing, too.
+IMAGES_OF_FINETUNE_BATCH = 2048
+LAYER_DECAY, LOWEST_RATE_SHARE = 0.9, 0.39
 
 
 def resolve(recipe: Recipe, train_count: int, class_count: int) -> Recipe:
@@ -73,7 +80,8 @@ def resolve(recipe: Recipe, train_count: int, class_count: int) -> Recipe:
 
     Returns:
         A recipe without open keys, apart from those that mean "not used" when they are left out
-        (`data_dir`, the TFDS splits, `examples_per_class`, `weights_dir`, the thresholds of `calibration`).
+        (`data_dir`, the TFDS splits, `examples_per_class`, `min_images_per_class`, `group_pattern`, `weights_dir`, the
+        thresholds of `calibration`).
     """
     spec = get_backbone(recipe.backbone.name or "resnet50")
     size = recipe.backbone.image_size or spec.image_size
@@ -121,15 +129,28 @@ def batch_size(train_count: int) -> int:
     return 2 ** min(6, max(3, round(math.log2(max(train_count, 1) / 16))))
 
 
-def finetune_epochs(train_count: int) -> int:
-    """5 for a thousand images or more; fewer images are seen as often as a thousand would be, up to 20 times."""
-    return min(MOST_EPOCHS, max(FEWEST_EPOCHS, round(FEWEST_EPOCHS * FEW_IMAGES / max(train_count, 1))))
+def finetune_batch_size(train_count: int) -> int:
+    """That of `batch_size` up to 32; from 2,048 images on it grows with their square root up to 64."""
+    grown = 2 * round(FINETUNE_BATCH / 2 * math.sqrt(train_count / IMAGES_OF_FINETUNE_BATCH))
+    return min(batch_size(train_count), max(FINETUNE_BATCH, grown))
+
+
+def finetune_epochs(train_count: int, batch: int) -> int:
+    """As many as 250 steps take, within 5 and 20."""
+    steps = math.ceil(max(train_count, 1) / batch)
+    return min(MOST_EPOCHS, max(FEWEST_EPOCHS, math.ceil(FEWEST_FINETUNE_STEPS / steps)))
+
+
+def layer_decay(spec: BackboneSpec, unfreeze_from: str) -> float:
+    """The factor from block to block: 0.9, and nearer to 1 where many blocks thaw, so that the lowest keeps 0.39 of the rate."""
+    depth = max(1, spec.unfreeze_points.index(unfreeze_from))
+    return max(LAYER_DECAY, round(LOWEST_RATE_SHARE ** (1 / depth), 4))
 
 
 def _head_phase(recipe: Recipe, train_count: int, spec: BackboneSpec) -> dict[str, Any]:
     # Adam moves each weight by about the rate, so a logit moves by more the more features it adds up.
     features = spec.feature_channels * (2 if recipe.head.pooling == "avgmax" else 1)
-    rate = 1e-3 * math.sqrt(256 / features)
+    rate = (SMALL_HEAD_RATE if _is_small(spec) else HEAD_RATE) * math.sqrt(256 / features)
     # A head on stored features costs microseconds an image, so it trains until validation says stop.
     return {
         "epochs": 100,
@@ -147,18 +168,21 @@ def _finetune_phase(recipe: Recipe, train_count: int, spec: BackboneSpec) -> dic
     small = _is_small(spec)
     # The last stage holds about half of the weights, the last two nearly all of them.
     share = LAST_STAGE_SHARE if train_count < FEW_IMAGES else LAST_STAGES_SHARE
-    sgd = recipe.finetune_phase.optimizer == "sgd"
+    asked = recipe.finetune_phase
+    unfreeze_from = asked.unfreeze_from or ("input" if small else spec.point_of_share(share))
+    batch = finetune_batch_size(train_count)
+    sgd = asked.optimizer == "sgd"
     adam_rate = 1e-3 if small else 1e-4
     return {
-        "unfreeze_from": "input" if small else spec.point_of_share(share),
-        "epochs": MOST_EPOCHS if small else finetune_epochs(train_count),
-        "batch_size": batch_size(train_count),
+        "unfreeze_from": unfreeze_from,
+        "epochs": MOST_EPOCHS if small else finetune_epochs(train_count, asked.batch_size or batch),
+        "batch_size": batch,
         "learning_rate": 30 * adam_rate if sgd else adam_rate,
         "weight_decay": 1e-4 if sgd else 1e-2,
         "warmup_epochs": 1.0,
         "label_smoothing": 0.1,
         "gradient_clip_norm": 1.0,
-        "layer_decay": 0.9,
+        "layer_decay": layer_decay(spec, unfreeze_from),
         # No early stop: what a cosine gains, it gains at its end. The best epoch is restored all the same.
         "patience_epochs": 0,
     }
