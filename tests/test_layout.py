@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -198,3 +199,22 @@ def test_a_plan_fits(width: int) -> None:
     )
     plan = Plan(dataclasses.replace(load_recipe(), name="n" * 50), {"train": 1000, "test": 10}, rows)
     assert fits(plan.text(width), width)
+
+
+@WIDTHS
+def test_the_list_of_models_fits_and_names_them_whole(
+    width: int, wide: Callable[[int], None], tmp_path: Path
+) -> None:
+    wide(width)
+    name = "a-quite-long-name-of-a-model-as-folders-of-photographs-have-them"
+    for version in ("1", "12"):
+        (tmp_path / name / version).mkdir(parents=True)
+        (tmp_path / name / version / "saved_model.pb").touch()
+    (tmp_path / name / "12" / "assets.extra").mkdir()
+    facts = {"backbone": "efficientnet_v2_b0", "exported": "2026-01-02T03:04:05+00:00", "rollback_of": 1,
+             "test": {"accuracy": 0.875, "count": 123456}}  # fmt: skip
+    (tmp_path / name / "12" / "assets.extra" / "model.json").write_text(json.dumps(facts))
+    shown = CliRunner().invoke(cli, ["models", "list", "--models", str(tmp_path)]).output
+    assert fits(shown, width) and "123,456" in shown and "served" in shown
+    if width == 40:
+        assert letters(shown).count(name) == 2
