@@ -9,7 +9,7 @@ import click
 
 from kerastl.cli import completion
 from kerastl.cli.options import debug_option, fit_options, json_option, progress_option, recipe_options
-from kerastl.cli.terminal import print_json, quiet_tensorflow
+from kerastl.cli.terminal import print_json, quiet_tensorflow, show
 from kerastl.progress import Progress
 from kerastl.recipe.schema import Recipe
 
@@ -133,7 +133,7 @@ def tune(
     if as_json:
         print_json(summary)
         return
-    click.echo(summary.text)
+    show(summary.text)
     click.echo(f"\n{summary.winner.read_text(encoding='utf-8').strip()}\n")
     click.echo(f"recipe {summary.winner}\npage   {summary.page}\nrun    {summary.run}")
     if summary.model is not None:
