@@ -224,3 +224,9 @@ def test_calibrating_a_network_gives_the_logits_that_it_then_answers_with() -> N
     np.testing.assert_allclose(np.asarray(network.head(features)), after, rtol=1e-4, atol=1e-4)
     assert np.abs(after - before).max() > 0.1, "else nothing was divided"
     assert calibrated.accepted == accepted_at(probabilities_of(after), labels, calibrated.threshold)
+    assert calibrated.warnings == ()
+    strict = Recipe(calibration=CalibrationRecipe(kind="none", abstain_precision=0.999))
+    unknown, _ = calibrate_network(network, after, labels, strict, Progress())
+    assert unknown.threshold is None and unknown.accepted is None
+    (warning,) = unknown.warnings
+    assert "600 validation images" in warning and "At least 2995 have to be accepted" in warning

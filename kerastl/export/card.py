@@ -206,7 +206,13 @@ def _result(facts: ModelFacts) -> list[str]:
         lines[0] += (
             f" On {facts.validation['count']:,} validation images, which chose the epochs: {facts.validation['accuracy']:.3f}."
         )
-    rows = facts.test["classes"][:_MOST_CLASSES]
+    classes = facts.test["classes"]
+    # Of many classes those first of which something is known.
+    rows = (
+        sorted(classes, key=lambda row: row["support"] == 0)[:_MOST_CLASSES]
+        if len(classes) > _MOST_CLASSES
+        else classes
+    )
     cells = [
         [
             escape(row["name"]),

@@ -33,11 +33,13 @@ class Calibrated:
         calibration: temperatures, which its last layer now holds.
         threshold: lowest probability that counts as an answer; None where none was asked for or can be had.
         accepted: images of the validation split that reach it; None without a threshold.
+        warnings: what the reader of the figures should know of them.
     """
 
     calibration: Calibration
     threshold: float | None
     accepted: Accepted | None
+    warnings: tuple[str, ...] = ()
 
 
 def calibrate_network(
@@ -62,8 +64,9 @@ def calibrate_network(
         What was done, and the logits as the network gives them from now on.
     """
     asked, multi_label = recipe.calibration, recipe.data.multi_label
+    warnings: list[str] = []
     if len(labels) < FEW_IMAGES and asked.kind != "none":
-        progress.warn(
+        warnings.append(
             f"Only {counted(len(labels), 'validation image')}: they choose the epochs, the phase and the temperature, and say "
             f"little of each. From {FEW_IMAGES} on they say more (data.validation_fraction, or more images)"
         )
@@ -71,20 +74,21 @@ def calibrate_network(
     divide_logits(network.logits, np.array(found.temperatures))
     # In the logits' own precision: of 20,000 classes a copy in float64 is what the memory has no room for.
     divided = logits / np.array(found.temperatures, logits.dtype)
-    if asked.abstain_precision is None and asked.abstain_coverage is None:
-        return Calibrated(found, None, None), divided
-    probabilities = probabilities_of(divided, multi_label)
-    threshold = choose_threshold(probabilities, labels, asked.abstain_precision, asked.abstain_coverage)
-    if threshold is None:
-        assert asked.abstain_precision is not None
-        progress.warn(
+    threshold = accepted = None
+    if asked.abstain_precision is not None or asked.abstain_coverage is not None:
+        probabilities = probabilities_of(divided, multi_label)
+        threshold = choose_threshold(probabilities, labels, asked.abstain_precision, asked.abstain_coverage)
+        accepted = None if threshold is None else accepted_at(probabilities, labels, threshold)
+    if threshold is None and asked.abstain_precision is not None:
+        warnings.append(
             f"calibration.abstain_precision = {asked.abstain_precision:g}: {len(labels)} validation images do not show that any "
             f"threshold reaches it, so the model is served without one. At least {fewest_for(asked.abstain_precision)} have to "
             "be accepted, all of them right, before it is known with 95 % confidence. Take more validation images "
             "(data.validation_fraction), a lower precision, or calibration.abstain_coverage"
         )
-        return Calibrated(found, None, None), divided
-    return Calibrated(found, threshold, accepted_at(probabilities, labels, threshold)), divided
+    for warning in warnings:
+        progress.warn(warning)
+    return Calibrated(found, threshold, accepted, tuple(warnings)), divided
 
 
 def trust_of(calibrated: Calibrated, logits: np.ndarray, labels: np.ndarray, multi_label: bool) -> Trust:

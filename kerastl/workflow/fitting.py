@@ -164,7 +164,7 @@ def fit(
             fingerprint=prepared.splits.fingerprint,
             class_names=prepared.splits.class_names,
             seconds=time.perf_counter() - started,
-            warnings=(*splits.warnings, *near.warnings),
+            warnings=(*splits.warnings, *near.warnings, *calibrated.warnings),
         )
         if test.confusion is not None and test.confusion.size <= DRAWN_UP_TO:
             plot_confusion(test.confusion.dense(), prepared.splits.class_names, run.confusion_png)
