@@ -18,7 +18,7 @@ from kerastl.data.sources import open_examples
 from kerastl.features import pixels as pixels_module
 from kerastl.features import views as views_module
 from kerastl.features.cache import Cache
-from kerastl.features.pixels import _readable_by_now, decode_split, image_facts
+from kerastl.features.pixels import KeptPixels, _readable_by_now, decode_split, image_facts
 from kerastl.features.sealing import MANIFEST, sealed
 from kerastl.features.unit import UnitKey
 from kerastl.features.views import Views
@@ -137,16 +137,13 @@ def test_decoding_that_was_stopped_goes_on_in_the_room_that_it_has(data: Path, t
     key = UnitKey("pixels", image_facts(split, DataRecipe(), 16), 72, (16, 16, 3), "uint8")
     recipe = CacheRecipe(mode="auto", directory=str(tmp_path / "store"), max_gigabytes=1.2 * size / 1e9)
     with Cache(recipe, tmp_path / "scratch") as cache:
-        cache.hold_pixels(key, Progress()).begin()
+        cache.hold_pixels(key, "disk", Progress()).begin()
     assert not list((tmp_path / "store").rglob(MANIFEST)), "the control: it is begun, not built"
     with Cache(recipe, tmp_path / "scratch") as cache:
-        for image_size, places in (
-            (16, ["store"]),
-            (17, ["store", "scratch"]),
-        ):  # no room is left for a second
-            decode_split(split, DataRecipe(), image_size, cache, Progress())
-            found = [place for place in ("store", "scratch") if list((tmp_path / place).rglob(MANIFEST))]
-            assert found == places
+        for image_size in (16, 17):  # no room is left for a second, which goes to memory
+            pixels, _, _ = decode_split(split, DataRecipe(), image_size, cache, Progress())
+            assert isinstance(pixels, KeptPixels) and pixels.shape == (72, image_size, image_size, 3)
+            assert [path.parent.name for path in tmp_path.rglob(MANIFEST)] == [key.name]
 
 
 def test_images_that_could_not_be_read_are_looked_at_again_a_few_at_a_time(

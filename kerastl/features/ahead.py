@@ -29,11 +29,12 @@ def images_ahead(
 ) -> Iterator[np.ndarray]:
     """The images of each batch, the next one made while the last one is computed with."""
     with ThreadPoolExecutor(1) as pool:
-        coming = [pool.submit(views.images, batch, view) for batch in batches[:2]]
+        making = views.in_turn(batches, view)
+        coming = [pool.submit(next, making) for _ in batches[:2]]
         for number in range(len(batches)):
             began = time.perf_counter()
             images = coming.pop(0).result()
             watch.waited += time.perf_counter() - began
             if number + 2 < len(batches):
-                coming.append(pool.submit(views.images, batches[number + 2], view))
+                coming.append(pool.submit(next, making))
             yield images

@@ -6,12 +6,12 @@ import contextlib
 import math
 import os
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from kerastl.features.choosing import Demand, Keeping, Room, choose, demand_of
 from kerastl.features.memory import available_memory
-from kerastl.features.store import FeatureStore
+from kerastl.features.store import FeatureStore, allow_many_files
 from kerastl.features.unit import MemoryUnit, Unit, UnitKey
 from kerastl.progress import Progress, size_text
 from kerastl.recipe import CacheRecipe
@@ -21,7 +21,6 @@ DIRECTORY_VARIABLE = "KERASTL_CACHE_DIR"
 MEMORY_SHARE = 0.5
 # Who asks for the memory may have more of it than is taken unasked; training needs some, too.
 ASKED_MEMORY_SHARE = 0.8
-MANY_FILES = 16_384
 
 
 class Leased:
@@ -69,7 +68,7 @@ class Cache:
         self._features = contextlib.ExitStack()
         self._memory: dict[UnitKey, MemoryUnit] = {}
         self._wide: set[str] = set()
-        _allow_many_files()
+        allow_many_files()
 
     def __enter__(self) -> Cache:
         return self
@@ -207,28 +206,57 @@ class Cache:
         memory = 0 if "memory" in excluded else int(MEMORY_SHARE * available_memory())
         return Room(self._room(every) if possible else -1, memory)
 
-    def hold_pixels(self, key: UnitKey, progress: Progress) -> Unit | MemoryUnit:
-        """The unit of a split's decoded images, with room made for it, until `release`."""
-        if self.recipe.mode == "memory":
-            return MemoryUnit(key)
-        kept = self.recipe.mode == "disk" or (
-            self.recipe.mode == "auto" and (self.store.has(key) or self._may_build([key]))
-        )
-        for store in (self.store, self._scratch) if kept else (self._scratch,):
-            stack = self._pixels[key] = contextlib.ExitStack()
-            try:
-                unit = self._lease(stack, store, [key], progress)[key]
-                if not unit.complete:
-                    store.make_room([unit])
-                return unit
-            except WriteError:
-                stack.close()
-                if store is self._scratch or self.recipe.mode == "disk":
-                    raise
-        raise AssertionError("the scratch folder either takes the images or raises")
+    def places_of_pixels(
+        self, key: UnitKey, known: UnitKey, reading: str, in_turn_only: bool
+    ) -> Iterator[tuple[UnitKey, str]]:
+        """What to keep of a split's images and where, the best first: `disk`, `memory`, `scratch` or `nowhere`.
+
+        Args:
+            key: the decoded images.
+            known: which of them can be read.
+            reading: `again`, or another word where they are read no more than once after this.
+            in_turn_only: to read one image means to read all before it, so reading them again needs them kept.
+
+        Raises:
+            NoSpaceError: the recipe asks for the memory, and there is not enough.
+        """
+        mode = self.recipe.mode
+        on_disk = mode in ("auto", "disk")
+        if on_disk and self.store.has(key):
+            yield key, "disk"
+        elif reading == "again":
+            if mode == "memory":
+                _check_memory(key.bytes, "decoded images")
+            if mode == "disk" or (on_disk and self._may_build([key])):
+                yield key, "disk"
+            if mode == "memory" or key.bytes <= MEMORY_SHARE * available_memory():
+                yield key, "memory"
+            if in_turn_only:
+                yield key, "scratch"
+        elif reading == "in turn" and not (on_disk and self.store.has(known)) and known not in self._memory:
+            yield known, "nowhere"
+        if on_disk and (self.store.has(known) or self._may_build([known])):
+            yield known, "disk"
+        yield known, "memory"
+
+    def hold_pixels(self, key: UnitKey, place: str, progress: Progress) -> Unit | MemoryUnit:
+        """The unit of a split's images at a place, with room made for it, until `release`."""
+        if place == "memory":
+            return self._memory.setdefault(key, MemoryUnit(key))
+        store = self.store if place == "disk" else self._scratch
+        stack = self._pixels[key] = contextlib.ExitStack()
+        try:
+            unit = self._lease(stack, store, [key], progress)[key]
+            if not unit.complete:
+                store.make_room([unit])
+            return unit
+        except WriteError:
+            stack.close()
+            raise
 
     def forget_pixels(self, key: UnitKey) -> None:
-        """Let go of a unit of decoded images and remove it, unless somebody else uses it."""
+        """Let go of a unit of a split's images and remove it, unless somebody else uses it."""
+        self._memory.pop(key, None)
         self._pixels.pop(key, contextlib.ExitStack()).close()
         self.store.remove(key.name)
 
@@ -281,17 +309,6 @@ def _check_memory(wanted: int, what: str) -> None:
 def _costs(demand: Demand, rate: float) -> str:
     missing = size_text(demand.pooled.bytes + demand.activations.bytes)
     return f"{missing}, {_minutes(demand.kept_seconds(rate))}; live {_minutes(demand.live_seconds(rate))}"
-
-
-def _allow_many_files() -> None:
-    """Each unit takes two file descriptors; systems allow few until one asks for more."""
-    with contextlib.suppress(ImportError, OSError, ValueError):
-        import resource
-
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if soft < MANY_FILES:
-            limit = MANY_FILES if hard == resource.RLIM_INFINITY else min(MANY_FILES, hard)
-            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
 
 
 def _minutes(seconds: float) -> str:

@@ -14,8 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from kerastl.features.cache import Cache, Leased
+from kerastl.features.choosing import Keeping
 from kerastl.features.filling import BEYOND_SIXTEEN_BITS, Sample, fill
 from kerastl.features.frozen import Frozen, Overflow, narrowed
+from kerastl.features.pixels import CHECKED, LivePixels, OtherReading
 from kerastl.features.readers import Features, Reader, live_reader, reader_of
 from kerastl.features.unit import MemoryUnit, Unit, UnitKey
 from kerastl.features.views import FrozenViews
@@ -79,6 +81,7 @@ def extract(
 
     Raises:
         NoSpaceError: the recipe asks for the disk or the memory, and has no room there.
+        OtherReading: the images cannot be read as it was thought when they were made ready.
     """
     call, before, may_fail = (
         _Call(frozen, splits, cache, wanted, progress),
@@ -103,6 +106,16 @@ def extract(
             cache.widen(_place(frozen))
             for of_view in keys:
                 cache.store.remove(of_view["activations"].name)
+        except OtherReading as other:
+            # Other images are other units: what was begun of these would never be used.
+            for key in (key for of_view in keys for key in of_view.values()):
+                if (
+                    other.reading == CHECKED
+                    and key.about["split"] == other.split
+                    and not cache.store.has(key)
+                ):
+                    cache.store.remove(key.name)
+            raise
         except (WriteError, MemoryError) as error:
             place = "memory" if isinstance(error, MemoryError) else "disk"
             if place in excluded or (cache.recipe.mode in ("disk", "memory") and not may_fail):
@@ -111,8 +124,9 @@ def extract(
             excluded = (*excluded, place)
     computed = frozen.forward_passes - before
     if kept or computed:
+        names = [split.name for split in splits]
         done = f"{computed:,} forward passes" if computed else "read from the store, no forward pass"
-        progress.note(f"Features of {' and '.join(split.name for split in splits)}: {done}")
+        progress.note(f"Features of {' and '.join(filter(None, [', '.join(names[:-1]), names[-1]]))}: {done}")
     return features
 
 
@@ -151,6 +165,7 @@ def _attempt(
     """The features, and whether any of them are kept."""
     cache, progress, frozen = call.cache, call.progress, call.frozen
     keeping = cache.choose(leased, call.live_passes, sample.rate, progress, excluded)
+    _check_reading(call, keeping)
     units = cache.units(leased, keeping)
     if call.wanted.pooled and any(not unit.complete for unit in units.values()):
         frozen.check_untouched()
@@ -171,6 +186,24 @@ def _attempt(
                     fill(frozen, split.views, view, gaps, sample.of(split, view), tracker)
         features.append(_features(frozen, split, of_views, call.wanted, cache.dtype_at(_place(frozen))))
     return features, bool(units)
+
+
+def _check_reading(call: _Call, keeping: Keeping) -> None:
+    """Let images that are going to be read in every epoch be kept first, where that was not foreseen.
+
+    Raises:
+        OtherReading: it was not.
+    """
+    live = {
+        kind
+        for kind in ("pooled", "activations")
+        if keeping.of(kind) == "live" and getattr(call.wanted, kind)
+    }
+    if call.wanted.activations and call.frozen.cut.unfreeze_point == "input":
+        live.add("activations")
+    for split in call.splits:
+        if live and isinstance(split.views.pixels, LivePixels):
+            split.views.pixels.check_read_again()
 
 
 def _features(

@@ -1,24 +1,41 @@
-"""Decoded images: made once, and kept as the features are."""
+"""Decoded images: kept as the features are, where they are read again; else decoded in one stream."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from kerastl.data.examples import Split, images_digest, spread_positions, without
+from kerastl.errors import DataError
 from kerastl.features.cache import Cache
 from kerastl.features.unit import MemoryUnit, Unit, UnitKey
+from kerastl.features.views import Pixels
 from kerastl.image.decode import DECODE_VERSION
 from kerastl.image.read import Decoded, decode_in_chunks
-from kerastl.progress import Progress
+from kerastl.progress import Progress, size_text
 from kerastl.recipe import DataRecipe
+from kerastl.writing import WriteError
 
 SAMPLED_IMAGES = 16
 # A whole folder may have been out of reach: so many images are held at once while it is looked at again.
 REREAD_ROWS = 64
+
+# How the images of a run are read, from the least work to the most.
+IN_TURN = "in turn"
+CHECKED = "checked"
+AGAIN = "again"
+
+
+class OtherReading(Exception):
+    """Images cannot be read as it was thought; `reading` says how they can, `split` which ones."""
+
+    def __init__(self, reading: str, split: str, reason: str) -> None:
+        self.reading, self.split = reading, split
+        super().__init__(reason)
 
 
 class KeptPixels:
@@ -36,10 +53,84 @@ class KeptPixels:
         return np.asarray(self._rows[self._kept[positions]])
 
 
+class LivePixels:
+    """The images of a split, decoded anew whenever they are read.
+
+    Args:
+        split: which images; all of them can be read, as far as one knows.
+        resize: how they are brought to the network's size; see `kerastl.image.decode`.
+        image_size: side of the square in pixels.
+        reading: `IN_TURN` where nobody has looked at them before; else as `decode_split` takes it.
+
+    Attributes:
+        failure: why an image could not be read; TensorFlow, when it calls this, passes on words alone.
+    """
+
+    def __init__(self, split: Split, resize: str, image_size: int, reading: str) -> None:
+        self._split, self._resize, self._size, self._reading = split, resize, image_size, reading
+        self.failure: DataError | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """[n, size, size, 3]."""
+        return (self._split.count, self._size, self._size, 3)
+
+    @property
+    def once(self) -> bool:
+        """Whether they are to be read only once."""
+        return self._reading != AGAIN
+
+    def __getitem__(self, positions: np.ndarray) -> np.ndarray:
+        rows, back = np.unique(np.asarray(positions), return_inverse=True)
+        return next(self.in_turn([rows]))[back]
+
+    def in_turn(self, batches: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+        """The images of each batch, in one pass over the files.
+
+        Args:
+            batches: positions that increase, also from each batch to the next.
+
+        Raises:
+            OtherReading: an image cannot be read, and nobody had looked before.
+            DataError: an image cannot be read any more.
+        """
+        rows = np.concatenate([np.zeros(0, np.int64), *batches])
+        indices, lengths = self._split.indices[rows], [len(batch) for batch in batches]
+        for part in decode_in_chunks(
+            self._split.examples.indexed, indices, self._size, self._resize, lengths
+        ):
+            for position, reason in part.reasons.items():
+                name = self._split.ids[rows[position]]
+                if self._reading == IN_TURN:
+                    raise OtherReading(CHECKED, self._split.name, f"{name} cannot be read: {reason}")
+                self.failure = DataError(
+                    f"{name} could be read when the work began, and cannot now: {reason}. Nothing of it is kept, as cache.mode "
+                    "or a lack of room has it. Put the file back, and start again"
+                )
+                raise self.failure
+            if self.once:  # else they were looked at when they were checked or kept
+                _remember_looks(self._split, rows, part)
+            yield part.pixels
+
+    def check_read_again(self) -> None:
+        """To be called by who is going to read all images in every epoch.
+
+        Raises:
+            OtherReading: they were to be read once, so nothing of them was kept.
+        """
+        if self.once:
+            raise OtherReading(AGAIN, self._split.name, "they are read in every epoch")
+
+
 def decode_split(
-    split: Split, data: DataRecipe, image_size: int, cache: Cache, progress: Progress
-) -> tuple[KeptPixels, dict[int, str], dict[str, Any]]:
-    """Decode the images of one split, or open those that were decoded before.
+    split: Split,
+    data: DataRecipe,
+    image_size: int,
+    cache: Cache,
+    progress: Progress,
+    reading: str = AGAIN,
+) -> tuple[Pixels, dict[int, str], dict[str, Any]]:
+    """Make the images of one split readable, decoded; they are kept only where they are going to be read again.
 
     Args:
         split: which images.
@@ -47,6 +138,8 @@ def decode_split(
         image_size: side of the square in pixels.
         cache: keeps them.
         progress: listens.
+        reading: `AGAIN`: they are kept where the cache has a place, else decoded whenever they are read. `CHECKED`: read
+            once more after this, so only which of them can be read is kept. `IN_TURN`: that is not looked at either, unless it is known.
 
     Returns:
         The readable images; for each other one its position in the split and the reason; and what the readable
@@ -55,19 +148,61 @@ def decode_split(
     facts = image_facts(split, data, image_size)
     about = {"data": split.examples.origin, "split": split.name}
     key = UnitKey("pixels", facts, split.count, (image_size, image_size, 3), "uint8", about)
-    unit = cache.hold_pixels(key, progress)
+    # One byte an image, and the reasons: what is known of images of which nothing else is kept.
+    known = UnitKey("pixels", {**facts, "rows": "1 where it can be read"}, split.count, (), "uint8", about)
+    for wanted, place in cache.places_of_pixels(
+        key, known, reading, in_turn_only=_is_read_from_the_front(split)
+    ):
+        if place == "nowhere":
+            return LivePixels(split, data.resize, image_size, IN_TURN), {}, facts
+        try:
+            unit = _complete(split, data, image_size, cache, wanted, place, progress)
+        except WriteError as error:
+            if cache.recipe.mode == "disk" or place == "scratch":
+                raise
+            progress.warn(f"Decoded {split.name} images cannot be kept: {error}")
+            continue
+        reasons = _reasons(unit)
+        readable = without(split, reasons)
+        if reasons:
+            facts = image_facts(readable, data, image_size)
+        if wanted is known:
+            if reading == AGAIN:
+                size = size_text(key.bytes)
+                progress.note(
+                    f"Decoded {split.name} images are not kept ({size}): each is decoded whenever it is read"
+                )
+            how = CHECKED if reading == IN_TURN else reading
+            return LivePixels(readable, data.resize, image_size, how), reasons, facts
+        kept = np.delete(np.arange(split.count), list(reasons))
+        return KeptPixels(unit.rows(), kept), reasons, facts
+    raise AssertionError("what is known of the images has a place in memory")
+
+
+def _complete(
+    split: Split,
+    data: DataRecipe,
+    image_size: int,
+    cache: Cache,
+    key: UnitKey,
+    place: str,
+    progress: Progress,
+) -> Unit | MemoryUnit:
+    """A unit with all that can be read now."""
+    unit = cache.hold_pixels(key, place, progress)
     unreadable = list(_reasons(unit)) if unit.complete else []
     if unreadable and _readable_by_now(split, data, image_size, unreadable):
         # The disk or the network failed at that time, or somebody mended the permissions.
         cache.forget_pixels(key)
-        unit = cache.hold_pixels(key, progress)
+        unit = cache.hold_pixels(key, place, progress)
     if not unit.complete:
         _decode(split, data, image_size, unit, progress)
-    reasons = _reasons(unit)
-    kept = np.delete(np.arange(split.count), list(reasons))
-    if reasons:
-        facts = image_facts(without(split, reasons), data, image_size)
-    return KeptPixels(unit.rows(), kept), reasons, facts
+    return unit
+
+
+def _is_read_from_the_front(split: Split) -> bool:
+    """Whether to read one image means to read all before it."""
+    return split.examples.place.startswith("tfds:")
 
 
 def _reasons(unit: Unit | MemoryUnit) -> dict[int, str]:
@@ -124,9 +259,15 @@ def _decode(
         )
         for shard, chunk in zip(missing, chunks, strict=True):
             notes = {str(rows[position]): reason for position, reason in chunk.reasons.items()}
-            unit.write(shard, chunk.pixels, notes)
+            unit.write(shard, chunk.pixels if unit.key.row_shape else _readable(chunk), notes)
             _remember_looks(split, rows, chunk)
     unit.publish()
+
+
+def _readable(chunk: Decoded) -> np.ndarray:
+    flags = np.ones(len(chunk.pixels), np.uint8)
+    flags[[position - chunk.start for position in chunk.reasons]] = 0
+    return flags
 
 
 def _remember_looks(split: Split, rows: np.ndarray, chunk: Decoded) -> None:

@@ -24,6 +24,7 @@ from kerastl.writing import NoSpaceError, WriteError, explain_write_errors
 
 DISK_SHARE = 0.5
 LISTING_SECONDS = 0.05
+MANY_FILES = 16_384
 # What `UnitKey.name` makes. Nothing else in the folder is ours to count, list or remove: people keep things beside it.
 UNIT_NAME = re.compile(r"(pixels|pooled|activations)-[0-9a-f]{24}")
 
@@ -272,3 +273,14 @@ def _size(path: Path) -> int:
 def _touch(path: Path) -> None:
     with contextlib.suppress(OSError):  # a store that may only be read is used all the same
         os.utime(path)
+
+
+def allow_many_files() -> None:
+    """Each unit takes two file descriptors; systems allow few until one asks for more."""
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft < MANY_FILES:
+            limit = MANY_FILES if hard == resource.RLIM_INFINITY else min(MANY_FILES, hard)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -90,6 +90,16 @@ class Views:
         """Images at `positions`, uint8 [b, size, size, 3], all in one view or each in its own (int [b])."""
         return by_view(self._images, positions, view)
 
+    def in_turn(self, batches: Sequence[np.ndarray], view: int) -> Iterator[np.ndarray]:
+        """The images of each batch in one view, at positions that increase from batch to batch."""
+        # Decoded anew in one pass over the files; what is mixed has partners anywhere.
+        decoded = getattr(self.pixels, "in_turn", None)
+        if decoded is None or (view and self._plan(view) is not None):
+            yield from (self.images(batch, view) for batch in batches)
+        else:
+            for batch, images in zip(batches, decoded(batches), strict=True):
+                yield self._changed(images, batch, view) if view else images
+
     def labels(self, positions: np.ndarray, view: int | np.ndarray) -> np.ndarray:
         """Labels at `positions`, float32 [b, classes]; soft where images were mixed."""
         return by_view(self._labels, positions, view)
@@ -112,10 +122,13 @@ class Views:
         return mix_labels(own, self.targets(plan.partner[positions]), plan.ratio[positions]).numpy()
 
     def _augmented(self, positions: np.ndarray, view: int) -> np.ndarray:
+        return self._changed(self.pixels[positions], positions, view)
+
+    def _changed(self, images: np.ndarray, positions: np.ndarray, view: int) -> np.ndarray:
         if view not in self._keys:
             self._keys[view] = example_keys(self.ids, self.recipe.seed, view)
         keys = self._keys[view][positions]
-        return _augmenter(self.recipe)(self.pixels[positions], keys).numpy()
+        return _augmenter(self.recipe)(images, keys).numpy()
 
     def _plan(self, view: int) -> MixPlan | None:
         if not (self.recipe.mixup_alpha or self.recipe.cutmix_alpha):

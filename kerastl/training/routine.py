@@ -104,6 +104,9 @@ def transfer(
 
     rewind_dropout(network.head.layers)
     factors = thaw_for_phase(network, cut, settings)
+    if cut.unfreeze_point == "input" and train.view_count > 1:
+        # Nothing is kept there, and each view is made when it is read: few of them would save nothing.
+        train = dataclasses.replace(train, view_count=max(train.view_count, settings.epochs or 0))
     finetune = run(
         "finetune_phase",
         cut.suffix,

@@ -14,7 +14,7 @@ import numpy as np
 from kerastl.errors import RecipeError
 from kerastl.features.cache import Cache
 from kerastl.features.extract import unit_keys
-from kerastl.features.pixels import KeptPixels, image_facts
+from kerastl.features.pixels import image_facts
 from kerastl.features.unit import UnitKey
 from kerastl.progress import size_text
 from kerastl.recipe import Recipe
@@ -115,7 +115,7 @@ class StorePlan:
         return [total, *(f"  {cut.line}" for cut in self.cuts[:SHOWN]), *([rest] if more else [])]
 
 
-class _Unread(KeptPixels):
+class _Unread:
     """The place of decoded images where only their number matters."""
 
     def __init__(self, *shape: int) -> None:

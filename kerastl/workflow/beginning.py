@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import keras
 import numpy as np
 
 from kerastl.backbones import BackboneSpec, get_backbone
-from kerastl.data.examples import Split, label_counts
+from kerastl.data.examples import SPLIT_NAMES, Split, Splits, label_counts
 from kerastl.evaluation.intervals import over_groups
 from kerastl.evaluation.metrics import Metrics, evaluate_logits
 from kerastl.features.cache import Cache
 from kerastl.features.extract import Wanted, extract
 from kerastl.features.frozen import Frozen
+from kerastl.features.pixels import AGAIN, IN_TURN, OtherReading
 from kerastl.features.readers import Features
 from kerastl.model.build import Network, build_backbone, build_model
 from kerastl.model.cut import Cut, cut
@@ -25,7 +27,7 @@ from kerastl.recipe import Recipe
 from kerastl.training.phase import evaluation_batch, predict_logits
 from kerastl.training.routine import finetunes
 from kerastl.training.trainer import Trainers
-from kerastl.workflow.prepare import Prepared
+from kerastl.workflow.prepare import Prepared, decode_splits, make_repeatable
 from kerastl.writing import NoSpaceError
 
 STATISTICS_BATCH = 4096
@@ -44,6 +46,7 @@ class Beginning:
         validation: features of the validation images.
         weights: what the backbone was loaded with.
         trainers: of the network, with what they traced.
+        test: features of the test images, where they had to be made in the same stream.
     """
 
     network: Network
@@ -53,6 +56,43 @@ class Beginning:
     validation: Features
     weights: LoadedWeights
     trainers: Trainers
+    test: Features | None = None
+
+
+def prepare_and_begin(
+    recipe: Recipe,
+    splits: Splits,
+    cache: Cache,
+    progress: Progress = Progress(),
+    names: Collection[str] = SPLIT_NAMES,
+) -> tuple[Prepared, Beginning]:
+    """Decode images and begin with what the network says of them, in one stream where nothing reads them again.
+
+    Whether all can be read shows in that stream, and whether features find a place only before it: where it turns out
+    otherwise than hoped, images are looked at first, or kept, and all begins anew.
+
+    Args:
+        recipe: resolved.
+        splits: from `open_splits`.
+        cache: keeps images and features.
+        progress: listens.
+        names: the splits that are asked for.
+
+    Raises:
+        DataError: too many images cannot be read, or none of a split or of a training class are left.
+        WeightsError: the weights cannot be found, or do not fit the backbone.
+    """
+    again = recipe.cache.mode == "off" or (recipe.augment.views or 1) > 1 or point_of(recipe) == "input"
+    reading = AGAIN if again else IN_TURN
+    while True:
+        prepared = decode_splits(recipe, splits, cache, progress, names, reading)
+        make_repeatable(recipe)
+        try:
+            return prepared, begin(prepared, cache, progress)
+        except OtherReading as other:
+            reading = other.reading
+            kept = "Images are read in every epoch: decoded ones are kept where there is room"
+            progress.note(kept if reading == AGAIN else f"{other}. All images are looked at first")
 
 
 def begin(prepared: Prepared, cache: Cache, progress: Progress = Progress()) -> Beginning:
@@ -69,12 +109,16 @@ def begin(prepared: Prepared, cache: Cache, progress: Progress = Progress()) -> 
     recipe = prepared.recipe
     backbone, loaded = load_backbone(recipe, progress)
     frozen = frozen_part(backbone, recipe, len(prepared.splits.class_names))
-    views = [prepared.frozen_views(name) for name in ("train", "validation")]
-    train, validation = extract(frozen, views, cache, wanted_features(recipe), progress)
+    names = ["train", "validation"]
+    # What is read in one stream is read before hours of training, in which files may vanish.
+    names += ["test"] if getattr(prepared.pixels.get("test"), "once", False) else []
+    views = [prepared.frozen_views(name) for name in names]
+    train, validation, *others = extract(frozen, views, cache, wanted_features(recipe), progress)
     statistics = feature_statistics(train)
     network = network_on(backbone, recipe, train.views.class_count, statistics, first_bias(recipe, train))
     parts = cut(network, point_of(recipe))
-    return Beginning(network, parts, frozen, train, validation, loaded, Trainers())
+    test = others[0] if others else None
+    return Beginning(network, parts, frozen, train, validation, loaded, Trainers(), test)
 
 
 def load_backbone(recipe: Recipe, progress: Progress = Progress()) -> tuple[keras.Model, LoadedWeights]:
@@ -197,8 +241,9 @@ def logits_of(
     wanted = dataclasses.replace(
         wanted_features(prepared.recipe), pooled=not thawed, activations=thawed, finetune_epochs=0
     )
-    if name == "validation":
-        features = beginning.validation
+    known = {"validation": beginning.validation, "test": beginning.test}.get(name)
+    if known is not None:
+        features = known
     else:
         # After hours of training a full disk is no reason to stop.
         try:

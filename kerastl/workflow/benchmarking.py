@@ -21,7 +21,7 @@ from kerastl.export.formats import FORMATS, SAVED_MODEL, require_packages
 from kerastl.export.runtimes import RuntimeProcess, start_runtime
 from kerastl.export.serving import Serving
 from kerastl.export.signatures import write_saved_model
-from kerastl.features.pixels import KeptPixels
+from kerastl.features.views import Pixels
 from kerastl.progress import Progress
 from kerastl.run import Run, open_run
 from kerastl.workflow.calibrating import read_threshold
@@ -180,7 +180,7 @@ class _Written:
     path: Path
 
 
-def _write_pixels(kept: KeptPixels, path: Path) -> None:
+def _write_pixels(kept: Pixels, path: Path) -> None:
     """A large test split may not fit into memory."""
     rows = np.lib.format.open_memmap(path, "w+", np.uint8, kept.shape)
     for start in range(0, len(rows), _ROWS_AT_ONCE):

@@ -26,14 +26,14 @@ from kerastl.run import Run, create_run, environment
 from kerastl.training.batches import class_weights
 from kerastl.training.phase import PhaseResult
 from kerastl.training.routine import transfer
-from kerastl.workflow.beginning import Beginning, begin, logits_of, metrics_of
+from kerastl.workflow.beginning import Beginning, logits_of, metrics_of, prepare_and_begin
 from kerastl.workflow.calibrating import calibrate_network, trust_of, write_calibration
 from kerastl.workflow.exporting import Trained, export_network, readable_images, serving_of
 from kerastl.workflow.facts import model_facts
 from kerastl.workflow.logbook import Logbook
 from kerastl.workflow.near import near_copies_in
 from kerastl.workflow.planning import make_plan
-from kerastl.workflow.prepare import Prepared, decode_splits, make_repeatable, open_splits, precision_of
+from kerastl.workflow.prepare import Prepared, few_views, lost_images_named, open_splits, precision_of
 from kerastl.workflow.records import write_answers, write_data, write_histories, write_preview, write_rows
 from kerastl.writing import replace_atomically, write_json_atomic, write_text_atomic
 
@@ -94,35 +94,34 @@ def fit(
     progress.note(f"Run {run.path}")
     write_text_atomic(run.recipe_toml, recipe_to_toml(recipe, f"Repeat with: kerastl fit {run.recipe_toml}"))
     write_json_atomic(run.environment_json, environment())
-    for warning in splits.warnings:
+    for warning in (*splits.warnings, *few_views(recipe)):
         progress.warn(warning)
     stack = contextlib.ExitStack()
     try:
         cache = stack.enter_context(Cache(recipe.cache, run.scratch))
-        prepared = decode_splits(recipe, splits, cache, progress)
+        with precision_of(recipe, progress) as precision:
+            prepared, beginning = prepare_and_begin(recipe, splits, cache, progress)
         write_data(run, prepared)
         for name, reason in prepared.unreadable.items():
             progress.warn(f"left out {name}: {reason}")
         if export_model:  # read before hours of training, in which files may vanish or change
             positions, images, pixels = _images_to_check_on(prepared, progress)
-        make_repeatable(recipe)
         if (recipe.augment.views or 1) > 1:
             write_preview(run, prepared)
-        with precision_of(recipe, progress) as precision:
-            beginning = begin(prepared, cache, progress)
         network, loaded = beginning.network, beginning.weights
         plan = make_plan(network, recipe, prepared.splits.counts())
         write_text_atomic(run.plan_txt, plan.text() + "\n")
-        result = transfer(
-            network,
-            beginning.parts,
-            beginning.train,
-            beginning.validation,
-            recipe,
-            trainers=beginning.trainers,
-            tensorboard=run.tensorboard if tensorboard else None,
-            progress=progress,
-        )
+        with lost_images_named(prepared):
+            result = transfer(
+                network,
+                beginning.parts,
+                beginning.train,
+                beginning.validation,
+                recipe,
+                trainers=beginning.trainers,
+                tensorboard=run.tensorboard if tensorboard else None,
+                progress=progress,
+            )
         write_histories(run, result)
         if result.interrupted and not result.phases[0].history:
             raise Interrupted(

@@ -16,7 +16,8 @@ from kerastl.data.sources import open_examples
 from kerastl.data.splits import make_splits
 from kerastl.errors import DataError, nearest
 from kerastl.features.cache import Cache
-from kerastl.features.pixels import KeptPixels, decode_split
+from kerastl.features.pixels import decode_split
+from kerastl.features.views import Pixels
 from kerastl.progress import Progress
 from kerastl.recipe import CacheRecipe, DataRecipe, Recipe, load_recipe
 from kerastl.run import Run
@@ -60,7 +61,7 @@ def decode_labelled(
     class_names: Sequence[str],
     scratch: Path,
     progress: Progress,
-) -> tuple[KeptPixels, np.ndarray, np.ndarray]:
+) -> tuple[Pixels, np.ndarray, np.ndarray]:
     """The readable images of a split, their labels in the numbering of `class_names`, and their identities.
 
     Args:
@@ -68,7 +69,7 @@ def decode_labelled(
         source: how they are resized.
         image_size: side in pixels.
         class_names: of the model.
-        scratch: a folder for the decoded images, which must outlive their use.
+        scratch: a folder, which must outlive their use, for decoded images that fit no memory and cannot be decoded anew.
         progress: listens, and is told of each image that is left out.
 
     Raises:

@@ -16,12 +16,14 @@ from kerastl.data.sources import open_examples
 from kerastl.data.splits import make_splits
 from kerastl.errors import DataError
 from kerastl.features.cache import Cache
-from kerastl.features.pixels import KeptPixels, decode_split
-from kerastl.features.views import FrozenViews, Views
+from kerastl.features.pixels import AGAIN, LivePixels, decode_split
+from kerastl.features.views import FrozenViews, Pixels, Views
 from kerastl.progress import Progress
 from kerastl.recipe import DataRecipe, Recipe, resolve
 
 NAMED_UNREADABLE = 5
+# Beyond so many epochs for each view `few_views` warns.
+EPOCHS_A_VIEW = 3
 # NVIDIA's processors have units for bfloat16 from Ampere on; older ones (T4, V100) emulate it.
 BFLOAT16_CAPABILITY = (8, 0)
 
@@ -33,14 +35,14 @@ class Prepared:
     Attributes:
         recipe: fully resolved.
         splits: the examples of each split that could be read.
-        pixels: for each split, uint8 [n, size, size, 3], read where they are asked for.
+        pixels: for each split, uint8 [n, size, size, 3], read or decoded where they are asked for.
         facts: for each split, what these pixels depend on.
         unreadable: identity of an image -> why it was left out.
     """
 
     recipe: Recipe
     splits: Splits
-    pixels: dict[str, KeptPixels]
+    pixels: dict[str, Pixels]
     facts: dict[str, dict[str, Any]]
     unreadable: dict[str, str]
 
@@ -64,14 +66,31 @@ def open_splits(recipe: Recipe) -> tuple[Recipe, Splits]:
     return resolve(recipe, splits.train.count, len(splits.class_names)), splits
 
 
+def few_views(recipe: Recipe) -> tuple[str, ...]:
+    """A warning, where a resolved recipe shows the same few views again and again; else nothing.
+
+    In 60 epochs on 550 CIFAR-10 images six views were learnt by heart: training accuracy 0.65, against 0.41 with a new view in
+    each epoch, and validation log-loss 1.84 against 1.73 (`mobilenet_025`, one seed).
+    """
+    settings, views = recipe.finetune_phase, recipe.augment.views or 1
+    epochs = settings.epochs or 0
+    if views == 1 or epochs <= EPOCHS_A_VIEW * views or settings.unfreeze_from in ("input", "backbone"):
+        return ()
+    return (
+        f"{epochs} fine-tune epochs show the same {views} views of each image again and again, which may be learnt by heart: "
+        f"raise augment.views (to {-(-epochs // EPOCHS_A_VIEW)} or more; each costs a forward pass and its place in the store)",
+    )
+
+
 def decode_splits(
     recipe: Recipe,
     splits: Splits,
     cache: Cache,
     progress: Progress,
     names: Collection[str] = SPLIT_NAMES,
+    reading: str = AGAIN,
 ) -> Prepared:
-    """Decode every image once, at most; unreadable ones are left out and listed.
+    """Make images readable, decoded; unreadable ones are left out and listed.
 
     Args:
         recipe: resolved.
@@ -79,6 +98,7 @@ def decode_splits(
         cache: keeps the decoded pixels.
         progress: listens.
         names: the splits to decode; the images of others are not even opened.
+        reading: how images are read; see `kerastl.features.pixels.decode_split`.
 
     Raises:
         DataError: where more than `data.max_unreadable_fraction` of the images cannot be read, or none of
@@ -86,14 +106,14 @@ def decode_splits(
     """
     assert recipe.backbone.image_size
     size = recipe.backbone.image_size
-    pixels: dict[str, KeptPixels] = {}
+    pixels: dict[str, Pixels] = {}
     facts: dict[str, dict[str, Any]] = {}
     kept: dict[str, Split] = {split.name: split for split in splits}
     unreadable: dict[str, str] = {}
     decoded = [split for split in splits if split.name in names]
     for split in decoded:
         pixels[split.name], reasons, facts[split.name] = decode_split(
-            split, recipe.data, size, cache, progress
+            split, recipe.data, size, cache, progress, reading
         )
         ids = split.ids
         unreadable |= {str(ids[position]): reason for position, reason in reasons.items()}
@@ -109,6 +129,22 @@ def decode_splits(
     _check_unreadable(unreadable, sum(split.count for split in decoded), recipe.data)
     _check_classes(readable.train, readable.class_names)
     return Prepared(recipe, readable, pixels, facts, unreadable)
+
+
+@contextmanager
+def lost_images_named(prepared: Prepared) -> Iterator[None]:
+    """While images may be decoded within TensorFlow, which would pass on no more than words of what went wrong.
+
+    Raises:
+        DataError: an image cannot be read any more.
+    """
+    try:
+        yield
+    except tf.errors.OpError:
+        for pixels in prepared.pixels.values():
+            if isinstance(pixels, LivePixels) and pixels.failure:
+                raise pixels.failure from None
+        raise
 
 
 @contextmanager

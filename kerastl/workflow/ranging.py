@@ -20,9 +20,9 @@ from kerastl.training.batches import PhaseData
 from kerastl.training.phase import PHASE_TITLES
 from kerastl.training.rate_range import RateRange, run_rate_range
 from kerastl.training.routine import finetunes, thaw_for_phase, transfer, without_finetuning
-from kerastl.workflow.beginning import Beginning, begin
+from kerastl.workflow.beginning import Beginning, prepare_and_begin
 from kerastl.workflow.logbook import Logbook
-from kerastl.workflow.prepare import decode_splits, make_repeatable, open_splits, precision_of
+from kerastl.workflow.prepare import lost_images_named, open_splits, precision_of
 from kerastl.workflow.records import write_rows
 from kerastl.writing import write_json_atomic, write_text_atomic
 
@@ -107,11 +107,12 @@ def lr_range(
     write_text_atomic(run.recipe_toml, recipe_to_toml(recipe, f"Learning-rate range of the {phase} phase"))
     try:
         with Cache(recipe.cache, run.scratch) as cache:
-            prepared = decode_splits(recipe, splits, cache, progress, ("train", "validation"))
-            make_repeatable(recipe)
             with precision_of(recipe, progress):
-                beginning = begin(prepared, cache, progress)
-            result = _tested(beginning, recipe, phase, low, high, steps, progress)
+                prepared, beginning = prepare_and_begin(
+                    recipe, splits, cache, progress, ("train", "validation")
+                )
+            with lost_images_named(prepared):
+                result = _tested(beginning, recipe, phase, low, high, steps, progress)
     finally:
         shutil.rmtree(run.scratch, ignore_errors=True)
     settings = recipe.head_phase if phase == "head" else recipe.finetune_phase

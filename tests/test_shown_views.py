@@ -1,0 +1,70 @@
+"""Which views training shows: at the input one for each epoch, elsewhere those that are kept, with a warning where they are few."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kerastl.features.cache import Cache
+from kerastl.recipe import Recipe, load_recipe
+from kerastl.training.routine import transfer
+from kerastl.workflow.beginning import prepare_and_begin
+from kerastl.workflow.prepare import few_views, open_splits
+
+LATER = "conv_pw_11_relu"
+
+
+def recipe_with(**changes: Any) -> Recipe:
+    flags = {
+        "backbone.name": "mobilenet_025", "backbone.image_size": 32, "head_phase.epochs": 1, "cache.mode": "memory",
+        "finetune_phase.patience_epochs": 0,
+    }  # fmt: skip
+    return load_recipe(flags=flags | {key.replace("__", "."): value for key, value in changes.items()})
+
+
+@pytest.mark.parametrize(("point", "views", "shown"), [("input", 2, 5), (LATER, 2, 2), ("input", 1, 1)])
+def test_at_the_input_each_epoch_has_a_view_of_its_own(
+    solid_colours: Path, tmp_path: Path, point: str, views: int, shown: int
+) -> None:
+    recipe, splits = open_splits(
+        recipe_with(
+            data__source=str(solid_colours), finetune_phase__epochs=5, finetune_phase__unfreeze_from=point,
+            augment__views=views,
+        )
+    )  # fmt: skip
+    seen: set[int] = set()
+    with Cache(recipe.cache, tmp_path) as cache:
+        _, start = prepare_and_begin(recipe, splits, cache)
+        read = start.train.activations
+        assert read is not None
+
+        def watched(positions: np.ndarray, view: int | np.ndarray) -> np.ndarray:
+            seen.update(np.unique(view).tolist())
+            return read(positions, view)
+
+        train = dataclasses.replace(start.train, activations=watched)
+        transfer(start.network, start.parts, train, start.validation, recipe)
+    assert seen == set(range(shown))
+
+
+@pytest.mark.parametrize(
+    ("views", "epochs", "point", "warned"),
+    [
+        (2, 7, LATER, True),
+        (2, 6, LATER, False),
+        (2, 60, "input", False),
+        (2, 60, "backbone", False),
+        (1, 60, LATER, False),
+    ],
+)
+def test_few_views_in_many_epochs_are_warned_of(views: int, epochs: int, point: str, warned: bool) -> None:
+    found = few_views(
+        recipe_with(augment__views=views, finetune_phase__epochs=epochs, finetune_phase__unfreeze_from=point)
+    )
+    assert bool(found) is warned
+    if warned:
+        assert "7 fine-tune epochs show the same 2 views" in found[0] and "(to 3 or more" in found[0]
