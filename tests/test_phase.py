@@ -180,6 +180,21 @@ def test_a_loss_that_is_not_a_number_names_phase_rate_and_remedy() -> None:
         run_phase("head_phase", linear_model(), data(poisoned), SETTINGS, seed=0)
 
 
+def test_a_loss_that_is_not_a_number_is_noticed_before_the_epoch_ends() -> None:
+    count, read = 16 * 500, []
+    clean = features(count, seed=1)
+    rows = np.full_like(clean.pooled_batch(np.arange(count), 0), np.nan)
+    poisoned = features_of(clean.views, rows)
+    batch = poisoned.pooled_batch
+    poisoned = dataclasses.replace(
+        poisoned,
+        pooled_batch=lambda positions, view: (read.append(len(positions)), batch(positions, view))[1],
+    )
+    with pytest.raises(TrainingError, match=r"head phase is nan in epoch 1"):
+        run_phase("head_phase", linear_model(), data(poisoned), SETTINGS, seed=0)
+    assert 100 <= len(read) < 200, "a few batches more are made ahead"
+
+
 def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not() -> None:
     runs = [run_phase("head_phase", linear_model(), data(), SETTINGS, seed=seed) for seed in (5, 5, 6)]
     for one, two in zip(runs[0].weights, runs[1].weights, strict=True):

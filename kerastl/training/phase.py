@@ -27,6 +27,8 @@ from kerastl.training.trainer import Infer, Trainers
 # Images whose logits are computed together, at most. Where a backbone has a part in it, only twice as many as in a training
 # step: forward and backward pass of those took more memory.
 EVALUATION_BATCH = 256
+# A look at the loss waits for the step; an epoch of a million images takes hours.
+STEPS_A_CHECK = 100
 PHASE_TITLES = {"head_phase": "head phase", "finetune_phase": "fine-tune phase"}
 
 
@@ -197,28 +199,29 @@ class _Watch(keras.callbacks.Callback):
         self.best_weights: Sequence[np.ndarray] = model.get_weights()
         self.rows: list[dict[str, float]] = []
         self.ended = "epochs"
-        self._seen = 0
+        self._epoch = self._seen = 0
         self._began = 0.0
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        self._seen, self._began = 0, time.perf_counter()
+        self._epoch, self._seen, self._began = epoch, 0, time.perf_counter()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         seen = self._count * (batch + 1) // self.params["steps"]
         self.tracker.advance(seen - self._seen)
         self._seen = seen
+        if (batch + 1) % STEPS_A_CHECK == 0:
+            self._check_loss(logs or {})
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         logs = {} if logs is None else logs
         rate = float(self.model.optimizer.learning_rate)
-        if not np.isfinite(logs["loss"]):
-            raise self._diverged(f"The loss of the {PHASE_TITLES[self.name]} is {logs['loss']}", epoch)
+        self._check_loss(logs)
         try:
             metrics = self._validate()
         except TrainingError as error:
             # The loss is that of the weights before the last step, and of batches' own statistics where BatchNorm trains.
             said = f"The {PHASE_TITLES[self.name]} gives validation images no finite answer"
-            raise self._diverged(said, epoch) from error
+            raise self._diverged(said) from error
         logs.update(metrics)
         row = {"epoch": epoch + 1, "loss": float(logs["loss"]), "accuracy": float(logs["accuracy"])}
         row |= {"learning_rate": rate, **metrics, "seconds": time.perf_counter() - self._began}
@@ -233,9 +236,13 @@ class _Watch(keras.callbacks.Callback):
             self.model.stop_training = True
             self.ended = "patience"
 
-    def _diverged(self, what: str, epoch: int) -> TrainingError:
+    def _check_loss(self, logs: dict[str, Any]) -> None:
+        if not np.isfinite(loss := float(logs["loss"])):
+            raise self._diverged(f"The loss of the {PHASE_TITLES[self.name]} is {loss}")
+
+    def _diverged(self, what: str) -> TrainingError:
         return TrainingError(
-            f"{what} in epoch {epoch + 1}, at a learning rate of up to {self.settings.learning_rate:g}. Lower "
+            f"{what} in epoch {self._epoch + 1}, at a learning rate of up to {self.settings.learning_rate:g}. Lower "
             f"{self.name}.learning_rate (try a tenth), or set {self.name}.gradient_clip_norm = 1.0. The weights of this "
             "phase were not kept"
         )
