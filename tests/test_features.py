@@ -53,9 +53,13 @@ class Said(Progress):
 
     def __init__(self) -> None:
         self.lines: list[str] = []
+        self.warnings: list[str] = []
 
     def note(self, message: str) -> None:
         self.lines.append(message)
+
+    def warn(self, message: str) -> None:
+        self.warnings.append(message)
 
 
 def features_of(

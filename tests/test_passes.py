@@ -228,6 +228,7 @@ def test_where_there_is_room_nowhere_all_is_computed_live(
         found.pooled_batch(np.arange(10), 0)
         assert frozen.forward_passes == before + 10
     assert "pooled features computed live" in said.lines[0], said.lines
+    assert any("in every epoch of the head phase" in line and "(31 KB)" in line for line in said.warnings)
     assert not list((tmp_path / "store").iterdir()), "no lock file is left of what was never built"
 
 

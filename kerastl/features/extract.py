@@ -22,7 +22,7 @@ from kerastl.features.readers import Features, Reader, live_reader, reader_of
 from kerastl.features.unit import MemoryUnit, Unit, UnitKey
 from kerastl.features.views import FrozenViews
 from kerastl.model.heads import POOLINGS, pooled_features
-from kerastl.progress import Progress
+from kerastl.progress import Progress, size_text
 from kerastl.writing import WriteError
 
 
@@ -166,6 +166,16 @@ def _attempt(
     cache, progress, frozen = call.cache, call.progress, call.frozen
     keeping = cache.choose(leased, call.live_passes, sample.rate, progress, excluded)
     _check_reading(call, keeping)
+    trains = call.wanted.finetune_epochs or len(call.splits) > 1  # else these are the test images, read once
+    if keeping.pooled == "live" and call.wanted.pooled and cache.recipe.mode == "auto" and trains:
+        lacking = sum(
+            key.bytes for of_view in leased.keys for kind, key in of_view.items() if kind == "pooled"
+        )
+        progress.warn(
+            f"Pooled features ({size_text(lacking)}) have room neither on the disk nor in memory: the network runs over all images "
+            "again in every epoch of the head phase. Free that much in either, lower augment.views, or lower "
+            "head_phase.epochs (up to 100 by the rule)"
+        )
     units = cache.units(leased, keeping)
     if call.wanted.pooled and any(not unit.complete for unit in units.values()):
         frozen.check_untouched()
