@@ -177,6 +177,31 @@ def test_the_precision_that_was_asked_for_is_kept_as_often_as_promised() -> None
     assert broken <= 0.05 * 300 + 3 * (300 * 0.05 * 0.95) ** 0.5
 
 
+def test_images_of_one_group_prove_no_more_of_a_precision_than_one_of_them() -> None:
+    generator = np.random.default_rng(0)
+
+    def images(groups: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Bursts of eight that are alike: all right, or all wrong."""
+        sure = 1 / (1 + np.exp(-np.abs(generator.normal(3.5, 2.0, groups))))
+        labels = (generator.random(groups) >= sure).astype(int)
+        probabilities = np.stack([sure, 1 - sure], axis=1)
+        return tuple(np.repeat(each, 8, axis=0) for each in (probabilities, labels, np.arange(groups)))
+
+    probabilities, labels, _ = images(50_000)
+    broken = {True: 0, False: 0}
+    for _ in range(150):
+        *drawn, numbers = images(150)
+        for grouped in broken:
+            threshold = choose_threshold(*drawn, precision=0.95, groups=numbers if grouped else None)
+            if threshold is not None:
+                broken[grouped] += (accepted_at(probabilities, labels, threshold).precision or 1) < 0.95
+    assert broken[True] <= 0.05 * 150 + 3 * (150 * 0.05 * 0.95) ** 0.5 < broken[False], broken
+    *drawn, numbers = images(30)
+    apart, together = accepted_at(*drawn, 0.5), accepted_at(*drawn, 0.5, numbers)
+    assert apart.precision_interval and together.precision_interval
+    assert together.precision_interval[0] < apart.precision_interval[0]
+
+
 def test_a_precision_needs_images_enough_to_be_known() -> None:
     assert (fewest_for(0.9), fewest_for(0.98)) == (29, 149)
     for count, expected in ((148, None), (149, 0.0)):
@@ -229,4 +254,4 @@ def test_calibrating_a_network_gives_the_logits_that_it_then_answers_with() -> N
     unknown, _ = calibrate_network(network, after, labels, strict, Progress())
     assert unknown.threshold is None and unknown.accepted is None
     (warning,) = unknown.warnings
-    assert "600 validation images" in warning and "At least 2995 have to be accepted" in warning
+    assert "600 validation images" in warning and "At least 2,995 have to be accepted" in warning

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import betaincinv
 
+from kerastl.evaluation.intervals import grouped_interval
 from kerastl.evaluation.metrics import wilson_interval
 
 # How sure a promised precision has to be: the observed share alone is more than the truth about half of the time.
@@ -22,7 +23,7 @@ class Accepted:
         count: all images.
         accepted: those that reach it.
         precision: share of these whose best class is the label; None where there is none.
-        precision_interval: its 95 % Wilson interval; None likewise.
+        precision_interval: its 95 % interval, over groups where there are any; None likewise.
     """
 
     count: int
@@ -41,6 +42,7 @@ def choose_threshold(
     labels: np.ndarray,
     precision: float | None = None,
     coverage: float | None = None,
+    groups: np.ndarray | None = None,
 ) -> float | None:
     """The confidence below which a model should not answer.
 
@@ -50,6 +52,7 @@ def choose_threshold(
         precision: share of the accepted images that have to be right, below 1. As many are accepted as the lower bound
             of `lowest_precision` allows.
         coverage: share of all images to accept; the surest ones are taken. Exactly one of both is given.
+        groups: int [n], equal for images of one group, which are taken for alike; each by itself without it.
 
     Returns:
         Halfway between the confidence of the last accepted image and the next lower one; 0 where all are
@@ -65,7 +68,8 @@ def choose_threshold(
     accepted = ends + 1
     if precision is not None:
         right = np.cumsum(probabilities.argmax(axis=1)[order] == np.asarray(labels)[order])
-        good = np.flatnonzero(lowest_precision(right[ends], accepted) >= precision)
+        share = independent_share(groups)
+        good = np.flatnonzero(lowest_precision(right[ends] * share, accepted * share) >= precision)
         if not len(good):
             return None
         last = int(ends[good[-1]])
@@ -81,14 +85,24 @@ def lowest_precision(right: np.ndarray, accepted: np.ndarray) -> np.ndarray:
     """The precision that is reached with 95 % confidence: the one-sided bound of Clopper and Pearson (1934, Biometrika 26:404).
 
     Args:
-        right: int [m], accepted images whose best class is the label.
-        accepted: int [m], at least 1.
+        right: [m], how many accepted images have the label as their best class.
+        accepted: [m], above 0. Both count independent images, so they need not be whole.
 
     Returns:
         float64 [m], 0..1.
     """
-    some = np.maximum(right, 1)  # the bound of none right is 0; the function is not defined there
+    some = np.where(
+        right > 0, right, accepted
+    )  # the bound of none right is 0; the function is not defined there
     return np.where(right > 0, betaincinv(some, accepted - some + 1, 1 - CONFIDENCE), 0.0)
+
+
+def independent_share(groups: np.ndarray | None) -> float:
+    """As how large a share of them images in groups count, were all of a group alike (Kish 1965, Survey Sampling); 1 without groups."""
+    if groups is None:
+        return 1.0
+    sizes = np.bincount(groups).astype(np.float64)
+    return len(groups) / float((sizes**2).sum())
 
 
 def fewest_for(precision: float) -> int:
@@ -100,20 +114,27 @@ def fewest_for(precision: float) -> int:
     return math.ceil(math.log(1 - CONFIDENCE) / math.log(precision))
 
 
-def accepted_at(probabilities: np.ndarray, labels: np.ndarray, threshold: float) -> Accepted:
+def accepted_at(
+    probabilities: np.ndarray, labels: np.ndarray, threshold: float, groups: np.ndarray | None = None
+) -> Accepted:
     """How many images reach a threshold, and how many of them are right.
 
     Args:
         probabilities: float [n, classes], n at least 1.
         labels: int [n].
         threshold: lowest confidence that is accepted.
+        groups: int [n], equal for images of one group; each by itself without it.
     """
     accepted = probabilities.max(axis=1) >= threshold
     number = int(accepted.sum())
-    right = int((probabilities.argmax(axis=1) == np.asarray(labels))[accepted].sum())
+    hits = (probabilities.argmax(axis=1) == np.asarray(labels))[accepted]
+    right = int(hits.sum())
+    interval = wilson_interval(right, number) if number else None
+    if groups is not None and 1 < len(np.unique(groups[accepted])) < number:
+        interval = grouped_interval(hits, groups[accepted])
     return Accepted(
         count=len(probabilities),
         accepted=number,
         precision=right / number if number else None,
-        precision_interval=wilson_interval(right, number) if number else None,
+        precision_interval=interval,
     )

@@ -40,6 +40,12 @@ def grouped_interval(right: np.ndarray, groups: np.ndarray) -> tuple[float, floa
     return wilson_interval(share * effective, effective, float(stdtrit(number - 1, 0.975)))
 
 
+def group_numbers(groups: np.ndarray) -> np.ndarray:
+    """Groups int [n], counted from 0, from their names, object [n] of str; '' is a group of its own."""
+    codes: dict[str | int, int] = {}
+    return np.array([codes.setdefault(group or row, len(codes)) for row, group in enumerate(groups)])
+
+
 def over_groups(metrics: Metrics, logits: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> Metrics:
     """The metrics with the interval that their groups leave; as they are where no two examples share one.
 
@@ -49,10 +55,10 @@ def over_groups(metrics: Metrics, logits: np.ndarray, labels: np.ndarray, groups
         labels: int [n], or 0 and 1, [n, k].
         groups: object [n] of str; '' for an example of its own.
     """
-    codes: dict[str | int, int] = {}
-    numbers = np.array([codes.setdefault(group or row, len(codes)) for row, group in enumerate(groups)])
-    if len(codes) in (1, len(groups)):
+    numbers = group_numbers(groups)
+    count = int(numbers.max()) + 1
+    if count in (1, len(groups)):
         return metrics
     logits = np.asarray(logits)
     right = ((logits > 0) == labels).all(axis=1) if metrics.multi_label else logits.argmax(axis=1) == labels
-    return replace(metrics, accuracy_interval=grouped_interval(right, numbers), groups=len(codes))
+    return replace(metrics, accuracy_interval=grouped_interval(right, numbers), groups=count)

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from kerastl.evaluation.abstention import Accepted, accepted_at, choose_threshold, fewest_for
+from kerastl.evaluation.abstention import (
+    Accepted,
+    accepted_at,
+    choose_threshold,
+    fewest_for,
+    independent_share,
+)
 from kerastl.evaluation.calibration import Calibration, calibrate, reliability
 from kerastl.evaluation.metrics import probabilities_of
 from kerastl.model.build import Network
@@ -49,6 +56,7 @@ def calibrate_network(
     recipe: Recipe,
     progress: Progress,
     weights: np.ndarray | None = None,
+    groups: np.ndarray | None = None,
 ) -> tuple[Calibrated, np.ndarray]:
     """Divide the network's logits by the temperatures that fit validation best, for good.
 
@@ -59,6 +67,7 @@ def calibrate_network(
         recipe: resolved.
         progress: listens.
         weights: of each image in what is fitted, float [n]; all alike without it.
+        groups: int [n], equal for images of one group; each by itself without it.
 
     Returns:
         What was done, and the logits as the network gives them from now on.
@@ -77,12 +86,15 @@ def calibrate_network(
     threshold = accepted = None
     if asked.abstain_precision is not None or asked.abstain_coverage is not None:
         probabilities = probabilities_of(divided, multi_label)
-        threshold = choose_threshold(probabilities, labels, asked.abstain_precision, asked.abstain_coverage)
-        accepted = None if threshold is None else accepted_at(probabilities, labels, threshold)
+        threshold = choose_threshold(
+            probabilities, labels, asked.abstain_precision, asked.abstain_coverage, groups
+        )
+        accepted = None if threshold is None else accepted_at(probabilities, labels, threshold, groups)
     if threshold is None and asked.abstain_precision is not None:
+        needed = math.ceil(fewest_for(asked.abstain_precision) / independent_share(groups))
         warnings.append(
             f"calibration.abstain_precision = {asked.abstain_precision:g}: {len(labels)} validation images do not show that any "
-            f"threshold reaches it, so the model is served without one. At least {fewest_for(asked.abstain_precision)} have to "
+            f"threshold reaches it, so the model is served without one. At least {needed:,} have to "
             "be accepted, all of them right, before it is known with 95 % confidence. Take more validation images "
             "(data.validation_fraction), a lower precision, or calibration.abstain_coverage"
         )
@@ -91,7 +103,13 @@ def calibrate_network(
     return Calibrated(found, threshold, accepted, tuple(warnings)), divided
 
 
-def trust_of(calibrated: Calibrated, logits: np.ndarray, labels: np.ndarray, multi_label: bool) -> Trust:
+def trust_of(
+    calibrated: Calibrated,
+    logits: np.ndarray,
+    labels: np.ndarray,
+    multi_label: bool,
+    groups: np.ndarray | None = None,
+) -> Trust:
     """What calibration and threshold are worth on the test split.
 
     Args:
@@ -99,12 +117,13 @@ def trust_of(calibrated: Calibrated, logits: np.ndarray, labels: np.ndarray, mul
         logits: float [n, classes] of the test images, as the network gives them after it.
         labels: of these images.
         multi_label: sigmoid instead of softmax.
+        groups: int [n], equal for images of one group; each by itself without it.
     """
     found, threshold = calibrated.calibration, calibrated.threshold
     temperatures = np.array(found.temperatures, logits.dtype)
     accepted = None
     if threshold is not None:
-        accepted = accepted_at(probabilities_of(logits, multi_label), labels, threshold)
+        accepted = accepted_at(probabilities_of(logits, multi_label), labels, threshold, groups)
     return Trust(
         calibration=found,
         reliability=reliability(logits * temperatures, labels, temperatures, multi_label),

@@ -13,6 +13,7 @@ import numpy as np
 
 from kerastl.errors import Interrupted, KerastlError
 from kerastl.evaluation.confusion import DRAWN_UP_TO
+from kerastl.evaluation.intervals import group_numbers
 from kerastl.evaluation.metrics import probabilities_of
 from kerastl.export.publish import ExportedModel
 from kerastl.features.cache import Cache
@@ -138,14 +139,15 @@ def fit(
         labels = {split.name: split.labels for split in prepared.splits}
         calibrated, logits["validation"] = calibrate_network(
             network, logits["validation"], labels["validation"], recipe, progress,
-            _validation_weights(beginning, recipe, result.winner),
+            _validation_weights(beginning, recipe, result.winner), group_numbers(prepared.splits.validation.groups),
         )  # fmt: skip
         write_calibration(run, calibrated)
         save_model(run, network)
         # The one and only look at the test split.
         logits["test"] = logits_of(beginning, prepared, result.winner, "test", cache, progress)
         test, validation = (metrics_of(logits[name], prepared, name) for name in ("test", "validation"))
-        trust = trust_of(calibrated, logits["test"], labels["test"], recipe.data.multi_label)
+        groups = group_numbers(prepared.splits.test.groups)
+        trust = trust_of(calibrated, logits["test"], labels["test"], recipe.data.multi_label, groups)
         near = near_copies_in(prepared)
         if near.rows:
             write_rows(run.near_copies_csv, near.rows)
