@@ -343,6 +343,58 @@ def test_a_search_begins_with_what_the_recipe_says(tmp_path: Path) -> None:
     assert first_values(space, {**values_of(resolved, space), "head.dropout": 0.15}) is None
 
 
+def bowl(space: Space, values: dict[str, Any]) -> float:
+    """A score that is best at a third of each axis."""
+    return sum((axis.encoded(values[axis.key]) - 1 / 3) ** 2 for axis in space if axis.key in values)
+
+
+def best_in(tuner: str, space: Space, trials: int, seed: int, folder: Path) -> float:
+    """The best score of a bowl that a tuner finds, without noise."""
+    from kerastl.tuning.oracles import make_oracle
+    from kerastl.tuning.records import SearchFolder
+    from kerastl.tuning.search import search
+
+    found: list[float] = []
+    oracle = make_oracle(tuner, space, "min", trials, 5, seed)
+    score = lambda trial_id, raw: found.append(bowl(space, space.decoded(raw))) or found[-1]  # noqa: E731
+    search(oracle, SearchFolder(folder / f"{tuner}-{seed}"), score)
+    assert len(found) == trials
+    return min(found)
+
+
+def test_a_bayesian_choice_asks_its_model_once_and_is_better_than_chance(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sklearn.gaussian_process import GaussianProcessRegressor
+
+    calls = {"predict": 0, "log_marginal_likelihood": 0}
+
+    def counted(name: str) -> Any:
+        real = getattr(GaussianProcessRegressor, name)
+
+        def call(*args: Any, **options: Any) -> Any:
+            calls[name] += 1
+            return real(*args, **options)
+
+        return call
+
+    for name in calls:
+        monkeypatch.setattr(GaussianProcessRegressor, name, counted(name))
+    rungs = tuple(n / 10 for n in range(10))
+    space = Space((
+        Axis("head.dropout", values=rungs, ordered=True), Axis("head.l2", low=1e-6, high=1.0, scale="log"),
+        Axis("head_phase.label_smoothing", low=0.0, high=0.9), Axis("head.pooling", values=("avg", "max")),
+    ))  # fmt: skip
+    seeds, trials = range(5), 20
+    bayesian = [best_in("bayesian", space, trials, seed, tmp_path) for seed in seeds]
+    proposals = len(seeds) * (trials - 6)  # the first six are drawn at random
+    assert calls["predict"] == proposals
+    assert calls["log_marginal_likelihood"] <= 30 * proposals, "Keras Tuner's own takes some hundred for each"
+    chance = [best_in("random", space, trials, seed, tmp_path) for seed in seeds]
+    least = (1 / 3) ** 2  # of two poolings neither stands at a third
+    assert np.mean(bayesian) - least < 0.5 * (np.mean(chance) - least)
+
+
 def test_no_trial_begins_after_the_budget(tmp_path: Path) -> None:
     from kerastl.tuning.oracles import make_oracle
     from kerastl.tuning.records import SearchFolder
