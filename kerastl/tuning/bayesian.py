@@ -15,7 +15,7 @@ from keras_tuner.oracles import BayesianOptimizationOracle
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import Matern
 
-from kerastl.tuning.axes import NOTHING_THAWED, Space
+from kerastl.tuning.axes import Space
 
 # Of the process, in shares of an axis.
 LENGTHS = np.geomspace(0.05, 20.0, 25)
@@ -66,18 +66,13 @@ class Proposing(BayesianOptimizationOracle):
         moved = generator.random(near.shape) < 1.5 / axes  # one or two keys at a time
         near = np.clip(near + moved * generator.normal(0.0, NEAR, near.shape), 0.0, 1.0)
         points = np.concatenate([generator.random((CANDIDATES, axes)), near])
-        parameters, frozen = self._nonfixed_space(), None
-        for column, (axis, parameter) in enumerate(zip(self.space, parameters, strict=True)):
+        for column, (axis, parameter) in enumerate(zip(self.space, self._nonfixed_space(), strict=True)):
             count = len(axis.values)
             if count:
                 middles = [parameter.value_to_prob(place) for place in range(count)]
-                chosen = np.minimum((points[:, column] * count).astype(int), count - 1)
-                points[:, column] = np.take(middles, chosen)
-                if axis is self.space.unfreeze and NOTHING_THAWED in axis.values:
-                    frozen = chosen == axis.values.index(NOTHING_THAWED)
-            # Where nothing is thawed a trial has no value here, and the model is told the default.
-            if axis.needs_finetuning and frozen is not None:
-                points[frozen, column] = parameter.value_to_prob(parameter.default)
+                points[:, column] = np.take(
+                    middles, np.minimum((points[:, column] * count).astype(int), count - 1)
+                )
         return points
 
 

@@ -75,7 +75,7 @@ class TuneSummary:
         model: the exported model; None where it was not asked for.
         winning_trial: its name; empty where the recipe stays as it was.
         values: recipe keys that the winner sets, and their values.
-        chance: name of the trial that scored best without a gain to expect on other images; else empty.
+        no_better_than_chance: name of the trial that scored best without a gain to expect on other images; else empty.
         gain: of the best trial over the recipe as it was: apparent, expected, and its 95 % interval; None where not measured.
         importance: of the searched keys; None where there were too few trials.
         failed: trials that failed.
@@ -96,7 +96,7 @@ class TuneSummary:
     model: Path | None
     winning_trial: str = ""
     values: dict[str, Any] = field(default_factory=dict)
-    chance: str = ""
+    no_better_than_chance: str = ""
     gain: Luck | None = None
     importance: Importance | None = None
     failed: int = 0
@@ -282,7 +282,7 @@ def _finish(
         model=fitted.exported.path if fitted.exported else None,
         winning_trial=report.best,
         values=winning_values(report),
-        chance=report.chance,
+        no_better_than_chance=report.chance,
         gain=report.luck,
         importance=report.importance,
         failed=sum(trial.score is None for trial in report.trials),

@@ -25,12 +25,14 @@ from kerastl.backbones import BackboneSpec, get_backbone
 from kerastl.errors import RecipeError, nearest
 from kerastl.recipe import Recipe, recipe_keys
 from kerastl.recipe.load import read_toml
-from kerastl.tuning.axes import FINETUNE, NOTHING_THAWED, SAME, UNFREEZE, Axis, Space, values_of, with_values
+from kerastl.tuning.axes import FINETUNE, NOTHING_THAWED, UNFREEZE, Axis, Space, values_of, with_values
 
 SPACES = Path(__file__).parent / "spaces"
 DEFAULT = "default"
 RANGE_KEYS = ("low", "high", "around", "scale", "step")
 FORMS = "a list, or a table with low and high, around, ordered or joins"
+# Of a step of a ladder.
+NEXT_TO = 0.25
 # Trials are compared on the same images, by the same measure, in the same arithmetic.
 FIXED = ("name", "seed", "precision", "deterministic", "data.", "cache.", "calibration.")
 
@@ -121,12 +123,6 @@ def _with_own(axis: Axis, resolved: Recipe, choices: Sequence[str] | None) -> Ax
         rungs = max(2, math.ceil(2 * math.log10(axis.high / axis.low)) + 1)
         steps = [(axis.high / axis.low) ** (rung / (rungs - 1)) for rung in range(rungs)]
         values = list(dict.fromkeys(axis.decoded(axis.low * step) for step in steps))
-    numbers = all(isinstance(value, (int, float)) for value in [*values, own])
-    # A rung of a ladder around the recipe's own value is that value, rounded.
-    values = [
-        own if value == own or (numbers and math.isclose(value, own, rel_tol=SAME)) else value
-        for value in values
-    ]
     if own not in values:
         places: Sequence[Any] = sorted([*values, own])
         if axis.key == UNFREEZE:
@@ -207,6 +203,15 @@ def _range_axis(key: str, form: Mapping[str, Any], resolved: Recipe, whole: bool
     # A ladder is a list: two trials on one rung have the very same value, and so the same head phase.
     rungs = math.floor((math.log(high / low, step) if scale == "log" else (high - low) / step) + 1e-6)
     values = [axis.decoded(low * step**n if scale == "log" else low + n * step) for n in range(rungs + 1)]
+    own = values_of(resolved, Space((axis,)))[key]
+    if isinstance(own, (int, float)) and (own > 0 or scale == "linear"):
+        # The recipe's own value stands for the rung that it is next to: a second one there would tell nothing new.
+        apart = [
+            abs(math.log(value / own, step)) if scale == "log" else abs(value - own) / step
+            for value in values
+        ]
+        if min(apart) < NEXT_TO:
+            values[apart.index(min(apart))] = own
     if len(dict.fromkeys(values)) < 2:
         raise ValueError("expected a step that leaves at least two different values")
     return Axis(key, values=tuple(dict.fromkeys(values)), ordered=True)
