@@ -102,6 +102,29 @@ def test_the_log_holds_epochs_and_the_result_and_the_environment_what_it_ran_on(
     assert {"click", "keras", "tensorflow"} <= set(facts["packages"])
 
 
+def test_answers_are_written_although_the_files_are_gone_by_then(solid_colours: Path, tmp_path: Path) -> None:
+    from kerastl.features.cache import Cache
+    from kerastl.progress import Progress
+    from kerastl.recipe import load_recipe
+    from kerastl.run import create_run
+    from kerastl.workflow.prepare import decode_splits, open_splits
+    from kerastl.workflow.records import write_answers
+
+    photos = shutil.copytree(solid_colours, tmp_path / "photos")
+    flags = {"data.source": str(photos), "backbone.name": "mobilenet_025", "backbone.image_size": 32}
+    recipe, splits = open_splits(load_recipe(flags={**flags, "cache.mode": "off"}))
+    run = create_run(tmp_path, "x")
+    with Cache(recipe.cache, run.scratch) as cache:
+        prepared = decode_splits(recipe, splits, cache, Progress())
+        shutil.rmtree(photos)
+        logits = {split.name: np.eye(3)[(split.labels + 1) % 3] for split in prepared.splits}
+        write_answers(run, prepared, logits)
+    with run.predictions_csv.open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == prepared.splits.validation.count + prepared.splits.test.count
+    assert all(row["true"] != row["predicted"] for row in rows) and run.worst_png.is_file()
+
+
 def test_labels_drawn_at_random_are_not_learnt(solid_colours: Path, tmp_path: Path, kerastl: Kerastl) -> None:
     """The control of the accuracy gate above."""
     images = sorted(solid_colours.rglob("*.png"))

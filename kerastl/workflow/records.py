@@ -9,11 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from kerastl.data.examples import Splits, spread_positions
 from kerastl.evaluation.answers import answers_of
-from kerastl.image.decode import decode
 from kerastl.report.plots import plot_curves
 from kerastl.report.plots_images import plot_augmentation, plot_worst
 from kerastl.run import Run
@@ -23,7 +21,6 @@ from kerastl.writing import write_json_atomic, write_text_atomic
 
 PREVIEW_IMAGES = 6
 WORST_IMAGES = 12
-WORST_PIXELS = 96
 
 
 def write_data(run: Run, prepared: Prepared) -> None:
@@ -85,8 +82,8 @@ def write_answers(run: Run, prepared: Prepared, logits: Mapping[str, np.ndarray]
     worst = [each for each in answers[-1] if each.true != each.predicted][:WORST_IMAGES]
     if worst:
         positions = np.array([places[each.id] for each in worst])
-        encoded = test.examples.encoded(test.indices[positions]).as_numpy_iterator()
-        images = [decode(tf.constant(each), WORST_PIXELS, data.resize).numpy() for each in encoded]
+        # As the network saw them: a file may be gone by now, and no picture is worth a trained model.
+        images = prepared.pixels["test"][positions]
         plot_worst(list(zip(images, worst, strict=True)), run.worst_png)
 
 
