@@ -127,7 +127,7 @@ def test_images_of_one_group_are_not_told_apart_from_themselves(solid_colours: P
     for number, image in enumerate(images):
         for copy in range(4):
             target = tmp_path / f"{number}-{copy}.png"
-            target.write_bytes(image.read_bytes())
+            target.write_bytes(image.read_bytes() + bytes([copy]))  # the same pixels, other bytes
             copies.append(target)
             labels.append("ab"[number % 2])
             groups.append(f"g{number}")

@@ -38,6 +38,7 @@ from kerastl.data.examples import (
 from kerastl.data.grouping import check_groups, keep_copies_together
 from kerastl.errors import DataError, nearest
 from kerastl.recipe.schema import DataRecipe
+from kerastl.wording import counted
 
 _NOT_GIVEN = -1
 
@@ -153,7 +154,7 @@ def _without_small_classes(examples: Examples, at_least: int) -> Examples:
     named = listed([examples.class_names[code] for code in small])
     warning = (
         f"{len(small):,} of {len(counts):,} classes have fewer than {at_least} images to learn from "
-        f"(data.min_images_per_class) and are left out, with {lost:,} images: {named}."
+        f"(data.min_images_per_class) and are left out, with {counted(lost, 'image')}: {named}."
     )
     return replace(kept, warnings=(*kept.warnings, warning))
 

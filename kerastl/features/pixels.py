@@ -273,4 +273,7 @@ def _readable(chunk: Decoded) -> np.ndarray:
 def _remember_looks(split: Split, rows: np.ndarray, chunk: Decoded) -> None:
     """Keep the thumbnails of images while they are at hand; `rows` are the positions in the split of all chunks."""
     readable = np.delete(np.arange(len(chunk.pixels)), [at - chunk.start for at in chunk.reasons])
-    split.examples.looks.add(split.indices[rows[chunk.start + readable]], chunk.pixels[readable])
+    positions = split.indices[rows[chunk.start + readable]]
+    new = split.examples.looks.unseen(positions)  # what is decoded in every epoch is looked at in the first
+    if len(new):
+        split.examples.looks.add(positions[new], chunk.pixels[readable[new]])

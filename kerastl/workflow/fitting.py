@@ -148,7 +148,7 @@ def fit(
         test, validation = (metrics_of(logits[name], prepared, name) for name in ("test", "validation"))
         groups = group_numbers(prepared.splits.test.groups)
         trust = trust_of(calibrated, logits["test"], labels["test"], recipe.data.multi_label, groups)
-        near = near_copies_in(prepared)
+        near = near_copies_in(prepared, progress)
         if near.rows:
             write_rows(run.near_copies_csv, near.rows)
         for warning in near.warnings:

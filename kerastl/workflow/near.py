@@ -9,12 +9,16 @@ import numpy as np
 
 from kerastl.data.examples import Split
 from kerastl.data.looks import near_copies
-from kerastl.features.pixels import KeptPixels
+from kerastl.errors import DataError
+from kerastl.features.pixels import KeptPixels, OtherReading
+from kerastl.progress import Progress
 from kerastl.wording import counted
 from kerastl.workflow.prepare import Prepared
 
 _READ_BATCH = 256
 _SHOWN = 2
+# Of images of which only features were kept, so many are decoded once more to be looked at.
+_MOST_DECODED = 1_000
 
 
 @dataclass(frozen=True)
@@ -31,20 +35,21 @@ class NearCopies:
     warnings: tuple[str, ...]
 
 
-def near_copies_in(prepared: Prepared) -> NearCopies:
+def near_copies_in(prepared: Prepared, progress: Progress) -> NearCopies:
     """Look for near copies of test and validation images among those that they are to be held out from.
 
     Args:
-        prepared: split images, decoded in this run or kept; others are passed over, and a warning says so.
+        prepared: split images, decoded in this run or kept, or few; others are passed over.
+        progress: is told of those that were passed over.
     """
     train, validation, test = prepared.splits
     found: list[dict[str, str]] = []
     warnings: list[str] = []
     passed_over = sum(_complete_looks(prepared, split) for split in prepared.splits)
     if passed_over:
-        warnings.append(
-            f"Near copies across splits were not looked for among {counted(passed_over, 'image')}: what the network says of "
-            "them was kept by an earlier run, which decoded them and looked."
+        progress.note(
+            f"Near copies across splits are not looked for among {counted(passed_over, 'image')}: their features were kept by "
+            "an earlier run, which decoded them and looked"
         )
     for held_out, others in ((test, (train, validation)), (validation, (train,))):
         found += (rows := _pairs(held_out, others, warnings))
@@ -60,15 +65,18 @@ def near_copies_in(prepared: Prepared) -> NearCopies:
 
 
 def _complete_looks(prepared: Prepared, split: Split) -> int:
-    """Add what was not decoded in this run but is kept as pixels; how many images are left that are neither."""
-    looks, pixels = split.examples.looks, prepared.pixels.get(split.name)
+    """Add what was not decoded in this run, where that costs little; how many images are left."""
+    looks, pixels = split.examples.looks, prepared.pixels[split.name]
     unseen = looks.unseen(split.indices)
-    if isinstance(pixels, KeptPixels):
-        for start in range(0, len(unseen), _READ_BATCH):
-            places = unseen[start : start + _READ_BATCH]
+    if not isinstance(pixels, KeptPixels) and len(unseen) > _MOST_DECODED:
+        return len(unseen)
+    for start in range(0, len(unseen), _READ_BATCH):
+        places = unseen[start : start + _READ_BATCH]
+        try:
             looks.add(split.indices[places], pixels[places])
-        return 0
-    return len(unseen)
+        except (DataError, OtherReading):  # gone by now: no reason to lose a trained model
+            return len(unseen) - start
+    return 0
 
 
 def _pairs(held_out: Split, others: tuple[Split, ...], warnings: list[str]) -> list[dict[str, str]]:

@@ -104,6 +104,8 @@ def lr_range(
     run = create_run(runs_dir, f"{recipe.name}-lr-range")
     progress = log = Logbook(progress, run.log_txt)
     progress.note(f"Run {run.path}")
+    for warning in splits.warnings:
+        progress.warn(warning)
     write_text_atomic(run.recipe_toml, recipe_to_toml(recipe, f"Learning-rate range of the {phase} phase"))
     try:
         with Cache(recipe.cache, run.scratch) as cache:

@@ -135,6 +135,8 @@ def rank(
     run = create_run(runs_dir, f"{safe_name(recipe.name or Path(recipe.data.source).stem)}-rank")
     progress = Logbook(progress, run.log_txt)
     progress.note(f"Run {run.path}")
+    for warning in splits.warnings:
+        progress.warn(warning)
     rows = []
     try:
         for name in at_hand:
