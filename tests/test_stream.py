@@ -220,8 +220,10 @@ def test_a_file_that_vanishes_is_named_though_tensorflow_reads_it(
         lambda at: tf.numpy_function(lambda n: read[np.array([n])], [at], tf.uint8)
     )
     named = rf"{splits.train.ids[5]} could be read when .* cannot now"
-    with cache, pytest.raises(DataError, match=named), lost_images_named(prepared):
+    with cache, pytest.raises(DataError, match=named) as raised, lost_images_named(prepared):
         list(dataset)
+    frames = [frame.name for frame in raised.traceback]
+    assert "in_turn" not in frames, "what it holds would be let go of when the process has ended, by an abort"
 
 
 def test_what_is_read_from_the_front_is_streamed_or_kept_but_never_read_at_random(

@@ -103,11 +103,13 @@ class LivePixels:
                 name = self._split.ids[rows[position]]
                 if self._reading == IN_TURN:
                     raise OtherReading(CHECKED, self._split.name, f"{name} cannot be read: {reason}")
-                self.failure = DataError(
+                said = (
                     f"{name} could be read when the work began, and cannot now: {reason}. Nothing of it is kept, as cache.mode "
                     "or a lack of room has it. Put the file back, and start again"
                 )
-                raise self.failure
+                # Another one than what is raised, whose traceback holds TensorFlow's threads until the process ends.
+                self.failure = DataError(said)
+                raise DataError(said)
             if self.once:  # else they were looked at when they were checked or kept
                 _remember_looks(self._split, rows, part)
             yield part.pixels
