@@ -88,6 +88,10 @@ class Durable:
             super().end_trial(trial)  # type: ignore[misc]
         self.ended(trial.trial_id)
 
+    def waits(self) -> bool:
+        """Whether a trial waits to be run again."""
+        return bool(self._retry_queue)
+
     def take_back(self, tuner_id: str) -> str:
         """Let the trial of a worker that is lost wait for another; returns its identity."""
         with self.one_at_a_time:

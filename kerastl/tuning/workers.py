@@ -125,15 +125,17 @@ def search_with_workers(
         try:
             for worker in workers:
                 worker.start()
-            while (running := _go_on(workers, progress)) or oracle.ongoing_trials:  # type: ignore[attr-defined]
+            while True:
+                running = _go_on(workers, progress)
                 for name in silence.lost(set(oracle.ongoing_trials) - {worker.name for worker in workers}):  # type: ignore[attr-defined]
                     trial = oracle.take_back(name)
                     progress.warn(
                         f"{name} was silent for {SILENT_SECONDS / 60:.0f} minutes: its trial {trial} goes to another worker"
                     )
-                    if not running and workers:
-                        workers[0].start()  # they had all been told that nothing was left to do
-                        running = True
+                if not running and workers and oracle.waits() and not oracle.out_of_time():
+                    workers[0].start()  # all had been told that nothing was left to do
+                elif not running and not oracle.ongoing_trials:  # type: ignore[attr-defined]
+                    break
                 time.sleep(PAUSE_SECONDS)
             # Those on other machines are told that it is over when they ask for their next trial.
             last = time.monotonic() + FAREWELL_SECONDS
