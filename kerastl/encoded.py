@@ -6,13 +6,83 @@ It stands low in the house and needs no TensorFlow, because a client of a served
 from __future__ import annotations
 
 import glob
+import io
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from kerastl.errors import UserError, nearest
+from kerastl.progress import Progress
 
-IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "gif", "bmp", "webp")
-"""What `tf.io.decode_image` reads, and WebP; TIFF and HEIC it cannot."""
+SERVED = ("jpeg", "png", "gif", "bmp", "webp")
+"""What TensorFlow decodes in the exported graph; other formats go through Pillow first and become PNG."""
+
+SERVED_WORDS = "JPEG, PNG, GIF, BMP and WebP"
+NOT_SERVED = "HEIF, AVIF, TIFF and others, and run-length coded BMP, have to be converted first, as `kerastl predict` does"
+IMAGE_SUFFIXES = frozenset(
+    [
+        "jpg",
+        "jpeg",
+        "jpe",
+        "jfif",
+        "mpo",
+        "png",
+        "apng",
+        "gif",
+        "bmp",
+        "dib",
+        "webp",
+        "heic",
+        "heif",
+        "hif",
+        "avif",
+        "tif",
+        "tiff",
+        "jp2",
+        "j2k",
+        "jpf",
+        "jpx",
+        "jxl",
+        "ico",
+        "psd",
+        "dds",
+        "tga",
+        "pbm",
+        "pgm",
+        "ppm",
+        "pnm",
+        "qoi",
+        "svg",
+        "cr2",
+        "cr3",
+        "nef",
+        "arw",
+        "dng",
+        "orf",
+        "rw2",
+        "raf",
+        "pef",
+    ]
+)
+"""Files with these suffixes are pictures, and so is what begins like one under another suffix, or under none."""
+
+# First bytes of formats; of those that share a container the brand follows.
+BEGINNINGS = (
+    (b"\xff\xd8\xff", "jpeg"), (b"\x89PNG", "png"), (b"GIF8", "gif"), (b"BM????\0\0\0\0", "bmp"), (b"RIFF????WEBP", "webp"),
+    (b"II*\0", "tiff"), (b"MM\0*", "tiff"), (b"II+\0", "tiff"), (b"MM\0+", "tiff"),
+    (b"????ftypavi", "avif"), (b"????ftyphe", "heif"), (b"????ftypmif1", "heif"), (b"????ftypmsf1", "heif"),
+    (b"????ftypcrx", "camera raw"), (b"FUJIFILMCCD-RAW", "camera raw"), (b"????jP  \r\n\x87\n", "jpeg 2000"),
+    (b"\xffO\xffQ", "jpeg 2000"), (b"\xff\n", "jpeg xl"), (b"\0\0\0\x0cJXL ", "jpeg xl"), (b"8BPS", "psd"),
+    (b"\0\0\1\0", "ico"), (b"DDS ", "dds"), (b"qoif", "qoi"),
+)  # fmt: skip
+BEGINNING_BYTES = 32
+# TIFF's tags of what is only a preview of a camera's raw data, and of Adobe's raw format.
+PREVIEW_TAG, DNG_TAG = 254, 50706
+HEIF_HINT = "heif picture: pip install 'kerastl[heif]', or convert it to jpeg"
+CONVERTED = (
+    f"were turned into PNG by Pillow before they were decoded. An exported model takes {SERVED_WORDS} alone: what asks "
+    "a server has to do the same first, as `kerastl predict` does"
+)
 
 # Words of TensorFlow's messages, and what they mean to somebody who looks for a bad file.
 MEANINGS = (
@@ -22,19 +92,22 @@ MEANINGS = (
     ("no such file", "no such file"),
     ("is a directory", "a folder, not a file"),
     ("permission denied", "no permission to read it"),
-    ("must be 1, 3 or 4, was", "bmp with 1, 4 or 16 bits a pixel; convert it to png"),
-    ("os/2 header", "bmp with an OS/2 header; convert it to png"),
+    ("compressed bmp", "run-length coded or otherwise compressed bmp; convert it to png"),
+    ("unknown bmp", "bmp of an unknown kind; convert it to png"),
     ("invalid jpeg data", "truncated or damaged jpeg"),
     ("invalid png data", "truncated or damaged png"),
     ("invalid gif data", "truncated or damaged gif"),
     ("decode webp", "truncated or damaged webp"),
-    ("input size should match", "truncated or damaged bmp"),
     ("incomplete bmp", "truncated or damaged bmp"),
 )
 
 
-def find_images(patterns: Sequence[str]) -> list[str]:
+def find_images(patterns: Sequence[str], progress: Progress = Progress()) -> list[str]:
     """Files, folders and globs as a list of image files without repeats; a named file counts as an image.
+
+    Args:
+        patterns: what was asked for.
+        progress: told how many files of a folder are no pictures.
 
     Raises:
         UserError: a pattern matches nothing.
@@ -43,14 +116,18 @@ def find_images(patterns: Sequence[str]) -> list[str]:
     for pattern in patterns:
         path = Path(pattern).expanduser()
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if _is_image(p) and p.is_file())
-            matches = [
-                str(p) for p in inside if not any(part.startswith(".") for part in p.relative_to(path).parts)
-            ]
+            files = sorted(each for each in path.rglob("*") if each.is_file())
+            hidden = [each for each in files if any(is_hidden(part) for part in each.relative_to(path).parts)]
+            visible = sorted(set(files).difference(hidden))
+            matches = [str(each) for each in visible if is_picture(each)]
+            others = sorted(set(map(str, visible)).difference(matches))
+            left_out = no_pictures(others, len(hidden))
             if not matches:
                 raise UserError(
-                    f"No image in '{pattern}': expected files of type {', '.join(IMAGE_SUFFIXES)}"
+                    f"No picture in '{pattern}'{': ' + left_out if left_out else ''}. Expected files such as .jpg or .png"
                 )
+            if left_out:
+                progress.warn(f"{pattern}: {left_out}")
         elif path.is_file():
             matches = [str(path)]
         else:
@@ -63,6 +140,106 @@ def find_images(patterns: Sequence[str]) -> list[str]:
                 )
         found.update(dict.fromkeys(matches))
     return list(found)
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a name is one that file managers leave behind and users never see."""
+    return name.startswith(".") or name in ("__MACOSX", "Thumbs.db", "desktop.ini")
+
+
+def suffix_of(name: str) -> str:
+    """The suffix in lower case without its dot; '' for none."""
+    return name.rpartition(".")[2].lower() if "." in name else ""
+
+
+def is_picture(path: Path | str) -> bool:
+    """Whether a file is meant to be a picture: by its suffix, or else by its first bytes."""
+    if suffix_of(Path(path).name) in IMAGE_SUFFIXES:
+        return True
+    try:
+        with open(path, "rb") as file:
+            return bool(format_of(file.read(BEGINNING_BYTES)))
+    except OSError:
+        return False
+
+
+def format_of(data: bytes) -> str:
+    """The format of a picture by its first bytes, such as `jpeg` or `heif`; '' for what begins like none."""
+    for beginning, name in BEGINNINGS:
+        head = data[: len(beginning)]
+        if len(head) == len(beginning) and all(
+            b in (ord("?"), a) for a, b in zip(head, beginning, strict=True)
+        ):
+            return name
+    return ""
+
+
+def no_pictures(names: Sequence[str], hidden: int = 0) -> str:
+    """Files that are no pictures, counted by suffix, for a message; '' for none."""
+    kinds = Counter(
+        "." + suffix_of(Path(name).name) if suffix_of(Path(name).name) else "no suffix" for name in names
+    )
+    parts = [f"{count:,} {kind}" for kind, count in kinds.most_common()]
+    parts += [f"{hidden:,} hidden"] if hidden else []
+    total = len(names) + hidden
+    return (
+        f"{total:,} {'file is no picture' if total == 1 else 'files are no pictures'} and left out ({', '.join(parts)})"
+        if total
+        else ""
+    )
+
+
+def as_png(data: bytes) -> tuple[bytes, str]:
+    """A picture as a lossless PNG, upright: what TensorFlow cannot decode is read by Pillow.
+
+    Of several pages the first counts. Grey of 16 bits stays so; other depths and colours become 8 bits a channel, and
+    transparency is dropped, as by Pillow's `convert("RGB")`.
+
+    Args:
+        data: the bytes of a file.
+
+    Returns:
+        The PNG, and the format of the file in a word.
+
+    Raises:
+        ValueError: Pillow cannot read it; the text says why in a few words.
+    """
+    import numpy as np
+    from PIL import Image, ImageOps
+
+    kind = format_of(data) or "picture"
+    kind = f"unusual {kind}" if kind in SERVED else kind
+    if kind == "heif":
+        try:
+            import pillow_heif
+        except ImportError:
+            raise ValueError(HEIF_HINT) from None
+        pillow_heif.register_heif_opener()
+    try:
+        with Image.open(io.BytesIO(data)) as opened:
+            tags = getattr(opened, "tag_v2", {})
+            if DNG_TAG in tags or tags.get(PREVIEW_TAG, 0) & 1:
+                raise ValueError("camera raw")
+            image = ImageOps.exif_transpose(opened)
+            kind = (opened.format or kind).lower() if kind == "picture" else kind
+            if image.mode == "F":
+                raise ValueError("floating-point pixels; bring them to 8 or 16 bits")
+            if image.mode.startswith("I"):
+                levels = np.asarray(image)
+                if levels.min() < 0 or levels.max() > 0xFFFF:
+                    raise ValueError("pixels of 32 bits; bring them to 8 or 16")
+                image = Image.fromarray(levels.astype(np.uint16))
+            else:
+                image = Image.fromarray(np.asarray(image.convert("RGB")))
+            buffer = io.BytesIO()
+            image.save(buffer, "PNG", compress_level=1)
+    except Exception as error:  # Pillow's plugins raise whatever their parsers meet
+        if not data:
+            raise ValueError("empty file") from error
+        if kind == "picture":
+            raise ValueError("not an image that TensorFlow or Pillow decodes") from error
+        raise ValueError(f"{kind} that Pillow cannot read: {' '.join(str(error).split())[:80]}") from error
+    return buffer.getvalue(), kind
 
 
 def reason_of(message: str) -> str:
@@ -88,7 +265,3 @@ def reason_of(message: str) -> str:
         return " ".join(summary.split())[:120]
     line = message.replace("\n", " ").split("}} ")[-1].split(" [Op:")[0].split(" [[{{")[0]
     return line.strip()[:120]
-
-
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower().removeprefix(".") in IMAGE_SUFFIXES

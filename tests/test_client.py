@@ -151,7 +151,7 @@ def test_bad_images_are_named_and_the_others_answered(
 
     predictions = workflow.predict(served.url("flowers", scheme), [str(tmp_path / "*.*")])
     assert {Path(each.path).name: each.error for each in predictions if each.error} == {
-        "0017x.png": "not an image TensorFlow decodes (jpeg, png, gif, bmp, webp)",
+        "0017x.png": "not an image that TensorFlow or Pillow decodes",
         "0033x.png": "empty file",
         "0034x.jpg": "truncated or damaged jpeg",
     }

@@ -66,21 +66,26 @@ def test_a_class_may_be_called_train(tmp_path: Path) -> None:
 
 
 def test_suffixes_count_in_any_case_and_other_files_are_listed(tmp_path: Path) -> None:
-    pets(tmp_path, "cat/A.JPG", "cat/b.Jpeg", "cat/c.GIF", "cat/d.bmp", "cat/e.WebP")
-    lay(tmp_path, "cat/f.tiff", "cat/g.HEIC", "cat/h.txt", "cat/jpg", "loose.png")
-    examples = open_examples(DataRecipe(source=str(tmp_path)))
-    assert sum(name.startswith("cat/") for name in examples.ids) == 7
-    assert {line.partition(":")[0] for line in examples.skipped} == {
+    pets(
+        tmp_path,
+        "cat/A.JPG",
+        "cat/b.Jpeg",
+        "cat/c.GIF",
+        "cat/d.bmp",
+        "cat/e.WebP",
         "cat/f.tiff",
         "cat/g.HEIC",
-        "cat/h.txt",
-        "cat/jpg",
-        "loose.png",
-    }
+    )
+    lay(tmp_path, "loose.png")
+    for name in ("cat/h.txt", "cat/jpg"):
+        (tmp_path / name).write_text("no picture")
+    examples = open_examples(DataRecipe(source=str(tmp_path)))
+    assert sum(name.startswith("cat/") for name in examples.ids) == 9
+    assert {line.partition(":")[0] for line in examples.skipped} == {"cat/h.txt", "cat/jpg", "loose.png"}
     assert all(": " in line for line in examples.skipped)
 
 
-def test_hidden_files_and_folders_are_passed_over_silently(tmp_path: Path) -> None:
+def test_hidden_files_and_folders_are_passed_over_and_counted(tmp_path: Path) -> None:
     pets(tmp_path)
     lay(
         tmp_path,
@@ -93,6 +98,7 @@ def test_hidden_files_and_folders_are_passed_over_silently(tmp_path: Path) -> No
     )
     examples = open_examples(DataRecipe(source=str(tmp_path)))
     assert len(examples) == 4 and examples.skipped == ()
+    assert examples.warnings == ("6 left out: hidden files and those that file managers leave behind.",)
 
 
 def test_nested_folders_belong_to_their_class(tmp_path: Path) -> None:
@@ -159,7 +165,7 @@ def test_fingerprint_follows_the_files(tmp_path: Path) -> None:
 
     first = now() if pets(tmp_path) else ""
     assert now() == first
-    lay(tmp_path, "cat/notes.txt")
+    (tmp_path / "cat" / "notes.txt").write_text("no picture")
     assert now() == first
     os.utime(tmp_path / "cat" / "1.png", ns=(1, 1))
     touched = now()
@@ -210,7 +216,13 @@ BAD: dict[str, tuple[Setup, tuple[str, ...]]] = {
         lambda root: lay(root, "1.png", "2.jpg"),
         ("2 images, but no class folders", "FOLDER/cat/1.jpg", "manifest"),
     ),
-    "no images": (lambda root: lay(root, "cat/1.txt", "dog/1.tiff"), ("no image files (jpg, jpeg, png",)),
+    "no images": (
+        lambda root: [
+            path.write_text("no")
+            for path in (lay(root, "cat/1.txt", "dog/1.md") / "cat/1.txt", root / "dog/1.md")
+        ],
+        ("holds no pictures in its class folders",),
+    ),
     "no class folders in train": (
         lambda root: lay(root, "train/1.png", "test/cat/1.png"),
         ("train' holds images, but no class folders",),

@@ -15,7 +15,7 @@ from kerastl.recipe.schema import AugmentRecipe
 from kerastl.run import create_run
 
 NOT_USED = {
-    "data_dir", "train_split", "validation_split", "test_split", "examples_per_class", "weights_dir", "directory",
+    "data_dir", "significant_bits", "train_split", "validation_split", "test_split", "examples_per_class", "weights_dir", "directory",
     "abstain_precision", "abstain_coverage", "group_pattern", "min_images_per_class",
 }  # fmt: skip
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +25,11 @@ from kerastl.client.answers import (
     Unavailable,
     named,
 )
-from kerastl.encoded import find_images, reason_of
+from kerastl.encoded import CONVERTED, SERVED, as_png, find_images, format_of, reason_of
 from kerastl.errors import ServingError, UserError
 from kerastl.prediction import Prediction, unreadable
 from kerastl.progress import Progress
+from kerastl.wording import counted
 
 BATCH_IMAGES = 32
 BATCH_BYTES = 16 * 2**20
@@ -79,8 +81,9 @@ def ask(
         ServingError: the server gave no answer.
     """
     address, patience, access = parse_address(url), patience or Patience(), access or read_access()
-    paths = find_images(images)
+    paths = find_images(images, progress)
     predictions: list[Prediction] = []
+    converted: Counter[str] = Counter()
     with contextlib.closing(_connect(address, patience.timeout_seconds, access)) as connection:
         asker = _Asker(connection, address, patience, progress)
         with progress.track("predict", len(paths)) as tracker:
@@ -99,7 +102,11 @@ def ask(
                             labels=answer.labels,
                         )
                     )
+                    converted.update([each.converted] if each.converted else [])
                 tracker.advance(len(batch))
+    if converted:
+        parts = ", ".join(f"{count:,} {kind}" for kind, count in converted.most_common())
+        progress.warn(f"{counted(converted.total(), 'image')} ({parts}) {CONVERTED}.")
     return predictions
 
 
@@ -107,6 +114,7 @@ def ask(
 class _File:
     path: str
     data: bytes = b""
+    converted: str = ""
     reason: str = ""
 
 
@@ -116,9 +124,13 @@ def _batches(paths: Sequence[str]) -> Iterator[list[_File]]:
     size_bytes = 0
     for path in paths:
         try:
-            file = _File(path, Path(path).read_bytes())
+            data = Path(path).read_bytes()
+            served = not data or format_of(data) in SERVED
+            file = _File(path, data) if served else _File(path, *as_png(data))
         except OSError as error:
             file = _File(path, reason=error.strerror or str(error))
+        except ValueError as error:
+            file = _File(path, reason=str(error))
         if batch and (len(batch) == BATCH_IMAGES or size_bytes + len(file.data) > BATCH_BYTES):
             yield batch
             batch, size_bytes = [], 0

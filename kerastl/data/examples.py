@@ -10,6 +10,7 @@ shared string. NumPy's StringDType is denser still, but TensorFlow and older pic
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kerastl.data.looks import Looks
+from kerastl.encoded import IMAGE_SUFFIXES, suffix_of
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -26,6 +28,7 @@ CARVE = ""
 
 _ROWS_AT_ONCE = 16_384
 _SKIPPED_LINES = 1_000
+_KINDS_AT_MOST = 6
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +53,7 @@ class Examples:
         contents: int64 [n], equal where images are equal byte for byte, -1 for an image that is like no other;
             None where that is not known.
         looks: thumbnails of those that were decoded; grows.
+        skipped_pictures: how many of the skipped are pictures, such as broken links to them.
     """
 
     ids: np.ndarray
@@ -66,6 +70,7 @@ class Examples:
     warnings: tuple[str, ...] = ()
     contents: np.ndarray | None = None
     looks: Looks = field(default_factory=Looks)
+    skipped_pictures: int = 0
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -258,9 +263,20 @@ class SkippedNames:
     def __init__(self) -> None:
         self._lines: list[str] = []
         self._unlisted = 0
+        self._kinds: dict[str, Counter[str]] = {}
+        self.picture_count = 0
+        self.hidden_count = 0
 
-    def add(self, name: str, reason: str) -> None:
-        """Remember that `name` was left out, and why."""
+    def add(self, name: str, reason: str, kind: str | None = None) -> None:
+        """Remember that `name` was left out, and why.
+
+        Args:
+            name: of a file, folder, row or split.
+            reason: in a few words.
+            kind: what is counted where many are left out for like reasons; the reason itself without it.
+        """
+        self._kinds.setdefault(kind or reason, Counter())[_kind_of(name)] += 1
+        self.picture_count += suffix_of(name) in IMAGE_SUFFIXES
         if len(self._lines) < _SKIPPED_LINES:
             self._lines.append(f"{printable(name)}: {reason}")
         else:
@@ -271,6 +287,27 @@ class SkippedNames:
         if not self._unlisted:
             return tuple(self._lines)
         return (*self._lines, f"{self._unlisted:,} more: left out as well, not listed")
+
+    def warnings(self) -> tuple[str, ...]:
+        """What was left out in few lines for the user: counts by reason and kind."""
+        lines = []
+        for reason, kinds in self._kinds.items():
+            count = sum(kinds.values())
+            parts = ", ".join(f"{number:,} {kind}" for kind, number in kinds.most_common(_KINDS_AT_MOST))
+            more = ", ..." if len(kinds) > _KINDS_AT_MOST else ""
+            lines.append(f"{count:,} left out ({reason}): {parts}{more}. data.json of a run lists them.")
+        if self.hidden_count:
+            lines.append(
+                f"{self.hidden_count:,} left out: hidden files and those that file managers leave behind."
+            )
+        return tuple(lines)
+
+
+def _kind_of(name: str) -> str:
+    """What a name is counted as: its suffix, or a folder."""
+    if name.endswith("/"):
+        return f"folder {printable(name)}"
+    return f".{printable(suffix_of(name))}" if suffix_of(name) else f"'{printable(name)}'"
 
 
 def printable(name: str) -> str:

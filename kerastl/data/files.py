@@ -1,4 +1,4 @@
-"""What the two sources that point at files share: which names count, their state, their bytes."""
+"""What the two sources that point at files share: their bytes."""
 
 from __future__ import annotations
 
@@ -10,16 +10,6 @@ import numpy as np
 
 if TYPE_CHECKING:
     import tensorflow as tf
-
-
-def is_hidden(name: str) -> bool:
-    """Whether a name is one that file managers leave behind and users never see."""
-    return name.startswith(".") or name in ("__MACOSX", "Thumbs.db", "desktop.ini")
-
-
-def suffix_of(name: str) -> str:
-    """The suffix in lower case without its dot; '' for none."""
-    return name.rpartition(".")[2].lower() if "." in name else ""
 
 
 def encoded_files(root: str, ids: np.ndarray) -> Callable[[np.ndarray], tf.data.Dataset]:

@@ -23,8 +23,8 @@ from kerastl.data.examples import (
     repeated,
     text_column,
 )
-from kerastl.data.files import encoded_files, is_hidden, suffix_of
-from kerastl.encoded import IMAGE_SUFFIXES
+from kerastl.data.files import encoded_files
+from kerastl.encoded import IMAGE_SUFFIXES, is_hidden, is_picture, suffix_of
 from kerastl.errors import DataError
 
 SPLIT_FOLDERS = {
@@ -51,6 +51,7 @@ class _Found:
     sizes: array[int] = field(default_factory=lambda: array("q"))
     changed: array[int] = field(default_factory=lambda: array("q"))
     skipped: SkippedNames = field(default_factory=SkippedNames)
+    barren: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
 
@@ -59,7 +60,8 @@ def open_folder(root: Path, group_subfolders: bool = False) -> Examples:
 
     Folders nested below a class belong to it. Links to files and folders are followed; a folder that
     one class reaches in two ways is read once, so that neither circles nor copies of an image under a
-    second identity come of it. Hidden files are passed over; other files are listed in `skipped`.
+    second identity come of it. A file counts as a picture by its suffix, or else by its first bytes; other
+    files are counted in `warnings` and listed in `skipped`.
 
     Args:
         root: either the folder of classes, or one with train/ and perhaps validation/ (also val/,
@@ -67,10 +69,12 @@ def open_folder(root: Path, group_subfolders: bool = False) -> Examples:
         group_subfolders: images in folders of the same name below class folders are one group.
 
     Raises:
-        DataError: if there are no images, or they do not lie in class folders.
+        DataError: if there are no images, they do not lie in class folders, or a class folder holds only files
+            that are no pictures.
     """
     root_text = str(root)
-    folders, files = _listing(root_text, "")
+    found = _Found()
+    folders, files = _listing(root_text, "", found)
     images = [name for name in files if suffix_of(name) in IMAGE_SUFFIXES]
     if not folders and not files:
         raise DataError(f"The data folder '{root}' is empty. {LAYOUT}.")
@@ -79,7 +83,6 @@ def open_folder(root: Path, group_subfolders: bool = False) -> Examples:
         raise DataError(
             f"The data folder '{root}' holds {what}. {LAYOUT}; or write a manifest (.csv) of the files."
         )
-    found = _Found()
     _skip_loose(found, "", files)
     parts = _parts(root, folders, found)
     classes = {below: [name for name in names if not is_hidden(name)] for below, (_, names) in parts.items()}
@@ -96,8 +99,11 @@ def open_folder(root: Path, group_subfolders: bool = False) -> Examples:
         for name in classes[below]:
             _walk(root_text, below + name, split, codes[name], found, above | {_identity(root / below)})
     if not found.ids:
+        raise DataError(f"The data folder '{root}' holds no pictures in its class folders. {LAYOUT}.")
+    if found.barren:
         raise DataError(
-            f"The data folder '{root}' holds no image files ({', '.join(IMAGE_SUFFIXES)}) in its class folders. {LAYOUT}."
+            f"Class folders of '{root}' hold files, but no picture: {listed(found.barren)}. Bring the pictures there into a "
+            "format such as JPEG or PNG, or take these folders out."
         )
     if len(class_names) < len(folder_names):
         several = [name for name in class_names if spellings[name] > 1]
@@ -124,7 +130,7 @@ def _parts(root: Path, folders: list[str], found: _Found) -> dict[str, tuple[str
             by_split[split] = name
     if not has_train:
         return {"": (CARVE, folders)}
-    listings = {split: _listing(str(root), name) for split, name in by_split.items()}
+    listings = {split: _listing(str(root), name, found) for split, name in by_split.items()}
     if others and not listings[TRAIN][0]:
         # Car, bus, train: a class that is called train, not a split.
         return {"": (CARVE, folders)}
@@ -138,13 +144,15 @@ def _parts(root: Path, folders: list[str], found: _Found) -> dict[str, tuple[str
     return {f"{name}/": (split, listings[split][0]) for split, name in sorted(by_split.items())}
 
 
-def _listing(root: str, below: str) -> tuple[list[str], list[str]]:
+def _listing(root: str, below: str, found: _Found) -> tuple[list[str], list[str]]:
     """Sorted names of the folders and of the other entries in one folder, without hidden ones."""
     folders: list[str] = []
     files: list[str] = []
     with _scan(root, below) as entries:
         for entry in entries:
-            if not is_hidden(entry.name):
+            if is_hidden(entry.name):
+                found.skipped.hidden_count += 1
+            else:
                 (folders if entry.is_dir() else files).append(entry.name)
     return sorted(folders), sorted(files)
 
@@ -176,7 +184,7 @@ def _walk(
 
     `above` are the folders that hold the class: a link back to one would bring all other classes in.
     """
-    before = len(found.ids)
+    before, others = len(found.ids), 0
     folders = [class_folder]
     links: list[str] = []
     seen = set(above)
@@ -193,14 +201,16 @@ def _walk(
             for entry in entries:
                 name = entry.name
                 if is_hidden(name):
+                    found.skipped.hidden_count += 1
                     continue
                 path = f"{below}/{name}"
                 if entry.is_dir():
                     (links if entry.is_symlink() else folders).append(path)
-                elif suffix_of(name) not in IMAGE_SUFFIXES:
-                    found.skipped.add(path, f"not a file of type {', '.join(IMAGE_SUFFIXES)}")
                 elif not entry.is_file():
                     found.skipped.add(path, "a broken link" if entry.is_symlink() else "not a regular file")
+                elif not is_picture(entry.path):
+                    found.skipped.add(path, "no picture")
+                    others += 1
                 elif printable(path) != path:
                     found.skipped.add(path, "its name is not valid UTF-8")
                 else:
@@ -210,7 +220,9 @@ def _walk(
                     found.splits.append(split)
                     found.sizes.append(info.st_size)
                     found.changed.append(info.st_mtime_ns)
-    if len(found.ids) == before:
+    if len(found.ids) == before and others:
+        found.barren.append(class_folder)
+    elif len(found.ids) == before:
         found.skipped.add(f"{class_folder}/", "no images in this class folder")
 
 
@@ -247,6 +259,7 @@ def _columns(root: Path, class_names: tuple[str, ...], found: _Found, depth: int
         stamps=np.stack([sizes, changed], axis=1),
         fingerprint=fingerprint((ids, splits), (labels, sizes, changed), *names),
         skipped=found.skipped.lines(),
-        warnings=tuple(found.warnings),
+        skipped_pictures=found.skipped.picture_count,
+        warnings=(*found.skipped.warnings(), *found.warnings),
         contents=equal_files(str(root), ids, sizes),
     )

@@ -72,7 +72,7 @@ def _columns(table: Table) -> Examples:
         stamps=np.stack([sizes, changed], axis=1),
         fingerprint=fingerprint((ids, splits, groups), (labels, sizes, changed), *class_names),
         skipped=skipped.lines(),
-        warnings=_warnings(table, codes, class_names, groups),
+        warnings=(*skipped.warnings(), *_warnings(table, codes, class_names, groups)),
         contents=equal_files(root, ids, sizes),
     )
 
@@ -97,6 +97,7 @@ def _without_repeats(table: Table, order: list[int], skipped: SkippedNames) -> n
             skipped.add(
                 table.ids[row],
                 f"{table.row_word} {table.lines[row]} repeats {table.row_word} {table.lines[first]}",
+                "rows that repeat another",
             )
     table.raise_problems()
     return np.array(kept, dtype=np.int64)

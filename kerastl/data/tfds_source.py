@@ -299,6 +299,7 @@ def _columns(
         stamps=no_stamps(len(ids)),
         fingerprint=fingerprint((ids, splits), (labels,), builder.info.full_name, state, *names),
         skipped=skipped.lines(),
+        warnings=skipped.lines(),
     )
 
 

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from kerastl.backbones import get_backbone
+from kerastl.encoded import NOT_SERVED, SERVED_WORDS
 from kerastl.export.parity import ParityResult
 from kerastl.export.versions import CARD_FILE, FACTS_FILE
 from kerastl.run import environment
@@ -151,6 +152,7 @@ def _card(facts: ModelFacts, record: Mapping[str, Any]) -> str:
         f"- Network: `{facts.backbone}` at {facts.image_size} pixels (`{facts.resize}`), transferred with recipe "
         f"`{facts.recipe}`, which `recipe.toml` holds; run `{facts.run}`",
         f"- Exported: {record['exported']}",
+        f"- Takes {SERVED_WORDS} files, of an animation the first frame; {NOT_SERVED}",
         f"- Signatures: {', '.join(f'`{name}`' for name in parity['signatures'])}",
         "",
         "## Data",

@@ -92,6 +92,7 @@ def describe(format: Format, serving: Serving) -> dict[str, Any]:
             "range": [0, 255],
             "image_size": size,
             "resize": serving.resize,
+            "significant_bits": serving.significant_bits,
         },
         "output": {
             "name": "probabilities",

@@ -116,7 +116,8 @@ def expected_answers(model: keras.Model, encoded_images: Sequence[bytes], servin
     to_probabilities = tf.sigmoid if serving.multi_label else tf.nn.softmax
     probabilities, embeddings = [], []
     with tf.device("CPU"):
-        pixels = np.stack([decode(tf.constant(each), size, resize).numpy() for each in encoded_images])
+        bits = serving.significant_bits
+        pixels = np.stack([decode(tf.constant(each), size, resize, bits).numpy() for each in encoded_images])
         for part in np.split(pixels, range(_LARGEST_BATCH, len(pixels), _LARGEST_BATCH)):
             images = tf.constant(part, tf.float32)
             logits = tf.cast(answer(images), tf.float64)

@@ -47,6 +47,7 @@ class Serving:
         resize: `stretch`, `crop` or `pad`, as in training.
         multi_label: sigmoid for each label instead of softmax.
         threshold: lowest probability of the best class that counts as an answer, 0..1; None serves no `accepted`.
+        significant_bits: of PNG files of 16 bits, as in training; see `kerastl.image.decode.decode`.
     """
 
     class_names: tuple[str, ...]
@@ -54,6 +55,7 @@ class Serving:
     resize: str = "stretch"
     multi_label: bool = False
     threshold: float | None = None
+    significant_bits: int = 16
 
     @property
     def top(self) -> int:

@@ -71,7 +71,7 @@ def _pixels_of(image_bytes: tf.Tensor, serving: Serving) -> tf.Tensor:
     with tf.control_dependencies([check_formats(image_bytes)]):
         image_bytes = tf.identity(image_bytes)
     pixels = tf.map_fn(
-        lambda encoded: decode(encoded, size, serving.resize),
+        lambda encoded: decode(encoded, size, serving.resize, serving.significant_bits),
         image_bytes,
         # without the full shape an empty batch would end in an error
         fn_output_signature=tf.TensorSpec([size, size, 3], tf.uint8),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,8 @@ from kerastl.writing import WriteError
 SAMPLED_IMAGES = 16
 # A whole folder may have been out of reach: so many images are held at once while it is looked at again.
 REREAD_ROWS = 64
+# Before the row of an image that Pillow turned into PNG; the note is its format. A row alone: why it cannot be read.
+PILLOW_NOTE = "pillow "
 
 # How the images of a run are read, from the least work to the most.
 IN_TURN = "in turn"
@@ -39,10 +42,16 @@ class OtherReading(Exception):
 
 
 class KeptPixels:
-    """The decoded images that could be read, as an array that leaves the others out."""
+    """The decoded images that could be read, as an array that leaves the others out.
 
-    def __init__(self, rows: np.ndarray, kept: np.ndarray) -> None:
-        self._rows, self._kept = rows, kept
+    Attributes:
+        converted: format -> how many of them went through Pillow.
+    """
+
+    def __init__(
+        self, rows: np.ndarray, kept: np.ndarray, converted: Mapping[str, int] | None = None
+    ) -> None:
+        self._rows, self._kept, self.converted = rows, kept, dict(converted or {})
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -61,19 +70,35 @@ class LivePixels:
         resize: how they are brought to the network's size; see `kerastl.image.decode`.
         image_size: side of the square in pixels.
         reading: `IN_TURN` where nobody has looked at them before; else as `decode_split` takes it.
+        significant_bits: of PNG files of 16 bits.
+        converted: format -> how many of them go through Pillow, where somebody has looked.
 
     Attributes:
         failure: why an image could not be read; TensorFlow, when it calls this, passes on words alone.
     """
 
-    def __init__(self, split: Split, resize: str, image_size: int, reading: str) -> None:
+    def __init__(
+        self,
+        split: Split,
+        resize: str,
+        image_size: int,
+        reading: str,
+        significant_bits: int = 16,
+        converted: Mapping[str, int] | None = None,
+    ) -> None:
         self._split, self._resize, self._size, self._reading = split, resize, image_size, reading
+        self._bits, self._known, self._seen = significant_bits, converted, dict[int, str]()
         self.failure: DataError | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
         """[n, size, size, 3]."""
         return (self._split.count, self._size, self._size, 3)
+
+    @property
+    def converted(self) -> dict[str, int]:
+        """Format -> how many of the images went through Pillow, as far as they were read."""
+        return dict(Counter(self._seen.values()) if self._known is None else self._known)
 
     @property
     def once(self) -> bool:
@@ -95,10 +120,13 @@ class LivePixels:
             DataError: an image cannot be read any more.
         """
         rows = np.concatenate([np.zeros(0, np.int64), *batches])
-        indices, lengths = self._split.indices[rows], [len(batch) for batch in batches]
-        for part in decode_in_chunks(
-            self._split.examples.indexed, indices, self._size, self._resize, lengths
-        ):
+        read, indices, lengths = (
+            self._split.examples.indexed,
+            self._split.indices[rows],
+            list(map(len, batches)),
+        )
+        for part in decode_in_chunks(read, indices, self._size, self._resize, lengths, None, self._bits):
+            self._seen |= {int(rows[position]): kind for position, kind in part.converted.items()}
             for position, reason in part.reasons.items():
                 name = self._split.ids[rows[position]]
                 if self._reading == IN_TURN:
@@ -152,11 +180,12 @@ def decode_split(
     key = UnitKey("pixels", facts, split.count, (image_size, image_size, 3), "uint8", about)
     # One byte an image, and the reasons: what is known of images of which nothing else is kept.
     known = UnitKey("pixels", {**facts, "rows": "1 where it can be read"}, split.count, (), "uint8", about)
+    bits = data.significant_bits or 16
     for wanted, place in cache.places_of_pixels(
         key, known, reading, in_turn_only=_is_read_from_the_front(split)
     ):
         if place == "nowhere":
-            return LivePixels(split, data.resize, image_size, IN_TURN), {}, facts
+            return LivePixels(split, data.resize, image_size, IN_TURN, bits), {}, facts
         try:
             unit = _complete(split, data, image_size, cache, wanted, place, progress)
         except WriteError as error:
@@ -175,9 +204,10 @@ def decode_split(
                     f"Decoded {split.name} images are not kept ({size}): each is decoded whenever it is read"
                 )
             how = CHECKED if reading == IN_TURN else reading
-            return LivePixels(readable, data.resize, image_size, how), reasons, facts
+            live = LivePixels(readable, data.resize, image_size, how, bits, _converted(unit))
+            return live, reasons, facts
         kept = np.delete(np.arange(split.count), list(reasons))
-        return KeptPixels(unit.rows(), kept), reasons, facts
+        return KeptPixels(unit.rows(), kept, _converted(unit)), reasons, facts
     raise AssertionError("what is known of the images has a place in memory")
 
 
@@ -208,16 +238,24 @@ def _is_read_from_the_front(split: Split) -> bool:
 
 
 def _reasons(unit: Unit | MemoryUnit) -> dict[int, str]:
-    return {int(row): reason for notes in unit.notes.values() for row, reason in notes.items()}
+    return {
+        int(row): reason for notes in unit.notes.values() for row, reason in notes.items() if row.isdigit()
+    }
+
+
+def _converted(unit: Unit | MemoryUnit) -> dict[str, int]:
+    rows = (
+        note for notes in unit.notes.values() for note in notes.items() if note[0].startswith(PILLOW_NOTE)
+    )
+    return dict(Counter(kind for _, kind in rows))
 
 
 def _readable_by_now(split: Split, data: DataRecipe, image_size: int, rows: list[int]) -> bool:
     """Whether any of the images that could not be read can be read now."""
     positions = np.asarray(sorted(rows), np.int64)
     lengths = [min(REREAD_ROWS, len(rows) - start) for start in range(0, len(rows), REREAD_ROWS)]
-    parts = decode_in_chunks(
-        split.examples.indexed, split.indices[positions], image_size, data.resize, lengths
-    )
+    read, indices, bits = split.examples.indexed, split.indices[positions], data.significant_bits or 16
+    parts = decode_in_chunks(read, indices, image_size, data.resize, lengths, None, bits)
     return any(len(part.reasons) < len(part.pixels) for part in parts)
 
 
@@ -232,6 +270,7 @@ def image_facts(split: Split, data: DataRecipe, image_size: int) -> dict[str, An
         "sample": _sample_digest(split),
         "image_size": image_size,
         "resize": data.resize,
+        "significant_bits": data.significant_bits or 16,
         "decode": DECODE_VERSION,
         "tensorflow": tf.__version__,
     }
@@ -256,11 +295,11 @@ def _decode(
         tracker.advance(split.count - sum(len(unit.key.shard(shard)) for shard in missing))
         rows = np.array([row for shard in missing for row in unit.key.shard(shard)], np.int64)
         lengths = [len(unit.key.shard(shard)) for shard in missing]
-        chunks = decode_in_chunks(
-            split.examples.indexed, split.indices[rows], image_size, data.resize, lengths, tracker.advance
-        )
+        read, indices, bits = split.examples.indexed, split.indices[rows], data.significant_bits or 16
+        chunks = decode_in_chunks(read, indices, image_size, data.resize, lengths, tracker.advance, bits)
         for shard, chunk in zip(missing, chunks, strict=True):
             notes = {str(rows[position]): reason for position, reason in chunk.reasons.items()}
+            notes |= {f"{PILLOW_NOTE}{rows[position]}": kind for position, kind in chunk.converted.items()}
             unit.write(shard, chunk.pixels if unit.key.row_shape else _readable(chunk), notes)
             _remember_looks(split, rows, chunk)
     unit.publish()

@@ -3,12 +3,14 @@
 It consists of TensorFlow operations alone and is traced into the exported SavedModel, so a served
 image is decoded, turned and resized by the very code that decoded the training images.
 
-Pixels agree bit for bit with Pillow's `convert("RGB")` except where noted:
+Pixels agree bit for bit with Pillow's `convert("RGB")` except where noted; `tests/test_decode_pillow.py` compares them on
+Pillow's own test images:
 
-- 16-bit grey PNG keeps the upper 8 of its 16 bits; Pillow clips everything above 255 to white.
-- Transparent pixels of a GIF are black; Pillow shows the palette's colour. Alpha is dropped elsewhere.
-- BMP with 1, 4 or 16 bits a pixel, run-length coding or an OS/2 header is refused.
-- EXIF orientation is honoured in JPEG, not in PNG or WebP, where cameras do not write it.
+- PNG of 16 bits keeps the upper 8 of the bits that are said to be used; Pillow clips grey above 255 to white.
+- Transparency is dropped: what shows is the colour that stands behind it in the file.
+- BMP that is run-length coded, or holds a JPEG or PNG, is refused, and so is GIF with codes of more than 8 bits.
+- Orientation in Exif or XMP is applied, as `ImageOps.exif_transpose` does.
+- Of CMYK some pixels are a level away.
 - A JPEG much larger than the network's input is decoded at a half, a quarter or an eighth of its size, from
   which it is then resized: about a level away from decoding all of it, in a fraction of the time.
 """
@@ -17,15 +19,17 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from kerastl.image.orientation import exif_orientation, upright
+from kerastl.image.bmp import decode_bmp
+from kerastl.image.gif import decode_gif
+from kerastl.image.header import as_bytes, check_pixels, number, operations, starts, substr
+from kerastl.image.orientation import jpeg_orientation, png_orientation, upright, webp_orientation
 
-DECODE_VERSION = 2
+DECODE_VERSION = 3
 """Goes up when the pixels of any image change, so that stored features are made anew."""
 
-PIXELS_AT_MOST = 178_956_970
-"""Larger images are refused before memory is taken for them; where Pillow, too, sees a decompression bomb."""
-
-HEADER_BYTES = 64
+HEADER_BYTES = 128
+WEBP_ALPHA = 0x10
+WHOLE = 1 << 62  # as far as the string goes
 JPEG, PNG, GIF, BMP, WEBP = MAGIC = (b"\xff\xd8", b"\x89PNG", b"GIF8", b"BM", b"RIFF")
 """What files of these formats begin with; RIFF is followed by WEBP, four bytes on."""
 
@@ -35,7 +39,8 @@ JPEG_FACTORS = (1, 2, 4, 8)
 JPEG_MARGIN = 2
 
 
-def decode(encoded: tf.Tensor, image_size: int, resize: str) -> tf.Tensor:
+@tf.autograph.experimental.do_not_convert  # it finds nothing to convert and takes seconds to find that out
+def decode(encoded: tf.Tensor, image_size: int, resize: str, significant_bits: int = 16) -> tf.Tensor:
     """Decode an image to the network's size.
 
     Works eagerly, in `tf.data.Dataset.map` and in `tf.map_fn` inside a SavedModel.
@@ -46,15 +51,17 @@ def decode(encoded: tf.Tensor, image_size: int, resize: str) -> tf.Tensor:
         image_size: side of the result in pixels.
         resize: `stretch` to the square; `crop` the middle square, then resize it; `pad` to the square
             with black, the image in the middle.
+        significant_bits: 8..16, of PNG files of 16 bits: white is 2 to the power of this.
 
     Returns:
-        uint8 [image_size, image_size, 3], RGB, upright by its EXIF orientation.
+        uint8 [image_size, image_size, 3], RGB, upright by its Exif or XMP orientation.
 
     Raises:
         tf.errors.InvalidArgumentError: the bytes are no such image, are cut off, or hold more than
             `PIXELS_AT_MOST` pixels.
     """
-    return resize_pixels(decode_original(encoded, JPEG_MARGIN * image_size), image_size, resize)
+    pixels = decode_original(encoded, JPEG_MARGIN * image_size, significant_bits)
+    return resize_pixels(pixels, image_size, resize)
 
 
 def check_formats(encoded: tf.Tensor) -> tf.Operation:
@@ -69,9 +76,7 @@ def check_formats(encoded: tf.Tensor) -> tf.Operation:
     Returns:
         An operation to wait for. It raises tf.errors.InvalidArgumentError that names the first position.
     """
-    known = tf.zeros_like(encoded, tf.bool)
-    for magic in MAGIC:
-        known |= tf.strings.substr(encoded, 0, len(magic)) == magic
+    known = is_served(encoded)
     wrong = tf.where(~known)[:1, 0]
     position = tf.strings.as_string(wrong)
     return tf.debugging.Assert(
@@ -80,12 +85,22 @@ def check_formats(encoded: tf.Tensor) -> tf.Operation:
     )
 
 
-def decode_original(encoded: tf.Tensor, enough: int | None = None) -> tf.Tensor:
+def is_served(encoded: tf.Tensor) -> tf.Tensor:
+    """Whether bytes (string of any shape) begin like one of the formats that `decode` takes; bool."""
+    known = tf.zeros_like(encoded, tf.bool)
+    for magic in MAGIC:
+        known |= tf.strings.substr(encoded, 0, len(magic)) == magic
+    return known
+
+
+@tf.autograph.experimental.do_not_convert
+def decode_original(encoded: tf.Tensor, enough: int | None = None, significant_bits: int = 16) -> tf.Tensor:
     """Decode an image at its own size; see `decode`.
 
     Args:
         encoded: scalar string.
         enough: pixels of the shorter side that are needed; a JPEG with more may be decoded smaller.
+        significant_bits: see `decode`.
 
     Returns:
         uint8 [height, width, 3], RGB, upright by its EXIF orientation.
@@ -96,11 +111,11 @@ def decode_original(encoded: tf.Tensor, enough: int | None = None) -> tf.Tensor:
     )
     header = tf.cast(header[:HEADER_BYTES], tf.int64)
     branches = (
-        (_starts(header, JPEG), lambda encoded, header: _decode_jpeg(encoded, enough)),
-        (_starts(header, WEBP) & _starts(header[8:], b"WEBP"), _decode_webp),
-        (_starts(header, BMP), _decode_bmp),
-        (_starts(header, PNG), _decode_png),
-        (_starts(header, GIF), _decode_gif),
+        (starts(header, JPEG), lambda encoded, header: _decode_jpeg(encoded, enough)),
+        (starts(header, WEBP) & starts(header[8:], b"WEBP"), _decode_webp),
+        (starts(header, BMP), decode_bmp),
+        (starts(header, PNG), lambda encoded, header: _decode_png(encoded, header, significant_bits)),
+        (starts(header, GIF), decode_gif),
     )
     matches = tf.stack([matches for matches, _ in branches] + [tf.constant(True)])
     which = tf.argmax(tf.cast(matches, tf.int32), output_type=tf.int32)
@@ -152,26 +167,6 @@ def _scale(pixels: tf.Tensor, size: tf.Tensor | list[int]) -> tf.Tensor:
     return tf.saturate_cast(tf.round(scaled), tf.uint8)
 
 
-def _starts(header: tf.Tensor, magic: bytes) -> tf.Tensor:
-    return tf.reduce_all(header[: len(magic)] == tf.constant(list(magic), tf.int64))
-
-
-def _number(header: tf.Tensor, start: int, count: int, big_endian: bool = False) -> tf.Tensor:
-    """The unsigned number in `count` bytes of a header."""
-    powers = [1 << (8 * position) for position in range(count)]
-    weights = powers[::-1] if big_endian else powers
-    return tf.reduce_sum(header[start : start + count] * tf.constant(weights, tf.int64))
-
-
-def _check_pixels(height: tf.Tensor, width: tf.Tensor) -> tf.Operation | None:
-    height, width = tf.cast(height, tf.int64), tf.cast(width, tf.int64)
-    # Dividing instead of multiplying: two 32-bit sides of a hostile header overflow no product.
-    fits = height <= PIXELS_AT_MOST // tf.maximum(width, 1)
-    return tf.debugging.Assert(
-        fits, ["image too large:", width, "x", height, "pixels; at most", PIXELS_AT_MOST]
-    )
-
-
 def _decode_jpeg(encoded: tf.Tensor, enough: int | None) -> tf.Tensor:
     shape = tf.io.extract_jpeg_shape(encoded)
 
@@ -179,7 +174,7 @@ def _decode_jpeg(encoded: tf.Tensor, enough: int | None) -> tf.Tensor:
         # TensorFlow's default method differs from libjpeg's (and so from Pillow) by up to 3 levels.
         return tf.io.decode_jpeg(encoded, channels=3, ratio=factor, dct_method="INTEGER_ACCURATE")
 
-    with tf.control_dependencies(_operations(_check_pixels(shape[0], shape[1]))):
+    with tf.control_dependencies(operations(check_pixels(shape[0], shape[1]))):
         if enough is None:
             pixels = at(1)
         else:
@@ -188,62 +183,35 @@ def _decode_jpeg(encoded: tf.Tensor, enough: int | None) -> tf.Tensor:
             pixels = tf.switch_case(
                 tf.add_n(fits), [lambda factor=factor: at(factor) for factor in JPEG_FACTORS]
             )
-    return upright(pixels, exif_orientation(encoded))
+    return upright(pixels, jpeg_orientation(encoded))
 
 
 def _decode_webp(encoded: tf.Tensor, header: tf.Tensor) -> tf.Tensor:
     # The extended format gives the canvas; the two simple ones cannot pass 16,383 pixels a side.
-    is_extended = _starts(header[12:], b"VP8X")
-    width = tf.where(is_extended, _number(header, 24, 3) + 1, 1)
-    height = tf.where(is_extended, _number(header, 27, 3) + 1, 1)
-    with tf.control_dependencies(_operations(_check_pixels(height, width))):
+    is_extended = starts(header[12:], b"VP8X")
+    width = tf.where(is_extended, number(header, 24, 3) + 1, 1)
+    height = tf.where(is_extended, number(header, 27, 3) + 1, 1)
+    # An animation is decoded with alpha into memory for as many channels as the alpha flag announces: without the
+    # flag TensorFlow 2.21 writes beyond its end. Of a still picture without alpha the flag makes an opaque one.
+    flags = tf.where(is_extended, tf.bitwise.bitwise_or(header[20:21], WEBP_ALPHA), header[20:21])
+    flagged = tf.strings.join([substr(encoded, 0, 20), as_bytes(flags), substr(encoded, 21, WHOLE)])
+    with tf.control_dependencies(operations(check_pixels(height, width))):
         # Asking for 3 channels fails where there is alpha, which includes every animation.
-        return tf.io.decode_image(encoded, channels=0, expand_animations=False)[..., :3]
+        pixels = tf.io.decode_image(flagged, channels=0, expand_animations=False)[..., :3]
+    return upright(pixels, webp_orientation(encoded, header))
 
 
-def _decode_bmp(encoded: tf.Tensor, header: tf.Tensor) -> tf.Tensor:
-    width, height = _number(header, 18, 4), _number(header, 22, 4)
-    # A negative height, here beyond 2^31, stands for rows from the top down.
-    height = tf.minimum(height, (1 << 32) - height)
-    has_palette = _number(header, 28, 2) == 8
-    info_size = _number(header, 14, 4)
-    supported = tf.debugging.Assert(info_size >= 40, ["bmp with an OS/2 header; convert it to png"])
+def _decode_png(encoded: tf.Tensor, header: tf.Tensor, significant_bits: int) -> tf.Tensor:
+    width, height = number(header, 16, 4, big_endian=True), number(header, 20, 4, big_endian=True)
 
-    def with_palette() -> tf.Tensor:
-        # TensorFlow takes the palette's indices for grey levels, without a word.
-        length = tf.cast(tf.strings.length(encoded), tf.int64)
-        start = tf.minimum(14 + info_size, length)
-        count = tf.clip_by_value((_number(header, 10, 4) - start) // 4, 0, 256)
-        count = tf.minimum(count, (length - start) // 4)
-        palette = tf.io.decode_raw(tf.strings.substr(encoded, start, 4 * count), tf.uint8)
-        # Colours are stored as blue, green, red, zero; indices beyond the palette are black.
-        palette = tf.pad(tf.reshape(palette, [-1, 4])[:, 2::-1], [[0, 256 - count], [0, 0]])
-        indices = tf.io.decode_bmp(encoded, channels=0)[..., 0]
-        return tf.gather(palette, tf.cast(indices, tf.int32))
+    def sixteen_bits() -> tf.Tensor:
+        levels = tf.cast(tf.io.decode_png(encoded, channels=3, dtype=tf.uint16), tf.int32)
+        return tf.cast(tf.minimum(tf.bitwise.right_shift(levels, significant_bits - 8), 255), tf.uint8)
 
-    with tf.control_dependencies(_operations(_check_pixels(height, width), supported)):
-        return tf.cond(
-            has_palette,
-            with_palette,
-            lambda: tf.io.decode_image(encoded, channels=3, expand_animations=False),
-        )
-
-
-def _decode_png(encoded: tf.Tensor, header: tf.Tensor) -> tf.Tensor:
-    width, height = _number(header, 16, 4, big_endian=True), _number(header, 20, 4, big_endian=True)
-    with tf.control_dependencies(_operations(_check_pixels(height, width))):
-        return tf.io.decode_image(encoded, channels=3, expand_animations=False)
-
-
-def _decode_gif(encoded: tf.Tensor, header: tf.Tensor) -> tf.Tensor:
-    with tf.control_dependencies(_operations(_check_pixels(_number(header, 8, 2), _number(header, 6, 2)))):
-        return tf.io.decode_image(encoded, channels=3, expand_animations=False)
+    with tf.control_dependencies(operations(check_pixels(height, width))):
+        pixels = tf.cond(header[24] == 16, sixteen_bits, lambda: tf.io.decode_png(encoded, channels=3))
+    return upright(pixels, png_orientation(encoded))
 
 
 def _decode_other(encoded: tf.Tensor) -> tf.Tensor:
     return tf.io.decode_image(encoded, channels=3, expand_animations=False)
-
-
-def _operations(*checks: tf.Operation | None) -> list[tf.Operation]:
-    """Eagerly a check has run and is None; in a graph it is an operation to wait for."""
-    return [check for check in checks if check is not None]

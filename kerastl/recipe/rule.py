@@ -80,7 +80,7 @@ def resolve(recipe: Recipe, train_count: int, class_count: int) -> Recipe:
 
     Returns:
         A recipe without open keys, apart from those that mean "not used" when they are left out
-        (`data_dir`, the TFDS splits, `examples_per_class`, `min_images_per_class`, `group_pattern`, `weights_dir`, the
+        (`data_dir`, `significant_bits`, the TFDS splits, `examples_per_class`, `min_images_per_class`, `group_pattern`, `weights_dir`, the
         thresholds of `calibration`).
     """
     spec = get_backbone(recipe.backbone.name or "resnet50")

@@ -101,10 +101,20 @@ class DataRecipe:
         low=2,
     )
     max_unreadable_fraction: float = key(
-        0.05, "stop if a larger share of the image files than this cannot be read", low=0, high=1
+        0.05,
+        "stop if a larger share of the pictures than this cannot be read, those that were left out of the index included",
+        low=0,
+        high=1,
     )
     resize: str = key(
         "stretch", "how an image becomes the network's size", choices=("stretch", "crop", "pad")
+    )
+    significant_bits: int | None = key(
+        None,
+        "bits that the levels of 16-bit PNG and TIFF use: instruments store 10 to 14, and 2 to the power of this is white; as "
+        "many as some of the training images need without it",
+        low=8,
+        high=16,
     )
 
 

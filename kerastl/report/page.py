@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from kerastl.encoded import NOT_SERVED, SERVED_WORDS
 from kerastl.evaluation.confusion import DRAWN_UP_TO, MOST_PAIRS, WHOLE_UP_TO
 from kerastl.evaluation.metrics import ClassMetrics, Metrics
 from kerastl.report.trust import Trust, trust_rows, trust_section
@@ -246,6 +247,7 @@ def _page(run: Run, report: Report) -> str:
     parts += [
         "## Data and weights", "",
         f"- Images: {counts}; {report.unreadable_count:,} unreadable and left out",
+        f"- The exported model takes {SERVED_WORDS}; {NOT_SERVED}",
         f"- Data fingerprint: `{report.fingerprint}`",
         f"- Pretrained weights: {escape(report.weights_origin)}",
         f"- The whole run took {duration(report.seconds)}.", "",

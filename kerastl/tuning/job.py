@@ -144,6 +144,9 @@ def tune(
     check_packages()
     check_settings(settings)
     resolved, splits = open_splits(recipe)
+    recipe = dataclasses.replace(
+        recipe, data=resolved.data
+    )  # what was learnt of the images holds for all trials
     question = Question(recipe, resolved, load_space(space, recipe, resolved), settings, splits)
     check_folds(recipe, resolved, question.space, settings)
     assert resolved.name

@@ -18,8 +18,7 @@ from kerastl.export.publish import ExportedModel, publish
 from kerastl.export.serving import Serving
 from kerastl.export.signatures import write_saved_model
 from kerastl.export.warmup import write_warmup
-from kerastl.image.decode import decode
-from kerastl.image.read import describe_failure
+from kerastl.image.read import describe_failure, servable
 from kerastl.progress import Progress
 from kerastl.recipe import Recipe
 from kerastl.wording import counted
@@ -50,7 +49,10 @@ def serving_of(recipe: Recipe, class_names: Sequence[str], threshold: float | No
     """How a recipe's model is served."""
     size = recipe.backbone.image_size
     assert size
-    return Serving(tuple(class_names), size, recipe.data.resize, recipe.data.multi_label, threshold)
+    data = recipe.data
+    return Serving(
+        tuple(class_names), size, data.resize, data.multi_label, threshold, data.significant_bits or 16
+    )
 
 
 def export_network(
@@ -129,7 +131,7 @@ def _check_trained(trained: Trained, expected: Expected, tolerance: float) -> No
 
 
 def readable_images(split: Split, progress: Progress) -> tuple[np.ndarray, list[bytes]]:
-    """The original bytes of some of a split's images, spread evenly over it.
+    """Some of a split's images as bytes that the exported model takes, spread evenly over it.
 
     A file may vanish at any time, also where its pixels are kept: its neighbour then stands in for it, with a warning.
 
@@ -150,10 +152,10 @@ def readable_images(split: Split, progress: Progress) -> tuple[np.ndarray, list[
         indices = split.indices[np.array(wanted, np.int64)]
         for index, data in split.examples.indexed(indices).ignore_errors().as_numpy_iterator():
             position = int(np.searchsorted(split.indices, index))
-            if reason := unreadable_reason(data):
-                reasons[position] = reason
-            else:
-                found[position] = data
+            try:
+                found[position], _ = servable(data)
+            except ValueError as error:
+                reasons[position] = str(error)
         missing = [position for position in wanted if position not in found]
         reasons |= {position: "" for position in missing if position not in reasons}
         tried = found.keys() | reasons.keys()
@@ -189,12 +191,3 @@ def _reading_problem(split: Split, position: int) -> str:
     except tf.errors.OpError as error:
         return describe_failure(error)
     return "it could not be read a moment ago"
-
-
-def unreadable_reason(data: bytes) -> str:
-    """Why an encoded image cannot be decoded; empty where it can."""
-    try:
-        decode(tf.constant(data), 8, "stretch")
-    except tf.errors.OpError as error:
-        return describe_failure(error)
-    return ""

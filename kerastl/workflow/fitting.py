@@ -34,9 +34,18 @@ from kerastl.workflow.facts import model_facts
 from kerastl.workflow.logbook import Logbook
 from kerastl.workflow.near import near_copies_in
 from kerastl.workflow.planning import make_plan
-from kerastl.workflow.prepare import Prepared, few_views, lost_images_named, open_splits, precision_of
+from kerastl.workflow.prepare import (
+    Prepared,
+    few_views,
+    lost_images_named,
+    open_splits,
+    precision_of,
+    reading_warnings,
+)
 from kerastl.workflow.records import write_answers, write_data, write_histories, write_preview, write_rows
 from kerastl.writing import replace_atomically, write_json_atomic, write_text_atomic
+
+LISTED_UNREADABLE = 50
 
 
 @dataclass(frozen=True)
@@ -103,8 +112,12 @@ def fit(
         with precision_of(recipe, progress) as precision:
             prepared, beginning = prepare_and_begin(recipe, splits, cache, progress)
         write_data(run, prepared)
-        for name, reason in prepared.unreadable.items():
+        for name, reason in list(prepared.unreadable.items())[:LISTED_UNREADABLE]:
             progress.warn(f"left out {name}: {reason}")
+        if len(prepared.unreadable) > LISTED_UNREADABLE:
+            progress.warn(
+                f"{len(prepared.unreadable) - LISTED_UNREADABLE:,} more are listed in {run.data_json}"
+            )
         if export_model:  # read before hours of training, in which files may vanish or change
             positions, images, pixels = _images_to_check_on(prepared, progress)
         if (recipe.augment.views or 1) > 1:
@@ -153,6 +166,9 @@ def fit(
             write_rows(run.near_copies_csv, near.rows)
         for warning in near.warnings:
             progress.warn(warning)
+        converted = reading_warnings((), prepared.converted)
+        for warning in converted:
+            progress.warn(warning)
         report = Report(
             metrics=test,
             trust=trust,
@@ -165,7 +181,7 @@ def fit(
             fingerprint=prepared.splits.fingerprint,
             class_names=prepared.splits.class_names,
             seconds=time.perf_counter() - started,
-            warnings=(*splits.warnings, *near.warnings, *calibrated.warnings),
+            warnings=(*prepared.splits.warnings, *near.warnings, *calibrated.warnings, *converted),
         )
         if test.confusion is not None and test.confusion.size <= DRAWN_UP_TO:
             plot_confusion(test.confusion.dense(), prepared.splits.class_names, run.confusion_png)

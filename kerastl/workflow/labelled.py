@@ -21,6 +21,7 @@ from kerastl.features.views import Pixels
 from kerastl.progress import Progress
 from kerastl.recipe import CacheRecipe, DataRecipe, Recipe, load_recipe
 from kerastl.run import Run
+from kerastl.workflow.prepare import reading_warnings
 
 
 def recipe_of(run: Run) -> Recipe:
@@ -79,6 +80,8 @@ def decode_labelled(
     pixels, unreadable, _ = decode_split(split, source, image_size, cache, progress)
     for position, reason in unreadable.items():
         progress.warn(f"left out {split.ids[position]}: {reason}")
+    for warning in (*split.examples.warnings, *reading_warnings(unreadable.values(), {})):
+        progress.warn(warning)
     labels = np.delete(_labels_in(split, class_names), list(unreadable), axis=0)
     if not len(labels):
         raise DataError(f"None of the {split.count} images of {split.examples.origin} can be read")

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterator
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
-from kerastl.data.examples import SPLIT_NAMES, Split, Splits, label_counts, listed, without
+from kerastl.data.examples import SPLIT_NAMES, Split, Splits, label_counts, listed, spread_positions, without
 from kerastl.data.sources import open_examples
 from kerastl.data.splits import make_splits
+from kerastl.encoded import CONVERTED
 from kerastl.errors import DataError
 from kerastl.features.cache import Cache
-from kerastl.features.pixels import AGAIN, LivePixels, decode_split
+from kerastl.features.pixels import AGAIN, KeptPixels, LivePixels, decode_split
 from kerastl.features.views import FrozenViews, Pixels, Views
+from kerastl.image.read import bits_used
 from kerastl.progress import Progress
 from kerastl.recipe import DataRecipe, Recipe, resolve
+from kerastl.wording import counted
 
 NAMED_UNREADABLE = 5
+IMAGES_MEASURED = 64
 # Beyond so many epochs for each view `few_views` warns.
 EPOCHS_A_VIEW = 3
 # NVIDIA's processors have units for bfloat16 from Ampere on; older ones (T4, V100) emulate it.
@@ -46,6 +52,15 @@ class Prepared:
     facts: dict[str, dict[str, Any]]
     unreadable: dict[str, str]
 
+    @property
+    def converted(self) -> dict[str, int]:
+        """Format -> how many of the images that were read so far went through Pillow, as TensorFlow does not decode it."""
+        total: Counter[str] = Counter()
+        for pixels in self.pixels.values():
+            if isinstance(pixels, (KeptPixels, LivePixels)):
+                total.update(pixels.converted)
+        return dict(total)
+
     def views(self, split: str) -> Views:
         """The images of a split with their labels and the recipe's augmentation."""
         part: Split = getattr(self.splits, split)
@@ -63,7 +78,28 @@ class Prepared:
 def open_splits(recipe: Recipe) -> tuple[Recipe, Splits]:
     """Index and split the recipe's data, and fill in what the recipe leaves to the rule."""
     splits = make_splits(open_examples(recipe.data), recipe.data)
+    recipe, splits = with_significant_bits(recipe, splits)
     return resolve(recipe, splits.train.count, len(splits.class_names)), splits
+
+
+def with_significant_bits(recipe: Recipe, splits: Splits) -> tuple[Recipe, Splits]:
+    """Fill in `data.significant_bits` from some training images; where it is less than 16, a warning says so."""
+    if recipe.data.significant_bits is not None:
+        return recipe, splits
+    split = splits.train
+    if split.examples.stamps.shape[1]:
+        positions = spread_positions(split.count, IMAGES_MEASURED)
+    else:
+        positions = np.arange(min(split.count, IMAGES_MEASURED))  # TFDS reads from the front
+    images = split.examples.encoded(split.indices[positions]).ignore_errors().as_numpy_iterator()
+    bits = bits_used(images)
+    if bits < 16:
+        warning = (
+            f"Images of 16 bits use only {bits} of them, as {counted(len(positions), 'training image')} show: {2**bits - 1:,} and "
+            "more is read as white, here and by the exported model. Set data.significant_bits for another range."
+        )
+        splits = dataclasses.replace(splits, warnings=(*splits.warnings, warning))
+    return dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, significant_bits=bits)), splits
 
 
 def few_views(recipe: Recipe) -> tuple[str, ...]:
@@ -123,10 +159,18 @@ def decode_splits(
                 f"None of the {split.count} {split.name} images can be read; the first is {ids[0]}: {reasons[0]}. "
                 "Mend or replace these files"
             )
+    warnings = reading_warnings(unreadable.values(), {})
+    for warning in warnings:
+        progress.warn(warning)
     readable = dataclasses.replace(
-        splits, train=kept["train"], validation=kept["validation"], test=kept["test"]
+        splits,
+        train=kept["train"],
+        validation=kept["validation"],
+        test=kept["test"],
+        warnings=(*splits.warnings, *warnings),
     )
-    _check_unreadable(unreadable, sum(split.count for split in decoded), recipe.data)
+    skipped = splits.train.examples.skipped_pictures
+    _check_unreadable(unreadable, skipped, sum(split.count for split in decoded), recipe.data)
     _check_classes(readable.train, readable.class_names)
     return Prepared(recipe, readable, pixels, facts, unreadable)
 
@@ -188,15 +232,37 @@ def make_repeatable(recipe: Recipe) -> None:
         tf.config.experimental.enable_op_determinism()
 
 
-def _check_unreadable(unreadable: dict[str, str], total: int, data: DataRecipe) -> None:
-    share = len(unreadable) / max(total, 1)
+def reading_warnings(reasons: Iterable[str], converted: Mapping[str, int]) -> tuple[str, ...]:
+    """What the user has to know of the images that were decoded: those left out, and those that took another way.
+
+    Args:
+        reasons: why images were left out.
+        converted: format -> how many went through Pillow.
+    """
+    left_out = Counter(reasons)
+    warnings = []
+    for word, kinds in (("left out, because they cannot be read", left_out), (CONVERTED, converted)):
+        if kinds:
+            parts = ", ".join(
+                f"{count:,} {kind}" for kind, count in Counter(kinds).most_common(NAMED_UNREADABLE)
+            )
+            more = ", ..." if len(kinds) > NAMED_UNREADABLE else ""
+            warnings.append(f"{counted(sum(kinds.values()), 'image')} ({parts}{more}) {word}.")
+    return tuple(warnings)
+
+
+def _check_unreadable(unreadable: dict[str, str], skipped: int, total: int, data: DataRecipe) -> None:
+    lost, total = len(unreadable) + skipped, total + skipped
+    share = lost / max(total, 1)
     if share <= data.max_unreadable_fraction:
         return
     named = "; ".join(f"{name} ({reason})" for name, reason in list(unreadable.items())[:NAMED_UNREADABLE])
     raise DataError(
-        f"{len(unreadable)} of {total} images cannot be read, a share of {share:.1%}; "
+        f"{lost} of {total} images cannot be read, a share of {share:.1%}; "
         f"data.max_unreadable_fraction allows {data.max_unreadable_fraction:.1%}. "
-        f"The first: {named}. Replace or remove these files, or raise that key"
+        + (f"{skipped} were left out before, as the warnings say. " if skipped else "")
+        + (f"The first: {named}. " if named else "")
+        + "Replace or remove these files, or raise that key"
     )
 
 

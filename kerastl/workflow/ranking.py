@@ -34,7 +34,7 @@ from kerastl.run import Run, create_run, environment
 from kerastl.training.routine import without_finetuning
 from kerastl.wording import safe_name
 from kerastl.workflow.logbook import Logbook
-from kerastl.workflow.prepare import decode_splits, make_repeatable, precision_of
+from kerastl.workflow.prepare import decode_splits, make_repeatable, precision_of, with_significant_bits
 from kerastl.writing import write_json_atomic
 
 READ_AT_ONCE = 4096
@@ -129,7 +129,7 @@ def rank(
         >>> kerastl.rank(kerastl.load_recipe(flags={"data.source": "photos"}), backbones=["resnet50", "vgg16"]).rows[0]
     """
     names = _chosen(recipe, backbones)
-    splits = make_splits(open_examples(recipe.data), recipe.data)
+    recipe, splits = with_significant_bits(recipe, make_splits(open_examples(recipe.data), recipe.data))
     at_hand = [name for name in names if "all" not in backbones or _at_hand(recipe, name)]
     left_out = [LeftOut(name, "its weights are not on this machine") for name in names if name not in at_hand]
     run = create_run(runs_dir, f"{safe_name(recipe.name or Path(recipe.data.source).stem)}-rank")

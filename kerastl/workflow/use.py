@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from kerastl.evaluation.metrics import Metrics, evaluate_logits, probabilities_o
 from kerastl.export.publish import ExportedModel
 from kerastl.export.reader import load_exported
 from kerastl.image.decode import decode
+from kerastl.image.read import servable
 from kerastl.model.joins import walk_layers
 from kerastl.prediction import Prediction, unreadable
 from kerastl.progress import Progress
@@ -26,9 +28,10 @@ from kerastl.run import open_run
 from kerastl.training.phase import evaluation_batch, predict_logits
 from kerastl.training.trainer import inference_of
 from kerastl.workflow.calibrating import read_threshold
-from kerastl.workflow.exporting import export_network, readable_images, serving_of, unreadable_reason
+from kerastl.workflow.exporting import export_network, readable_images, serving_of
 from kerastl.workflow.facts import measured, model_facts
 from kerastl.workflow.labelled import class_names_of, decode_labelled, evaluation_split, recipe_of
+from kerastl.workflow.prepare import reading_warnings
 
 READ_BATCH = 64
 
@@ -85,13 +88,14 @@ def predict_with_folder(
     Raises:
         UserError: the model cannot be used, or no image was found.
     """
-    paths = find_images(images)
+    paths = find_images(images, progress)
     answer, class_names, multi_label = _reader(model)
     predictions = []
+    converted: Counter[str] = Counter()
     with progress.track("predict", len(paths)) as tracker:
         for start in range(0, len(paths), READ_BATCH):
             part = paths[start : start + READ_BATCH]
-            readable, errors = _read(part)
+            readable, errors = _read(part, converted)
             answers = zip(*answer(list(readable.values())), strict=True) if readable else iter(())
             for path in part:
                 if path in errors:
@@ -101,6 +105,8 @@ def predict_with_folder(
                     found = _prediction(path, probabilities, bool(accepted), class_names, multi_label, top)
                     predictions.append(found)
             tracker.advance(len(part))
+    for warning in reading_warnings((), converted):
+        progress.warn(warning)
     return predictions
 
 
@@ -159,7 +165,13 @@ def _reader(model: Path) -> tuple[Answer, Sequence[str], bool]:
         def answer(encoded: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
             assert recipe.backbone.image_size
             pixels = [
-                decode(tf.constant(data), recipe.backbone.image_size, recipe.data.resize) for data in encoded
+                decode(
+                    tf.constant(data),
+                    recipe.backbone.image_size,
+                    recipe.data.resize,
+                    recipe.data.significant_bits or 16,
+                )
+                for data in encoded
             ]
             logits = network(tf.cast(tf.stack(pixels), tf.float32), training=False).numpy()
             probabilities = probabilities_of(logits, recipe.data.multi_label)
@@ -170,7 +182,8 @@ def _reader(model: Path) -> tuple[Answer, Sequence[str], bool]:
     return reader.predict_bytes, reader.class_names, reader.multi_label
 
 
-def _read(paths: Sequence[str]) -> tuple[dict[str, bytes], dict[str, str]]:
+def _read(paths: Sequence[str], converted: Counter[str]) -> tuple[dict[str, bytes], dict[str, str]]:
+    """What the model takes of some files, and why others cannot be read; counts the formats that Pillow read."""
     readable: dict[str, bytes] = {}
     errors: dict[str, str] = {}
     for path in paths:
@@ -179,11 +192,12 @@ def _read(paths: Sequence[str]) -> tuple[dict[str, bytes], dict[str, str]]:
         except OSError as error:
             errors[path] = error.strerror or str(error)
             continue
-        reason = unreadable_reason(data)
-        if reason:
-            errors[path] = reason
+        try:
+            readable[path], kind = servable(data)
+        except ValueError as error:
+            errors[path] = str(error)
         else:
-            readable[path] = data
+            converted.update([kind] if kind else [])
     return readable, errors
 
 
