@@ -236,7 +236,7 @@ def test_pictures_without_their_reader_stop_a_run_by_class_and_share(
         "2 images (2 heif picture: pip install 'kerastl[heif]', or convert it to jpeg) left out"
         in heard.warnings[0]
     )
-    with pytest.raises(DataError, match="No readable training image is left of cat"):
+    with pytest.raises(DataError, match="No readable training image is left of 'cat'"):
         prepared(all_of_a_class, tmp_path / "s4", Heard(), **{"data.max_unreadable_fraction": 1.0})
 
 
