@@ -98,7 +98,7 @@ COMPLETIONS = [
 ]
 
 
-@pytest.mark.parametrize(("words", "begun", "offered"), COMPLETIONS, ids=lambda value: str(value))
+@pytest.mark.parametrize(("words", "begun", "offered"), COMPLETIONS)
 def test_the_shell_completes_names_choices_and_run_folders(
     words: str, begun: str, offered: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
