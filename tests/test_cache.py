@@ -174,7 +174,7 @@ def test_damaged_manifests_are_listed_and_cleared(tmp_path: Path, kerastl: Keras
         '{"about": {"view": [1]}}',
     ]
     for number, text in enumerate(damaged):
-        folder = tmp_path / "store" / f"pooled-{number}"
+        folder = tmp_path / "store" / f"pooled-{number:024x}"
         folder.mkdir(parents=True)
         (folder / ROWS).write_bytes(b"rows")
         (folder / MANIFEST).write_text(text)

@@ -317,10 +317,10 @@ def test_files_that_vanish_while_a_run_works_do_not_cost_its_export(
     solid_colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import kerastl
-    from kerastl.workflow import fitting
+    from kerastl.workflow import beginning, fitting
 
     data = shutil.copytree(solid_colours, tmp_path / "data")
-    decode_splits, begin = fitting.decode_splits, fitting.begin
+    decode_splits, transfer = beginning.decode_splits, fitting.transfer
     gone: list[Path] = []
 
     def decode_and_remove_some(*words: object) -> object:
@@ -331,12 +331,12 @@ def test_files_that_vanish_while_a_run_works_do_not_cost_its_export(
             gone.extend((data / split.ids[0], data / split.ids[1]))
         return prepared
 
-    def remove_all_and_begin(*words: object) -> object:
+    def remove_all_and_train(*words: object, **others: object) -> object:
         shutil.rmtree(data)
-        return begin(*words)
+        return transfer(*words, **others)
 
-    monkeypatch.setattr(fitting, "decode_splits", decode_and_remove_some)
-    monkeypatch.setattr(fitting, "begin", remove_all_and_begin)
+    monkeypatch.setattr(beginning, "decode_splits", decode_and_remove_some)
+    monkeypatch.setattr(fitting, "transfer", remove_all_and_train)
     flags = {"data.source": str(data), "backbone.name": "mobilenet_025", "backbone.image_size": 32}
     flags |= {
         "augment.views": 1,
@@ -385,11 +385,11 @@ def test_what_keeps_a_trained_model_from_its_export_is_said_before_training_or_s
 ) -> None:
     import kerastl
     from kerastl.errors import DataError
-    from kerastl.workflow import exporting, fitting
+    from kerastl.workflow import beginning, exporting
     from kerastl.writing import WriteError
 
     data = shutil.copytree(solid_colours, tmp_path / "data")
-    decode_splits = fitting.decode_splits
+    decode_splits = beginning.decode_splits
 
     def decode_and_remove(*words: object) -> object:
         prepared = decode_splits(*words)
@@ -400,7 +400,7 @@ def test_what_keeps_a_trained_model_from_its_export_is_said_before_training_or_s
         raise WriteError("the disk is full") if trouble == "disk" else ZeroDivisionError("division by zero")
 
     if trouble == "all images":
-        monkeypatch.setattr(fitting, "decode_splits", decode_and_remove)
+        monkeypatch.setattr(beginning, "decode_splits", decode_and_remove)
     else:
         monkeypatch.setattr(exporting, "write_saved_model", fail)
     flags = {"data.source": str(data), "backbone.name": "mobilenet_025", "backbone.image_size": 32}

@@ -160,6 +160,7 @@ def test_what_goes_in_and_comes_out_stands_beside_the_model(
         "range": [0, 255],
         "image_size": SIZE,
         "resize": "stretch",
+        "significant_bits": 16,
     }
     assert info["output"]["dtype"] == dtype and info["output"]["activation"] == "softmax"
     assert ("scale" in info["output"]) == (dtype == "uint8")

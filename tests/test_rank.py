@@ -69,12 +69,14 @@ def test_a_later_fit_reads_the_features_that_the_ranking_made(solid_colours: Pat
         rank(recipe, backbones=["mobilenet_025"], runs_dir=tmp_path / "runs", progress=notes)
     flags = {"backbone__name": "mobilenet_025", "finetune_phase__unfreeze_from": "backbone"}
     flags |= {"augment__level": "none", "head_phase__epochs": 1, "backbone__weights": "none", "seed": 5}
-    fit(recipe_of(solid_colours, **flags), runs_dir=tmp_path / "runs", export_model=False, progress=later)
+    fitted = recipe_of(solid_colours, **flags)
+    summary = fit(fitted, runs_dir=tmp_path / "runs", export_model=False, progress=later)
     features = "Features of train and validation: "
     computed = [line for line in first.lines if line.startswith(features)]
     assert computed and "no forward pass" not in computed[0], "the control: the first time they are computed"
-    for notes in (second, later):
-        assert f"{features}read from the store, no forward pass" in notes.lines
+    assert f"{features}read from the store, no forward pass" in second.lines
+    passes = summary.report.counts["test"]  # a ranking does not look at these
+    assert f"Features of train, validation and test: {passes} forward passes" in later.lines
 
 
 def test_images_of_the_test_split_are_not_even_opened(solid_colours: Path, tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def near_copies_in(prepared: Prepared, progress: Progress) -> NearCopies:
         if rows:
             shown = ", ".join(f"'{row['id']}' and '{row['near']}'" for row in rows[:_SHOWN])
             warnings.append(
-                f"{len(rows):,} {held_out.name} images look nearly the same as images of "
+                f"{counted(len(rows), f'{held_out.name} image')} {'looks' if len(rows) == 1 else 'look'} nearly the same as images of "
                 f"{' or '.join(other.name for other in others)}, such as {shown} (all: near_copies.csv): the figures of "
                 f"{held_out.name} are too good. If they are frames of one scene or shots of one thing, name the groups: "
                 "data.group_pattern, data.group_subfolders or a manifest's group column."
