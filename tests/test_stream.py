@@ -143,6 +143,7 @@ def test_without_a_cache_nothing_is_written_and_the_result_is_the_same(data: Pat
         assert_same(all_rows(start), rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["auto", "off"])
 def test_where_there_is_room_nowhere_images_are_decoded_anew_and_all_is_the_same(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
