@@ -53,6 +53,11 @@ def cut(text: str, width: int) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
+def visible(text: str) -> str:
+    """The text in one line, without what moves a terminal's cursor: a file may have any name, a server any answer."""
+    return "".join("�" if unicodedata.category(character) == "Cc" else character for character in text)
+
+
 def escape(text: str) -> str:
     """The text, so that Markdown shows it as it is."""
     for character in "\\`*_|<>[]":
@@ -100,7 +105,7 @@ def columns(header: Sequence[str], rows: Sequence[Sequence[object]], width: int)
         rows: each with a cell for each heading; numbers, or what `str` makes text of.
         width: of the terminal, in cells.
     """
-    cells = [[f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in rows]
+    cells = [[f"{cell:,}" if isinstance(cell, int) else visible(str(cell)) for cell in row] for row in rows]
     numbers = [
         bool(rows) and i > 0 and all(_NUMBER.fullmatch(row[i]) for row in cells) for i in range(len(header))
     ]

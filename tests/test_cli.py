@@ -399,10 +399,17 @@ def test_json_holds_plain_values(capsys: pytest.CaptureFixture[str]) -> None:
     import numpy as np
 
     print_json(
-        {"path": Path("a/b"), "nan": float("nan"), "row": np.arange(2), "one": np.float32(0.5), "t": (1,)}
+        {
+            "path": Path("a/b"),
+            "nan": float("nan"),
+            "inf": float("-inf"),
+            "row": np.arange(2),
+            "one": np.float32(0.5),
+            "t": (1,),
+        }
     )
     assert json.loads(capsys.readouterr().out) == {
-        "path": "a/b", "nan": None, "row": [0, 1], "one": 0.5, "t": [1],
+        "path": "a/b", "nan": None, "inf": None, "row": [0, 1], "one": 0.5, "t": [1],
     }  # fmt: skip
 
 

@@ -461,6 +461,9 @@ def test_a_model_without_the_signature_is_told_apart_at_once(
         ({"outputs": {"classes": [[1]], "scores": [[1.0]]}}, "as many names as numbers"),
         ({"outputs": {"classes": [["a"]], "scores": [["b"]]}}, "as many names as numbers"),
         ({"outputs": {"classes": ["a"], "scores": [1.0]}}, "as many names as numbers"),
+        ({"outputs": {"classes": [["a"]], "scores": [[float("inf")]]}}, "no numbers between 0 and 1"),
+        ({"outputs": {"classes": [["a"]], "scores": [[float("nan")]]}}, "no numbers between 0 and 1"),
+        ("[" * 100_000, "no JSON but '[[["),
     ],
 )
 def test_a_malformed_answer_is_an_error_and_no_result(picture: str, body: Any, fragment: str) -> None:

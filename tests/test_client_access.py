@@ -248,3 +248,17 @@ def test_a_server_that_gives_up_in_its_own_time_gets_advice(picture: str) -> Non
     assert server.requests == 1
     for fragment in ("HTTP 504", "Timed out", "--rest_api_timeout_in_ms", "--timeout"):
         assert fragment in str(caught.value)
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 500, 302, 200])
+def test_a_server_that_repeats_what_it_was_sent_makes_no_secret_public(picture: str, status: int) -> None:
+    said = f"Bearer {TOKEN}, key-1234 and s@cret are not known"
+    with scripted(lambda number, images: (status, f"<html>{said}</html>")) as server:
+        access = Access((("Authorization", f"Bearer {TOKEN}"), ("X-Key", "key-1234")))
+        url = server.url.replace("http://", "http://me:s%40cret@")
+        try:
+            shown = ask(url, [picture], top=1, patience=HURRY, access=access)[0].error
+        except (ServingError, UserError) as error:
+            shown = str(error)
+    assert "Bearer ***, *** and *** are not known" in shown
+    assert not any(secret in shown for secret in (TOKEN, "key-1234", "s@cret"))

@@ -218,3 +218,8 @@ def test_the_list_of_models_fits_and_names_them_whole(
     assert fits(shown, width) and "123,456" in shown and "served" in shown
     if width == 40:
         assert letters(shown).count(name) == 2
+
+
+def test_a_name_cannot_move_the_cursor() -> None:
+    shown = columns(("image", "label"), [("a\x1b[2Jb\n.png", "c\rd")], 80)
+    assert shown.splitlines()[1] == "a�[2Jb�.png  c�d"

@@ -11,6 +11,7 @@ import csv
 import dataclasses
 import io
 import json
+import math
 import os
 import shutil
 import sys
@@ -173,7 +174,7 @@ def terminal_width() -> int:
 
 
 def print_json(value: Any) -> None:
-    """Print a value of this project as JSON: dataclasses as objects, paths as text, no NaN."""
+    """Print a value of this project as JSON: dataclasses as objects, paths as text, null for NaN and infinity."""
     click.echo(json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False))
 
 
@@ -197,7 +198,7 @@ def _plain(value: Any) -> Any:
         return str(value)
     if hasattr(value, "tolist"):  # NumPy's scalars and arrays, without importing NumPy
         return _plain(value.tolist())
-    if isinstance(value, float) and value != value:
+    if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
 

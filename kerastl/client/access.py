@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import unquote
 
 from kerastl.errors import UserError
 
@@ -15,6 +17,7 @@ HAND_OVER = (
     f"The environment variable {TOKEN_VARIABLE} hands over a token, --header 'NAME: VALUE' any other header."
 )
 _NAME = re.compile(r"[A-Za-z0-9_.-]+")
+_SCHEMES = ("bearer", "basic", "token")
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,21 @@ class Access:
     def authorized(self) -> bool:
         """Whether one of the headers already says who asks."""
         return any(name.lower() == "authorization" for name, _ in self.headers)
+
+    def hidden(self, text: str, credentials: str = "") -> str:
+        """A server's words without what may be secret, because some repeat what they were sent.
+
+        Args:
+            text: what a server said.
+            credentials: of its address, `user:password`, or nothing.
+        """
+        password = credentials.partition(":")[2]
+        basic = base64.b64encode(unquote(credentials).encode()).decode()
+        words = [word for _, value in self.headers for word in value.split()]
+        # The longest first: one may be a part of another. Words as short as "key" would blacken half a sentence.
+        for word in sorted({*words, password, unquote(password), basic}, key=len, reverse=True):
+            text = text.replace(word, "***") if len(word) > 3 and word.lower() not in _SCHEMES else text
+        return text
 
 
 def read_access(headers: Sequence[str] = (), ca_file: Path | str | None = None) -> Access:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -119,6 +120,10 @@ def read_answers(outputs: Any, count: int) -> list[Answer]:
     for names, values, accepts, lines in zip(classes, scores, accepted, labels, strict=True):
         if not (_are(names, str) and _are(values, (int, float)) and len(names) == len(values) > 0):
             raise NotOurs("its 'classes' and 'scores' are not lists of as many names as numbers")
+        if not all(math.isfinite(value) for value in values):
+            raise NotOurs(
+                "its 'scores' are no numbers between 0 and 1, as those of a model whose weights are broken"
+            )
         pairs = tuple((name, float(value)) for name, value in zip(names, values, strict=True))
         present = tuple(filter(None, lines.split("\n"))) if isinstance(lines, str) else None
         answers.append(Answer(pairs, bool(accepts), present))

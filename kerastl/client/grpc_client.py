@@ -53,7 +53,7 @@ class GrpcConnection:
         import grpc
         from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
 
-        self._address, self._timeout_seconds = address, timeout_seconds
+        self._address, self._timeout_seconds, self._access = address, timeout_seconds, access
         # gRPC's own limit of 4 MiB is that of a message received: a thousand classes by hundreds of images.
         unlimited = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
         if address.scheme == "grpcs":
@@ -137,7 +137,8 @@ class GrpcConnection:
         try:
             return method(request, timeout=self._timeout_seconds, metadata=self._metadata)
         except grpc.RpcError as error:
-            code, message = error.code(), error.details() or ""
+            code = error.code()
+            message = self._access.hidden(error.details() or "", self._address.credentials)
             codes = grpc.StatusCode
             if message.startswith(UNKNOWN_LABEL):
                 raise NotFound(message) from error

@@ -106,7 +106,7 @@ class RestConnection:
     """
 
     def __init__(self, address: Address, timeout_seconds: float, access: Access) -> None:
-        self._address = address
+        self._address, self._access = address, access
         self._timeout_seconds = timeout_seconds
         self._session = requests.Session()
         for scheme in ("http://", "https://"):
@@ -127,8 +127,8 @@ class RestConnection:
         response = self._send("POST", f"{self._address.url}:predict", body)
         try:
             reply = response.json()
-        except requests.exceptions.JSONDecodeError:
-            raise NotOurs(f"it answered no JSON but {_short(response.text)!r}") from None
+        except (requests.exceptions.JSONDecodeError, RecursionError):
+            raise NotOurs(f"it answered no JSON but {_short(self._hidden(response.text[:1000]))!r}") from None
         if not isinstance(reply, dict) or "outputs" not in reply:
             raise NotOurs("it answered JSON without 'outputs'")
         return read_answers(reply["outputs"], len(images))
@@ -185,7 +185,7 @@ class RestConnection:
         return response
 
     def _failure(self, response: requests.Response) -> Exception:
-        status, message = response.status_code, _message(response)
+        status, message = response.status_code, self._hidden(_message(response))
         if message.startswith(UNKNOWN_LABEL):
             return NotFound(message)
         if status in REFUSALS:
@@ -206,10 +206,12 @@ class RestConnection:
                 f"{self._address} lets nobody in without the right credentials: {said}. {HAND_OVER}"
             )
         if 300 <= status < 400:
-            return UserError(
-                f"{self._address} sends on to {response.headers.get('Location', 'nowhere')} ({said}): pass that address."
-            )
+            target = self._hidden(response.headers.get("Location", "nowhere"))
+            return UserError(f"{self._address} sends on to {target} ({said}): pass that address.")
         return ServingError(f"{self._address} answered {said}.")
+
+    def _hidden(self, text: str) -> str:
+        return self._access.hidden(text, self._address.credentials)
 
 
 def _took_too_long(error: requests.exceptions.RequestException) -> bool:
@@ -224,7 +226,7 @@ def _is_servers_own(response: requests.Response) -> bool:
     """Whether an error comes from TensorFlow Serving, which speaks JSON, and not from a proxy before it."""
     try:
         reply = response.json()
-    except requests.exceptions.JSONDecodeError:
+    except (requests.exceptions.JSONDecodeError, RecursionError):
         return False
     return isinstance(reply, dict) and isinstance(reply.get("error"), str)
 
@@ -242,7 +244,7 @@ def _message(response: requests.Response) -> str:
     """What the server says went wrong: `{"error": …}`, which servers before 2.3 do not escape as JSON wants it."""
     try:
         reply = response.json()
-    except requests.exceptions.JSONDecodeError:
+    except (requests.exceptions.JSONDecodeError, RecursionError):
         text = re.sub(r"<[^>]*>", " ", response.text)
         return _short(text.removeprefix('{ "error": "').removesuffix('" }'))
     error = reply.get("error") if isinstance(reply, dict) else None
