@@ -288,6 +288,21 @@ def test_foreign_folders_are_no_models_and_a_damaged_description_says_nothing(tm
     assert list_models(tmp_path / "nowhere") == []
 
 
+def test_a_description_that_somebody_else_wrote_and_a_link_harm_nothing(tmp_path: Path) -> None:
+    versions(3)(tmp_path)
+    for number, facts in enumerate(
+        [[1], {"test": 5, "exported": 2024}, {"test": {"accuracy": "good", "count": float("inf")}}]
+    ):
+        description = tmp_path / NAME / str(number + 1) / "assets.extra" / "model.json"
+        description.write_text(json.dumps(facts))
+    found = list_models(tmp_path)
+    assert {(each.accuracy, each.test_count, each.exported) for each in found} == {(None, None, None)}
+    (tmp_path / "mine").mkdir()
+    (tmp_path / NAME / "0").symlink_to(tmp_path / "mine", target_is_directory=True)
+    assert prune_versions(tmp_path / NAME, 1) == [0, 1, 2]
+    assert [each.name for each in (tmp_path / NAME).iterdir()] == ["3"] and (tmp_path / "mine").is_dir()
+
+
 def test_every_model_is_in_models_config_and_a_users_own_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no exported model"):
         write_models_config(tmp_path)
@@ -333,6 +348,26 @@ def test_a_config_of_ones_own_that_keeps_a_version_from_being_served_is_said_wit
     (models / "models.config").write_text(OWN.rpartition("}")[0] + lines + "\n}\n")
     assert not_listed(models, NAME, 2) == ""
     assert kerastl("models", "rollback", NAME, "--to", "2").stderr == ""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'model_config_list: { config: [ { name: "m", base_path: "/data/m" }, { name: "n" base_path: "/data/n" } ] }',
+        "model_config_list < config < name: 'n' > config < base_path: '/data/m' name: 'm'; > >",
+        'model_config_list { config { # a comment with } and "\n  name: "n" base_path: "s3://a#{b/n" }\n config{name:"m"} }',
+        'model_config_list { config { name: "public" base_path: "/data/m/" } config { name: "n" } }',
+        'model_config_list { config { name: "m" model_version_policy { specific { versions: [1, 2] } } } config { name: "n" } }',
+        'model_config_list { config { name: "m" model_version_policy { specific { versions: 1 } } version_labels { key: "n" '
+        'value: 1 } } config { name: "canary" base_path: "/data/m" } config { name: "n" } }',
+    ],
+)
+def test_a_config_of_ones_own_may_be_written_in_every_style(tmp_path: Path, text: str) -> None:
+    (tmp_path / "models.config").write_text(text)
+    assert not_listed(tmp_path, "m", 2) == not_listed(tmp_path, "n", 7) == ""
+    assert "will not serve 'x'" in not_listed(tmp_path, "x", 1)
+    if "[1, 2]" in text:
+        assert "certain versions of 'm' alone" in not_listed(tmp_path, "m", 3)
 
 
 def test_tensorflow_serving_reads_models_config() -> None:

@@ -126,6 +126,16 @@ def test_what_is_missing_is_said(house: Path) -> None:
     assert "holds no exported model" in serve(house, "").stderr
 
 
+def test_a_config_of_ones_own_is_served_as_it_is(house: Path) -> None:
+    own = 'model_config_list { config { name: "public" base_path: "/models/flowers" } }'
+    (house / "saved_models" / "models.config").write_text(own)
+    done = serve(house, "")
+    told = done.stdout.splitlines()
+    assert done.returncode == 0 and "models.config names, which is not kerastl's" in told[0]
+    assert "--model_config_file=/models/models.config" in told_to_the_server(told)
+    assert not any("/v1/models/" in line for line in told), "under which names it serves is the file's affair"
+
+
 def test_the_compose_file_says_what_serve_says(house: Path) -> None:
     text = (ROOT / "tools" / "compose.yaml").read_text()
     told = serve(house, "").stdout.splitlines()

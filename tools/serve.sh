@@ -46,13 +46,19 @@ if [ -n "$model" ]; then
     arguments=("--model_name=$model" "--model_base_path=/models/$model")
     elsewhere="--model_name=$model --model_base_path=$PWD/saved_models/$model"
 else
+    config=saved_models/models.config
+    if [ -f $config ] && ! head -n 1 $config | grep -q '^# Written by kerastl'; then
+        # somebody's own, with labels or policies: it may leave out models, and name them as it likes
+        echo "Serving what $config names, which is not kerastl's: there are $names."
+        models=
+    fi
     # A name without a version would keep the server from answering at all (tensorflow/serving issue 2189).
-    named=$(sed -n 's/^ *name: "\(.*\)"$/\1/p' saved_models/models.config 2>/dev/null | sort -u || true)
-    [ "$named" = "$models" ] ||
-        fail "saved_models/models.config does not name the models that are there: $names." \
+    named=$(sed -n 's/^ *name: "\(.*\)"$/\1/p' $config 2>/dev/null | sort -u || true)
+    [ -z "$models" ] || [ "$named" = "$models" ] ||
+        fail "$config does not name the models that are there: $names." \
             "\`kerastl models config\` writes it anew; or serve one: make serve MODEL=NAME"
     arguments=(--model_config_file=/models/models.config --model_config_file_poll_wait_seconds=60)
-    elsewhere="--model_config_file=a copy of saved_models/models.config with $PWD/saved_models in place of /models"
+    elsewhere="--model_config_file=a copy of $config with $PWD/saved_models in place of /models"
 fi
 options=(--mount "type=bind,source=$PWD/saved_models,target=/models,readonly")
 if [ -n "${BATCHING:-}" ]; then

@@ -133,6 +133,8 @@ def remove_leftovers(base: Path) -> None:
         return
     for child in children:
         if child.name.startswith(_REMOVED):
+            if child.is_symlink():  # where to it leads is its owner's, and stays
+                child.unlink(missing_ok=True)
             shutil.rmtree(child, ignore_errors=True)  # another may be deleting it, too
         elif child.name.startswith(_WORKSPACE) and _is_old(child):
             with FileLock(child / _LOCK) as lock, contextlib.suppress(OSError, WriteError):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from kerastl.errors import UserError
@@ -19,6 +19,7 @@ CONFIG_FILE = "models.config"
 SERVER_FOLDER = "/models"
 """Where the container sees the folder of models, in `tools/serve.sh` and `tools/compose.yaml`."""
 
+_TOKEN = re.compile(r"""#[^\n]*|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|[{}<>]|\w+""")
 _MADE = "# Written by kerastl; `kerastl models config` writes it anew. Without this line it is left alone."
 
 
@@ -74,17 +75,19 @@ def not_listed(models_dir: Path | str, name: str, version: int) -> str:
     text = _read(path)
     if text is None or text.startswith(_MADE):
         return ""
-    text = re.sub(r"#[^\n]*", "", text)
-    blocks = [
-        block for block in _blocks(text) if re.search(rf"\bname\s*:\s*[\"']{re.escape(name)}[\"']", block)
-    ]
+    configs = _configs(text)
     own = f"{path} is not kerastl's and was left alone, and a server that reads it"
-    if not blocks:
-        bases = re.findall(r"\bbase_path\s*:\s*[\"']([^\"']*)[\"']", text)
+    serving = [
+        config
+        for config in configs
+        # under a name of its own it may be served as well
+        if name in (*config.get("name", []), *map(_last_part, config.get("base_path", [])))
+    ]
+    if not serving:
+        bases = [base for config in configs for base in config.get("base_path", [])]
         above = os.path.dirname(bases[0].rstrip("/")) if bases else SERVER_FOLDER
         return f"{own} will not serve '{name}'. Add to its model_config_list:\n{_entry(name, above)}".rstrip()
-    versions = re.search(r"\bspecific\s*:?\s*\{([^}]*)\}", blocks[0])
-    if versions and str(version) not in re.findall(r"\d+", versions[1]):
+    if all("versions" in config and str(version) not in config["versions"] for config in serving):
         return (
             f"{own} serves certain versions of '{name}' alone. Version {version} is served once its model_version_policy says "
             f"`specific {{ versions: {version} }}`, beside others or in their place."
@@ -103,12 +106,28 @@ def _read(path: Path) -> str | None:
     return path.read_text(encoding="utf-8", errors="replace") if path.exists() else None
 
 
-def _blocks(text: str) -> Iterator[str]:
-    """What stands between the braces of each `config`."""
-    for start in re.finditer(r"\bconfig\s*:?\s*\{", text):
-        depth = 1
-        for place in range(start.end(), len(text)):
-            depth += {"{": 1, "}": -1}.get(text[place], 0)
-            if not depth:
-                yield text[start.end() : place]
-                break
+def _last_part(path: str) -> str:
+    return os.path.basename(path.rstrip("/"))
+
+
+def _configs(text: str) -> list[dict[str, list[str]]]:
+    """What each `config` of a protobuf in its text form says: values by the names of fields, inner ones among them.
+
+    Braces may be angles, a list may stand in brackets, and comments anywhere but in strings; fields of one name, as `versions`,
+    have several values.
+    """
+    found: list[dict[str, list[str]]] = []
+    above: list[str] = []
+    field = ""
+    for token in _TOKEN.findall(text):
+        if token in "{<":
+            above.append(field)
+            found += [{}] * (field == "config")
+        elif token in "}>":
+            field = above.pop() if above else ""
+        elif token[0] in "\"'" or token[0].isdigit():
+            if "config" in above:
+                found[-1].setdefault(field, []).append(token.strip("\"'"))
+        elif token[0] != "#":
+            field = token
+    return found

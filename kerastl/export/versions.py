@@ -172,18 +172,18 @@ def _versions_of(models_dir: Path | str, name: str) -> list[ModelVersion]:
 def _read_version(base: Path, number: int, served: bool) -> ModelVersion:
     path = base / str(number)
     facts = _facts(path)
-    test = facts.get("test") or {}
+    test = facts.get("test")
     return ModelVersion(
         name=base.name,
         version=number,
         path=path,
         served=served,
         rollback_of=_origin(facts, number),
-        accuracy=test.get("accuracy"),
-        test_count=test.get("count"),
-        exported=facts.get("exported"),
-        backbone=facts.get("backbone"),
-        recipe=facts.get("recipe"),
+        accuracy=_fact(test, "accuracy", int, float),
+        test_count=_fact(test, "count", int),
+        exported=_fact(facts, "exported", str),
+        backbone=_fact(facts, "backbone", str),
+        recipe=_fact(facts, "recipe", str),
         bytes=_bytes(path),
         whole=(path / "saved_model.pb").is_file(),
     )
@@ -205,6 +205,12 @@ def _facts(version: Path) -> Mapping[str, Any]:
     except (OSError, ValueError):
         return {}
     return facts if isinstance(facts, dict) else {}
+
+
+def _fact(facts: Any, key: str, *kinds: type) -> Any:
+    """A value of a description, which somebody else may have written; None where it is of another kind."""
+    value = facts.get(key) if isinstance(facts, dict) else None
+    return value if isinstance(value, kinds) else None
 
 
 def _origin(facts: Mapping[str, Any], number: int) -> int | None:

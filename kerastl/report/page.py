@@ -11,7 +11,7 @@ from kerastl.evaluation.confusion import DRAWN_UP_TO, MOST_PAIRS, WHOLE_UP_TO
 from kerastl.evaluation.metrics import ClassMetrics, Metrics
 from kerastl.report.trust import Trust, trust_rows, trust_section
 from kerastl.run import Run
-from kerastl.wording import columns, counted, cut, duration, escape, interval, share, table, wrapped
+from kerastl.wording import columns, counted, duration, escape, interval, share, table, wrapped
 from kerastl.writing import write_json_atomic, write_text_atomic
 
 _WORST_CONFUSIONS = 10
@@ -113,9 +113,6 @@ def report_text(report: Report, width: int = 80) -> str:
         report: what to show.
         width: no line is longer, in characters.
     """
-    longest = max(len(name) for name in report.class_names)
-    # 37: the figures beside it, which stand below it where there is no room
-    name_width = max(8, min(28, width - (37 if width >= 50 else 4), longest))
     rows = _headline(report.metrics) + trust_rows(report.trust)
     for phase in report.phases:
         rows.append((phase_title(phase.phase), _phase_words(phase)))
@@ -131,7 +128,7 @@ def report_text(report: Report, width: int = 80) -> str:
     else:
         absent = 0
     figures = [
-        (cut(each.name, name_width), each.support, share(each.precision), share(each.recall), share(each.f1))
+        (each.name, each.support, share(each.precision), share(each.recall), share(each.f1))
         for each in classes
     ]
     shown = columns(("class", "images", "precision", "recall", "F1"), figures, width - 2)
@@ -139,8 +136,7 @@ def report_text(report: Report, width: int = 80) -> str:
     if absent:
         lines.append(f"  {counted(absent, 'class', 'classes')} without a test image")
     for true, predicted, count, support in worst_confusions(report.metrics)[:3]:
-        names = f"{cut(true, name_width)} taken for {cut(predicted, name_width)}"
-        lines.append(f"  {names}: {count} of {support}")
+        lines.append(f"  {true} taken for {predicted}: {count} of {support}")
     lines += [f"Warning: {warning}" for warning in report.warnings]
     return "\n".join(piece for line in lines for piece in wrapped(line, width))
 
