@@ -148,6 +148,8 @@ def test_every_flag_sets_a_key_and_shows_its_help(kerastl: Kerastl) -> None:
 
 
 WRONG = [
+    (["cache", "prune", "--max-gigabytes", "-1"], ["--max-gigabytes", "not in the range x>=0"]),
+    (["cache", "prune", "--older-than-days", "nan"], ["--older-than-days", "nan is not a number"]),
     (["ft"], ["Unknown command 'ft'", "Did you mean 'fit'?", "Try 'kerastl --help'"]),
     (["fit", "--bakbone", "vgg16"], ["--bakbone", "Did you mean", "--backbone", "Try 'kerastl fit --help'"]),
     (["fit", "--set", "sed=1"], ["Unknown key 'sed'", "Did you mean 'seed'?"]),

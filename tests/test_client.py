@@ -248,6 +248,7 @@ def test_a_server_that_cannot_be_trusted_is_not_asked_again(picture: str) -> Non
             progress=(notes := Notes()),
         )
     assert "offers no certificate that can be trusted" in str(caught.value)
+    assert "speaks no TLS: try http://" in str(caught.value)
     assert (server.requests, notes.lines) == (0, [])
 
 

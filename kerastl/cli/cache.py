@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from kerastl.cli.helping import Group
-from kerastl.cli.options import debug_option, json_option
+from kerastl.cli.options import Number, debug_option, json_option
 from kerastl.cli.terminal import print_json, table
 from kerastl.features.cache import cache_directory
 from kerastl.features.store import FeatureStore, Stored
@@ -62,9 +62,14 @@ def clear(directory: Path | None, as_json: bool) -> None:
 @cache.command()
 @directory_option
 @click.option(
-    "--max-gigabytes", type=float, metavar="X", help="Remove the least recently used until this is left."
+    "--max-gigabytes",
+    type=Number(min=0),
+    metavar="X",
+    help="Remove the least recently used until this is left.",
 )
-@click.option("--older-than-days", type=float, metavar="X", help="Remove what was not used for this long.")
+@click.option(
+    "--older-than-days", type=Number(min=0), metavar="X", help="Remove what was not used for this long."
+)
 @json_option
 @debug_option
 def prune(

@@ -7,6 +7,7 @@ An option that sets a recipe key takes its help text, its values and its checks 
 from __future__ import annotations
 
 import functools
+import math
 import types
 import typing
 from collections.abc import Callable
@@ -71,6 +72,19 @@ class Invocation:
 def _set_debug(context: click.Context, parameter: click.Parameter, value: bool) -> None:
     if value:
         context.ensure_object(Invocation).debug = True
+
+
+class Number(click.FloatRange):
+    """A number in a range; `nan` and `inf`, which Python takes for numbers, are none."""
+
+    def convert(
+        self, value: Any, parameter: click.Parameter | None, context: click.Context | None
+    ) -> float | None:
+        """Read it, or say what is expected."""
+        number = super().convert(value, parameter, context)
+        if number is not None and not math.isfinite(number):
+            self.fail(f"{value} is not a number in the range {self._describe_range()}.", parameter, context)
+        return typing.cast("float | None", number)
 
 
 debug_option = click.option(

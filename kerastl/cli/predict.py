@@ -8,13 +8,16 @@ from collections.abc import Sequence
 import click
 
 from kerastl.cli import completion
-from kerastl.cli.options import csv_option, debug_option, json_option, progress_option
+from kerastl.cli.options import Number, csv_option, debug_option, json_option, progress_option
 from kerastl.cli.terminal import print_csv, print_json, quiet_tensorflow, table
 from kerastl.client.access import read_access
 from kerastl.client.address import is_address, parse_address
 from kerastl.client.asking import Patience
 from kerastl.prediction import Prediction
 from kerastl.progress import Progress
+
+# Eleven days: the clocks of sockets end at three hundred years.
+LONGEST_TIMEOUT_SECONDS = 1_000_000
 
 
 @click.command()
@@ -37,7 +40,7 @@ from kerastl.progress import Progress
 @click.option(
     "--timeout",
     "timeout_seconds",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Number(min=0, min_open=True, max=LONGEST_TIMEOUT_SECONDS),
     default=Patience.timeout_seconds,
     show_default=True,
     metavar="SECONDS",

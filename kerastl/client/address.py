@@ -12,10 +12,10 @@ GRPC_PORT = 8500
 """Where TensorFlow Serving listens for gRPC unless it is told otherwise; REST has 8501."""
 
 _REST_PATH = re.compile(
-    r"(?P<prefix>.*)/v1/models/(?P<model>[^/:]+)(/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?/?(:predict)?"
+    r"(?P<prefix>.*)/v1/models/(?P<model>[^/:]+)(/versions/(?P<version>\d{1,18})|/labels/(?P<label>[^/:]+))?/?(:predict)?"
 )
 _GRPC_PATH = re.compile(
-    r"(?P<prefix>)/(?P<model>[^/:]+)(/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?/?"
+    r"(?P<prefix>)/(?P<model>[^/:]+)(/versions/(?P<version>\d{1,18})|/labels/(?P<label>[^/:]+))?/?"
 )
 _HOST_AND_PORT = re.compile(r"[\w.-]+:\d+(/.*)?")
 

@@ -168,7 +168,8 @@ class RestConnection:
             )
         except requests.exceptions.SSLError as error:
             raise UserError(
-                f"{self._address} offers no certificate that can be trusted: {_cause(error)}. --ca-file FILE names whom to trust."
+                f"{self._address} offers no certificate that can be trusted: {_cause(error)}. --ca-file FILE names whom to "
+                "trust, in PEM."
             ) from error
         except requests.exceptions.ConnectTimeout as error:
             raise Unavailable("no connection in time") from error
@@ -258,5 +259,9 @@ def _short(text: str) -> str:
 def _cause(error: Exception) -> str:
     """The innermost words of requests' nested message: `Connection refused`, `Remote end closed connection …`."""
     message = str(error)
+    if secure := re.search(r"\[(?:SSL|X509)[^]]*\] ([^(\"']+)", message):
+        return secure[1].strip() + (
+            ", so it speaks no TLS: try http://" if "WRONG_VERSION" in message else ""
+        )
     found = re.search(r"\[Errno -?\d+\] ([^'\")]+)", message) or re.search(r"\w\('([^']+)'\)+$", message)
     return found[1] if found else _short(message.rpartition(": ")[2].strip("')\" ")) or "no connection"
