@@ -49,8 +49,8 @@ def counted(count: int, noun: str, plural: str = "") -> str:
 
 
 def cut(text: str, width: int) -> str:
-    """The text, shortened to a width."""
-    return text if len(text) <= width else text[: width - 1] + "…"
+    """The text, shortened to a width in cells of a terminal: a Chinese character takes two."""
+    return text if cell_len(text) <= width else chop_cells(text, width - 1)[0] + "…"
 
 
 def visible(text: str) -> str:

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from kerastl.report.plots import plot_confusion, plot_curves
 from kerastl.report.plots_images import plot_augmentation, plot_worst
 from kerastl.report.trust import Trust
 from kerastl.run import Run, create_run
-from kerastl.wording import duration
+from kerastl.wording import cut, duration
 
 HISTORIES = [
     ("head_phase", [{"loss": 2 / n, "val_loss": 2.2 / n, "accuracy": 1 - 0.5 / n, "val_accuracy": 1 - 0.6 / n,
@@ -268,3 +269,26 @@ def test_pictures_need_no_window_system_and_pages_no_matplotlib(tmp_path: Path) 
     )
     command = [sys.executable, "-c", script, str(tmp_path / "x.png")]
     subprocess.run(command, check=True, cwd=Path(__file__).parents[1])
+
+
+def test_names_that_no_usual_font_draws_get_another_font_or_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from kerastl.report import plots
+
+    nowhere = "\U0010fffd"  # for private use
+    assert plots._fonts(["cat é ж"])[1] == set() == plots._fonts(["\u1d81"])[1]
+    assert len(plots._fonts(["\u1d81"])[0]) > len(plots._fonts(["cat"])[0]), "matplotlib brings STIX"
+    assert plots._fonts([f"a {nowhere}"])[1] == {nowhere}
+
+    figures: list[Any] = []
+    monkeypatch.setattr(plots, "_save", lambda figure, path: figures.append(figure))
+    for names in (["cat", "\u1d81"], ["cat", nowhere]):
+        plots.plot_confusion([[3, 1], [0, 2]], names, tmp_path / "confusion.png")
+    shown = [[tick.get_text() for tick in figure.axes[0].get_yticklabels()] for figure in figures]
+    assert shown == [["cat", "\u1d81"], ["0", "1"]]
+    assert figures[1].axes[0].get_xlabel() == "predicted class (number)"
+
+
+def test_captions_are_cut_by_what_they_take_on_the_page() -> None:
+    assert cut("犬猫犬猫", 8) == "犬猫犬猫" and cut("犬猫犬猫犬", 8) == "犬猫犬…"

@@ -77,14 +77,12 @@ def _set_debug(context: click.Context, parameter: click.Parameter, value: bool) 
 class Number(click.FloatRange):
     """A number in a range; `nan` and `inf`, which Python takes for numbers, are none."""
 
-    def convert(
-        self, value: Any, parameter: click.Parameter | None, context: click.Context | None
-    ) -> float | None:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Read it, or say what is expected."""
-        number = super().convert(value, parameter, context)
-        if number is not None and not math.isfinite(number):
-            self.fail(f"{value} is not a number in the range {self._describe_range()}.", parameter, context)
-        return typing.cast("float | None", number)
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a number in the range {self._describe_range()}.", param, ctx)
+        return number
 
 
 debug_option = click.option(

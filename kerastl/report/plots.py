@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from rich.cells import cell_len
 
 from kerastl.report.page import phase_title
+from kerastl.wording import cut
 from kerastl.writing import replace_atomically
 
 if TYPE_CHECKING:
@@ -214,8 +216,11 @@ def plot_confusion(
     classes = len(counts)
     support = counts.sum(axis=1, keepdims=True)
     shares = np.divide(counts, support, out=np.full(counts.shape, np.nan), where=support > 0)
-    names = [name if len(name) <= 24 else name[:23] + "…" for name in class_names]
-    longest = max(len(name) for name in names) if classes <= _NAMES_UP_TO else 3
+    names = [cut(name, 24) for name in class_names]
+    step = 1 if classes <= _NAMES_UP_TO else math.ceil(classes / 50)
+    # boxes would tell no class from another where the fonts lack a script
+    numbered = step > 1 or bool(_fonts(names)[1])
+    longest = 3 if numbered else max(map(cell_len, names))
     cell = 0.55 if classes <= _COUNTS_UP_TO else max(0.13, 0.3 - classes / 500)
     font = 9 if classes <= _COUNTS_UP_TO else max(5.5, min(8.0, 72 * cell * 0.8))
     margin = longest * font * 0.62 / 72 + 0.8
@@ -225,14 +230,14 @@ def plot_confusion(
     # where no counts can be written, faint cells must show: one error in 25 already gets a fifth of the scale
     norm = PowerNorm(1.0 if classes <= _COUNTS_UP_TO else 0.5, vmin=0, vmax=1)
     picture = axis.imshow(np.ma.masked_invalid(shares), cmap=_shades(), norm=norm, interpolation="nearest")
-    step = 1 if classes <= _NAMES_UP_TO else math.ceil(classes / 50)
     ticks = np.arange(0, classes, step)
-    shown = [names[i] for i in ticks] if step == 1 else [str(i) for i in ticks]
+    shown = [str(i) if numbered else names[i] for i in ticks]
     upright = longest * font * 0.62 / 72 < side / classes
     axis.set_xticks(ticks, shown, rotation=0 if upright else 90, fontsize=font, parse_math=False)
     axis.set_yticks(ticks, shown, fontsize=font, parse_math=False)
-    axis.set_xlabel("predicted class" if step == 1 else "predicted class (number)")
-    axis.set_ylabel("true class" if step == 1 else "true class (number)")
+    # the first is 0, as in the report, labels.txt and answers
+    axis.set_xlabel("predicted class (number)" if numbered else "predicted class")
+    axis.set_ylabel("true class (number)" if numbered else "true class")
     if classes <= _COUNTS_UP_TO:
         for true in range(classes):
             for predicted in range(classes):
@@ -274,8 +279,36 @@ def _figure(width_inches: float, height_inches: float) -> Figure:
     return Figure(figsize=(width_inches, height_inches), dpi=_DOTS_PER_INCH, layout="constrained")
 
 
+def _fonts(texts: Iterable[str]) -> tuple[list[str], set[str]]:
+    """Families of fonts that draw these texts, the usual one first, and the characters that none here draws."""
+    from matplotlib import rcParams
+    from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
+
+    families = list(rcParams["font.family"])
+    lacking = {ord(character) for text in texts for character in text if not character.isspace()}
+    lacking -= set(get_font(findfont(FontProperties())).get_charmap())
+    for font in fontManager.ttflist:
+        if not lacking:
+            break
+        if "LastResort" in font.name.replace(" ", ""):  # draws every character as a box
+            continue
+        try:
+            found = lacking & set(get_font(font.fname).get_charmap())
+        except (OSError, RuntimeError):  # a file that is gone, or no font
+            continue
+        families += [font.name] if found else []
+        lacking -= found
+    return families, set(map(chr, lacking))
+
+
 def _save(figure: Figure, path: Path | str) -> None:
+    from matplotlib.text import Text
+
+    texts = [text for text in figure.findobj(Text) if isinstance(text, Text)]
+    families, _ = _fonts(text.get_text() for text in texts)
+    for text in texts if len(families) > 1 else []:
+        text.set_fontfamily(families)
     with replace_atomically(path) as temporary, warnings.catch_warnings():
-        # class names in scripts that the bundled font lacks are drawn as boxes: no reason to alarm
+        # what no font here has is drawn as boxes, or as a number: no reason to alarm
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         figure.savefig(temporary, format="png", facecolor="white")

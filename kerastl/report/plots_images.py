@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from rich.cells import cell_len
 
 from kerastl.evaluation.answers import LabelledAnswer
 from kerastl.report.plots import _figure, _save
@@ -24,8 +25,8 @@ def plot_augmentation(rows: Sequence[tuple[str, Sequence[np.ndarray]]], path: Pa
         path: the PNG to write.
     """
     columns = max(len(images) for _, images in rows)
-    labels = [label if len(label) <= 22 else label[:21] + "…" for label, _ in rows]
-    margin = max(len(label) for label in labels) * 0.085 + 0.2
+    labels = [cut(label, 22) for label, _ in rows]
+    margin = max(cell_len(label) for label in labels) * 0.085 + 0.2
     figure = _figure(1.3 * columns + margin, 1.3 * len(rows) + 0.5)
     grid = figure.subplots(len(rows), columns, squeeze=False)
     for row, (_, images) in enumerate(rows):
