@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import glob
 import io
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -76,6 +77,17 @@ BEGINNINGS = (
     (b"\0\0\1\0", "ico"), (b"DDS ", "dds"), (b"qoif", "qoi"),
 )  # fmt: skip
 BEGINNING_BYTES = 32
+# What is found in the place of pictures, by its first bytes in lower case.
+_NO_PICTURES = (
+    (b"version https://git-lfs", ", but a pointer of Git LFS: `git lfs pull` fetches the image"),
+    (b"<!doctype html", ", but a web page"), (b"<html", ", but a web page"), (b"<svg", ", but SVG"), (b"<?xml", ", but XML or SVG"),
+    (b"%pdf", ", but PDF"),
+)  # fmt: skip
+# In lower case. The folders of Synology (@eaDir) and QNAP (.@__thumb, hidden by its dot) hold small copies of all pictures.
+_LEFT_BEHIND = frozenset(
+    ["__macosx", "icon\r", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "system volume information",
+     "lost+found", "@eadir", "#recycle", "@recycle"]
+)  # fmt: skip
 # TIFF's tags of what is only a preview of a camera's raw data, and of Adobe's raw format.
 PREVIEW_TAG, DNG_TAG = 254, 50706
 HEIF_HINT = "heif picture: pip install 'kerastl[heif]', or convert it to jpeg"
@@ -116,22 +128,21 @@ def find_images(patterns: Sequence[str], progress: Progress = Progress()) -> lis
     for pattern in patterns:
         path = Path(pattern).expanduser()
         if path.is_dir():
-            files = sorted(each for each in path.rglob("*") if each.is_file())
-            hidden = [each for each in files if any(is_hidden(part) for part in each.relative_to(path).parts)]
-            visible = sorted(set(files).difference(hidden))
-            matches = [str(each) for each in visible if is_picture(each)]
-            others = sorted(set(map(str, visible)).difference(matches))
-            left_out = no_pictures(others, len(hidden))
+            files, hidden = _files_below(path)
+            # Of pipes and sockets nothing can be said without waiting for them.
+            files_only = [each for each in files if os.path.isfile(each) or os.path.islink(each)]
+            matches = [each for each in files_only if is_picture(each)]
+            left_out = no_pictures(sorted(set(files).difference(matches)), hidden)
             if not matches:
                 raise UserError(
                     f"No picture in '{pattern}'{': ' + left_out if left_out else ''}. Expected files such as .jpg or .png"
                 )
             if left_out:
                 progress.warn(f"{pattern}: {left_out}")
-        elif path.is_file():
+        elif path.exists() or path.is_symlink():
             matches = [str(path)]
         else:
-            matches = sorted(m for m in glob.glob(str(path), recursive=True) if Path(m).is_file())
+            matches = sorted(m for m in glob.glob(str(path), recursive=True) if not Path(m).is_dir())
             if not matches:
                 siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
                 raise UserError(
@@ -142,9 +153,35 @@ def find_images(patterns: Sequence[str], progress: Progress = Progress()) -> lis
     return list(found)
 
 
+def _files_below(folder: Path) -> tuple[list[str], int]:
+    """All files below a folder, sorted, links followed but no folder read twice; and how many hidden entries there are.
+
+    A link that leads nowhere is among them: whoever reads it says so.
+    """
+    files: list[str] = []
+    hidden, seen = 0, set()
+
+    def refuse(error: OSError) -> None:
+        raise UserError(
+            f"Cannot read the folder '{error.filename}': {error.strerror}. Mend its permissions, or take it out."
+        )
+
+    for below, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        state = os.stat(below)
+        hidden += 0 if (state.st_dev, state.st_ino) in seen else sum(map(is_hidden, (*folders, *names)))
+        visible = [name for name in folders if not is_hidden(name)]
+        if (state.st_dev, state.st_ino) in seen:
+            visible, names = [], []
+        seen.add((state.st_dev, state.st_ino))
+        # Real folders first, so that a link renames no file.
+        folders[:] = sorted(visible, key=lambda name: (os.path.islink(os.path.join(below, name)), name))
+        files += [str(Path(below, name)) for name in names if not is_hidden(name)]
+    return sorted(files), hidden
+
+
 def is_hidden(name: str) -> bool:
-    """Whether a name is one that file managers leave behind and users never see."""
-    return name.startswith(".") or name in ("__MACOSX", "Thumbs.db", "desktop.ini")
+    """Whether a name is one that file managers, systems and network disks leave behind and users never see."""
+    return name.startswith(".") or name.lower() in _LEFT_BEHIND
 
 
 def suffix_of(name: str) -> str:
@@ -205,7 +242,7 @@ def as_png(data: bytes) -> tuple[bytes, str]:
         ValueError: Pillow cannot read it; the text says why in a few words.
     """
     import numpy as np
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     kind = format_of(data) or "picture"
     kind = f"unusual {kind}" if kind in SERVED else kind
@@ -237,7 +274,13 @@ def as_png(data: bytes) -> tuple[bytes, str]:
         if not data:
             raise ValueError("empty file") from error
         if kind == "picture":
-            raise ValueError("not an image that TensorFlow or Pillow decodes") from error
+            found = next(
+                (what for start, what in _NO_PICTURES if data.lstrip().lower().startswith(start)), ""
+            )
+            raise ValueError(f"not an image that TensorFlow or Pillow decodes{found}") from error
+        if isinstance(error, UnidentifiedImageError) or "truncated" in str(error).lower():
+            # Pillow's words hold addresses and counts, which would tell like reasons apart.
+            raise ValueError(f"truncated, damaged or unknown kind of {kind}") from error
         raise ValueError(f"{kind} that Pillow cannot read: {' '.join(str(error).split())[:80]}") from error
     return buffer.getvalue(), kind
 

@@ -17,7 +17,7 @@ from conftest import Kerastl, heed_ctrl_c
 
 from kerastl import __version__
 from kerastl.backbones import backbone_names, get_backbone
-from kerastl.cli import COMMANDS, cli, explain
+from kerastl.cli import COMMANDS, cli, explain, main
 from kerastl.cli.options import FLAGS
 from kerastl.cli.terminal import Terminal, print_json, table
 from kerastl.errors import Interrupted, RecipeError, TrainingError, UserError
@@ -136,6 +136,16 @@ def test_the_way_to_switch_completion_on_works_without_tensorflow(tmp_path: Path
 
 def test_version(kerastl: Kerastl) -> None:
     assert kerastl("--version").stdout == f"kerastl {__version__}\n"
+
+
+def test_names_of_files_need_not_be_unicode(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    monkeypatch.setattr(sys, "stdout", stream)
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    click.echo("caf\udce9.png")
+    stream.flush()
+    assert stream.buffer.getvalue().endswith(b"caf\\udce9.png\n")  # type: ignore[attr-defined]
 
 
 def test_every_flag_sets_a_key_and_shows_its_help(kerastl: Kerastl) -> None:

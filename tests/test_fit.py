@@ -212,6 +212,7 @@ def test_evaluate_repeats_the_test_result_and_takes_other_data(
     (other / "red").rename(other / "purple")
     done = kerastl("evaluate", run_of(fitted), "--data", other)
     assert done.returncode == 2 and "class 'purple' that the model does not know" in done.stderr
+    assert "decode" not in done.stderr  # said before the images are read
 
 
 @pytest.mark.slow

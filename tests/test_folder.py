@@ -42,15 +42,18 @@ def test_flat_folder_names_classes_and_leaves_splits_open(tmp_path: Path) -> Non
     assert examples.skipped == ()
 
 
-@pytest.mark.parametrize("validation", ["validation", "val", "valid", "Val"])
-def test_split_folders_are_recognised_in_any_case(tmp_path: Path, validation: str) -> None:
-    pets(tmp_path / "Train")
-    lay(tmp_path, f"{validation}/cat/3.png", "TEST/dog/4.png", "extra/x/5.png")
+@pytest.mark.parametrize("validation", ["validation", "val", "valid", "Val", "dev"])
+@pytest.mark.parametrize(("train", "test"), [("Train", "TEST"), ("Training", "Testing")])
+def test_split_folders_are_recognised_in_any_case(
+    tmp_path: Path, validation: str, train: str, test: str
+) -> None:
+    pets(tmp_path / train)
+    lay(tmp_path, f"{validation}/cat/3.png", f"{test}/dog/4.png", "extra/x/5.png")
     examples = open_examples(DataRecipe(source=str(tmp_path)))
     by_id = dict(zip(examples.ids, examples.splits, strict=True))
     assert by_id[f"{validation}/cat/3.png"] == "validation"
-    assert by_id["TEST/dog/4.png"] == "test"
-    assert by_id["Train/cat/1.png"] == "train"
+    assert by_id[f"{test}/dog/4.png"] == "test"
+    assert by_id[f"{train}/cat/1.png"] == "train"
     assert len(by_id) == 6
     assert any(line.startswith("extra/: ") for line in examples.skipped)
 
@@ -98,7 +101,9 @@ def test_hidden_files_and_folders_are_passed_over_and_counted(tmp_path: Path) ->
     )
     examples = open_examples(DataRecipe(source=str(tmp_path)))
     assert len(examples) == 4 and examples.skipped == ()
-    assert examples.warnings == ("6 left out: hidden files and those that file managers leave behind.",)
+    assert examples.warnings == (
+        "6 left out: hidden files and those that file managers leave behind; folders: '.git', '__MACOSX', 'cat/.thumbs'.",
+    )
 
 
 def test_nested_folders_belong_to_their_class(tmp_path: Path) -> None:
@@ -157,6 +162,66 @@ def test_names_that_are_not_utf8_are_listed_in_printable_form(tmp_path: Path) ->
     assert len(examples) == 4
     assert "not valid UTF-8" in examples.skipped[0]
     examples.skipped[0].encode("utf-8")
+
+
+@pytest.mark.parametrize("kind", ["a broken link", "not valid UTF-8", "not a regular file"])
+def test_a_class_none_of_whose_files_can_be_read_is_an_error(tmp_path: Path, kind: str) -> None:
+    pets(tmp_path, "emu/mended.png")
+    if kind == "a broken link":
+        (tmp_path / "emu" / "1.png").symlink_to("../.git/annex/objects/1")
+    elif kind == "not valid UTF-8":
+        os.rename(tmp_path / "dog" / "2.png", os.fsencode(tmp_path / "emu") + b"/caf\xe9.png")
+    else:
+        os.mkfifo(tmp_path / "emu" / "1.png")
+    assert "emu" in open_examples(DataRecipe(source=str(tmp_path))).class_names
+    (tmp_path / "emu" / "mended.png").unlink()
+    with pytest.raises(DataError, match=f"no picture: 'emu'.*{kind}"):
+        open_examples(DataRecipe(source=str(tmp_path)))
+
+
+def test_small_copies_that_network_disks_keep_are_no_pictures_of_the_data(tmp_path: Path) -> None:
+    pets(
+        tmp_path,
+        "cat/@eaDir/1.png/SYNOPHOTO_THUMB_M.jpg",
+        "@eaDir/x/1.png",
+        "$RECYCLE.BIN/x/1.png",
+        "dog/thumbs.db",
+    )
+    examples = open_examples(DataRecipe(source=str(tmp_path)))
+    assert len(examples) == 4 and examples.class_names == ("cat", "dog")
+    (line,) = examples.warnings
+    assert line.startswith("4 left out: hidden files") and "'cat/@eaDir'" in line
+
+
+def test_what_is_left_out_is_counted_by_the_suffix_of_its_name(tmp_path: Path) -> None:
+    pets(tmp_path)
+    for name in ("1.2/notes", "plan.txt", "a.b c", "Line\rbreak"):
+        (tmp_path / "cat" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "cat" / name).write_text("no picture")
+    (line,) = open_examples(DataRecipe(source=str(tmp_path))).warnings
+    assert line.startswith("4 left out (no picture): 3 without a suffix, 1 .txt.")
+
+
+def test_splits_under_other_names_and_archives_folders_are_pointed_at(tmp_path: Path) -> None:
+    for name in ("seg_train", "seg_test"):
+        pets(tmp_path / "intel" / name)
+    (line,) = open_examples(DataRecipe(source=str(tmp_path / "intel"))).warnings
+    assert "'seg_test', 'seg_train' were taken for classes" in line and "'cat', 'dog'" in line
+    assert open_examples(DataRecipe(source=str(tmp_path / "intel"), group_subfolders=True)).warnings == ()
+    lay(tmp_path, "days/cat/monday/1.png", "days/dog/friday/1.png")
+    assert open_examples(DataRecipe(source=str(tmp_path / "days"))).warnings == ()
+    pets(tmp_path / "archive" / "images")
+    data = DataRecipe(source=str(tmp_path / "archive"))
+    with pytest.raises(DataError, match="'images' holds the folders 'cat', 'dog': if these are the classes"):
+        make_splits(open_examples(data), data)
+
+
+def test_what_was_left_out_is_said_where_it_leaves_too_little(tmp_path: Path) -> None:
+    pets(tmp_path, "emu/1.png")
+    (tmp_path / "emu" / "notes.txt").write_text("no picture")
+    data = DataRecipe(source=str(tmp_path))
+    with pytest.raises(DataError, match=r"'emu' \(1\)(.|\n)*1 left out \(no picture\): 1 .txt"):
+        make_splits(open_examples(data), data)
 
 
 def test_fingerprint_follows_the_files(tmp_path: Path) -> None:

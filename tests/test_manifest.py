@@ -45,11 +45,55 @@ def check_full(examples: Examples) -> None:
     assert list(examples.groups) == ["y", "x", "z", ""]
 
 
-@pytest.mark.parametrize("mark", [",", ";", "\t"])
-@pytest.mark.parametrize("start", [b"", b"\xef\xbb\xbf"], ids=["plain", "byte order mark"])
+@pytest.mark.parametrize("mark", [",", ";", "\t", "|"])
+@pytest.mark.parametrize(
+    "start",
+    [b"", b"\xef\xbb\xbf", b"\xef\xbb\xbfsep=,\r\n"],
+    ids=["plain", "byte order mark", "separator named"],
+)
 def test_csv_as_spreadsheets_write_it(tmp_path: Path, mark: str, start: bytes) -> None:
-    text = FULL.replace(",", mark).replace("\n", "\r\n") + f"{mark * 3}\r\n\r\n"
+    text = FULL.replace(",", mark).replace("\n", "\r\n") + f"{mark * 3}\r\n\r\n  \r\n"
+    start = start.replace(b",", mark.encode())
     check_full(opened(write(tmp_path, start + text.encode(), "TABLE.CSV")))
+
+
+def test_line_numbers_count_the_line_that_names_the_separator(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="line 3: 3 values"):
+        opened(write(tmp_path, "sep=;\npath;label\na.png;cat;x\n"))
+
+
+def test_columns_that_are_not_read_are_named(tmp_path: Path) -> None:
+    write(tmp_path, "x", "a.png")
+    patients = write(tmp_path, "path,label,patient\na.png,cat,p1\nb.png,dog,p2\n")
+    (line,) = opened(patients).warnings
+    assert "not read: 'patient'" in line and "data.group_column" in line
+    assert opened(patients, group_column="patient").warnings == ()
+    marks = opened(write(tmp_path, "path,cat,dog,emu\na.png,1,0,0\nb.png,0,1,0\n"))
+    assert marks.class_names == ("cat", "dog")
+    assert "Columns that are 1 in no row are no classes: 'emu'." in marks.warnings
+
+
+def test_texts_of_a_parquet_table_may_be_bytes(tmp_path: Path) -> None:
+    write(tmp_path, "x", "ä.png")
+    table = pyarrow.table({"path": ["ä.png".encode(), b"b.png"], "label": [b"cat", "é".encode()]})
+    pyarrow.parquet.write_table(table, tmp_path / "table.parquet")
+    examples = opened(tmp_path / "table.parquet")
+    assert set(examples.ids) == {"ä.png", "b.png"} and examples.class_names == ("cat", "é")
+
+
+@pytest.mark.parametrize(
+    ("path", "hint"),
+    [
+        ("a", "There is 'a.png': write paths with their suffix"),
+        ("https://x.org/a.png", "Addresses are not fetched"),
+    ],
+)
+def test_paths_without_a_suffix_and_addresses_are_said_to_be_such(
+    tmp_path: Path, path: str, hint: str
+) -> None:
+    write(tmp_path, "x", "a.png")
+    with pytest.raises(DataError, match=hint):
+        opened(write(tmp_path, f"path,label\n{path},cat\n{path}b,dog\n"))
 
 
 def test_parquet_with_nulls_and_numbers(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -108,7 +109,7 @@ def test_what_pillow_cannot_read_as_a_photograph_is_refused_with_its_reason() ->
     for data, reason in {
         b"": "empty file",
         b"a text, and no picture": "not an image",
-        saved("TIFF")[:300]: "tiff that Pillow cannot read",
+        saved("TIFF")[:300]: "truncated, damaged or unknown kind of tiff",
         saved("TIFF", Image.fromarray(RGB[..., 0].astype(np.float32))): "floating-point",
         saved("TIFF", Image.fromarray(RGB[..., 0].astype(np.int32) * 1000)): "32 bits",
         tiff: "camera raw",
@@ -147,7 +148,10 @@ def test_pictures_are_known_by_suffix_or_by_their_first_bytes(tmp_path: Path) ->
     assert examples.skipped_pictures == 0
     (line,) = examples.warnings
     assert (
-        "4 left out (no picture)" in line and "1 .txt" in line and "1 .wav" in line and "1 'a/list'" in line
+        "4 left out (no picture)" in line
+        and "1 .txt" in line
+        and "1 .wav" in line
+        and "1 without a suffix" in line
     )
     assert make_splits_warns(examples, line)
     assert format_of(b"BM" + b"\0" * 30) == "bmp" and not is_picture(tmp_path / "a" / "gone")
@@ -295,6 +299,33 @@ def test_predict_names_what_it_leaves_out_of_a_folder(tmp_path: Path) -> None:
         find_images([str(tmp_path / "texts")])
     with pytest.raises(UserError, match="No picture"):
         find_images([str(tmp_path / "empty")])
+
+
+def test_predict_follows_links_and_names_those_that_lead_nowhere(tmp_path: Path) -> None:
+    lay(tmp_path, {"photos/deep/1.png": b"", "elsewhere/2.png": b""})
+    photos = tmp_path / "photos"
+    (photos / "alias").symlink_to(photos / "deep")
+    (photos / "circle").symlink_to(photos)
+    (photos / "linked").symlink_to(tmp_path / "elsewhere")
+    (photos / "gone.png").symlink_to("nowhere")
+    os.mkfifo(photos / "pipe.png")
+    found = [str(Path(path).relative_to(photos)) for path in find_images([str(photos)])]
+    assert found == ["deep/1.png", "gone.png", "linked/2.png"]
+    assert find_images([str(photos / "gone.png")]) == [str(photos / "gone.png")]
+
+
+def test_like_reasons_are_alike(tmp_path: Path) -> None:
+    for kind, data in (("tiff", saved("TIFF")), ("jpeg 2000", saved("JPEG2000")), ("avif", saved("AVIF"))):
+        reasons = set()
+        for length in (len(data) // 3, len(data) // 2, len(data) - 1):
+            with pytest.raises(ValueError, match=r"Pillow cannot read|truncated") as caught:
+                as_png(data[:length])
+            reasons.add(str(caught.value))
+        assert not any("0x" in reason for reason in reasons), (kind, reasons)
+    with pytest.raises(ValueError, match="Git LFS"):
+        as_png(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    with pytest.raises(ValueError, match="a web page"):
+        as_png(b"\n<!DOCTYPE html><html>")
 
 
 def test_one_pass_reads_pictures_of_both_ways_in_their_places(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import io
 import os
 import signal
 import sys
@@ -97,6 +98,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """
     invocation = Invocation()
     _heed_sigterm(invocation)
+    # Names of files need not be Unicode, and a terminal may know few signs: nothing of that ends a command.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = cli.main(arguments, prog_name="kerastl", standalone_mode=False, obj=invocation)
     except BaseException as error:

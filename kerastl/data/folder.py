@@ -16,24 +16,18 @@ from kerastl.data.examples import (
     CARVE,
     TRAIN,
     Examples,
-    SkippedNames,
     fingerprint,
     listed,
-    printable,
     repeated,
     text_column,
 )
 from kerastl.data.files import encoded_files
+from kerastl.data.names import SPLIT_WORDS
+from kerastl.data.skipped import SkippedNames, printable
 from kerastl.encoded import IMAGE_SUFFIXES, is_hidden, is_picture, suffix_of
 from kerastl.errors import DataError
 
-SPLIT_FOLDERS = {
-    "train": "train",
-    "validation": "validation",
-    "val": "validation",
-    "valid": "validation",
-    "test": "test",
-}
+_SAME_NAMES = 2
 
 LAYOUT = (
     "Expected one folder a class (FOLDER/cat/1.jpg, FOLDER/dog/2.jpg), or these under train/, validation/ and test/ "
@@ -102,14 +96,16 @@ def open_folder(root: Path, group_subfolders: bool = False) -> Examples:
         raise DataError(f"The data folder '{root}' holds no pictures in its class folders. {LAYOUT}.")
     if found.barren:
         raise DataError(
-            f"Class folders of '{root}' hold files, but no picture: {listed(found.barren)}. Bring the pictures there into a "
-            "format such as JPEG or PNG, or take these folders out."
+            f"Class folders of '{root}' hold files, but no picture: {listed(found.barren)}. {' '.join(found.skipped.warnings())} "
+            "Bring the pictures there into a format such as JPEG or PNG, mend what is said of them, or take these folders out."
         )
     if len(class_names) < len(folder_names):
         several = [name for name in class_names if spellings[name] > 1]
         found.warnings.append(
             f"Folders whose names are the same word in two Unicode forms are one class: {listed(several)}."
         )
+    if "" in parts and not group_subfolders:
+        found.warnings += _nested_alike(found.ids)
     depth = (0 if "" in parts else 1) + 1 if group_subfolders else None
     return _columns(root, class_names, found, depth)
 
@@ -117,10 +113,10 @@ def open_folder(root: Path, group_subfolders: bool = False) -> Examples:
 def _parts(root: Path, folders: list[str], found: _Found) -> dict[str, tuple[str, list[str]]]:
     """Where class folders lie: path below the root ('' or 'train/') -> (given split, class folders there)."""
     by_split: dict[str, str] = {}
-    has_train = any(name.lower() == TRAIN for name in folders)
-    others = [name for name in folders if name.lower() not in SPLIT_FOLDERS]
+    has_train = any(SPLIT_WORDS.get(name.lower()) == TRAIN for name in folders)
+    others = [name for name in folders if name.lower() not in SPLIT_WORDS]
     for name in folders:
-        split = SPLIT_FOLDERS.get(name.lower(), "")
+        split = SPLIT_WORDS.get(name.lower(), "")
         if has_train and split in by_split:
             raise DataError(
                 f"The data folder '{root}' holds both '{by_split[split]}' and '{name}', and both mean the {split} split. "
@@ -151,7 +147,7 @@ def _listing(root: str, below: str, found: _Found) -> tuple[list[str], list[str]
     with _scan(root, below) as entries:
         for entry in entries:
             if is_hidden(entry.name):
-                found.skipped.hidden_count += 1
+                found.skipped.add_hidden(os.path.join(below, entry.name), entry.is_dir())
             else:
                 (folders if entry.is_dir() else files).append(entry.name)
     return sorted(folders), sorted(files)
@@ -200,19 +196,21 @@ def _walk(
         with _scan(root, below) as entries:
             for entry in entries:
                 name = entry.name
-                if is_hidden(name):
-                    found.skipped.hidden_count += 1
-                    continue
                 path = f"{below}/{name}"
+                if is_hidden(name):
+                    found.skipped.add_hidden(path, entry.is_dir())
+                    continue
                 if entry.is_dir():
                     (links if entry.is_symlink() else folders).append(path)
                 elif not entry.is_file():
                     found.skipped.add(path, "a broken link" if entry.is_symlink() else "not a regular file")
+                    others += 1
                 elif not is_picture(entry.path):
                     found.skipped.add(path, "no picture")
                     others += 1
                 elif printable(path) != path:
                     found.skipped.add(path, "its name is not valid UTF-8")
+                    others += 1
                 else:
                     info = entry.stat()
                     found.ids.append(path)
@@ -221,7 +219,7 @@ def _walk(
                     found.sizes.append(info.st_size)
                     found.changed.append(info.st_mtime_ns)
     if len(found.ids) == before and others:
-        found.barren.append(class_folder)
+        found.barren.append(printable(class_folder))
     elif len(found.ids) == before:
         found.skipped.add(f"{class_folder}/", "no images in this class folder")
 
@@ -230,6 +228,22 @@ def _group(identity: str, depth: int) -> str:
     """The folder next below the class folder, which lies so deep; without the class: a patient may be in several."""
     parts = identity.split("/", depth + 1)
     return parts[depth] if len(parts) > depth + 1 else ""
+
+
+def _nested_alike(ids: list[str]) -> list[str]:
+    """A warning where class folders hold folders of the same names: these may be the classes."""
+    above: dict[str, set[str]] = {}
+    for name, below, _ in (identity.split("/", 2) for identity in ids if identity.count("/") > 1):
+        above.setdefault(below, set()).add(name)
+    shared = {below: names for below, names in above.items() if len(names) > 1}
+    if len(shared) < _SAME_NAMES:
+        return []
+    holders = sorted(set().union(*shared.values()))
+    return [
+        f"The folders {listed(holders)} were taken for classes, and hold folders of the same names: {listed(sorted(shared))}. If "
+        "these are the classes, call the folders above them train, validation and test; if they are groups of images, set "
+        "data.group_subfolders = true."
+    ]
 
 
 def _columns(root: Path, class_names: tuple[str, ...], found: _Found, depth: int | None) -> Examples:

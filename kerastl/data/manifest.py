@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 import os
+import re
 from array import array
 from collections import Counter
 from pathlib import Path
@@ -12,7 +14,6 @@ import numpy as np
 from kerastl.data.contents import equal_files
 from kerastl.data.examples import (
     Examples,
-    SkippedNames,
     fingerprint,
     listed,
     text_column,
@@ -20,6 +21,7 @@ from kerastl.data.examples import (
 from kerastl.data.files import encoded_files
 from kerastl.data.manifest_rows import BETWEEN_LABELS, Table, read_rows
 from kerastl.data.names import doubtful_separators, empty_words
+from kerastl.data.skipped import SkippedNames
 from kerastl.errors import DataError
 from kerastl.recipe.schema import DataRecipe
 
@@ -33,7 +35,7 @@ def open_manifest(path: Path, data: DataRecipe) -> Examples:
     when they are read, unless all of them are.
 
     Args:
-        path: a .csv (UTF-8; separated by comma, semicolon or tab; with a header) or .parquet file.
+        path: a .csv (UTF-8; separated by comma, semicolon, tab or |; with a header) or .parquet file.
         data: names of the columns, and whether labels are `multi_label`.
 
     Raises:
@@ -119,12 +121,17 @@ def _file_states(table: Table, root: str, ids: np.ndarray) -> tuple[np.ndarray, 
     if (size_column < 0).all():
         raise DataError(
             f"None of the {len(ids):,} files in the manifest '{table.path}' exists; looked for {listed(list(ids), 3)}, "
-            f"relative to '{table.path.parent}'. {_elsewhere(list(ids))}"
+            f"relative to '{table.path.parent}'. {_elsewhere(root, list(ids))}"
         )
     return size_column, np.frombuffer(changed, dtype=np.int64)
 
 
-def _elsewhere(ids: list[str]) -> str:
+def _elsewhere(root: str, ids: list[str]) -> str:
+    with_suffix = glob.glob(glob.escape(os.path.join(root, ids[0])) + ".*")
+    if with_suffix:
+        return f"There is '{os.path.basename(with_suffix[0])}': write paths with their suffix."
+    if any(re.match("[a-z]{2,}:/", path) for path in ids):
+        return "Addresses are not fetched: download the images, and write their paths."
     if any(path[1:2] == ":" for path in ids):
         return "Paths such as C:/ belong to a Windows machine: write them relative to the manifest."
     return "Move the manifest beside them, or write absolute paths."
@@ -153,6 +160,9 @@ def _warnings(
     for text, labels in zip(texts, cells, strict=True):
         for label in labels:
             words[label] = words.get(label, 0) + rows[text]
+    never = [mark for mark in table.marks if mark not in words]
+    if never:
+        lines.append(f"Columns that are 1 in no row are no classes: {listed(never)}.")
     lines += empty_words(
         words, "label", "take these rows out, or leave the cell empty under data.multi_label"
     )

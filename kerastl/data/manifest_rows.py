@@ -14,17 +14,15 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from kerastl.data.examples import listed
-from kerastl.data.names import class_name, words_of
+from kerastl.data.names import SPLIT_WORDS, class_name, words_of
 from kerastl.errors import DataError, nearest
 from kerastl.recipe.schema import DataRecipe
 
-SPLIT_WORDS = {
-    "train": "train", "training": "train", "validation": "validation", "val": "validation", "valid": "validation",
-    "test": "test", "": "",
-}  # fmt: skip
 # Between the labels of one row in `Table.labels`: no label holds it.
 BETWEEN_LABELS = "\0"
 _SHOWN_PROBLEMS = 3
+# What Excel takes, and some programs write, as a line before the header.
+_EXCEL_SEPARATORS = ("sep=,", "sep=;", "sep=\t", "sep=|", "sep=")
 _ZERO_OR_ONE = {"0": 0, "0.0": 0, "false": 0, "": 0, "1": 1, "1.0": 1, "true": 1}
 
 Row = tuple[int, str, str, str, str]
@@ -45,6 +43,7 @@ class Table:
     lines: array[int] = field(default_factory=lambda: array("q"))
     problems: list[str] = field(default_factory=list)
     problem_count: int = 0
+    marks: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     respelled: list[str] = field(default_factory=list)
     composed: list[str] = field(default_factory=list)
@@ -72,13 +71,13 @@ class Table:
     def add(self, row: Row) -> None:
         """Append a row, or remember what is wrong with it."""
         line, path, label, split, group = row
-        given = SPLIT_WORDS.get(split.lower())
+        given = SPLIT_WORDS.get(split.lower()) if split else ""
         if not path:
             self.problem(line, f"no path in column '{self.data.path_column}'.")
         elif not label and not self.data.multi_label:
             self.problem(line, f"no label in column '{self.data.label_column}' for '{path}'.")
         elif given is None:
-            hint = nearest(split.lower(), [word for word in SPLIT_WORDS if word])
+            hint = nearest(split.lower(), list(SPLIT_WORDS))
             self.problem(
                 line,
                 f"unknown split '{split}'.{hint} Expected train, validation, test, or nothing to have it carved.",
@@ -127,6 +126,13 @@ def read_rows(table: Table) -> Iterator[Row]:
     def choose(present: list[str], first: Sequence[str]) -> list[str]:
         found = _find_columns(table, present, first)
         marks[:] = [] if table.data.label_column in found else _marked_columns(table, present, first)
+        table.marks = [class_name(name) for name in marks]
+        unread = [name for name in present if name and name not in found]
+        if unread and not marks:
+            table.notes.append(
+                f"Columns of the table that are not read: {listed(unread)}. data.split_column and data.group_column name what "
+                "divides the images, and what keeps some of them together."
+            )
         return [name if name in found else "" for name in _column_names(table.data)] + marks
 
     for line, (path, label, split, group, *values) in read(table, choose):
@@ -154,30 +160,35 @@ def _csv_cells(table: Table, choose: _Choose) -> _Cells:
 
 def _cells_of(file: TextIO, table: Table, choose: _Choose) -> _Cells:
     first = file.readline()
+    skipped = 0
+    if first.strip().lower() in _EXCEL_SEPARATORS:
+        first, skipped = file.readline(), 1
     if not first.strip():
         raise DataError(
             f"The manifest '{table.path}' is empty. Expected a header with the columns '{table.data.path_column}' and "
             f"'{table.data.label_column}', and a row for each image."
         )
     # csv.Sniffer guesses from letters as well; the header alone says which separator there is.
-    delimiter = max(",;\t", key=lambda mark: len(next(csv.reader([first], delimiter=mark))))
+    delimiter = max(",;\t|", key=lambda mark: len(next(csv.reader([first], delimiter=mark))))
     file.seek(0)
+    if skipped:
+        file.readline()
     reader = csv.reader(file, delimiter=delimiter)
     header = [name.strip() for name in next(reader)]
     at: list[int] | None = None
     width = len(header)
     for cells in reader:
-        if not any(cells):
+        if not any(map(str.strip, cells)):
             continue
         if len(cells) != width:
             table.problem(
-                reader.line_num,
+                reader.line_num + skipped,
                 f"{len(cells)} values where the header has {width}. Put values that hold a '{delimiter}' in quotes.",
             )
             continue
         if at is None:
             at = [header.index(name) if name else -1 for name in choose(header, cells)]
-        yield reader.line_num, [cells[place].strip() if place >= 0 else "" for place in at]
+        yield reader.line_num + skipped, [cells[place].strip() if place >= 0 else "" for place in at]
     if at is None:
         choose(header, [])
 
@@ -208,6 +219,8 @@ def _parquet_cells(table: Table, choose: _Choose) -> _Cells:
 
 
 def _as_text(cell: Any) -> str:
+    if isinstance(cell, bytes):
+        cell = cell.decode("utf-8", "backslashreplace")
     if isinstance(cell, str):
         return cell.strip()
     if isinstance(cell, (list, tuple)):

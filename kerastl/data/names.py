@@ -15,6 +15,11 @@ from kerastl.errors import DataError
 
 # What spreadsheets, pandas, NumPy and databases write where there is no value. Not "none": many a class is called so.
 NO_VALUE = frozenset({"nan", "na", "n/a", "#n/a", "<na>", "nat", "null"})
+SPLIT_WORDS = {
+    "train": "train", "training": "train", "validation": "validation", "val": "validation", "valid": "validation",
+    "dev": "validation", "test": "test", "testing": "test",
+}  # fmt: skip
+"""What people call a split, as folder or in a manifest, in lower case."""
 _BRACKETS = {"[": "]", "(": ")", "{": "}"}
 _MARKS = (",", ";", "|", "\t", "/", " ")
 # Signs that few names hold otherwise; a blank or a slash has to be seen in several names that share a word.

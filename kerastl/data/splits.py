@@ -23,6 +23,7 @@ import numpy as np
 
 from kerastl.data.carving import LEAST_PER_CLASS, TEST_SIDE, TRAIN_SIDE, VALIDATION_SIDE, Wanted, carve
 from kerastl.data.examples import (
+    CARVE,
     SPLIT_NAMES,
     TEST,
     TRAIN,
@@ -60,13 +61,17 @@ def make_splits(examples: Examples, data: DataRecipe) -> Splits:
         DataError: if there are too few classes, examples of a class, or examples in a split, or if a
             group lies in two given splits.
     """
-    check_groups(examples, data)
-    if data.min_images_per_class is not None:
-        examples = _without_small_classes(examples, data.min_images_per_class)
-    _check_given(examples)
-    examples = keep_copies_together(examples)
-    sides = _sides(examples, data)
-    _check_sides(examples, sides, data)
+    try:
+        check_groups(examples, data)
+        if data.min_images_per_class is not None:
+            examples = _without_small_classes(examples, data.min_images_per_class)
+        _check_given(examples)
+        examples = keep_copies_together(examples)
+        sides = _sides(examples, data)
+        _check_sides(examples, sides, data)
+    except DataError as error:
+        # What was left out, or counts as one image, is often why.
+        raise DataError("\n  - ".join([str(error), *examples.warnings])) from error
     train = np.flatnonzero(sides == TRAIN_SIDE)
     if data.examples_per_class is not None:
         train = _thinned(examples, train, data.examples_per_class)
@@ -166,7 +171,9 @@ def _check_given(examples: Examples) -> None:
     present = [name for name, count in zip(names, counts, strict=True) if count]
     if len(present) < 2 and not examples.multi_label:
         found = f"one class only: {listed(present)}" if present else "no labelled images"
-        raise DataError(f"The {examples.origin} has {found}. Expected at least 2 classes to tell apart.")
+        raise DataError(
+            f"The {examples.origin} has {found}. Expected at least 2 classes to tell apart.{_folders_within(examples)}"
+        )
     held_out = np.isin(examples.splits, (VALIDATION, TEST))
     learnable = label_counts(examples.labels[~held_out], class_count)
     for split in (TEST, VALIDATION):
@@ -182,6 +189,15 @@ def _check_given(examples: Examples) -> None:
                 f"Add training images, or take {'it' if len(missing) == 1 else 'them'} out of {split}."
             )
     _raise_if_few(examples, learnable, "")
+
+
+def _folders_within(examples: Examples) -> str:
+    """A hint, where the only class is a folder that holds others: archives often unpack so."""
+    paths = [identity.split("/") for identity in examples.ids[examples.splits == CARVE]]
+    within = sorted({parts[1] for parts in paths if len(parts) > 2})
+    if len(within) < 2 or not examples.origin.startswith("folder "):
+        return ""
+    return f" '{paths[0][0]}' holds the folders {listed(within)}: if these are the classes, set data.source to '{paths[0][0]}' there."
 
 
 def _raise_if_few(examples: Examples, counts: np.ndarray, after: str) -> None:

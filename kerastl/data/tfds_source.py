@@ -23,13 +23,13 @@ from kerastl.data.examples import (
     SPLIT_NAMES,
     TRAIN,
     Examples,
-    SkippedNames,
     fingerprint,
     listed,
     no_stamps,
     repeated,
     text_column,
 )
+from kerastl.data.skipped import SkippedNames
 from kerastl.data.tfds_listing import INFO_FILE, prepared_datasets, tfds_folder
 from kerastl.errors import DataError, nearest
 from kerastl.recipe.schema import DataRecipe

@@ -76,13 +76,14 @@ def decode_labelled(
     Raises:
         DataError: no image can be read, or there is a class that the model does not know.
     """
+    labels = _labels_in(split, class_names)  # before the images: decoding them may take hours
     cache = Cache(CacheRecipe(mode="off"), scratch)
     pixels, unreadable, _ = decode_split(split, source, image_size, cache, progress)
     for position, reason in unreadable.items():
         progress.warn(f"left out {split.ids[position]}: {reason}")
     for warning in (*split.examples.warnings, *reading_warnings(unreadable.values(), {})):
         progress.warn(warning)
-    labels = np.delete(_labels_in(split, class_names), list(unreadable), axis=0)
+    labels = np.delete(labels, list(unreadable), axis=0)
     if not len(labels):
         raise DataError(f"None of the {split.count} images of {split.examples.origin} can be read")
     return pixels, labels, np.delete(split.ids, list(unreadable))
