@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from kerastl.data.digits import grey_png
+from kerastl.data.folder import check_apart
 from kerastl.data.sources import open_examples
 from kerastl.data.splits import make_splits
 from kerastl.errors import DataError
@@ -350,3 +351,19 @@ def test_a_folder_without_permission_is_named(tmp_path: Path) -> None:
             open_examples(DataRecipe(source=str(tmp_path)))
     finally:
         (tmp_path / "cat").chmod(0o755)
+
+
+def test_what_is_written_never_becomes_a_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`cd photos; kerastl fit --data .` made a class `runs` of its own curves, for the next run."""
+    photos, dataset = tmp_path / "photos", tmp_path / "dataset"
+    for folder in (photos / "cat", photos / "dog", dataset / "train" / "cat", dataset / "test" / "cat"):
+        folder.mkdir(parents=True)
+    monkeypatch.chdir(photos)
+    for source, written in ((".", "runs"), ("../photos", "runs"), (photos, photos), (photos, "cat/runs")):
+        with pytest.raises(DataError, match="would take it for a class"):
+            check_apart(source, tmp_path / "elsewhere", written)
+    check_apart(photos, tmp_path / "runs", ".hidden/runs", tmp_path / "photos-runs")
+    check_apart("digits", "runs")
+    check_apart(dataset, dataset / "runs", dataset)
+    with pytest.raises(DataError, match="would take it for a class"):
+        check_apart(dataset, dataset / "train" / "runs")

@@ -1346,3 +1346,22 @@ def test_wrong_words_are_refused(words: list[str], message: str, kerastl: Kerast
 def test_values_are_checked_as_the_recipes_own() -> None:
     with pytest.raises(RecipeError, match=r"head\.dropout"):
         with_values(load_recipe("digits"), {"head.dropout": 1.5})
+
+
+def test_a_folder_that_holds_something_else_is_no_search(tmp_path: Path) -> None:
+    from kerastl.tuning.question import check_same
+    from kerastl.tuning.records import SearchFolder
+
+    class Asked:
+        def identity(self) -> dict[str, str]:
+            return {"recipe": "any"}
+
+    asked: Any = Asked()
+    (tmp_path / "photos" / "cat").mkdir(parents=True)
+    with pytest.raises(UserError, match="not the folder of a search and holds other files \\('cat'\\)"):
+        check_same(SearchFolder(tmp_path / "photos"), asked)
+    assert [each.name for each in (tmp_path / "photos").iterdir()] == ["cat"]
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / ".lock").touch()
+    for _ in range(2):
+        check_same(SearchFolder(tmp_path / "new"), asked)

@@ -110,6 +110,30 @@ def open_folder(root: Path, group_subfolders: bool = False) -> Examples:
     return _columns(root, class_names, found, depth)
 
 
+def check_apart(source: Path | str, *written: Path | str) -> None:
+    """Raise DataError where a folder to write to would be a class of a data folder, with its pictures among the images.
+
+    Args:
+        source: of the data; what is no folder has no classes of this kind.
+        written: folders that will be written to.
+    """
+    root = Path(source).expanduser().resolve()
+    if source == "digits" or not root.is_dir():
+        return
+    beside_splits = any(SPLIT_WORDS.get(name.lower()) == TRAIN for name in os.listdir(root))
+    for folder in written:
+        path = Path(folder).resolve()
+        if not path.is_relative_to(root):
+            continue
+        first = next(iter(path.relative_to(root).parts), "")
+        if is_hidden(first) or (beside_splits and first.lower() not in SPLIT_WORDS):
+            continue
+        raise DataError(
+            f"'{folder}' lies in the folder of the images, '{source}': there the next run would take it for a class. Call "
+            "kerastl from another folder, or name others for what it writes (--runs, --models, --directory)."
+        )
+
+
 def _parts(root: Path, folders: list[str], found: _Found) -> dict[str, tuple[str, list[str]]]:
     """Where class folders lie: path below the root ('' or 'train/') -> (given split, class folders there)."""
     by_split: dict[str, str] = {}

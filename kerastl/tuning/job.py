@@ -143,7 +143,7 @@ def tune(
     settings = settings or SearchSettings()
     check_packages()
     check_settings(settings)
-    resolved, splits = open_splits(recipe)
+    resolved, splits = open_splits(recipe, directory or "tuning", runs_dir, models_dir)
     recipe = dataclasses.replace(
         recipe, data=resolved.data
     )  # what was learnt of the images holds for all trials

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kerastl.backbones import get_backbone
-from kerastl.data.examples import Splits
+from kerastl.data.examples import Splits, listed
 from kerastl.errors import UserError, nearest
 from kerastl.progress import Progress
 from kerastl.recipe import PhaseRecipe, Recipe, recipe_from_dict, recipe_to_dict
@@ -190,6 +190,12 @@ def _differing(folder: SearchFolder, question: Question) -> list[str]:
 def check_same(folder: SearchFolder, question: Question) -> None:
     """Take down what is asked, or raise UserError where the folder belongs to another search."""
     if not folder.search_json.is_file():
+        others = sorted(each.name for each in folder.path.iterdir() if not each.name.startswith("."))
+        if others:
+            raise UserError(
+                f"{folder.path} is not the folder of a search and holds other files ({listed(others)}). Choose an empty or a new "
+                "one with --directory."
+            )
         write_json_atomic(folder.search_json, json.loads(json.dumps(question.identity())))
         return
     differing = _differing(folder, question)

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from kerastl.data.folder import check_apart
 from kerastl.data.sources import open_examples
 from kerastl.data.splits import make_splits
 from kerastl.errors import ExportError, UserError, nearest
@@ -99,6 +100,7 @@ def convert(
     name = name or recipe.name or "model"
     check_model_name(name)
     serving = serving_of(recipe, class_names, read_threshold(folder))
+    check_apart(recipe.data.source, exported_dir)
     splits = make_splits(open_examples(recipe.data), recipe.data)
     model = keras.saving.load_model(folder.model_keras, compile=False)
     with tempfile.TemporaryDirectory(prefix="kerastl-") as scratch:

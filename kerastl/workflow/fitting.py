@@ -97,7 +97,7 @@ def fit(
     """
     started = time.perf_counter()
     check_locks()
-    recipe, splits = open_splits(recipe)
+    recipe, splits = open_splits(recipe, runs_dir, *[models_dir] * export_model)
     assert recipe.name
     run = create_run(runs_dir, recipe.name)
     progress = log = Logbook(progress, run.log_txt)

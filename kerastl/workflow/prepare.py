@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -14,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from kerastl.data.examples import SPLIT_NAMES, Split, Splits, label_counts, listed, spread_positions, without
+from kerastl.data.folder import check_apart
 from kerastl.data.sources import open_examples
 from kerastl.data.splits import make_splits
 from kerastl.encoded import CONVERTED
@@ -75,8 +77,17 @@ class Prepared:
         return FrozenViews(split, self.views(split), count, self.facts[split], about)
 
 
-def open_splits(recipe: Recipe) -> tuple[Recipe, Splits]:
-    """Index and split the recipe's data, and fill in what the recipe leaves to the rule."""
+def open_splits(recipe: Recipe, *written: Path | str) -> tuple[Recipe, Splits]:
+    """Index and split the recipe's data, and fill in what the recipe leaves to the rule.
+
+    Args:
+        recipe: what the user asks for.
+        written: folders that will be written to.
+
+    Raises:
+        DataError: the data cannot be used, or a folder to write to lies where the next run would take it for a class.
+    """
+    check_apart(recipe.data.source, *written)
     splits = make_splits(open_examples(recipe.data), recipe.data)
     recipe, splits = with_significant_bits(recipe, splits)
     return resolve(recipe, splits.train.count, len(splits.class_names)), splits

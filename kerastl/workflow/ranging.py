@@ -91,7 +91,7 @@ def lr_range(
         >>> kerastl.lr_range(kerastl.load_recipe("digits"), phase="finetune").result.suggestion
     """
     _check_asked(phase, low, high, steps)
-    recipe, splits = open_splits(recipe)
+    recipe, splits = open_splits(recipe, runs_dir)
     assert recipe.name and recipe.finetune_phase.unfreeze_from
     if phase == "finetune" and not finetunes(recipe.finetune_phase):
         raise UserError(

@@ -14,6 +14,7 @@ import numpy as np
 
 from kerastl.backbones import backbone_names, get_backbone
 from kerastl.data.examples import Splits
+from kerastl.data.folder import check_apart
 from kerastl.data.sources import open_examples
 from kerastl.data.splits import make_splits
 from kerastl.errors import UserError, WeightsError
@@ -129,6 +130,7 @@ def rank(
         >>> kerastl.rank(kerastl.load_recipe(flags={"data.source": "photos"}), backbones=["resnet50", "vgg16"]).rows[0]
     """
     names = _chosen(recipe, backbones)
+    check_apart(recipe.data.source, runs_dir)
     recipe, splits = with_significant_bits(recipe, make_splits(open_examples(recipe.data), recipe.data))
     at_hand = [name for name in names if "all" not in backbones or _at_hand(recipe, name)]
     left_out = [LeftOut(name, "its weights are not on this machine") for name in names if name not in at_hand]

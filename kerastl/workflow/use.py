@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from kerastl.data.folder import check_apart
 from kerastl.data.sources import open_examples
 from kerastl.data.splits import make_splits
 from kerastl.encoded import find_images
@@ -135,6 +136,7 @@ def export(
     """
     folder = open_run(run)
     recipe, class_names = recipe_of(folder), class_names_of(folder)
+    check_apart(recipe.data.source, models_dir)
     splits = make_splits(open_examples(recipe.data), recipe.data)
     images = [
         data for split in (splits.validation, splits.test) for data in readable_images(split, progress)[1]
