@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -123,6 +124,35 @@ def test_answers_are_written_although_the_files_are_gone_by_then(solid_colours: 
         rows = list(csv.DictReader(file))
     assert len(rows) == prepared.splits.validation.count + prepared.splits.test.count
     assert all(row["true"] != row["predicted"] for row in rows) and run.worst_png.is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("step", "saying"),
+    [
+        ("calibrate_network", "before the trained model was tested"),
+        ("export_network", "before the model was exported"),
+    ],
+)
+def test_who_stops_after_training_keeps_the_model(
+    solid_colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, saying: str
+) -> None:
+    from kerastl.errors import Interrupted
+    from kerastl.recipe import load_recipe
+    from kerastl.workflow import fitting, use
+
+    def stop(*words: Any, **named: Any) -> None:
+        raise KeyboardInterrupt
+
+    flags = {"data.source": str(solid_colours), "backbone.name": "mobilenet_025", "backbone.image_size": 32}
+    flags |= {"head_phase.epochs": 1, "finetune_phase.unfreeze_from": "backbone", "augment.views": 1}
+    monkeypatch.setattr(fitting, step, stop)
+    with pytest.raises(Interrupted, match=saying):
+        fitting.fit(load_recipe(flags={**flags, "cache.mode": "off"}), runs_dir=tmp_path, models_dir=tmp_path)
+    (run,) = tmp_path.glob("*-colours*")
+    assert saying in (run / "log.txt").read_text().splitlines()[-1]
+    monkeypatch.undo()
+    assert use.evaluate(run).count > 0
 
 
 def test_labels_drawn_at_random_are_not_learnt(solid_colours: Path, tmp_path: Path, kerastl: Kerastl) -> None:

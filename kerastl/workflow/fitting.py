@@ -107,6 +107,7 @@ def fit(
     for warning in (*splits.warnings, *few_views(recipe)):
         progress.warn(warning)
     stack = contextlib.ExitStack()
+    result = None
     try:
         cache = stack.enter_context(Cache(recipe.cache, run.scratch))
         with precision_of(recipe, progress) as precision:
@@ -205,6 +206,12 @@ def fit(
                 )
                 write_report(run, dataclasses.replace(report, export_problem=problem))
                 raise
+    except KeyboardInterrupt:
+        stopped = _stopped(run, network) if result else "stopped"
+        log.write(stopped)
+        if not result:
+            raise
+        raise Interrupted(stopped) from None
     except BaseException as error:
         log.write(f"ended by {type(error).__name__}: {error}")
         raise
@@ -228,6 +235,21 @@ def save_model(run: Run, network: Network) -> None:
     """Write the whole model into the run's folder."""
     with replace_atomically(run.model_keras) as temporary:
         network.model.save(temporary)
+
+
+def _stopped(run: Run, network: Network) -> str:
+    """What is there, and how to go on, where a fit was stopped after its training; the model is saved if it was not yet."""
+    if not run.model_keras.is_file():
+        save_model(run, network)
+    if run.report_json.is_file():
+        return (
+            f"Stopped before the model was exported. It was tested, as {run.report_md} says, and `kerastl export {run.path}` "
+            "publishes it"
+        )
+    return (
+        f"Stopped before the trained model was tested. It lies in {run.path}: `kerastl evaluate {run.path}` tests it, and "
+        f"`kerastl export {run.path}` publishes it"
+    )
 
 
 def _images_to_check_on(
