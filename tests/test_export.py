@@ -619,3 +619,12 @@ def test_names_that_servers_do_not_take_are_refused(tmp_path: Path, name: str) -
     with pytest.raises(UserError, match="cannot be named"):
         publish(build, lambda path: GOOD, tmp_path, name)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_folder_of_all_models_names_those_in_it(tmp_path: Path) -> None:
+    (tmp_path / "saved_models" / "digits" / "1").mkdir(parents=True)
+    (tmp_path / "saved_models" / "notes").mkdir()
+    with pytest.raises(UserError, match=r"is one of these meant: \S*saved_models/digits\?$"):
+        load_exported(tmp_path / "saved_models")
+    with pytest.raises(UserError, match=r"with a saved_model\.pb\.$"):
+        load_exported(tmp_path / "saved_models" / "notes")

@@ -115,8 +115,15 @@ def load_exported(path: Path | str) -> ExportedReader:
             version for version in published_versions(folder) if _is_saved_model(folder / str(version))
         ]
         if not versions:
+            # the folder of all models or of all runs, where the name of one was forgotten
+            inner = [
+                str(child)
+                for child in sorted(folder.iterdir())
+                if child.is_dir() and (published_versions(child) or (child / "model.keras").is_file())
+            ]
             raise UserError(
                 f"{folder} holds no exported model: expected version folders (1, 2, …) with a saved_model.pb."
+                + (f" Or is one of these meant: {', '.join(inner[-5:])}?" if inner else "")
             )
         folder = folder / str(versions[-1])
     return ExportedReader(folder)

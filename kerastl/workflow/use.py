@@ -18,7 +18,7 @@ from kerastl.encoded import find_images
 from kerastl.evaluation.answers import LabelledAnswer, answers_of
 from kerastl.evaluation.intervals import over_groups
 from kerastl.evaluation.metrics import Metrics, evaluate_logits, probabilities_of
-from kerastl.export.publish import ExportedModel
+from kerastl.export.publish import ExportedModel, check_model_name
 from kerastl.export.reader import load_exported
 from kerastl.image.decode import decode
 from kerastl.image.read import servable
@@ -136,6 +136,7 @@ def export(
     """
     folder = open_run(run)
     recipe, class_names = recipe_of(folder), class_names_of(folder)
+    check_model_name(name or recipe.name or "model")
     check_apart(recipe.data.source, models_dir)
     splits = make_splits(open_examples(recipe.data), recipe.data)
     images = [
