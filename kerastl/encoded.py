@@ -5,15 +5,20 @@ It stands low in the house and needs no TensorFlow, because a client of a served
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import io
 import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kerastl.errors import UserError, nearest
 from kerastl.progress import Progress
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 SERVED = ("jpeg", "png", "gif", "bmp", "webp")
 """What TensorFlow decodes in the exported graph; other formats go through Pillow first and become PNG."""
@@ -21,50 +26,10 @@ SERVED = ("jpeg", "png", "gif", "bmp", "webp")
 SERVED_WORDS = "JPEG, PNG, GIF, BMP and WebP"
 NOT_SERVED = "HEIF, AVIF, TIFF and others, and run-length coded BMP, have to be converted first, as `kerastl predict` does"
 IMAGE_SUFFIXES = frozenset(
-    [
-        "jpg",
-        "jpeg",
-        "jpe",
-        "jfif",
-        "mpo",
-        "png",
-        "apng",
-        "gif",
-        "bmp",
-        "dib",
-        "webp",
-        "heic",
-        "heif",
-        "hif",
-        "avif",
-        "tif",
-        "tiff",
-        "jp2",
-        "j2k",
-        "jpf",
-        "jpx",
-        "jxl",
-        "ico",
-        "psd",
-        "dds",
-        "tga",
-        "pbm",
-        "pgm",
-        "ppm",
-        "pnm",
-        "qoi",
-        "svg",
-        "cr2",
-        "cr3",
-        "nef",
-        "arw",
-        "dng",
-        "orf",
-        "rw2",
-        "raf",
-        "pef",
-    ]
-)
+    ["jpg", "jpeg", "jpe", "jfif", "mpo", "png", "apng", "gif", "bmp", "dib", "webp", "heic", "heif", "hif",
+     "avif", "tif", "tiff", "jp2", "j2k", "jpf", "jpx", "jxl", "ico", "psd", "dds", "tga", "pbm", "pgm", "ppm",
+     "pnm", "qoi", "svg", "cr2", "cr3", "nef", "arw", "dng", "orf", "rw2", "raf", "pef"]
+)  # fmt: skip
 """Files with these suffixes are pictures, and so is what begins like one under another suffix, or under none."""
 
 # First bytes of formats; of those that share a container the brand follows.
@@ -90,6 +55,7 @@ _LEFT_BEHIND = frozenset(
 )  # fmt: skip
 # TIFF's tags of what is only a preview of a camera's raw data, and of Adobe's raw format.
 PREVIEW_TAG, DNG_TAG = 254, 50706
+MORE_PAGES = " of several pages: the first"
 HEIF_HINT = "heif picture: pip install 'kerastl[heif]', or convert it to jpeg"
 CONVERTED = (
     f"were turned into PNG by Pillow before they were decoded. An exported model takes {SERVED_WORDS} alone: what asks "
@@ -270,6 +236,7 @@ def as_png(data: bytes) -> tuple[bytes, str]:
                 image = Image.fromarray(np.asarray(image.convert("RGB")))
             buffer = io.BytesIO()
             image.save(buffer, "PNG", compress_level=1)
+            pages = _more_pages(opened, kind)
     except Exception as error:  # Pillow's plugins raise whatever their parsers meet
         if not data:
             raise ValueError("empty file") from error
@@ -282,7 +249,14 @@ def as_png(data: bytes) -> tuple[bytes, str]:
             # Pillow's words hold addresses and counts, which would tell like reasons apart.
             raise ValueError(f"truncated, damaged or unknown kind of {kind}") from error
         raise ValueError(f"{kind} that Pillow cannot read: {' '.join(str(error).split())[:80]}") from error
-    return buffer.getvalue(), kind
+    return buffer.getvalue(), kind + pages
+
+
+def _more_pages(opened: Image.Image, kind: str) -> str:
+    """What to say of a file that holds more pictures than the first; frames of a PSD are its layers."""
+    with contextlib.suppress(Exception):  # a damaged second page is no reason to do without the first
+        return MORE_PAGES if kind in ("tiff", "heif", "avif") and getattr(opened, "n_frames", 1) > 1 else ""
+    return ""
 
 
 def reason_of(message: str) -> str:

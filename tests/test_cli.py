@@ -279,7 +279,9 @@ def test_tensorflow_is_loaded_without_a_line_on_the_terminal(tmp_path: Path) -> 
     program = (
         "from kerastl.cli.terminal import quiet_tensorflow\nquiet_tensorflow()\nimport sys, tensorflow, os\n"
         "tensorflow.random.normal((2, 2)) @ tensorflow.ones((2, 2))\n"
-        "os.write(2, b'still heard\\n')\nprint('python', file=sys.stderr)"
+        "os.write(2, b'still heard\\n')\nprint('python', file=sys.stderr)\n"
+        "import io, numpy\nfrom PIL import Image\nscan = io.BytesIO()\n"
+        "Image.fromarray(numpy.zeros((9000, 10000), bool)).save(scan, 'TIFF', compression='group4')\nImage.open(scan)"
     )
     environment = {k: v for k, v in os.environ.items() if not k.startswith("TF_")}
     done = subprocess.run(

@@ -99,7 +99,7 @@ def test_copies_with_other_labels_are_named(tmp_path: Path) -> None:
     lay(tmp_path, frames(60, 1))
     (tmp_path / "cat" / "also.png").write_bytes((tmp_path / "dog" / "000.png").read_bytes())
     lines = [line for line in split(tmp_path).warnings if "another label" in line]
-    assert len(lines) == 1 and "1 images have copies" in lines[0] and "'dog/000.png'" in lines[0]
+    assert len(lines) == 1 and "1 image has copies" in lines[0] and "'dog/000.png'" in lines[0]
 
 
 def test_links_are_copies_and_unreadable_files_are_not(tmp_path: Path) -> None:

@@ -224,7 +224,8 @@ def test_evaluate_repeats_the_test_result_and_takes_other_data(
     assert json.loads(done.stdout)["accuracy"] == report_of(fitted)["metrics"]["accuracy"]
     other = tmp_path / "other"
     for colour in ("red", "green"):
-        shutil.copytree(solid_colours / colour, other / colour)
+        for split in ("train", "test"):
+            shutil.copytree(solid_colours / colour, other / split / colour)
     done = kerastl("evaluate", run_of(fitted), "--csv", "-q")
     printed = list(csv.DictReader(done.stdout.splitlines()))
     with (run_of(fitted) / "predictions.csv").open() as file:
@@ -238,8 +239,8 @@ def test_evaluate_repeats_the_test_result_and_takes_other_data(
     wrong = sum(row["true"] != row["predicted"] for row in written)
     assert 1 - wrong / len(written) == pytest.approx(report_of(fitted)["metrics"]["accuracy"])
     done = kerastl("evaluate", run_of(fitted), "--data", other, "--json")
-    assert json.loads(done.stdout)["count"] == 48
-    (other / "red").rename(other / "purple")
+    assert json.loads(done.stdout)["count"] == 48 and "its test split, 48 of 96 images" in done.stderr
+    (other / "test" / "red").rename(other / "test" / "purple")
     done = kerastl("evaluate", run_of(fitted), "--data", other)
     assert done.returncode == 2 and "class 'purple' that the model does not know" in done.stderr
     assert "decode" not in done.stderr  # said before the images are read

@@ -320,6 +320,8 @@ MISSING = {
     "{root}/petz": ("does not exist", "Did you mean 'pets'?", "Expected a folder", "tfds:NAME"),
     "{root}/no/where/x": ("does not exist", "'{root}' does"),
     "cifar10": ("does not exist", "'tfds:cifar10'"),
+    "https://example.com/flowers.zip": ("downloaded and unpacked first", "Expected a folder"),
+    "{root}/flowers.tar.gz": ("downloaded and unpacked first", "Expected a folder"),
     "digitz": ("Did you mean 'digits'?",),
     "": ("data.source is empty", "Expected a folder"),
     "{root}/notes.txt": ("is a file, but neither .csv nor .parquet",),
@@ -329,7 +331,7 @@ MISSING = {
 @pytest.mark.parametrize("source", MISSING)
 def test_sources_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
     monkeypatch.chdir(tmp_path)
-    lay(pets(tmp_path / "pets").parent, "notes.txt")
+    lay(pets(tmp_path / "pets").parent, "notes.txt", "flowers.tar.gz")
     with pytest.raises(DataError) as caught:
         open_examples(DataRecipe(source=source.format(root=tmp_path)))
     for fragment in MISSING[source]:

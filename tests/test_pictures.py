@@ -78,7 +78,7 @@ def test_what_tensorflow_does_not_decode_becomes_png_with_pillows_pixels(name: s
         decode_original(data)
     served, kind = servable(data)
     assert served.startswith(b"\x89PNG") and kind == {
-        "tiff of several pages": "tiff",
+        "tiff of several pages": "tiff of several pages: the first",
         "psd-like ppm": "ppm",
     }.get(name, name)
     with Image.open(io.BytesIO(data)) as image:

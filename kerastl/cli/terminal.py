@@ -17,6 +17,7 @@ import shutil
 import sys
 import tempfile
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -238,3 +239,5 @@ def quiet_tensorflow() -> None:
     with _stderr_aside():
         import tensorflow as tf
     tf.get_logger().setLevel("ERROR")
+    # Pillow warns of large scans and odd palettes with a line of its own source; what it cannot read it says otherwise.
+    warnings.filterwarnings("ignore", module=r"PIL\.")

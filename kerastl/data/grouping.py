@@ -12,6 +12,7 @@ from kerastl.data.contents import UNIQUE
 from kerastl.data.examples import CARVE, TEST, TRAIN, VALIDATION, Examples, listed, text_column
 from kerastl.errors import DataError
 from kerastl.recipe.schema import DataRecipe
+from kerastl.wording import counted
 
 _SHOWN = 2
 
@@ -156,7 +157,7 @@ def _warnings(examples: Examples, copies: list[np.ndarray]) -> Iterator[str]:
     mixed = [members for members in copies if _differ(examples.labels[members])]
     if mixed:
         yield (
-            f"{len(mixed):,} images have copies with another label, such as {_pair(examples, _unlike(examples, mixed[0]))}. "
+            f"{counted(len(mixed), 'image has', 'images have')} copies with another label, such as {_pair(examples, _unlike(examples, mixed[0]))}. "
             "One of the labels is wrong, or the image has both."
         )
     for split, others in ((TEST, (TRAIN, VALIDATION)), (VALIDATION, (TRAIN,))):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from kerastl.data.tfds_source import open_tfds
 from kerastl.errors import DataError, nearest
 from kerastl.recipe.schema import DataRecipe
 
+ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 EXPECTED = (
     "Expected a folder with one folder a class, a .csv or .parquet manifest, tfds:NAME (see `kerastl datasets`), "
     "or digits"
@@ -61,6 +63,8 @@ def _open(data: DataRecipe) -> Examples:
         return open_digits()
     if source.lower().startswith("tfds:"):
         return open_tfds(source[len("tfds:") :], data)
+    if re.match("https?://", source) or (path.is_file() and path.suffix.lower() in ARCHIVES):
+        raise DataError(f"data.source '{source}' has to be downloaded and unpacked first. {EXPECTED}.")
     if not path.exists():
         raise DataError(f"data.source '{source}' does not exist.{_nearest_path(path)} {EXPECTED}.")
     if is_manifest:

@@ -63,6 +63,8 @@ def evaluate_each(
     recipe, class_names = recipe_of(folder), class_names_of(folder)
     split, source = evaluation_split(recipe, data)
     assert recipe.backbone.image_size
+    if data is not None and split.count < len(split.examples):
+        progress.note(f"{data}: its test split, {split.count:,} of {len(split.examples):,} images")
     with tempfile.TemporaryDirectory(prefix="kerastl-") as scratch:
         pixels, labels, ids = decode_labelled(
             split, source, recipe.backbone.image_size, class_names, Path(scratch), progress
