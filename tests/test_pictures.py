@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import os
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from kerastl.data.examples import Split
 from kerastl.data.sources import open_examples
 from kerastl.data.splits import make_splits
 from kerastl.encoded import as_png, find_images, format_of, is_picture
@@ -22,6 +24,7 @@ from kerastl.image.read import bits_used, decode_all, servable
 from kerastl.progress import Progress
 from kerastl.recipe import DataRecipe, load_recipe
 from kerastl.recipe.schema import CacheRecipe
+from kerastl.workflow.labelled import decode_labelled
 from kerastl.workflow.prepare import decode_splits, open_splits, reading_warnings
 
 ROWS, COLUMNS = np.mgrid[0:20, 0:30]
@@ -312,6 +315,18 @@ def test_predict_follows_links_and_names_those_that_lead_nowhere(tmp_path: Path)
     found = [str(Path(path).relative_to(photos)) for path in find_images([str(photos)])]
     assert found == ["deep/1.png", "gone.png", "linked/2.png"]
     assert find_images([str(photos / "gone.png")]) == [str(photos / "gone.png")]
+
+
+def test_classes_are_looked_at_before_images_are_decoded(tmp_path: Path) -> None:
+    def refuse(indices: np.ndarray) -> tf.data.Dataset:
+        raise AssertionError("the images were asked for")
+
+    lay(tmp_path, {"cat/1.png": b"", "zebra/1.png": b""})
+    data = DataRecipe(source=str(tmp_path))
+    examples = dataclasses.replace(open_examples(data), encoded=refuse)
+    split = Split("test", examples, np.arange(2))
+    with pytest.raises(DataError, match="'zebra' that the model does not know"):
+        decode_labelled(split, data, 32, ("cat", "dog"), tmp_path, Progress())
 
 
 def test_like_reasons_are_alike(tmp_path: Path) -> None:
