@@ -138,6 +138,21 @@ def test_a_file_that_cannot_be_read_says_why(tmp_path: Path, name: str, fragment
         assert fragment in str(caught.value)
 
 
+def test_a_folder_hides_no_shipped_recipe_of_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """README's own `kerastl fit photos --data photos`."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    cases: list[dict[str, Any]] = [
+        {"flags": {"data.source": "photos"}}, {"sets": ["data.source=photos"]},
+    ]  # fmt: skip
+    for named in cases:
+        assert load_recipe("photos", **named) == load_recipe(shipped_recipes()["photos"], **named)
+    with pytest.raises(UserError, match="named by --data photos"):
+        load_recipe("photos", flags={"data.source": None})
+
+
 def test_flags_win_over_sets_and_sets_over_the_file(tmp_path: Path) -> None:
     path = file_of(tmp_path, "seed = 1\n[head]\ndropout = 0.1\nl2 = 0.5\n[data]\nsource = 'pets'")
     recipe = load_recipe(

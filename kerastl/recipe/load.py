@@ -43,7 +43,10 @@ def load_recipe(
         RecipeError: with all problems, each naming its key.
         UserError: where the file cannot be read or is not TOML.
     """
-    origin, values = ("recipe", {}) if path is None else read_toml(path, shipped_recipes())
+    # Who names a folder and no data means the folder's images.
+    names_data = any(item.startswith("data.source=") for item in sets) or (flags or {}).get("data.source")
+    shipped = {} if path is not None and Path(path).is_dir() and not names_data else shipped_recipes()
+    origin, values = ("recipe", {}) if path is None else read_toml(path, shipped)
     problems: list[str] = []
     for item in sets:
         name, separator, text = item.partition("=")
@@ -122,7 +125,7 @@ def read_toml(
     """A TOML file, or a shipped one by its name: where it lies, and what it holds.
 
     Args:
-        path: file or name; a file wins.
+        path: file or name; a file wins, a folder does not: many keep their images in one named photos.
         shipped: name -> file of those that come with kerastl.
         what: it is, for messages.
 
@@ -130,7 +133,7 @@ def read_toml(
         UserError: it cannot be read, or is not TOML.
     """
     file = Path(path).expanduser()
-    if not file.exists() and str(path) in shipped:
+    if str(path) in shipped and (file.is_dir() or not file.exists()):
         file = shipped[str(path)]
     try:
         return str(file), tomllib.loads(file.read_text(encoding="utf-8"))
