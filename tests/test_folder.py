@@ -369,3 +369,15 @@ def test_what_is_written_never_becomes_a_class(tmp_path: Path, monkeypatch: pyte
     check_apart(dataset, dataset / "runs", dataset)
     with pytest.raises(DataError, match="would take it for a class"):
         check_apart(dataset, dataset / "train" / "runs")
+
+
+def test_a_folder_named_as_the_bundled_digits_is_not_passed_over_in_silence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert open_examples(DataRecipe(source="digits")).warnings == ()
+    for name in ("cat", "dog"):
+        (tmp_path / "digits" / name).mkdir(parents=True)
+        (tmp_path / "digits" / name / "1.png").write_bytes(grey_png(np.zeros((4, 4), np.uint8)))
+    assert "--data ./digits" in open_examples(DataRecipe(source="digits")).warnings[0]
+    assert open_examples(DataRecipe(source="./digits")).class_names == ("cat", "dog")

@@ -60,7 +60,10 @@ def _open(data: DataRecipe) -> Examples:
             "with labels separated by |, or set data.multi_label = false."
         )
     if source == "digits":
-        return open_digits()
+        hidden = (
+            "These are the digits that come with scikit-learn; the folder of that name is --data ./digits",
+        )
+        return replace(open_digits(), warnings=hidden * path.is_dir())
     if source.lower().startswith("tfds:"):
         return open_tfds(source[len("tfds:") :], data)
     if re.match("https?://", source) or (path.is_file() and path.suffix.lower() in ARCHIVES):
