@@ -35,7 +35,7 @@ CONTROLS = {
 }
 SETS = {
     "shares": ["finetune_phase.unfreeze_from=backbone"],
-    "labels": ["finetune_phase.unfreeze_from=backbone", "data.multi_label=true"],
+    "labels": ["finetune_phase.unfreeze_from=backbone", "data.task=multi_label"],
     "balanced": ["head_phase.class_weights=balanced", "finetune_phase.class_weights=balanced"],
     "calibration": ["finetune_phase.unfreeze_from=backbone", "augment.level=none"],
 }

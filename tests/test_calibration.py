@@ -16,7 +16,7 @@ from kerastl.evaluation.calibration import (
     log_loss_at,
     reliability,
 )
-from kerastl.evaluation.metrics import probabilities_of
+from kerastl.task.classification import CLASSIFICATION, MULTI_LABEL
 
 
 def honest_logits(count: int = 4000, classes: int = 4) -> tuple[np.ndarray, np.ndarray]:
@@ -50,7 +50,7 @@ def test_labels_of_their_own_are_calibrated_one_by_one() -> None:
     generator = np.random.default_rng(1)
     logits = generator.normal(size=(3000, 3)) * 2
     labels = (generator.random(logits.shape) < 1 / (1 + np.exp(-logits))).astype(np.int64)
-    assert fit_temperature(logits * 4, labels, multi_label=True) == pytest.approx(4.0, rel=0.08)
+    assert fit_temperature(logits * 4, labels, MULTI_LABEL) == pytest.approx(4.0, rel=0.08)
 
 
 @pytest.mark.parametrize("count", [5, 10, 14, 40])
@@ -72,7 +72,7 @@ def test_images_that_are_all_right_leave_the_temperature_near_one() -> None:
     assert np.all(fit_temperatures(logits, logits.argmax(axis=1)) > 0.5)
     assert fit_temperature(logits, (logits.argmax(axis=1) + 1) % 3) < 20, "nor do those that are all wrong"
     several = (logits > 0).astype(np.int64)
-    assert fit_temperature(logits - 2, several, multi_label=True) > 0.2
+    assert fit_temperature(logits - 2, several, MULTI_LABEL) > 0.2
 
 
 def test_weights_set_right_what_they_weigh() -> None:
@@ -103,7 +103,7 @@ def test_temperatures_of_their_own_undo_the_error_of_each_class() -> None:
     assert fit_temperatures(logits * FACTORS, labels) == pytest.approx(FACTORS, rel=0.08)
     multi = np.random.default_rng(1).normal(size=(4000, 4)) * 2
     several = (np.random.default_rng(2).random(multi.shape) < 1 / (1 + np.exp(-multi))).astype(np.int64)
-    assert fit_temperatures(multi * FACTORS, several, multi_label=True) == pytest.approx(FACTORS, rel=0.12)
+    assert fit_temperatures(multi * FACTORS, several, MULTI_LABEL) == pytest.approx(FACTORS, rel=0.12)
 
 
 def test_temperatures_of_their_own_are_taken_only_where_they_help() -> None:
@@ -132,17 +132,17 @@ def test_the_calibration_error_is_the_gap_between_confidence_and_accuracy() -> N
     # One rare label of fifty, given with 0.9 and right every second time: the others, surely absent, hide nothing.
     tags, labels = np.full((10, 50), -9.0), np.zeros((10, 50), np.uint8)
     tags[:, 0], labels[:5, 0] = np.log(9.0), 1
-    assert calibration_error(tags, labels, multi_label=True) == pytest.approx(0.4)
+    assert calibration_error(tags, labels, MULTI_LABEL) == pytest.approx(0.4)
     none = np.full((10, 50), -9.0)  # where no label is given, the most probable one counts
     none[:, 0] = np.log(0.25)
-    assert calibration_error(none, labels, multi_label=True) == pytest.approx(0.3)
+    assert calibration_error(none, labels, MULTI_LABEL) == pytest.approx(0.3)
     certain = np.array([[1000.0, 0.0]])
     assert calibration_error(certain, np.array([1])) == pytest.approx(1.0)
 
 
 def test_a_threshold_is_known_to_give_its_precision_and_accepts_as_many_as_it_can() -> None:
     logits, labels = honest_logits()
-    probabilities = probabilities_of(logits)
+    probabilities = CLASSIFICATION.probabilities(logits)
     threshold = choose_threshold(probabilities, labels, precision=0.9)
     assert threshold is not None
 
@@ -211,7 +211,7 @@ def test_a_precision_needs_images_enough_to_be_known() -> None:
 
 def test_a_threshold_accepts_the_share_that_was_asked_for() -> None:
     logits, labels = honest_logits()
-    probabilities = probabilities_of(logits)
+    probabilities = CLASSIFICATION.probabilities(logits)
     threshold = choose_threshold(probabilities, labels, coverage=0.3)
     assert threshold is not None
     assert accepted_at(probabilities, labels, threshold).coverage == pytest.approx(0.3)
@@ -248,7 +248,9 @@ def test_calibrating_a_network_gives_the_logits_that_it_then_answers_with() -> N
     calibrated, after = calibrate_network(network, before, labels, recipe, Progress())
     np.testing.assert_allclose(np.asarray(network.head(features)), after, rtol=1e-4, atol=1e-4)
     assert np.abs(after - before).max() > 0.1, "else nothing was divided"
-    assert calibrated.accepted == accepted_at(probabilities_of(after), labels, calibrated.threshold)
+    assert calibrated.accepted == accepted_at(
+        CLASSIFICATION.probabilities(after), labels, calibrated.threshold
+    )
     assert calibrated.warnings == ()
     strict = Recipe(calibration=CalibrationRecipe(kind="none", abstain_precision=0.999))
     unknown, _ = calibrate_network(network, after, labels, strict, Progress())

@@ -21,6 +21,8 @@ from kerastl.export.parity import MIXED_PRECISION_TOLERANCE, ParityResult, check
 from kerastl.export.publish import ExportedModel, publish
 from kerastl.export.reader import load_exported
 from kerastl.export.serving import Serving
+from kerastl.task import Task
+from kerastl.task.classification import CLASSIFICATION, MULTI_LABEL
 from kerastl.writing import NoSpaceError
 
 ROOT = Path(__file__).parents[1]
@@ -82,7 +84,7 @@ def export(
     names: tuple[str, ...] = NAMES,
     resize: str = "stretch",
     tolerance: float = 1e-5,
-    multi_label: bool = False,
+    task: Task = CLASSIFICATION,
     expected: Any = None,
     threshold: float | None = None,
     served_threshold: float | None = None,
@@ -91,9 +93,9 @@ def export(
     from kerastl.export.signatures import write_saved_model
 
     expected = expected or tiny_model()
-    right = Serving(NAMES, SIZE, "stretch", multi_label, threshold)
+    right = Serving(NAMES, SIZE, "stretch", task, threshold)
     answers = expected_answers(expected, images, right)
-    served = Serving(names, SIZE, resize, multi_label, served_threshold or threshold)
+    served = Serving(names, SIZE, resize, task, served_threshold or threshold)
     return publish(
         lambda path: write_saved_model(exported or expected, served, path),
         lambda path: check_parity(path, images, answers, right, tolerance),
@@ -486,11 +488,11 @@ def test_a_multi_label_model_answers_with_a_sigmoid_for_each_label(
 ) -> None:
     import tensorflow as tf
 
-    version = export(tmp_path, images, multi_label=True)
+    version = export(tmp_path, images, task=MULTI_LABEL)
     reader = load_exported(version.path)
     probabilities = reader.predict_bytes(images)[0]
     assert version.largest_difference <= 1e-6 and np.abs(probabilities.sum(axis=1) - 1).max() > 0.1
-    assert reader.multi_label
+    assert reader.task is MULTI_LABEL
     answer = reader._answer(image_bytes=tf.constant(images))
     given = [text.decode().split("\n") if text else [] for text in answer["labels"].numpy()]
     assert given == [[name for name, p in zip(NAMES, row, strict=True) if p > 0.5] for row in probabilities]

@@ -340,8 +340,8 @@ def test_sources_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("source", ["{root}", "digits", "tfds:mnist"])
 def test_several_labels_need_a_manifest(tmp_path: Path, source: str) -> None:
-    with pytest.raises(DataError, match=r"data\.multi_label = true.*manifest"):
-        open_examples(DataRecipe(source=source.format(root=pets(tmp_path)), multi_label=True))
+    with pytest.raises(DataError, match=r"data\.task = 'multi_label'.*manifest"):
+        open_examples(DataRecipe(source=source.format(root=pets(tmp_path)), task="multi_label"))
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads every folder")

@@ -26,6 +26,8 @@ from kerastl.export.publish import publish
 from kerastl.export.runtime_process import BATCH_SIZE, SINGLES
 from kerastl.export.runtimes import Answers
 from kerastl.export.serving import Serving
+from kerastl.task import Task
+from kerastl.task.classification import CLASSIFICATION, MULTI_LABEL
 
 NAMES = ("blau", "grün", "rot")
 SIZE = 24
@@ -86,12 +88,12 @@ def flip_channels(x: Any) -> Any:
     return keras.ops.flip(x, axis=-1)
 
 
-def images_of(model: Any, pixels: np.ndarray, multi_label: bool = False) -> CheckImages:
+def images_of(model: Any, pixels: np.ndarray, task: Task = CLASSIFICATION) -> CheckImages:
     from kerastl.workflow.converting import check_images
 
     labels = np.arange(len(pixels)) % 3
-    given = np.eye(3, dtype=np.uint8)[labels] if multi_label else labels
-    return check_images(model, pixels, given, np.arange(len(pixels)) >= 20, multi_label)
+    given = labels if task.exclusive else np.eye(3, dtype=np.uint8)[labels]
+    return check_images(model, pixels, given, np.arange(len(pixels)) >= 20, task)
 
 
 def test_floats_need_no_representative_images(tmp_path: Path, pixels: np.ndarray) -> None:
@@ -434,7 +436,7 @@ def test_what_kerastl_builds_can_be_converted(
         model = tiny_model(pixels, dtype="mixed_bfloat16")
         tolerance = MIXED_PRECISION_TOLERANCE
     elif kind == "several labels":
-        serving = dataclasses.replace(SERVING, multi_label=True)
+        serving = dataclasses.replace(SERVING, task=MULTI_LABEL)
     elif kind == "BGR minus the mean":
         minus = keras.layers.Normalization(mean=[103.9, 116.8, 123.7], variance=[1.0] * 3)
         model = tiny_model(pixels, start=lambda x: minus(x[..., ::-1]))
@@ -444,7 +446,7 @@ def test_what_kerastl_builds_can_be_converted(
         mean = keras.ops.power(keras.layers.GlobalAveragePooling2D()(powers), 1 / 3.0)
         model = keras.Model(inputs, keras.layers.Dense(3, kernel_initializer="identity")(mean[:, ::-1] * 9))
     folder = write(model, name, tmp_path / "m", pixels, serving)
-    images = images_of(model, pixels, serving.multi_label)
+    images = images_of(model, pixels, serving.task)
     result = check_format(folder, FORMATS[name], images, serving, tolerance)
     assert result.problems == ()
     assert result.model_accuracy > 0.9

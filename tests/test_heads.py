@@ -6,13 +6,13 @@ import pytest
 
 from kerastl.model.heads import (
     AdjustableDropout,
-    log_shares,
     make_head,
     make_pooling,
     renew_head,
     rewind_dropout,
 )
 from kerastl.recipe.schema import HeadRecipe
+from kerastl.task.classification import CLASSIFICATION, MULTI_LABEL
 
 SHAPE = (3, 4, 6)
 ACTIVATION = np.random.default_rng(1).gamma(1.0, 2.0, (5, *SHAPE)).astype("float32")
@@ -100,14 +100,12 @@ def test_the_seed_alone_decides_the_initial_weights():
 
 def test_a_head_begins_with_the_constant_guess():
     counts = np.array([90, 9, 0])
-    head = head_of(HeadRecipe(hidden=(5,)), bias=log_shares(counts, 99))
+    head = head_of(HeadRecipe(hidden=(5,)), bias=CLASSIFICATION.first_bias(counts, 99))
     said = keras.ops.convert_to_numpy(keras.ops.softmax(head.model(np.ones((2, 6), "float32"))))
     np.testing.assert_allclose(said, [[91 / 102, 10 / 102, 1 / 102]] * 2, rtol=1e-5)
-    odds = keras.ops.convert_to_numpy(
-        keras.ops.sigmoid(log_shares(np.array([0, 5, 10]), 10, multi_label=True))
-    )
+    odds = keras.ops.convert_to_numpy(keras.ops.sigmoid(MULTI_LABEL.first_bias(np.array([0, 5, 10]), 10)))
     np.testing.assert_allclose(odds, [1 / 12, 6 / 12, 11 / 12], rtol=1e-5)
-    assert not log_shares(np.array([7, 7, 7]), 21).any(), "balanced classes begin from zero"
+    assert not CLASSIFICATION.first_bias(np.array([7, 7, 7]), 21).any(), "balanced classes begin from zero"
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.3, 0.5])

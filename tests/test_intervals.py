@@ -8,6 +8,8 @@ import pytest
 from kerastl.data.examples import text_column
 from kerastl.evaluation.intervals import grouped_interval, over_groups
 from kerastl.evaluation.metrics import Metrics, evaluate_logits, wilson_interval
+from kerastl.task import Task
+from kerastl.task.classification import CLASSIFICATION, MULTI_LABEL
 
 
 def coverage(groups: int, alike: bool, truth: float, draws: int = 400) -> tuple[float, float]:
@@ -48,11 +50,11 @@ def test_none_or_all_right_counts_the_groups() -> None:
     assert grouped_interval(np.zeros(300, bool), group)[0] == 0.0
 
 
-@pytest.mark.parametrize("multi_label", [False, True])
-def test_metrics_say_how_many_groups_stand_behind_the_interval(multi_label: bool) -> None:
+@pytest.mark.parametrize("task", [CLASSIFICATION, MULTI_LABEL])
+def test_metrics_say_how_many_groups_stand_behind_the_interval(task: Task) -> None:
     logits = np.random.default_rng(1).normal(size=(60, 3))
-    labels = (logits > 0.1).astype(int) if multi_label else np.arange(60) % 3
-    metrics = evaluate_logits(logits, labels, ["a", "b", "c"], multi_label)
+    labels = np.arange(60) % 3 if task.exclusive else (logits > 0.1).astype(int)
+    metrics = evaluate_logits(logits, labels, ["a", "b", "c"], task)
     grouped = over_groups(
         metrics, logits, labels, text_column([f"g{row // 10}" if row < 50 else "" for row in range(60)])
     )

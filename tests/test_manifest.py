@@ -122,8 +122,8 @@ def test_columns_have_the_names_that_the_recipe_gives(tmp_path: Path) -> None:
 
 def test_several_labels_become_a_multi_hot_matrix(tmp_path: Path) -> None:
     path = write(tmp_path, "path,label\na.png,sea|sky\nb.png,\nc.png, sky | tree |\na.png,sky|sea\n")
-    examples = opened(path, multi_label=True)
-    assert examples.multi_label and examples.class_names == ("sea", "sky", "tree")
+    examples = opened(path, task="multi_label")
+    assert not examples.task.exclusive and examples.class_names == ("sea", "sky", "tree")
     assert examples.labels.dtype == np.uint8
     assert examples.labels.tolist() == [[1, 1, 0], [0, 0, 0], [0, 1, 1]]
     assert examples.skipped == ("a.png: line 5 repeats line 2",)
@@ -198,7 +198,7 @@ BAD: dict[str, tuple[str | bytes, dict[str, object], tuple[str, ...]]] = {
         ("None of the 4 files", "'q/1.png', 'q/2.png', 'q/3.png' and 1 more", "relative to"),
     ),
     "not text": (b"path,label\n\xff\xfe\n", {}, ("not UTF-8",)),
-    "no labels at all": ("path,label\na.png,\n", {"multi_label": True}, ("No row", "separated by |")),
+    "no labels at all": ("path,label\na.png,\n", {"task": "multi_label"}, ("No row", "separated by |")),
     "one class": ("path,label\na.png,x\nb.png,x\n", {}, ("one class only: 'x'",)),
     "one example": ("path,label\na.png,x\nb.png,x\nc.png,y\n", {}, ("'y' (1)", "at least 2 needed")),
     "group in two splits": (

@@ -14,6 +14,7 @@ from sklearn import metrics as reference
 from kerastl.errors import DataError, TrainingError
 from kerastl.evaluation.answers import answers_of
 from kerastl.evaluation.metrics import Metrics, evaluate_logits, wilson_interval
+from kerastl.task.classification import MULTI_LABEL
 
 
 def names(count: int) -> list[str]:
@@ -65,7 +66,7 @@ def test_multi_label_figures_equal_scikit_learns(classes: int) -> None:
     random = np.random.default_rng(1)
     labels = (random.random((400, classes)) < 0.3).astype(np.uint8)
     logits = (random.normal(size=labels.shape) + 2.0 * labels - 1).astype(np.float32)
-    measured = evaluate_logits(logits, labels, names(classes), multi_label=True)
+    measured = evaluate_logits(logits, labels, names(classes), MULTI_LABEL)
     predicted = (logits > 0).astype(int)
     probabilities = 1 / (1 + np.exp(-logits.astype(np.float64)))
     likelihood = np.where(labels == 1, probabilities, 1 - probabilities)
@@ -111,7 +112,7 @@ def test_a_class_that_is_there_but_never_predicted_has_no_precision_and_f1_zero(
 
 def test_labels_without_a_positive_have_no_average_precision() -> None:
     labels = np.array([[1, 0], [0, 0]], np.uint8)
-    measured = evaluate_logits(np.array([[1.0, -1.0], [-1.0, 1.0]]), labels, ["a", "b"], multi_label=True)
+    measured = evaluate_logits(np.array([[1.0, -1.0], [-1.0, 1.0]]), labels, ["a", "b"], MULTI_LABEL)
     assert measured.classes[1].average_precision is None and measured.classes[1].recall is None
     assert measured.mean_average_precision == 1.0
     assert measured.accuracy == 0.5
@@ -121,7 +122,7 @@ def test_huge_logits_neither_overflow_nor_round_to_nothing() -> None:
     logits = np.array([[1e4, -1e4], [1e4, -1e4]], np.float32)
     assert evaluate_logits(logits, np.array([0, 1]), ["a", "b"]).log_loss == pytest.approx(1e4)
     labels = np.array([[1, 0], [0, 1]], np.uint8)
-    assert evaluate_logits(logits, labels, ["a", "b"], multi_label=True).log_loss == pytest.approx(5e3)
+    assert evaluate_logits(logits, labels, ["a", "b"], MULTI_LABEL).log_loss == pytest.approx(5e3)
     tiny = np.array([[40.0, 0.0]], np.float32)  # softmax in float32 would say a loss of exactly 0
     assert evaluate_logits(tiny, np.array([0]), ["a", "b"]).log_loss < 1e-15
 
@@ -152,7 +153,7 @@ def test_metrics_survive_json() -> None:
     logits, labels = random_case(50, 7)
     for measured in (
         evaluate_logits(logits, labels, names(7)),
-        evaluate_logits(logits, (logits > 1).astype(np.uint8), names(7), multi_label=True),
+        evaluate_logits(logits, (logits > 1).astype(np.uint8), names(7), MULTI_LABEL),
     ):
         written = json.loads(json.dumps(measured.to_dict(), allow_nan=False))
         read = Metrics.from_dict(written)
@@ -195,12 +196,12 @@ def test_figures_do_not_depend_on_how_many_rows_are_taken_at_once(monkeypatch: p
     several = (logits > 1).astype(np.uint8)
     whole = [
         evaluate_logits(logits, labels, names(7)),
-        evaluate_logits(logits, several, names(7), multi_label=True),
+        evaluate_logits(logits, several, names(7), MULTI_LABEL),
     ]
     monkeypatch.setattr("kerastl.evaluation.metrics._BYTES_AT_ONCE", 8 * 7 * 3)
     parts = [
         evaluate_logits(logits, labels, names(7)),
-        evaluate_logits(logits, several, names(7), multi_label=True),
+        evaluate_logits(logits, several, names(7), MULTI_LABEL),
     ]
     for one, other in zip(whole, parts, strict=True):
         assert one.log_loss == pytest.approx(other.log_loss) and one.classes == other.classes
@@ -224,10 +225,10 @@ def test_answers_name_each_image_the_worst_first() -> None:
 
 def test_answers_with_several_labels_name_all_that_are_there_and_all_that_are_given() -> None:
     logits, labels = np.array([[2.0, 1.0, -1.0], [-1.0, -1.0, -1.0]]), np.array([[1, 1, 0], [0, 1, 1]])
-    answers = answers_of("test", np.array(["a", "b"], object), logits, labels, ["x", "y", "z"], True)
+    answers = answers_of("test", np.array(["a", "b"], object), logits, labels, ["x", "y", "z"], MULTI_LABEL)
     assert [(each.true, each.predicted) for each in answers] == [("y|z", ""), ("x|y", "x|y")]
     assert answers[1].probability == pytest.approx(expit(2) * expit(1) * expit(1), abs=1e-6)
-    metrics = evaluate_logits(logits, labels, ["x", "y", "z"], multi_label=True)
+    metrics = evaluate_logits(logits, labels, ["x", "y", "z"], MULTI_LABEL)
     assert np.mean([each.loss for each in answers]) == pytest.approx(metrics.log_loss, abs=1e-6)
 
 

@@ -15,6 +15,7 @@ from kerastl.errors import ExportError
 from kerastl.evaluation.metrics import evaluate_logits
 from kerastl.export.card import ModelFacts, describe_version
 from kerastl.export.parity import ParityResult
+from kerastl.task.classification import MULTI_LABEL
 
 PARITY = ParityResult(3.2e-7, True, 32, True, 1e-5, ("serving_default", "serving_pixels"), ())
 
@@ -26,7 +27,7 @@ def facts(**changes: object) -> ModelFacts:
     known = ModelFacts(
         run="20260102-030405-flowers", recipe="flowers", backbone="resnet50", weights="pretrained",
         weights_origin="imagenet", image_size=224, resize="crop", class_names=("blue|green", "red", "rare"),
-        multi_label=False, data_source="photos", fingerprint="abc123", counts={"train": 1200, "test": 58},
+        task="classification", data_source="photos", fingerprint="abc123", counts={"train": 1200, "test": 58},
         unreadable_count=4, test=test, validation=None, warnings=("40 images appear twice",),
     )  # fmt: skip
     return dataclasses.replace(known, **changes)  # type: ignore[arg-type]
@@ -104,8 +105,8 @@ def test_a_model_that_was_never_tested_says_so() -> None:
 
 def test_a_multi_label_card_speaks_of_labels() -> None:
     logits, labels = np.array([[3.0, -2.0], [-1.0, 2.0]]), np.array([[1, 0], [0, 1]])
-    test = evaluate_logits(logits, labels, ["a", "b"], multi_label=True).to_dict()
-    card = card_of(test=test, multi_label=True, class_names=("a", "b"))
+    test = evaluate_logits(logits, labels, ["a", "b"], MULTI_LABEL).to_dict()
+    card = card_of(test=test, task="multi_label", class_names=("a", "b"))
     assert "Labels images: 2 labels (a, b)" in card and "All labels right on 2 images" in card
     assert "one of its classes for every image" not in card
 

@@ -11,7 +11,8 @@ from sklearn import metrics as theirs
 from kerastl.errors import TrainingError
 from kerastl.evaluation.calibration import fit_temperature
 from kerastl.evaluation.monitors import image_losses, is_better, validation_metrics
-from kerastl.recipe.schema import MONITORS, sign_of
+from kerastl.task import MONITORS, Task, sign_of
+from kerastl.task.classification import CLASSIFICATION, MULTI_LABEL
 
 
 def one_label(count: int = 300, classes: int = 5) -> tuple[np.ndarray, np.ndarray]:
@@ -45,7 +46,7 @@ def test_the_figures_are_scikit_learns() -> None:
 
 def test_the_figures_of_several_labels_are_scikit_learns() -> None:
     logits, labels = several_labels()
-    found = validation_metrics(logits, labels, multi_label=True)
+    found = validation_metrics(logits, labels, MULTI_LABEL)
     assert found["val_macro_f1"] == pytest.approx(theirs.f1_score(labels, logits > 0, average="macro"))
     assert found["val_accuracy"] == theirs.accuracy_score(labels, logits > 0)
     assert "val_balanced_accuracy" not in found
@@ -65,29 +66,29 @@ def test_weights_count_in_losses_and_temperature() -> None:
 
 
 @pytest.mark.parametrize(
-    ("monitor", "multi_label"),
+    ("monitor", "task"),
     [
-        *((monitor, False) for monitor in MONITORS),
-        *((monitor, True) for monitor in MONITORS if monitor != "val_balanced_accuracy"),
+        *((monitor, CLASSIFICATION) for monitor in MONITORS),
+        *((monitor, MULTI_LABEL) for monitor in MULTI_LABEL.monitors),
     ],
 )
-def test_what_images_add_is_the_metric(monitor: str, multi_label: bool) -> None:
-    logits, labels = several_labels() if multi_label else one_label()
-    losses = image_losses(monitor, logits, labels, multi_label)
-    metric = validation_metrics(logits, labels, multi_label)[monitor]
+def test_what_images_add_is_the_metric(monitor: str, task: Task) -> None:
+    logits, labels = one_label() if task.exclusive else several_labels()
+    losses = image_losses(monitor, logits, labels, task)
+    metric = validation_metrics(logits, labels, task)[monitor]
     assert losses.shape == (300,) and losses.mean() == pytest.approx(sign_of(monitor) * metric)
 
 
 @pytest.mark.parametrize("monitor", ["val_macro_f1", "val_balanced_accuracy"])
 def test_an_images_part_is_what_changes_with_its_weight(monitor: str) -> None:
-    for multi_label, (logits, labels) in ((False, one_label()), (True, several_labels())):
-        if multi_label and monitor == "val_balanced_accuracy":
+    for task, (logits, labels) in ((CLASSIFICATION, one_label()), (MULTI_LABEL, several_labels())):
+        if monitor not in task.monitors:
             continue
-        losses = image_losses(monitor, logits, labels, multi_label)
-        whole = validation_metrics(logits, labels, multi_label)[monitor]
-        for place in (0, 1, int(labels.argmax()) if not multi_label else 7):
+        losses = image_losses(monitor, logits, labels, task)
+        whole = validation_metrics(logits, labels, task)[monitor]
+        for place in (0, 1, int(labels.argmax()) if task.exclusive else 7):
             copies = np.append(np.repeat(np.arange(300), 200), place)  # one image counts a little more
-            change = validation_metrics(logits[copies], labels[copies], multi_label)[monitor] - whole
+            change = validation_metrics(logits[copies], labels[copies], task)[monitor] - whole
             influence = -(losses[place] - losses.mean()) / len(copies)
             assert change == pytest.approx(influence, rel=0.02, abs=1e-9)
 

@@ -147,14 +147,14 @@ def test_lists_in_parquet_keep_labels_that_hold_the_separator(tmp_path: Path) ->
     path = manifest(tmp_path, *"ab").with_suffix(".parquet")
     table = pyarrow.table({"path": ["00.png", "01.png"], "label": [["a|b", "c"], []]})
     pyarrow.parquet.write_table(table, path)
-    examples = opened(path, multi_label=True)
+    examples = opened(path, task="multi_label")
     assert examples.class_names == ("a|b", "c") and examples.labels.tolist() == [[1, 1], [0, 0]]
 
 
 @pytest.mark.parametrize("mark", [",", ";", "\t", " ", "/", "&&"])
 def test_the_separator_is_a_key(tmp_path: Path, mark: str) -> None:
     path = manifest(tmp_path, f'"sea{mark}sky"', "sky", '""', f'"sky{mark}sea"')
-    examples = opened(path, multi_label=True, label_separator=mark)
+    examples = opened(path, task="multi_label", label_separator=mark)
     assert examples.class_names == ("sea", "sky") and not examples.warnings
     assert examples.labels.tolist() == [[1, 1], [0, 1], [0, 0], [1, 1]]
 
@@ -162,7 +162,7 @@ def test_the_separator_is_a_key(tmp_path: Path, mark: str) -> None:
 @pytest.mark.parametrize("mark", [",", ";", " ", "/"])
 def test_another_separator_is_suspected_with_its_cure(tmp_path: Path, mark: str) -> None:
     path = manifest(tmp_path, f'"sea{mark}sky"', f'"town{mark}sky"', "town")
-    warned(path, f"--set 'data.label_separator=\"{mark}\"'", multi_label=True)
+    warned(path, f"--set 'data.label_separator=\"{mark}\"'", task="multi_label")
 
 
 def test_names_with_signs_of_their_own_are_not_suspected() -> None:
@@ -182,9 +182,9 @@ def test_columns_of_zero_and_one_are_labels(tmp_path: Path) -> None:
     path = manifest(tmp_path, "1,1", "0,0", ",1", header="path,cat,dog")
     with pytest.raises(DataError, match=r"line 2: 2 of the columns 'cat', 'dog' are 1.*\n.*line 3: 0 of"):
         opened(path)
-    assert opened(path, multi_label=True).labels.tolist() == [[1, 1], [0, 0], [0, 1]]
+    assert opened(path, task="multi_label").labels.tolist() == [[1, 1], [0, 0], [0, 1]]
     with pytest.raises(DataError, match="line 3: '-1' in column 'dog', where 0 or 1"):
-        opened(manifest(tmp_path, "1,0", "0,-1", header="path,cat,dog"), multi_label=True)
+        opened(manifest(tmp_path, "1,0", "0,-1", header="path,cat,dog"), task="multi_label")
     with pytest.raises(DataError, match="no column 'label'"):
         opened(manifest(tmp_path, "1,x", "0,y", header="path,flag,word"))
     with pytest.raises(DataError, match="no column 'kind'"):

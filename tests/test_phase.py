@@ -14,9 +14,10 @@ from kerastl.evaluation.monitors import is_better
 from kerastl.features.readers import Features, reader_of
 from kerastl.features.views import Views
 from kerastl.recipe import AugmentRecipe, FinetunePhaseRecipe, HeadPhaseRecipe
+from kerastl.task.classification import CLASSIFICATION, MULTI_LABEL, all_labels_right
 from kerastl.training.batches import PhaseData, balanced_weights, batches, epoch_order, mixed, part_of
 from kerastl.training.phase import evaluation_batch, predict_logits, run_phase, validate
-from kerastl.training.trainer import all_labels_right, inference_of
+from kerastl.training.trainer import inference_of
 
 CLASSES = 3
 SETTINGS = HeadPhaseRecipe(
@@ -72,7 +73,7 @@ def test_the_best_epochs_weights_are_restored_not_the_last() -> None:
     )
     best = min(result.history, key=lambda row: row["val_calibrated_loss"])
     assert result.best_epoch == best["epoch"]
-    now = validate(inference_of(model), phase_data, SETTINGS, False, 256)
+    now = validate(inference_of(model), phase_data, SETTINGS, CLASSIFICATION, 256)
     assert now["val_calibrated_loss"] == pytest.approx(best["val_calibrated_loss"], rel=1e-6)
     assert result.best == pytest.approx(now)
     assert best["val_calibrated_loss"] < result.history[-1]["val_calibrated_loss"], (
@@ -138,7 +139,7 @@ def test_weights_stay_where_no_epoch_beats_the_start() -> None:
 
 def test_a_phase_never_ends_worse_than_it_began() -> None:
     model = linear_model()
-    began = validate(inference_of(model), data(), SETTINGS, False, 256)
+    began = validate(inference_of(model), data(), SETTINGS, CLASSIFICATION, 256)
     # Labels that have nothing to do with the points: whatever is learnt is worse than what was there.
     clean = features(120, seed=1)
     shuffled = np.random.default_rng(0).permutation(clean.views.classes)
@@ -252,7 +253,7 @@ def test_class_weights_raise_the_recall_of_a_rare_class() -> None:
     # What judges them weighs as what trained them: by its own measure each is the better one.
     judged = {
         weighting: validate(
-            inference_of(model), phase_data, phase_settings(class_weights=weighting), False, 256
+            inference_of(model), phase_data, phase_settings(class_weights=weighting), CLASSIFICATION, 256
         )
         for weighting in recall
     }
@@ -269,10 +270,12 @@ def test_the_training_accuracy_of_mixed_labels_counts_images_whose_labels_are_al
 def test_multi_label_learns_each_label_by_itself() -> None:
     base = features(120, seed=1)
     rows = base.pooled_batch(np.arange(120), 0)
-    train = features_of(dataclasses.replace(base.views, classes=(rows[:, :3] > 0).astype(np.uint8)), rows)
+    train = features_of(
+        dataclasses.replace(base.views, classes=(rows[:, :3] > 0).astype(np.uint8), task=MULTI_LABEL), rows
+    )
     phase_data = PhaseData(train, train.pooled_batch, train, train.pooled_batch)
     result = run_phase(
-        "head_phase", linear_model(), phase_data, phase_settings(epochs=40), seed=0, multi_label=True
+        "head_phase", linear_model(), phase_data, phase_settings(epochs=40), seed=0, task=MULTI_LABEL
     )
     assert result.best["val_accuracy"] > 0.6
 

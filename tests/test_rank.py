@@ -171,7 +171,7 @@ def test_images_with_several_labels_are_ranked_by_mean_average_precision(
         (tmp_path / str(number)).mkdir()
         source = manifest(tmp_path / str(number), images, named)
         done = kerastl(
-            "rank", "--data", source, "--set", "data.multi_label=true", "--image-size", "32",
+            "rank", "--data", source, "--set", "data.task=multi_label", "--image-size", "32",
             "--backbones", "mobilenet_025", "--json",
         )  # fmt: skip
         assert done.returncode == 0, done.stderr

@@ -18,12 +18,12 @@ from test_phase import CLASSES, data, features, features_of, linear_model, phase
 
 from kerastl.errors import UserError
 from kerastl.recipe import load_recipe
+from kerastl.task.classification import CLASSIFICATION
 from kerastl.training import rate_range
 from kerastl.training.batches import batches
 from kerastl.training.phase import run_phase
 from kerastl.training.rate_range import GeometricRate, RateRange, has_diverged, run_rate_range, untouched
 from kerastl.training.schedule import make_optimizer
-from kerastl.training.trainer import make_loss
 from kerastl.workflow import lr_range
 
 # Without label smoothing no rate is too high for clouds that a line can part: the logits grow, and are right.
@@ -40,7 +40,7 @@ def model_with_state() -> keras.Model:
     )
     outputs = keras.layers.Dense(CLASSES)(keras.layers.Dropout(0.3)(hidden))
     model = keras.Model(inputs, outputs)
-    model.compile("adam", make_loss(phase_settings(), multi_label=False))
+    model.compile("adam", CLASSIFICATION.loss(phase_settings().label_smoothing or 0.0))
     model.train_on_batch(np.ones((4, 8), "float32"), np.eye(CLASSES, dtype="float32")[[0, 1, 2, 0]])
     return model
 
@@ -140,7 +140,7 @@ def test_its_steps_are_those_of_keras_own_fit(monkeypatch: pytest.MonkeyPatch) -
     variables = fitted.trainable_variables
     optimizer = make_optimizer(settings, variables, [factors(v) for v in variables], 8)
     optimizer.learning_rate = GeometricRate(1e-3, 1e-1, steps)
-    fitted.compile(optimizer, make_loss(settings, multi_label=False))
+    fitted.compile(optimizer, CLASSIFICATION.loss(settings.label_smoothing or 0.0))
     stream = batches(phase_data, dataclasses.replace(settings, epochs=3), 8, 4, "float32")
     fitted.fit(stream.take(steps), verbose=0)
     for one, two in zip(mine.get_weights(), fitted.get_weights(), strict=True):

@@ -76,7 +76,7 @@ WRONG = {
     "weights that are not there": ("[backbone]\nweights = 'nowhere.h5'", ["backbone.weights = 'nowhere.h5'", "no such file", "pretrained, imagenet, none"]),
     "balanced weights of several labels": (
         "[data]\nmulti_label = true\n[head_phase]\nclass_weights = 'balanced'",
-        ["head_phase.class_weights = 'balanced'", "data.multi_label"],
+        ["head_phase.class_weights = 'balanced'", "data.task = 'multi_label'"],
     ),
     "two ways to abstain": (
         "[calibration]\nabstain_precision = 0.9\nabstain_coverage = 0.5",
@@ -84,7 +84,7 @@ WRONG = {
     ),
     "abstaining from several labels": (
         "[data]\nmulti_label = true\n[calibration]\nabstain_coverage = 0.5",
-        ["calibration.abstain_coverage = 0.5", "data.multi_label"],
+        ["calibration.abstain_coverage = 0.5", "data.task = 'multi_label'"],
     ),
 }  # fmt: skip
 
@@ -217,7 +217,7 @@ def random_recipe(generator: random.Random) -> Recipe:
     if generator.random() < 0.5:
         values.setdefault("finetune_phase", {})["unfreeze_from"] = generator.choice(backbone.unfreeze_points)
     data = values.setdefault("data", {})
-    data["multi_label"] = False
+    data["task"] = "classification"
     if "group_pattern" in data:
         data["group_pattern"] = re.escape(data["group_pattern"])
         data["group_subfolders"] = False

@@ -23,6 +23,8 @@ from kerastl.report.plots import plot_confusion, plot_curves
 from kerastl.report.plots_images import plot_augmentation, plot_worst
 from kerastl.report.trust import Trust
 from kerastl.run import Run, create_run
+from kerastl.task import Task
+from kerastl.task.classification import CLASSIFICATION, MULTI_LABEL
 from kerastl.wording import cut, duration
 
 HISTORIES = [
@@ -33,17 +35,17 @@ HISTORIES = [
 ]  # fmt: skip
 
 
-def make_report(names: list[str], count: int = 200, multi_label: bool = False) -> Report:
+def make_report(names: list[str], count: int = 200, task: Task = CLASSIFICATION) -> Report:
     random = np.random.default_rng(0)
     k = len(names)
     labels = random.integers(0, k - 1, count)  # the last class is absent
     logits = random.normal(size=(count, k))
     logits[np.arange(count), labels] += 2
-    given = np.eye(k, dtype=np.uint8)[labels] if multi_label else labels
-    metrics = evaluate_logits(logits, given, names, multi_label)
+    given = labels if task.exclusive else np.eye(k, dtype=np.uint8)[labels]
+    metrics = evaluate_logits(logits, given, names, task)
     return Report(
         metrics=metrics,
-        validation_metrics=evaluate_logits(logits[:60], given[:60], names, multi_label),
+        validation_metrics=evaluate_logits(logits[:60], given[:60], names, task),
         phases=(
             PhaseSummary("head_phase", 30, 28, "val_loss", 0.687, 12.3, 27_500.0),
             PhaseSummary("finetune_phase", 10, 6, "val_loss", 0.499, 230.0, 78.0),
@@ -120,11 +122,11 @@ def test_the_page_gives_counts_intervals_and_confusions_in_words(run: Run) -> No
 
 
 @pytest.mark.parametrize("count", [2, 10, 11, 200])
-@pytest.mark.parametrize("multi_label", [False, True])
+@pytest.mark.parametrize("task", [CLASSIFICATION, MULTI_LABEL])
 @pytest.mark.parametrize("width", [40, 60, 80])
-def test_the_terminal_summary_fits_its_width(count: int, multi_label: bool, width: int) -> None:
+def test_the_terminal_summary_fits_its_width(count: int, task: Task, width: int) -> None:
     names = [f"a class with quite a long and winding name {i}" for i in range(count)]
-    lines = report_text(make_report(names, multi_label=multi_label), width).splitlines()
+    lines = report_text(make_report(names, task=task), width).splitlines()
     assert max(len(line) for line in lines) <= width
     assert len(lines) <= {80: 36, 60: 46, 40: 80}[width]
     assert not any("…" in line for line in lines), "names that begin alike would be one"

@@ -10,6 +10,7 @@ import click
 from kerastl.cli.options import debug_option, json_option, progress_option, run_argument
 from kerastl.cli.terminal import print_csv, print_json, quiet_tensorflow, show, table
 from kerastl.progress import Progress
+from kerastl.task import task_named
 from kerastl.wording import counted, interval, share
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def evaluate(run: Path, data: str | None, as_json: bool, as_csv: bool, progress:
 def overview(metrics: Metrics) -> str:
     """The figures of all images, and a line for each class."""
     between = interval(*metrics.accuracy_interval, metrics.groups)
-    what = "all labels right" if metrics.multi_label else "accuracy"
+    what = task_named(metrics.task).accuracy_title
     classes, note = list(metrics.classes), ""
     if len(classes) > MOST_CLASSES:
         known = [each for each in classes if each.f1 is not None]

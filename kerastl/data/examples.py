@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kerastl.data.looks import Looks
+from kerastl.task import Task, task_named
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -72,9 +73,9 @@ class Examples:
         return len(self.ids)
 
     @property
-    def multi_label(self) -> bool:
-        """Whether an example may have several labels, or none."""
-        return self.labels.ndim == 2
+    def task(self) -> Task:
+        """What the labels answer."""
+        return task_named("classification" if self.labels.ndim == 1 else "multi_label")
 
     def indexed(self, indices: np.ndarray) -> tf.data.Dataset:
         """`encoded` with each example's index before it, as (tf.int64, tf.string).
@@ -168,12 +169,12 @@ def some_examples(examples: Examples, classes: np.ndarray) -> Examples:
         examples: to choose from.
         classes: int [k], increasing, the classes to keep.
     """
-    if examples.multi_label:
-        rows = np.flatnonzero(examples.labels[:, classes].any(axis=1) | ~examples.labels.any(axis=1))
-        labels = examples.labels[rows][:, classes]
-    else:
+    if examples.task.exclusive:
         rows = np.flatnonzero(np.isin(examples.labels, classes))
         labels = np.searchsorted(classes, examples.labels[rows]).astype(np.int32)
+    else:
+        rows = np.flatnonzero(examples.labels[:, classes].any(axis=1) | ~examples.labels.any(axis=1))
+        labels = examples.labels[rows][:, classes]
     names = tuple(examples.class_names[code] for code in classes)
     return replace(
         examples,

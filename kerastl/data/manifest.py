@@ -36,7 +36,7 @@ def open_manifest(path: Path, data: DataRecipe) -> Examples:
 
     Args:
         path: a .csv (UTF-8; separated by comma, semicolon, tab or |; with a header) or .parquet file.
-        data: names of the columns, and whether labels are `multi_label`.
+        data: names of the columns, and whether an image may have several labels.
 
     Raises:
         DataError: if columns, labels or paths are missing, or rows contradict each other.
@@ -154,7 +154,7 @@ def _warnings(
         )
     texts = list(table.labels)
     rows = dict(zip(texts, np.bincount(codes, minlength=len(texts)).tolist(), strict=True))
-    separator = table.data.label_separator if table.data.multi_label else ""
+    separator = table.data.label_separator if table.data.several_labels else ""
     cells = [text.split(BETWEEN_LABELS) for text in texts] if separator else [[text] for text in texts]
     words: dict[str, int] = {}
     for text, labels in zip(texts, cells, strict=True):
@@ -164,7 +164,7 @@ def _warnings(
     if never:
         lines.append(f"Columns that are 1 in no row are no classes: {listed(never)}.")
     lines += empty_words(
-        words, "label", "take these rows out, or leave the cell empty under data.multi_label"
+        words, "label", "take these rows out, or leave the cell empty where data.task = 'multi_label'"
     )
     lines += empty_words(Counter(groups), "group", "leave the cell empty")
     lines += doubtful_separators(class_names, separator, all(len(labels) < 2 for labels in cells))
@@ -174,7 +174,7 @@ def _warnings(
 def _labels(table: Table, codes: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
     """int32 [n] or uint8 [n, classes], and the sorted class names; `codes` number the distinct label texts."""
     texts = list(table.labels)
-    if not table.data.multi_label:
+    if not table.data.several_labels:
         names = tuple(sorted(texts))
         rank = {name: position for position, name in enumerate(names)}
         return np.array([rank[text] for text in texts], dtype=np.int32)[codes], names

@@ -74,7 +74,7 @@ class Table:
         given = SPLIT_WORDS.get(split.lower()) if split else ""
         if not path:
             self.problem(line, f"no path in column '{self.data.path_column}'.")
-        elif not label and not self.data.multi_label:
+        elif not label and not self.data.several_labels:
             self.problem(line, f"no label in column '{self.data.label_column}' for '{path}'.")
         elif given is None:
             hint = nearest(split.lower(), list(SPLIT_WORDS))
@@ -85,7 +85,7 @@ class Table:
         else:
             if not label.isascii() and not unicodedata.is_normalized("NFC", label):
                 self.composed.append(label)
-            if self.data.multi_label:
+            if self.data.several_labels:
                 label = BETWEEN_LABELS.join(words_of(label, self.data.label_separator))
             else:
                 label = class_name(label)
@@ -282,13 +282,13 @@ def _marked(table: Table, line: int, marks: list[str], values: Sequence[str]) ->
             table.problem(line, f"'{value}' in column '{name}', where 0 or 1 is expected for each label.")
             return marks[0]
         labels += [name] * mark
-    if table.data.multi_label:
+    if table.data.several_labels:
         return json.dumps(labels, ensure_ascii=False)
     if len(labels) != 1:
         table.problem(
             line,
             f"{len(labels)} of the columns {listed(marks)} are 1, where one label is expected "
-            "(data.multi_label = true takes several, or none).",
+            "(data.task = 'multi_label' takes several, or none).",
         )
         return marks[0]
     return labels[0]

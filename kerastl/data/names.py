@@ -150,7 +150,7 @@ def doubtful_separators(names: Sequence[str], separator: str, single: bool) -> l
         if not separator:
             return [
                 f"{found}: each combination is a class of its own. If an image may have several labels, set "
-                "data.multi_label = true."
+                "data.task = 'multi_label'."
             ]
         return [
             f"{found}: each combination is a label of its own. If {mark!r} separates labels, set data.label_separator "
@@ -158,7 +158,7 @@ def doubtful_separators(names: Sequence[str], separator: str, single: bool) -> l
         ]
     if not separator and any(listed_words(name) is not None for name in names):
         return [
-            "Labels that are lists are classes of their own. If an image may have several labels, set data.multi_label = true."
+            "Labels that are lists are classes of their own. If an image may have several labels, set data.task = 'multi_label'."
         ]
     return []
 

@@ -54,10 +54,10 @@ def _open(data: DataRecipe) -> Examples:
         raise DataError(f"data.source is empty. {EXPECTED}.")
     path = Path(source).expanduser()
     is_manifest = path.suffix.lower() in MANIFEST_SUFFIXES and not path.is_dir()
-    if data.multi_label and not is_manifest:
+    if data.several_labels and not is_manifest:
         raise DataError(
-            f"data.multi_label = true, but '{source}' gives each image one label. Use a .csv or .parquet manifest "
-            "with labels separated by |, or set data.multi_label = false."
+            f"data.task = 'multi_label', but '{source}' gives each image one label. Use a .csv or .parquet manifest "
+            "with labels separated by |, or set data.task = 'classification'."
         )
     if source == "digits":
         hidden = (

@@ -169,7 +169,7 @@ def _check_given(examples: Examples) -> None:
     names, class_count = examples.class_names, len(examples.class_names)
     counts = label_counts(examples.labels, class_count)
     present = [name for name, count in zip(names, counts, strict=True) if count]
-    if len(present) < 2 and not examples.multi_label:
+    if len(present) < 2 and examples.task.exclusive:
         found = f"one class only: {listed(present)}" if present else "no labelled images"
         raise DataError(
             f"The {examples.origin} has {found}. Expected at least 2 classes to tell apart.{_folders_within(examples)}"
@@ -249,7 +249,7 @@ def _thinned(examples: Examples, train: np.ndarray, per_class: int) -> np.ndarra
     """
     order = train[np.argsort(_shares(examples.ids[train], b"kerastl thin"), kind="stable")]
     labels = examples.labels[order]
-    if not examples.multi_label:
+    if examples.task.exclusive:
         by_class = np.argsort(labels, kind="stable")
         starts = np.searchsorted(labels[by_class], np.arange(len(examples.class_names)))
         rank = np.arange(len(labels)) - starts[labels[by_class]]

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kerastl.evaluation.metrics import blocks, probabilities_of
-
-LABEL_SEPARATOR = "|"
+from kerastl.evaluation.metrics import blocks
+from kerastl.task import Task
+from kerastl.task.classification import CLASSIFICATION
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def answers_of(
     logits: np.ndarray,
     labels: np.ndarray,
     class_names: Sequence[str],
-    multi_label: bool = False,
+    task: Task = CLASSIFICATION,
 ) -> list[LabelledAnswer]:
     """The answers to images, those with the largest loss first.
 
@@ -49,30 +49,14 @@ def answers_of(
         logits: float [n, classes].
         labels: int [n]; 0 and 1, [n, classes], for multi-label.
         class_names: in the order of the logits.
-        multi_label: sigmoid instead of softmax.
+        task: what the logits answer.
     """
     answers: list[LabelledAnswer] = []
-
-    def named(present: np.ndarray) -> str:
-        return LABEL_SEPARATOR.join(class_names[place] for place in np.flatnonzero(present).tolist())
-
     for rows in blocks(logits):
         part, truth = np.asarray(logits[rows], np.float64), np.asarray(labels[rows])
-        if multi_label:
-            given, signs = part > 0, np.where(truth > 0, 1.0, -1.0)
-            losses = np.logaddexp(0.0, -signs * part).mean(axis=1)
-            probabilities = np.exp(-np.logaddexp(0.0, -np.abs(part)).sum(axis=1))
-            names = [(named(one), named(other)) for one, other in zip(truth > 0, given, strict=True)]
-        else:
-            best, places = part.argmax(axis=1), np.arange(len(part))
-            shares = probabilities_of(part)
-            probabilities = shares[places, best]
-            # from the logits: a small probability may round to nothing
-            losses = part[places, best] - part[places, truth] - np.log(probabilities)
-            names = [
-                (class_names[one], class_names[other])
-                for one, other in zip(truth.tolist(), best.tolist(), strict=True)
-            ]
+        decided = task.decide(part)
+        probabilities, losses = task.answer_probabilities(part, decided), task.log_losses(part, truth)
+        names = zip(task.names(truth, class_names), task.names(decided, class_names), strict=True)
         figures = zip(ids[rows], names, probabilities.tolist(), losses.tolist(), strict=True)
         answers += [
             LabelledAnswer(split, str(identity), *pair, round(p, 6), round(loss, 6))

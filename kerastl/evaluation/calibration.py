@@ -18,7 +18,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import minimize, minimize_scalar
 
-from kerastl.evaluation.metrics import blocks, probabilities_of
+from kerastl.evaluation.metrics import blocks
+from kerastl.task import Task
+from kerastl.task.classification import CLASSIFICATION
 
 LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.05, 20.0
 FOLDS = 5
@@ -69,7 +71,7 @@ def log_loss_at(
     logits: np.ndarray,
     labels: np.ndarray,
     temperature: float | np.ndarray,
-    multi_label: bool = False,
+    task: Task = CLASSIFICATION,
     weights: np.ndarray | None = None,
 ) -> float:
     """Mean log-loss in nats of the logits divided by a temperature.
@@ -78,37 +80,32 @@ def log_loss_at(
         logits: float [n, classes].
         labels: int [n]; or 0 and 1, [n, classes], for multi-label, where the mean is over labels as well.
         temperature: above 0, one or one a class; 1 leaves the logits as they are.
-        multi_label: sigmoid instead of softmax.
+        task: what the logits answer.
         weights: of each image in the mean, float [n]; all alike without it.
     """
-    return float(np.average(losses_at(logits, labels, temperature, multi_label), weights=weights))
+    return float(np.average(losses_at(logits, labels, temperature, task), weights=weights))
 
 
 def losses_at(
-    logits: np.ndarray, labels: np.ndarray, temperature: float | np.ndarray, multi_label: bool = False
+    logits: np.ndarray, labels: np.ndarray, temperature: float | np.ndarray, task: Task = CLASSIFICATION
 ) -> np.ndarray:
     """Log-loss of each image in nats, float64 [n]; see `log_loss_at`."""
     losses = np.empty(len(logits))
     for rows, exact, targets in _blocks(logits, labels):
         exact /= temperature
-        if multi_label:
-            losses[rows] = np.logaddexp(0.0, np.where(targets > 0, -exact, exact)).mean(axis=1)
-        else:
-            exact -= exact.max(axis=1, keepdims=True)
-            own = exact[np.arange(len(exact)), targets]
-            losses[rows] = np.log(np.exp(exact, out=exact).sum(axis=1)) - own
+        losses[rows] = task.log_losses(exact, targets)
     return losses
 
 
 def fit_temperature(
-    logits: np.ndarray, labels: np.ndarray, multi_label: bool = False, weights: np.ndarray | None = None
+    logits: np.ndarray, labels: np.ndarray, task: Task = CLASSIFICATION, weights: np.ndarray | None = None
 ) -> float:
     """The temperature at which the log-loss (Guo et al. 2017, "On calibration of modern neural networks") and the prior are least.
 
     Args:
         logits: float [n, classes], of images that were not trained on.
         labels: int [n], or [n, classes] for multi-label.
-        multi_label: sigmoid instead of softmax.
+        task: what the logits answer.
         weights: of each image in the mean, float [n]; all alike without it.
 
     Returns:
@@ -116,7 +113,7 @@ def fit_temperature(
     """
     prior = 1 / _effective_count(labels, weights)
     found = minimize_scalar(
-        lambda log: log_loss_at(logits, labels, float(np.exp(log)), multi_label, weights) + prior * log**2,
+        lambda log: log_loss_at(logits, labels, float(np.exp(log)), task, weights) + prior * log**2,
         bounds=(np.log(LOWEST_TEMPERATURE), np.log(HIGHEST_TEMPERATURE)),
         method="bounded",
         options={"xatol": 1e-3},
@@ -125,7 +122,7 @@ def fit_temperature(
 
 
 def fit_temperatures(
-    logits: np.ndarray, labels: np.ndarray, multi_label: bool = False, weights: np.ndarray | None = None
+    logits: np.ndarray, labels: np.ndarray, task: Task = CLASSIFICATION, weights: np.ndarray | None = None
 ) -> np.ndarray:
     """A temperature for each class, at which the log-loss is least; vector scaling without biases (Guo et al. 2017).
 
@@ -134,7 +131,7 @@ def fit_temperatures(
     Args:
         logits: float [n, classes], of images that were not trained on.
         labels: int [n], or [n, classes] for multi-label.
-        multi_label: sigmoid instead of softmax.
+        task: what the logits answer.
         weights: of each image in the mean, float [n]; all alike without it.
 
     Returns:
@@ -142,19 +139,14 @@ def fit_temperatures(
     """
     prior = 1 / _effective_count(labels, weights)
     shares = np.full(len(logits), 1 / len(logits)) if weights is None else weights / weights.sum()
-    common = np.log(fit_temperature(logits, labels, multi_label, weights))
+    common = np.log(fit_temperature(logits, labels, task, weights))
 
     def loss(logs: np.ndarray) -> tuple[float, np.ndarray]:
         value, slope = 0.0, np.zeros(len(logs))
         for rows, exact, targets in _blocks(logits, labels):
             exact /= np.exp(logs)
-            value += float(shares[rows] @ losses_at(exact, targets, 1.0, multi_label))
-            surplus = probabilities_of(exact, multi_label)
-            if multi_label:
-                surplus = (surplus - targets) / len(logs)
-            else:
-                surplus[np.arange(len(exact)), targets] -= 1
-            slope -= shares[rows] @ (surplus * exact)
+            value += float(shares[rows] @ losses_at(exact, targets, 1.0, task))
+            slope -= shares[rows] @ (task.log_loss_gradients(exact, targets) * exact)
         apart = logs - common
         return value + prior * float(apart @ apart), slope + 2 * prior * apart
 
@@ -167,7 +159,7 @@ def calibrate(
     logits: np.ndarray,
     labels: np.ndarray,
     kind: str = "auto",
-    multi_label: bool = False,
+    task: Task = CLASSIFICATION,
     weights: np.ndarray | None = None,
 ) -> Calibration:
     """Fit temperatures on validation.
@@ -177,37 +169,37 @@ def calibrate(
         labels: int [n], or [n, classes] for multi-label.
         kind: `temperature`, `per_class`, `none`; or `auto`: one for each class where five-fold cross-validation
             shows by two standard errors that this is better than one for all, and each class has 20 images.
-        multi_label: sigmoid instead of softmax.
+        task: what the logits answer.
         weights: of each image, float [n]; all alike without it.
     """
     count, classes = np.shape(logits)
     if kind == "auto":
-        kind = "per_class" if _helps_by_class(logits, labels, multi_label, weights) else "temperature"
+        kind = "per_class" if _helps_by_class(logits, labels, task, weights) else "temperature"
     if kind == "none":
         fitted = np.ones(classes)
     elif kind == "per_class":
-        fitted = fit_temperatures(logits, labels, multi_label, weights)
+        fitted = fit_temperatures(logits, labels, task, weights)
     else:
-        fitted = np.full(classes, fit_temperature(logits, labels, multi_label, weights))
+        fitted = np.full(classes, fit_temperature(logits, labels, task, weights))
     return Calibration(kind, tuple(float(value) for value in fitted), count)
 
 
 def reliability(
-    logits: np.ndarray, labels: np.ndarray, temperatures: np.ndarray, multi_label: bool = False
+    logits: np.ndarray, labels: np.ndarray, temperatures: np.ndarray, task: Task = CLASSIFICATION
 ) -> Reliability:
     """What dividing logits [n, classes] by temperatures changes; see `Reliability`."""
     before = np.asarray(logits)
     after = before / temperatures
     return Reliability(
         count=len(before),
-        error_before=calibration_error(before, labels, multi_label),
-        error_after=calibration_error(after, labels, multi_label),
-        log_loss_before=log_loss_at(before, labels, 1.0, multi_label),
-        log_loss_after=log_loss_at(after, labels, 1.0, multi_label),
+        error_before=calibration_error(before, labels, task),
+        error_after=calibration_error(after, labels, task),
+        log_loss_before=log_loss_at(before, labels, 1.0, task),
+        log_loss_after=log_loss_at(after, labels, 1.0, task),
     )
 
 
-def calibration_error(logits: np.ndarray, labels: np.ndarray, multi_label: bool = False) -> float:
+def calibration_error(logits: np.ndarray, labels: np.ndarray, task: Task = CLASSIFICATION) -> float:
     """Expected calibration error: how far accuracy and confidence lie apart, in 15 bins of equal width, 0..1.
 
     Naeini et al. 2015, as Guo et al. 2017 use it: of the best class. Multi-label: of each image's most probable label and
@@ -217,37 +209,28 @@ def calibration_error(logits: np.ndarray, labels: np.ndarray, multi_label: bool 
     Args:
         logits: float [n, classes].
         labels: int [n]; 0 and 1, [n, classes], for multi-label.
-        multi_label: sigmoid instead of softmax.
+        task: what the logits answer.
     """
     gaps, count = np.zeros(BINS), 0
     for rows in blocks(logits):
-        probabilities, truth = probabilities_of(logits[rows], multi_label), np.asarray(labels[rows])
-        best, places = probabilities.argmax(axis=1), np.arange(len(probabilities))
-        if multi_label:
-            given = probabilities > 0.5
-            given[places, best] = True
-            confidence, right = probabilities[given], truth[given] > 0
-        else:
-            confidence, right = probabilities[places, best], best == truth
+        confidence, right = task.confidences(task.probabilities(logits[rows]), np.asarray(labels[rows]))
         bins = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
         gaps += np.bincount(bins, confidence - right, BINS)
         count += len(confidence)
     return float(np.abs(gaps).sum() / count)
 
 
-def _helps_by_class(
-    logits: np.ndarray, labels: np.ndarray, multi_label: bool, weights: np.ndarray | None
-) -> bool:
+def _helps_by_class(logits: np.ndarray, labels: np.ndarray, task: Task, weights: np.ndarray | None) -> bool:
     count, classes = np.shape(logits)
-    positives = labels.sum(axis=0) if multi_label else np.bincount(labels, minlength=classes)
+    _, positives, _ = task.counts(labels, labels, classes)
     if positives.min() < IMAGES_PER_CLASS:
         return False
     gains = np.empty(count)
     for fold in range(FOLDS):
         held = np.arange(count) % FOLDS == fold
-        seen = logits[~held], labels[~held], multi_label, None if weights is None else weights[~held]
+        seen = logits[~held], labels[~held], task, None if weights is None else weights[~held]
         single, fitted = (
-            losses_at(logits[held], labels[held], fit(*seen), multi_label)
+            losses_at(logits[held], labels[held], fit(*seen), task)
             for fit in (fit_temperature, fit_temperatures)
         )
         gains[held] = single - fitted

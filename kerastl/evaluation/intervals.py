@@ -8,6 +8,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 from kerastl.evaluation.metrics import Metrics, wilson_interval
+from kerastl.task import task_named
 
 
 def grouped_interval(right: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
@@ -59,6 +60,6 @@ def over_groups(metrics: Metrics, logits: np.ndarray, labels: np.ndarray, groups
     count = int(numbers.max()) + 1
     if count in (1, len(groups)):
         return metrics
-    logits = np.asarray(logits)
-    right = ((logits > 0) == labels).all(axis=1) if metrics.multi_label else logits.argmax(axis=1) == labels
+    task = task_named(metrics.task)
+    right = task.is_right(task.decide(np.asarray(logits)), labels)
     return replace(metrics, accuracy_interval=grouped_interval(right, numbers), groups=count)

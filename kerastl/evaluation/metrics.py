@@ -12,10 +12,11 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
-from scipy.special import expit, softmax
 
 from kerastl.errors import DataError, TrainingError
 from kerastl.evaluation.confusion import Confusion
+from kerastl.task import Task
+from kerastl.task.classification import CLASSIFICATION
 
 # Bounds the float64 copies, whether there are a million examples or 20,000 classes.
 _BYTES_AT_ONCE = 2**25
@@ -53,7 +54,7 @@ class Metrics:
 
     Attributes:
         count: number of examples behind all figures.
-        multi_label: whether an example may have several labels, or none.
+        task: name of the task; see `kerastl.task.TASKS`.
         accuracy: share of examples whose best class is the label; multi-label: of those in which every label
             is right (subset accuracy).
         accuracy_interval: its 95 % Wilson interval; see `kerastl.evaluation.intervals` where there are groups.
@@ -70,17 +71,17 @@ class Metrics:
     """
 
     count: int
-    multi_label: bool
+    task: str
     accuracy: float
     accuracy_interval: tuple[float, float]
-    top5_accuracy: float | None
     log_loss: float
     macro_f1: float | None
-    micro_f1: float | None
-    hamming_loss: float | None
-    mean_average_precision: float | None
     classes: tuple[ClassMetrics, ...]
-    confusion: Confusion | None
+    top5_accuracy: float | None = None
+    micro_f1: float | None = None
+    hamming_loss: float | None = None
+    mean_average_precision: float | None = None
+    confusion: Confusion | None = None
     groups: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -94,6 +95,9 @@ class Metrics:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Metrics:
         """The metrics that `to_dict` gave, also after a way through JSON."""
+        values = dict(values)
+        if "multi_label" in values:  # of a report that was written before tasks had names
+            values["task"] = "multi_label" if values.pop("multi_label") else "classification"
         confusion = values["confusion"]
         low, high = values["accuracy_interval"]
         changed = {
@@ -104,22 +108,16 @@ class Metrics:
         return cls(**{**values, **changed})
 
 
-def probabilities_of(logits: np.ndarray, multi_label: bool = False) -> np.ndarray:
-    """Softmax, or for multi-label the sigmoid, of logits [n, classes], in float64."""
-    exact = np.asarray(logits, np.float64)
-    return expit(exact) if multi_label else softmax(exact, axis=1)
-
-
 def evaluate_logits(
-    logits: np.ndarray, labels: np.ndarray, class_names: Sequence[str], multi_label: bool = False
+    logits: np.ndarray, labels: np.ndarray, class_names: Sequence[str], task: Task = CLASSIFICATION
 ) -> Metrics:
     """Measure logits against labels.
 
     Args:
         logits: float [n, k], any range.
-        labels: int [n], 0..k-1; multi-label: 0 or 1, [n, k].
+        labels: int [n], 0..k-1; multi-label: 0 and 1, [n, k].
         class_names: k names, in the order of the logits.
-        multi_label: sigmoid and a threshold of one half for each label, instead of softmax and the best class.
+        task: what the logits answer.
 
     Returns:
         The metrics; classes without an example have support 0 and no recall.
@@ -134,28 +132,38 @@ def evaluate_logits(
         0.5
     """
     logits, labels = np.asarray(logits), np.asarray(labels)
-    classes = len(class_names)
-    expected_labels = (len(logits), classes) if multi_label else (len(logits),)
-    if logits.shape != (len(logits), classes) or labels.shape != expected_labels:
-        raise ValueError(
-            f"Expected logits [n, {classes}] and labels [n{f', {classes}' if multi_label else ''}] for "
-            f"{classes} classes, got {list(logits.shape)} and {list(labels.shape)}."
-        )
-    if len(labels) == 0:
+    count, classes = len(logits), len(class_names)
+    if logits.shape != (count, classes):
+        raise ValueError(f"Expected logits [n, {classes}] for {classes} classes, got {list(logits.shape)}.")
+    task.check_labels(labels, count, classes)
+    if count == 0:
         raise DataError("There is no example to evaluate: the split is empty.")
-    highest = 1 if multi_label else classes - 1
-    if labels.min() < 0 or labels.max() > highest:
-        raise ValueError(f"Labels must lie in 0..{highest}, got {labels.min()}..{labels.max()}.")
     finite = [np.isfinite(logits[rows]).all(axis=1) for rows in blocks(logits)]
     broken = np.flatnonzero(~np.concatenate(finite))
     if len(broken):
         raise TrainingError(
-            f"The model's output is not a number for {len(broken)} of {len(logits)} examples (the first is number "
+            f"The model's output is not a number for {len(broken)} of {count} examples (the first is number "
             f"{broken[0]}): training diverged, or the precision is too low. Lower the learning rate or use "
             "precision = 'float32'."
         )
-    measure = _multi_label if multi_label else _single_label
-    return measure(logits, labels, tuple(class_names))
+    losses = np.empty(count)
+    for rows in blocks(logits):
+        losses[rows] = task.log_losses(logits[rows].astype(np.float64), labels[rows])
+    decided = task.decide(logits)
+    counts = task.counts(decided, labels, classes)
+    hits = int(task.is_right(decided, labels).sum())
+    measure = _exclusive if task.exclusive else _several_labels
+    rows_of_classes, further = measure(logits, labels, decided, counts, class_names)
+    return Metrics(
+        count=count,
+        task=task.name,
+        accuracy=hits / count,
+        accuracy_interval=wilson_interval(hits, count),
+        log_loss=float(losses.mean()),
+        macro_f1=_mean([row.f1 for row in rows_of_classes]),
+        classes=rows_of_classes,
+        **further,
+    )
 
 
 def wilson_interval(
@@ -173,84 +181,42 @@ def wilson_interval(
     return max(0.0, min(middle - half, share)), min(1.0, max(middle + half, share))
 
 
-def _single_label(logits: np.ndarray, labels: np.ndarray, names: tuple[str, ...]) -> Metrics:
+def _exclusive(
+    logits: np.ndarray, labels: np.ndarray, decided: np.ndarray, counts: np.ndarray, names: Sequence[str]
+) -> tuple[tuple[ClassMetrics, ...], dict[str, Any]]:
     count, classes = logits.shape
-    predicted = np.argmax(logits, axis=1)
-    loss, within_five = 0.0, 0
-    for rows in blocks(logits):
-        part, part_labels = logits[rows].astype(np.float64), labels[rows]
-        own = part[np.arange(len(part)), part_labels]
-        if classes > 5:
-            # among equal logits the lower index comes first, as in argmax and tf.math.top_k
-            earlier = np.arange(classes) < part_labels[:, None]
-            ahead = (part > own[:, None]) | ((part == own[:, None]) & earlier)
-            within_five += int((ahead.sum(axis=1) < 5).sum())
-        highest = part.max(axis=1)
-        part -= highest[:, None]  # exp must not overflow
-        loss += float((np.log(np.exp(part, out=part).sum(axis=1)) + highest - own).sum())
-    hits = labels == predicted
-    right, support, claimed = (
-        np.bincount(each, minlength=classes).tolist() for each in (labels[hits], labels, predicted)
-    )
-    rows_of_classes = tuple(map(_class_row, names, right, support, claimed))
-    return Metrics(
-        count=count,
-        multi_label=False,
-        accuracy=int(hits.sum()) / count,
-        accuracy_interval=wilson_interval(int(hits.sum()), count),
-        top5_accuracy=within_five / count if classes > 5 else None,
-        log_loss=loss / count,
-        macro_f1=_mean([row.f1 for row in rows_of_classes]),
-        micro_f1=None,
-        hamming_loss=None,
-        mean_average_precision=None,
-        classes=rows_of_classes,
-        confusion=Confusion.of(labels, predicted, classes),
-    )
+    within_five = 0
+    for rows in blocks(logits) if classes > 5 else ():
+        part, part_labels = logits[rows], labels[rows]
+        own = part[np.arange(len(part)), part_labels][:, None]
+        # among equal logits the lower index comes first, as in argmax and tf.math.top_k
+        earlier = np.arange(classes) < part_labels[:, None]
+        ahead = (part > own) | ((part == own) & earlier)
+        within_five += int((ahead.sum(axis=1) < 5).sum())
+    rows_of_classes = tuple(map(_class_row, names, *counts.tolist()))
+    return rows_of_classes, {
+        "top5_accuracy": within_five / count if classes > 5 else None,
+        "confusion": Confusion.of(labels, decided, classes),
+    }
 
 
-def _multi_label(logits: np.ndarray, labels: np.ndarray, names: tuple[str, ...]) -> Metrics:
+def _several_labels(
+    logits: np.ndarray, labels: np.ndarray, decided: np.ndarray, counts: np.ndarray, names: Sequence[str]
+) -> tuple[tuple[ClassMetrics, ...], dict[str, Any]]:
     from sklearn.metrics import average_precision_score
 
-    count, classes = logits.shape
-    loss, exact, wrong = 0.0, 0, 0
-    right, support, claimed = (np.zeros(classes, np.int64) for _ in range(3))
-    for rows in blocks(logits):
-        part, present = logits[rows].astype(np.float64), labels[rows] > 0
-        given = part > 0  # a probability above one half
-        # log(1 + exp(x)) - x y, without overflow
-        loss += float((np.logaddexp(0.0, part) - part * present).sum())
-        right += (given & present).sum(axis=0)
-        support += present.sum(axis=0)
-        claimed += given.sum(axis=0)
-        exact += int((given == present).all(axis=1).sum())
-        wrong += int((given != present).sum())
-    rows_of_labels = tuple(
-        _class_row(
-            names[i],
-            int(right[i]),
-            int(support[i]),
-            int(claimed[i]),
-            # ranked by logits: sigmoid would round large ones to the same probability
-            float(average_precision_score(labels[:, i], logits[:, i])) if support[i] else None,
-        )
-        for i in range(classes)
-    )
+    right, support, claimed = counts
+    precisions = [
+        # ranked by logits: sigmoid would round large ones to the same probability
+        float(average_precision_score(labels[:, code], logits[:, code])) if support[code] else None
+        for code in range(len(names))
+    ]
     pooled = int(support.sum() + claimed.sum())
-    return Metrics(
-        count=count,
-        multi_label=True,
-        accuracy=exact / count,
-        accuracy_interval=wilson_interval(exact, count),
-        top5_accuracy=None,
-        log_loss=loss / (count * classes),
-        macro_f1=_mean([row.f1 for row in rows_of_labels]),
-        micro_f1=2 * int(right.sum()) / pooled if pooled else None,
-        hamming_loss=wrong / (count * classes),
-        mean_average_precision=_mean([row.average_precision for row in rows_of_labels]),
-        classes=rows_of_labels,
-        confusion=None,
-    )
+    return tuple(map(_class_row, names, *counts.tolist(), precisions)), {
+        "micro_f1": 2 * int(right.sum()) / pooled if pooled else None,
+        "hamming_loss": int((decided != labels).sum()) / logits.size,
+        "mean_average_precision": _mean(precisions),
+    }
 
 
 def _class_row(

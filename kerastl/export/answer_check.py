@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from kerastl.export.serving import LABELS, Serving
+from kerastl.export.serving import Serving
 
 
 def wrong_answers(
@@ -47,30 +47,8 @@ def wrong_answers(
             f"{str(served['label'][first])!r} (column {int(indices[first])}), expected "
             f"{serving.class_names[int(expected[first].argmax())]!r}."
         )
-    return _wrong_labels(served, expected, serving, tolerance) or _wrong_acceptance(
-        served, best, serving.threshold, tolerance
-    )
-
-
-def _wrong_labels(
-    served: dict[str, np.ndarray], expected: np.ndarray, serving: Serving, tolerance: float
-) -> str:
-    if serving.multi_label != (LABELS in served):
-        return f"'{LABELS}' is {'not ' if serving.multi_label else ''}answered."
-    if not serving.multi_label:
-        return ""
-    wrong = 0
-    for text, probabilities in zip(served[LABELS], expected, strict=True):
-        given = set(str(text).split("\n")) if text else set()
-        # a label at one half may be given or not
-        sure = {
-            name for name, p in zip(serving.class_names, probabilities, strict=True) if p > 0.5 + tolerance
-        }
-        open_ = {
-            name for name, p in zip(serving.class_names, probabilities, strict=True) if p > 0.5 - tolerance
-        }
-        wrong += not sure <= given <= open_
-    return f"'{LABELS}' is wrong for {wrong} of {len(expected)} images." if wrong else ""
+    wrong_of_task = serving.task.wrong_answers(served, expected, serving.class_names, tolerance)
+    return wrong_of_task or _wrong_acceptance(served, best, serving.threshold, tolerance)
 
 
 def _wrong_acceptance(

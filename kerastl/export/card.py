@@ -17,6 +17,7 @@ from kerastl.encoded import NOT_SERVED, SERVED_WORDS
 from kerastl.export.parity import ParityResult
 from kerastl.export.versions import CARD_FILE, FACTS_FILE
 from kerastl.run import environment
+from kerastl.task import task_named
 from kerastl.wording import counted, escape, interval, share, table
 
 FORMAT = 1
@@ -37,7 +38,7 @@ class ModelFacts:
         image_size: side of the network's input in pixels.
         resize: `stretch`, `crop` or `pad`.
         class_names: in the order of the probabilities.
-        multi_label: whether an image may have several labels, or none.
+        task: name of the task; see `kerastl.task.TASKS`.
         data_source: as the recipe names it, of a path the last part: the rest may tell who made the model, and where.
         fingerprint: of the data.
         counts: split → number of examples.
@@ -56,7 +57,7 @@ class ModelFacts:
     image_size: int
     resize: str
     class_names: tuple[str, ...]
-    multi_label: bool
+    task: str
     data_source: str
     fingerprint: str
     counts: Mapping[str, int]
@@ -93,7 +94,7 @@ def describe_version(facts: ModelFacts, name: str, parity: ParityResult, warmup_
         "weights": {"origin": facts.weights_origin, "licence": weights_licence(facts)},
         "image_size": facts.image_size,
         "resize": facts.resize,
-        "multi_label": facts.multi_label,
+        "task": facts.task,
         "classes": list(facts.class_names),
         "data": {
             "source": facts.data_source,
@@ -140,14 +141,15 @@ def _figures(metrics: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 def _card(facts: ModelFacts, record: Mapping[str, Any]) -> str:
     counts = ", ".join(f"{split} {count:,}" for split, count in facts.counts.items()) or "not recorded"
+    task = task_named(facts.task)
     parity, versions = record["parity"], record["versions"]
     parts = [
         f"# {record['name']}",
         "",
         "## What it is",
         "",
-        f"- {'Labels' if facts.multi_label else 'Classifies'} images: {len(facts.class_names):,} "
-        f"{'labels' if facts.multi_label else 'classes'} ({_some(facts.class_names)}), in the order of "
+        f"- {'Classifies' if task.exclusive else 'Labels'} images: {len(facts.class_names):,} "
+        f"{'classes' if task.exclusive else 'labels'} ({_some(facts.class_names)}), in the order of "
         "`assets/labels.txt`",
         f"- Network: `{facts.backbone}` at {facts.image_size} pixels (`{facts.resize}`), transferred with recipe "
         f"`{facts.recipe}`, which `recipe.toml` holds; run `{facts.run}`",
@@ -196,7 +198,7 @@ def _result(facts: ModelFacts) -> list[str]:
         return ["It was never tested: the run was stopped, and nothing is known of its accuracy."]
     low, high = facts.test["accuracy_interval"]
     between = interval(low, high, facts.test.get("groups"))
-    what = "All labels right" if facts.multi_label else "Accuracy"
+    what = task_named(facts.task).accuracy_title.capitalize()
     lines = [
         f"{what} on {counted(facts.test['count'], 'image')} that were used for nothing else: **{facts.test['accuracy']:.3f}** "
         f"({between})."
@@ -258,7 +260,7 @@ def _limits(facts: ModelFacts) -> list[str]:
     lines = [
         "- The figures hold for images like those of the source. Another camera, place or time may do worse."
     ]
-    if not facts.multi_label:
+    if task_named(facts.task).exclusive:
         lines.append("- It names one of its classes for every image, also where none of them is shown.")
     if facts.test:
         scarce = [row["name"] for row in facts.test["classes"] if row["support"] < _FEW_IMAGES]

@@ -64,11 +64,11 @@ def write_pixels_only(model: keras.Model, serving: Serving, path: Path, integer:
         integer: the pixels are going to be integers of eight bits: keep their scale to themselves.
     """
     model = in_float32(model)
-    size = serving.image_size
+    size, to_probabilities = serving.image_size, getattr(tf.nn, serving.task.activation)
 
     def answer(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
         logits = tf.cast(model(_own_scale(pixels) if integer else pixels, training=False), tf.float32)
-        return {"probabilities": tf.sigmoid(logits) if serving.multi_label else tf.nn.softmax(logits)}
+        return {"probabilities": to_probabilities(logits)}
 
     archive = keras.export.ExportArchive()
     spec = tf.TensorSpec([None, size, size, 3], tf.float32, name="pixels")

@@ -226,7 +226,7 @@ def _too_much_lost(
 
 def _labels_of(probabilities: np.ndarray, serving: Serving) -> np.ndarray:
     """The best class [n], or for several labels which of them hold [n, k]."""
-    return probabilities >= 0.5 if serving.multi_label else probabilities.argmax(axis=1)
+    return probabilities.argmax(axis=1) if serving.task.exclusive else probabilities >= 0.5
 
 
 def _share_right(probabilities: np.ndarray, images: CheckImages, serving: Serving) -> float:
@@ -236,7 +236,7 @@ def _share_right(probabilities: np.ndarray, images: CheckImages, serving: Servin
 
 def _margin(probabilities: np.ndarray, serving: Serving) -> np.ndarray:
     """By how much each image's label is decided."""
-    if serving.multi_label:
+    if not serving.task.exclusive:
         return 2 * np.abs(probabilities - 0.5).min(axis=1)
     best = np.sort(probabilities, axis=1)
     return best[:, -1] - best[:, -2]

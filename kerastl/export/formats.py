@@ -98,7 +98,7 @@ def describe(format: Format, serving: Serving) -> dict[str, Any]:
             "name": "probabilities",
             "dtype": format.input_dtype,
             "shape": [-1, count],
-            "activation": "sigmoid" if serving.multi_label else "softmax",
+            "activation": serving.task.activation,
         },
         "labels": list(serving.class_names),
         "threshold": serving.threshold,

@@ -113,7 +113,7 @@ def expected_answers(model: keras.Model, encoded_images: Sequence[bytes], servin
     answer, embed = (
         tf.function(functools.partial(each, training=False), reduce_retracing=True) for each in networks
     )
-    to_probabilities = tf.sigmoid if serving.multi_label else tf.nn.softmax
+    to_probabilities = getattr(tf.nn, serving.task.activation)
     probabilities, embeddings = [], []
     with tf.device("CPU"):
         bits = serving.significant_bits

@@ -9,7 +9,9 @@ import numpy as np
 
 from kerastl.errors import DataError, UserError, nearest
 from kerastl.export.folders import published_versions
-from kerastl.export.serving import LABELS, SERVING_BYTES, read_labels
+from kerastl.export.serving import SERVING_BYTES, read_labels
+from kerastl.task import Task
+from kerastl.task.classification import CLASSIFICATION, LABELS, MULTI_LABEL
 
 _BATCH_SIZE = 32
 
@@ -20,7 +22,7 @@ class ExportedReader:
     Attributes:
         path: folder of the version.
         class_names: names of the classes, in the order of the probabilities.
-        multi_label: whether it gives each image several labels, or none, and says so.
+        task: what it answers.
     """
 
     def __init__(self, path: Path) -> None:
@@ -45,7 +47,7 @@ class ExportedReader:
                 f"{', '.join(self._loaded.signatures) or 'none'}."
             )
         self._answer = signature
-        self.multi_label = LABELS in signature.structured_outputs
+        self.task: Task = MULTI_LABEL if LABELS in signature.structured_outputs else CLASSIFICATION
 
     def predict_bytes(self, images: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
         """Probabilities of encoded images, and whether they are accepted.

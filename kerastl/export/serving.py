@@ -29,10 +29,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from kerastl.task import Task
+from kerastl.task.classification import CLASSIFICATION
+
 SERVING_BYTES = "serving_default"
 SERVING_PIXELS = "serving_pixels"
 SERVING_EMBEDDING = "serving_embedding"
-LABELS = "labels"
 LABELS_FILE = "labels.txt"
 TOP_CLASSES = 5
 
@@ -45,7 +47,7 @@ class Serving:
         class_names: in the order of the logits.
         image_size: side of the model's input in pixels.
         resize: `stretch`, `crop` or `pad`, as in training.
-        multi_label: sigmoid for each label instead of softmax.
+        task: what the logits answer.
         threshold: lowest probability of the best class that counts as an answer, 0..1; None serves no `accepted`.
         significant_bits: of PNG files of 16 bits, as in training; see `kerastl.image.decode.decode`.
     """
@@ -53,7 +55,7 @@ class Serving:
     class_names: tuple[str, ...]
     image_size: int
     resize: str = "stretch"
-    multi_label: bool = False
+    task: Task = CLASSIFICATION
     threshold: float | None = None
     significant_bits: int = 16
 

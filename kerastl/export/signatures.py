@@ -15,7 +15,6 @@ import tensorflow as tf
 from kerastl.data.names import has_one_line
 from kerastl.errors import ExportError
 from kerastl.export.serving import (
-    LABELS,
     SERVING_BYTES,
     SERVING_EMBEDDING,
     SERVING_PIXELS,
@@ -93,24 +92,9 @@ def _for_any_count(
 def _answers(logits: tf.Tensor, serving: Serving) -> dict[str, tf.Tensor]:
     # under mixed precision a model may end in bfloat16: softmax and answer stay float32
     logits = tf.cast(logits, tf.float32)
-    probabilities = tf.sigmoid(logits) if serving.multi_label else tf.nn.softmax(logits)
-    # by logits: sigmoid would round large ones to the same probability
-    order = tf.math.top_k(logits, serving.top).indices
-    names = tf.gather(tf.constant(serving.class_names), order)
-    scores = tf.gather(probabilities, order, batch_dims=1)
-    answers = {
-        "probabilities": probabilities,
-        "classes": names,
-        "scores": scores,
-        "label": names[:, 0],
-        "label_index": tf.cast(order[:, 0], tf.int64),
-    }
-    if serving.multi_label:
-        # Logits above 0 are probabilities above one half. No name holds a line break: `check_serving` refuses them.
-        lines = tf.where(logits > 0, tf.constant([f"{name}\n" for name in serving.class_names]), "")
-        answers[LABELS] = tf.strings.regex_replace(tf.strings.reduce_join(lines, axis=1), "\n$", "")
+    answers = serving.task.answers(logits, serving.class_names, serving.top)
     if serving.threshold is not None:
-        answers["accepted"] = scores[:, 0] >= serving.threshold
+        answers["accepted"] = answers["scores"][:, 0] >= serving.threshold
     return answers
 
 

@@ -20,6 +20,8 @@ from kerastl.image.augment import batch_augment
 from kerastl.image.keys import example_keys
 from kerastl.image.mix import MixPlan, mix, mix_labels, mix_plan
 from kerastl.recipe import AugmentRecipe
+from kerastl.task import Task
+from kerastl.task.classification import CLASSIFICATION
 
 # To be raised with any change of kerastl.image that changes a pixel of an augmented view.
 AUGMENT_VERSION = 1
@@ -46,6 +48,7 @@ class Views:
         class_count: how many classes or labels there are.
         ids: identities of the examples, the source of their randomness.
         recipe: resolved augmentation; ignored for view 0.
+        task: what the classes answer.
     """
 
     pixels: Pixels
@@ -53,6 +56,7 @@ class Views:
     class_count: int
     ids: np.ndarray
     recipe: AugmentRecipe
+    task: Task = CLASSIFICATION
     _keys: dict[int, np.ndarray] = field(default_factory=dict, init=False, repr=False)
     _plans: dict[int, MixPlan | None] = field(default_factory=dict, init=False, repr=False)
 
@@ -60,11 +64,6 @@ class Views:
     def count(self) -> int:
         """Number of examples."""
         return len(self.classes)
-
-    @property
-    def multi_label(self) -> bool:
-        """Whether an image may have several labels, or none."""
-        return self.classes.ndim == 2
 
     def facts(self, view: int) -> dict[str, Any]:
         """What the images of a view depend on apart from the images themselves: what the key of a store holds."""
@@ -79,12 +78,7 @@ class Views:
 
     def targets(self, positions: np.ndarray) -> np.ndarray:
         """Labels as float32 [b, classes], one-hot or multi-hot."""
-        chosen = self.classes[positions]
-        if self.multi_label:
-            return chosen.astype(np.float32)
-        hot = np.zeros((len(chosen), self.class_count), np.float32)
-        hot[np.arange(len(chosen)), chosen] = 1.0
-        return hot
+        return self.task.targets(self.classes[positions], self.class_count)
 
     def images(self, positions: np.ndarray, view: int | np.ndarray) -> np.ndarray:
         """Images at `positions`, uint8 [b, size, size, 3], all in one view or each in its own (int [b])."""

@@ -132,27 +132,6 @@ def make_head(
     return Head(pooling, tuple(stack), keras.Model(features, logits, name="head"))
 
 
-def log_shares(counts: np.ndarray, images: int, multi_label: bool = False) -> np.ndarray:
-    """Logits of the constant guess: each class by its share of the images, with one image more of each.
-
-    Features are standardised, so the last bias alone can hold how frequent classes are, and at the small rates of a head it
-    hardly moves: of a class of one percent it would have to reach 4.6, and in the whole phase it moves by 0.14 with
-    1,000 images. Karpathy 2019 ("A recipe for training neural networks") and Lin et al. 2017 ("Focal loss") begin so, too.
-
-    Args:
-        counts: images of each class, int [classes].
-        images: how many there are in all; fewer than the sum of the counts for multi-label.
-        multi_label: log odds of each label instead of log shares.
-
-    Returns:
-        float32 [classes]; zeros where all classes have as many images.
-    """
-    if multi_label:
-        return np.log((counts + 1) / (images - counts + 1)).astype(np.float32)
-    logs = np.log(counts + 1)
-    return (logs - logs.mean()).astype(np.float32)  # softmax knows differences only
-
-
 def divide_logits(layer: keras.layers.Dense, temperatures: np.ndarray) -> None:
     """Change a head's last layer so that each logit is divided by its class' temperature.
 

@@ -7,6 +7,24 @@ import re
 from kerastl.recipe.schema import Recipe
 
 
+def task_checks(recipe: Recipe) -> list[str]:
+    """What the task does not have of what is asked for."""
+    task = recipe.task
+    problems = []
+    for phase in ("head_phase", "finetune_phase"):
+        settings = getattr(recipe, phase)
+        if settings.class_weights != "none" and not task.exclusive:
+            problems.append(
+                f"{phase}.class_weights = '{settings.class_weights}': expected none where data.task = '{task.name}'"
+            )
+        if settings.monitor not in task.monitors:
+            problems.append(
+                f"{phase}.monitor = '{settings.monitor}': expected one of {', '.join(task.monitors)} where data.task = "
+                f"'{task.name}'"
+            )
+    return problems
+
+
 def group_checks(recipe: Recipe) -> list[str]:
     """What is wrong with the keys that name groups."""
     pattern = recipe.data.group_pattern
@@ -35,9 +53,9 @@ def abstain_checks(recipe: Recipe) -> list[str]:
     problems = []
     if len(asked) == 2:
         problems.append(f"{' and '.join(asked)}: expected one of them; each chooses the threshold alone")
-    if recipe.data.multi_label:
+    if not recipe.task.exclusive:
         problems += [
-            f"{name} = {value}: expected none where data.multi_label is true: no label stands for the whole image"
+            f"{name} = {value}: expected none where data.task = '{recipe.data.task}': no label stands for the whole image"
             for name, value in asked.items()
         ]
     return problems

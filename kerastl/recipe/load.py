@@ -16,7 +16,7 @@ from typing import Any
 
 from kerastl.backbones import BackboneSpec, backbone_names, get_backbone
 from kerastl.errors import RecipeError, UserError, nearest
-from kerastl.recipe.checks import abstain_checks, group_checks
+from kerastl.recipe.checks import abstain_checks, group_checks, task_checks
 from kerastl.recipe.schema import Recipe
 from kerastl.wording import LONGEST_NAME, is_name, safe_name
 
@@ -69,7 +69,7 @@ def recipe_from_dict(
         RecipeError: with every problem found, not only the first.
     """
     found = list(problems)
-    recipe = _make(Recipe, values, "", found)
+    recipe = _make(Recipe, _with_task(values, found), "", found)
     if recipe is not None and recipe.backbone.name is None:
         default = "mobilenet_025" if recipe.data.source == "digits" else "resnet50"
         recipe = dataclasses.replace(recipe, backbone=dataclasses.replace(recipe.backbone, name=default))
@@ -78,6 +78,22 @@ def recipe_from_dict(
     if found or recipe is None:
         raise RecipeError(found, origin)
     return recipe
+
+
+def _with_task(values: Mapping[str, Any], problems: list[str]) -> Mapping[str, Any]:
+    """The values with `data.task` for `data.multi_label`, which recipes had before there were tasks."""
+    data = values.get("data")
+    if not isinstance(data, Mapping) or "multi_label" not in data:
+        return values
+    kept = {name: value for name, value in data.items() if name != "multi_label"}
+    named = {True: "multi_label", False: "classification"}.get(data["multi_label"])
+    if named is None:
+        problems.append(f"data.multi_label = {data['multi_label']!r}: expected true or false")
+    elif kept.setdefault("task", named) != named:
+        problems.append(
+            f"data.multi_label = {str(data['multi_label']).lower()} and data.task = '{kept['task']}': expected data.task alone"
+        )
+    return {**values, "data": kept}
 
 
 def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
@@ -278,17 +294,7 @@ def _cross_checks(recipe: Recipe) -> list[str]:
             f"backbone.weights = '{weights}': no such file. "
             "Expected pretrained, imagenet, none or the path of a .weights.h5, .h5 or .keras file"
         )
-    if recipe.data.multi_label:
-        for name, wrong, expected in (
-            ("class_weights", "balanced", "none"),
-            ("monitor", "val_balanced_accuracy", "val_macro_f1 or a loss"),
-        ):
-            problems += [
-                f"{phase}.{name} = '{wrong}': expected {expected} where data.multi_label is true"
-                for phase in ("head_phase", "finetune_phase")
-                if getattr(getattr(recipe, phase), name) == wrong
-            ]
-    return problems + group_checks(recipe) + abstain_checks(recipe)
+    return problems + task_checks(recipe) + group_checks(recipe) + abstain_checks(recipe)
 
 
 def _backbone_checks(recipe: Recipe, spec: BackboneSpec) -> list[str]:

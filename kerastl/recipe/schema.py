@@ -10,19 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-# Validation metrics that may choose an epoch, a phase or a trial, and whether more of it is better.
-MONITORS = {
-    "val_calibrated_loss": False,
-    "val_loss": False,
-    "val_accuracy": True,
-    "val_macro_f1": True,
-    "val_balanced_accuracy": True,
-}
-
-
-def sign_of(monitor: str) -> int:
-    """The factor with which less of a monitored metric is better."""
-    return -1 if MONITORS[monitor] else 1
+from kerastl.task import MONITORS, TASKS, Task, task_named
 
 
 def key(
@@ -60,13 +48,15 @@ class DataRecipe:
     label_column: str = key("label", "manifest column with the label")
     split_column: str = key("split", "manifest column with train, validation or test; optional")
     group_column: str = key("group", "manifest column whose equal values stay in one split; optional")
-    multi_label: bool = key(
-        False,
-        "an image may have several labels, or none; data.label_separator says how a manifest writes them",
+    task: str = key(
+        "classification",
+        "what is answered: the one class of an image (classification), or which labels it has, several or none "
+        "(multi_label)",
+        choices=TASKS,
     )
     label_separator: str = key(
         "|",
-        "what stands between the labels of a manifest's cell under multi_label; lists as JSON, Python and NumPy write "
+        "what stands between the labels of a manifest's cell where there may be several; lists as JSON, Python and NumPy write "
         "them are read without it",
     )
     group_pattern: str | None = key(
@@ -116,6 +106,11 @@ class DataRecipe:
         low=8,
         high=16,
     )
+
+    @property
+    def several_labels(self) -> bool:
+        """Whether what a manifest says of an image may be several labels, or none."""
+        return self.task == "multi_label"
 
 
 @dataclass(frozen=True)
@@ -313,3 +308,8 @@ class Recipe:
     augment: AugmentRecipe = field(default_factory=AugmentRecipe)
     cache: CacheRecipe = field(default_factory=CacheRecipe)
     calibration: CalibrationRecipe = field(default_factory=CalibrationRecipe)
+
+    @property
+    def task(self) -> Task:
+        """What is answered, as `data.task` names it."""
+        return task_named(self.data.task)

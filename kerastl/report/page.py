@@ -11,6 +11,7 @@ from kerastl.evaluation.confusion import DRAWN_UP_TO, MOST_PAIRS, WHOLE_UP_TO
 from kerastl.evaluation.metrics import ClassMetrics, Metrics
 from kerastl.report.trust import Trust, trust_rows, trust_section
 from kerastl.run import Run
+from kerastl.task import task_named
 from kerastl.wording import columns, counted, duration, escape, interval, share, table, wrapped
 from kerastl.writing import write_json_atomic, write_text_atomic
 
@@ -160,7 +161,7 @@ def phase_title(phase: str) -> str:
 
 def _headline(metrics: Metrics) -> list[tuple[str, str]]:
     accuracy = f"{metrics.accuracy:.3f} ({interval(*metrics.accuracy_interval, metrics.groups)})"
-    rows = [("all labels right" if metrics.multi_label else "accuracy", accuracy)]
+    rows = [(task_named(metrics.task).accuracy_title, accuracy)]
     figures = [
         ("top-5 accuracy", metrics.top5_accuracy),
         ("macro F1", metrics.macro_f1),
@@ -275,7 +276,7 @@ def _class_table(metrics: Metrics) -> list[str]:
         [escape(each.name), str(each.support), share(each.precision), share(each.recall), share(each.f1)]
         for each in classes
     ]
-    if metrics.multi_label:
+    if not task_named(metrics.task).exclusive:
         header.append("average precision")
         rows = [[*row, share(each.average_precision)] for row, each in zip(rows, classes, strict=True)]
     lines = table(header, rows, left=(0,))

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from kerastl.recipe.schema import MONITORS, sign_of
+from kerastl.task import MONITORS, sign_of
 from kerastl.wording import counted, duration, escape, table
 from kerastl.writing import write_text_atomic
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from kerastl.recipe.schema import sign_of
 from kerastl.report.plots import _figure as make_figure
 from kerastl.report.plots import _save as save_figure
 from kerastl.report.plots import _shades as shades_of_blue
 from kerastl.report.search import Importance, SearchAxis, SearchReport
+from kerastl.task import sign_of
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"
 COLUMNS = 3

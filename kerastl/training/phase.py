@@ -21,6 +21,8 @@ from kerastl.errors import TrainingError
 from kerastl.evaluation.monitors import is_better, validation_metrics
 from kerastl.progress import Progress, Tracker
 from kerastl.recipe import HeadPhaseRecipe, PhaseRecipe
+from kerastl.task import Task
+from kerastl.task.classification import CLASSIFICATION
 from kerastl.training.batches import BatchReader, PhaseData, batches, class_weights
 from kerastl.training.trainer import Infer, Trainers
 
@@ -39,7 +41,7 @@ class PhaseResult:
     Attributes:
         name: `head_phase` or `finetune_phase`, the recipe's table.
         history: one row an epoch: epoch, loss, accuracy, learning_rate, val_loss, val_calibrated_loss, val_accuracy,
-            val_macro_f1, val_balanced_accuracy (not for multi-label), seconds.
+            val_macro_f1, val_balanced_accuracy (those that the task has), seconds.
         best_epoch: epoch of the restored weights, counted from 1; 0 where no epoch improved on the start.
         monitor: the metric that decided.
         best: validation metrics of the restored weights.
@@ -67,7 +69,7 @@ def run_phase(
     settings: PhaseRecipe,
     *,
     seed: int,
-    multi_label: bool = False,
+    task: Task = CLASSIFICATION,
     factors: Callable[[Any], float] = lambda variable: 1.0,
     start: dict[str, float] | None = None,
     trainers: Trainers | None = None,
@@ -82,7 +84,7 @@ def run_phase(
         data: features of the train and validation splits.
         settings: the phase's resolved recipe.
         seed: decides the order of the images in each epoch.
-        multi_label: sigmoid instead of softmax.
+        task: what the logits answer.
         factors: each trainable variable's share of the learning rate.
         start: validation metrics of the weights that the phase begins with, measured here without them. An epoch has to
             be better, and the beginning's weights are restored where none is.
@@ -100,11 +102,11 @@ def run_phase(
     count = data.train.count
     steps = math.ceil(count / settings.batch_size)
     trainers = trainers or Trainers()
-    trainers.ready(model, settings, factors, steps, multi_label)
+    trainers.ready(model, settings, factors, steps, task)
     started = time.perf_counter()
     with progress.track(PHASE_TITLES[name], settings.epochs * count) as tracker:
         infer = trainers.inference(model)
-        watch = _Watch(name, model, infer, data, settings, multi_label, start, tracker)
+        watch = _Watch(name, model, infer, data, settings, task, start, tracker)
         callbacks: list[keras.callbacks.Callback] = [watch]
         if tensorboard is not None:
             callbacks.append(keras.callbacks.TensorBoard(str(tensorboard), write_graph=False))
@@ -135,7 +137,7 @@ def run_phase(
 
 
 def validate(
-    infer: Infer, data: PhaseData, settings: PhaseRecipe, multi_label: bool, batch_size: int
+    infer: Infer, data: PhaseData, settings: PhaseRecipe, task: Task, batch_size: int
 ) -> dict[str, float]:
     """The metrics of unaugmented validation images; see `kerastl.evaluation.monitors.validation_metrics`.
 
@@ -143,12 +145,12 @@ def validate(
         infer: from `inference_of`.
         data: of the phase.
         settings: its recipe; where it balances classes, every class weighs the same here, too.
-        multi_label: sigmoid instead of softmax.
+        task: what the logits answer.
         batch_size: images whose logits are computed together.
     """
     logits = predict_logits(infer, data.validation.count, data.validation_inputs, batch_size)
     labels, weights = data.validation.views.classes, class_weights(settings, data.validation)
-    return validation_metrics(logits, labels, multi_label, None if weights is None else weights[labels])
+    return validation_metrics(logits, labels, task, None if weights is None else weights[labels])
 
 
 def predict_logits(infer: Infer, count: int, inputs: BatchReader, batch_size: int) -> np.ndarray:
@@ -184,16 +186,14 @@ class _Watch(keras.callbacks.Callback):
         infer: Infer,
         data: PhaseData,
         settings: PhaseRecipe,
-        multi_label: bool,
+        task: Task,
         start: dict[str, float] | None,
         tracker: Tracker,
     ) -> None:
         super().__init__()
         self.name, self.settings, self.tracker = name, settings, tracker
         self._count = data.train.count
-        self._validate = functools.partial(
-            validate, infer, data, settings, multi_label, evaluation_batch(settings)
-        )
+        self._validate = functools.partial(validate, infer, data, settings, task, evaluation_batch(settings))
         self.best = self._validate() if start is None else start
         self.best_epoch = 0
         self.best_weights: Sequence[np.ndarray] = model.get_weights()

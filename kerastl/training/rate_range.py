@@ -27,10 +27,11 @@ from tensorflow.python.ops import stateful_random_ops
 
 from kerastl.progress import Progress
 from kerastl.recipe import PhaseRecipe
+from kerastl.task import Task
+from kerastl.task.classification import CLASSIFICATION
 from kerastl.training.batches import PhaseData, batches
 from kerastl.training.phase import PHASE_TITLES
 from kerastl.training.schedule import make_optimizer
-from kerastl.training.trainer import make_loss
 
 # A mean over this share of the steps: batches differ by more than a step changes.
 SMOOTHING_SHARE = 0.05
@@ -90,7 +91,7 @@ def run_rate_range(
     high: float,
     steps: int,
     seed: int,
-    multi_label: bool = False,
+    task: Task = CLASSIFICATION,
     factors: Callable[[Any], float] = lambda variable: 1.0,
     progress: Progress = Progress(),
 ) -> RateRange:
@@ -105,7 +106,7 @@ def run_rate_range(
         high: the last step's rate.
         steps: how many there are at most.
         seed: decides the order of the images, as in training.
-        multi_label: sigmoid instead of softmax.
+        task: what the logits answer.
         factors: each trainable variable's share of the learning rate.
         progress: listens.
 
@@ -120,7 +121,7 @@ def run_rate_range(
     with untouched(model), progress.track(f"rates of the {PHASE_TITLES[name]}", steps, "steps") as tracker:
         optimizer = make_optimizer(settings, variables, [factors(v) for v in variables], steps_per_epoch)
         optimizer.learning_rate = GeometricRate(low, high, steps)
-        step = _training_step(model, make_loss(settings, multi_label), optimizer)
+        step = _training_step(model, task.loss(settings.label_smoothing or 0.0), optimizer)
         for batch in batches(data, settings, steps_per_epoch, seed, model.input.dtype).take(steps):
             losses.append(float(step(*batch)))
             tracker.advance(1, f"loss {losses[-1]:.3f}")

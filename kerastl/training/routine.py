@@ -77,7 +77,7 @@ def transfer(
     run = functools.partial(
         run_phase,
         seed=recipe.seed,
-        multi_label=recipe.data.multi_label,
+        task=recipe.task,
         trainers=trainers,
         progress=progress,
     )

@@ -16,6 +16,7 @@ import keras
 import tensorflow as tf
 
 from kerastl.recipe import PhaseRecipe
+from kerastl.task import Task
 from kerastl.training.schedule import begin_anew, make_optimizer
 
 Infer = Callable[[tf.Tensor], tf.Tensor]
@@ -62,7 +63,7 @@ class Trainers:
         settings: PhaseRecipe,
         factors: Callable[[Any], float],
         steps_per_epoch: int,
-        multi_label: bool,
+        task: Task,
     ) -> Trainer:
         """A trainer at its beginning, with the rates of a phase: the one that is there, or a new one.
 
@@ -71,14 +72,14 @@ class Trainers:
             settings: the phase's resolved recipe.
             factors: each trainable variable's share of the learning rate.
             steps_per_epoch: to turn epochs into steps.
-            multi_label: sigmoid instead of softmax.
+            task: what the logits answer.
         """
-        form, held = form_of(settings, multi_label), self._trainers.get(id(model))
+        form, held = form_of(settings, task), self._trainers.get(id(model))
         shares = [factors(variable) for variable in model.trainable_variables]
         if held is not None and held.form == form and model.optimizer is held.optimizer:
             begin_anew(held.optimizer, settings, shares, steps_per_epoch)
             return held
-        self._trainers[id(model)] = made = _make(model, form, settings, shares, steps_per_epoch)
+        self._trainers[id(model)] = made = _make(model, task, form, settings, shares, steps_per_epoch)
         return made
 
     def inference(self, model: Callable[..., Any]) -> Infer:
@@ -99,40 +100,24 @@ class Trainers:
         return sum(variable.dtype.size * variable.shape.num_elements() for variable in every)
 
 
-def form_of(settings: PhaseRecipe, multi_label: bool) -> dict[str, Any]:
+def form_of(settings: PhaseRecipe, task: Task) -> dict[str, Any]:
     """What the graph of a phase's step depends on, beside the model: all keys of its recipe but `VALUES`."""
     found = {name: value for name, value in dataclasses.asdict(settings).items() if name not in VALUES}
-    return {**found, "weight_decay": bool(settings.weight_decay), "multi_label": multi_label}
+    return {**found, "weight_decay": bool(settings.weight_decay), "task": task.name}
 
 
 def _make(
-    model: keras.Model, form: dict[str, Any], settings: PhaseRecipe, shares: Sequence[float], steps: int
+    model: keras.Model,
+    task: Task,
+    form: dict[str, Any],
+    settings: PhaseRecipe,
+    shares: Sequence[float],
+    steps: int,
 ) -> Trainer:
-    multi_label = form["multi_label"]
     optimizer = make_optimizer(settings, model.trainable_variables, shares, steps)
-    accuracy = (
-        keras.metrics.MeanMetricWrapper(all_labels_right, name="accuracy")
-        if multi_label
-        else keras.metrics.CategoricalAccuracy("accuracy")
-    )
-    model.compile(optimizer, make_loss(settings, multi_label), weighted_metrics=[accuracy], jit_compile=False)
+    loss = task.loss(settings.label_smoothing or 0.0)
+    model.compile(optimizer, loss, weighted_metrics=[task.accuracy()], jit_compile=False)
     return Trainer(model, form, optimizer)
-
-
-def all_labels_right(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    """1 for each image in which every label is right, else 0, as validation counts it: float32 [b].
-
-    Args:
-        labels: float [b, labels]; soft where images were mixed, and present from above one half on.
-        logits: float [b, labels].
-    """
-    return tf.cast(tf.reduce_all((logits > 0) == (labels > 0.5), axis=-1), tf.float32)
-
-
-def make_loss(settings: PhaseRecipe, multi_label: bool) -> keras.losses.Loss:
-    """The loss of a phase, of float32 logits [b, classes]: softmax, or one sigmoid a label."""
-    kind = keras.losses.BinaryCrossentropy if multi_label else keras.losses.CategoricalCrossentropy
-    return kind(from_logits=True, label_smoothing=settings.label_smoothing or 0.0)
 
 
 def inference_of(model: Callable[..., Any]) -> Infer:

@@ -103,8 +103,7 @@ class Benches:
                 *map(_digest, statistics),
             ]
         )
-        multi_label = recipe.data.multi_label
-        phases = [form_of(phase, multi_label) for phase in (recipe.head_phase, recipe.finetune_phase)]
+        phases = [form_of(phase, recipe.task) for phase in (recipe.head_phase, recipe.finetune_phase)]
         key = json.dumps([base_key, *phases, point_of(recipe)])
         if key not in self._benches:
             self.made += 1

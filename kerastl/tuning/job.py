@@ -17,8 +17,8 @@ from kerastl.features.cache import Cache
 from kerastl.locking import FileLock
 from kerastl.progress import Progress
 from kerastl.recipe import Recipe, load_recipe
-from kerastl.recipe.schema import MONITORS
 from kerastl.report.search import Importance, Luck, SearchReport, search_text, write_search_page
+from kerastl.task import MONITORS
 from kerastl.tuning.axes import values_of
 from kerastl.tuning.heads import HeadPhases
 from kerastl.tuning.oracles import Durable, first_values, hyperband_trials, make_oracle

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from kerastl.recipe import Recipe, recipe_to_toml
-from kerastl.recipe.schema import sign_of
 from kerastl.report.search import (
     Luck,
     SearchAxis,
@@ -26,6 +25,7 @@ from kerastl.report.search import (
 )
 from kerastl.report.search_plots import plot_importance, plot_keys, plot_parallel
 from kerastl.run import environment
+from kerastl.task import sign_of
 from kerastl.tuning.analysis import importance_of, luck_of
 from kerastl.tuning.axes import Space
 from kerastl.tuning.question import Question

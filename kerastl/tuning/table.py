@@ -8,7 +8,7 @@ import time
 from types import TracebackType
 
 from kerastl.progress import Progress
-from kerastl.recipe.schema import sign_of
+from kerastl.task import sign_of
 from kerastl.tuning.axes import NOTHING_THAWED, UNFREEZE
 from kerastl.tuning.records import SearchFolder, TrialRecord, damaged, read_record, read_records
 from kerastl.wording import duration, wrapped

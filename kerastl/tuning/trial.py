@@ -150,5 +150,5 @@ def _train(
     logits = predict_logits(infer, side.validation.count, read, evaluation_batch(settings))
     labels, weights = side.validation.views.classes, class_weights(settings, side.validation)
     image_weights = None if weights is None else weights[labels]
-    losses = image_losses(monitor, logits, labels, recipe.data.multi_label, image_weights)
+    losses = image_losses(monitor, logits, labels, recipe.task, image_weights)
     return result, losses.astype(np.float32)

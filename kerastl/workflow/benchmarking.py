@@ -155,7 +155,7 @@ def benchmark(
             latencies = _take_turns(processes, progress)
             answers = {name: process.answers().probabilities for name, process in processes.items()}
         bytes_of = {name: _size(model.path) for name, model in written.items()}
-    if not serving.multi_label:
+    if serving.task.exclusive:
         called = {name: given.argmax(axis=1) for name, given in answers.items()}
     else:  # the Keras model answers with logits
         called = {name: given >= (0.0 if name == KERAS else 0.5) for name, given in answers.items()}

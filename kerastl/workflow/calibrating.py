@@ -18,13 +18,13 @@ from kerastl.evaluation.abstention import (
     independent_share,
 )
 from kerastl.evaluation.calibration import Calibration, calibrate, reliability
-from kerastl.evaluation.metrics import probabilities_of
 from kerastl.model.build import Network
 from kerastl.model.heads import divide_logits
 from kerastl.progress import Progress
 from kerastl.recipe import Recipe
 from kerastl.report.trust import Trust
 from kerastl.run import Run
+from kerastl.task import Task
 from kerastl.wording import counted
 from kerastl.writing import write_json_atomic
 
@@ -72,20 +72,20 @@ def calibrate_network(
     Returns:
         What was done, and the logits as the network gives them from now on.
     """
-    asked, multi_label = recipe.calibration, recipe.data.multi_label
+    asked, task = recipe.calibration, recipe.task
     warnings: list[str] = []
     if len(labels) < FEW_IMAGES and asked.kind != "none":
         warnings.append(
             f"Only {counted(len(labels), 'validation image')}: they choose the epochs, the phase and the temperature, and say "
             f"little of each. From {FEW_IMAGES} on they say more (data.validation_fraction, or more images)"
         )
-    found = calibrate(logits, labels, asked.kind, multi_label, weights)
+    found = calibrate(logits, labels, asked.kind, task, weights)
     divide_logits(network.logits, np.array(found.temperatures))
     # In the logits' own precision: of 20,000 classes a copy in float64 is what the memory has no room for.
     divided = logits / np.array(found.temperatures, logits.dtype)
     threshold = accepted = None
     if asked.abstain_precision is not None or asked.abstain_coverage is not None:
-        probabilities = probabilities_of(divided, multi_label)
+        probabilities = task.probabilities(divided)
         threshold = choose_threshold(
             probabilities, labels, asked.abstain_precision, asked.abstain_coverage, groups
         )
@@ -107,7 +107,7 @@ def trust_of(
     calibrated: Calibrated,
     logits: np.ndarray,
     labels: np.ndarray,
-    multi_label: bool,
+    task: Task,
     groups: np.ndarray | None = None,
 ) -> Trust:
     """What calibration and threshold are worth on the test split.
@@ -116,17 +116,17 @@ def trust_of(
         calibrated: from `calibrate_network`.
         logits: float [n, classes] of the test images, as the network gives them after it.
         labels: of these images.
-        multi_label: sigmoid instead of softmax.
+        task: what the logits answer.
         groups: int [n], equal for images of one group; each by itself without it.
     """
     found, threshold = calibrated.calibration, calibrated.threshold
     temperatures = np.array(found.temperatures, logits.dtype)
     accepted = None
     if threshold is not None:
-        accepted = accepted_at(probabilities_of(logits, multi_label), labels, threshold, groups)
+        accepted = accepted_at(task.probabilities(logits), labels, threshold, groups)
     return Trust(
         calibration=found,
-        reliability=reliability(logits * temperatures, labels, temperatures, multi_label),
+        reliability=reliability(logits * temperatures, labels, temperatures, task),
         threshold=threshold,
         validation_accepted=calibrated.accepted,
         test_accepted=accepted,

@@ -14,7 +14,6 @@ from kerastl.data.folder import check_apart
 from kerastl.data.sources import open_examples
 from kerastl.data.splits import make_splits
 from kerastl.errors import ExportError, UserError, nearest
-from kerastl.evaluation.metrics import probabilities_of
 from kerastl.export.converting import write_format
 from kerastl.export.format_check import CheckImages, FormatResult, check_format, float_tolerance
 from kerastl.export.formats import FORMATS, Format, require_packages
@@ -22,6 +21,7 @@ from kerastl.export.parity import tolerance_for
 from kerastl.export.publish import check_model_name, publish
 from kerastl.progress import Progress
 from kerastl.run import open_run
+from kerastl.task import Task
 from kerastl.training.phase import predict_logits
 from kerastl.training.trainer import inference_of
 from kerastl.workflow.calibrating import read_threshold
@@ -120,7 +120,7 @@ def convert(
         np.concatenate([pixels["validation"], pixels["test"]]),
         np.concatenate([labels["validation"], labels["test"]]),
         np.arange(len(labels["validation"]) + len(labels["test"])) >= len(labels["validation"]),
-        serving.multi_label,
+        serving.task,
     )
     progress.note(
         f"Converting to {target.name}, and checking on {len(images.labels)} images of the validation and test splits"
@@ -170,7 +170,7 @@ def format_named(name: str) -> Format:
 
 
 def check_images(
-    model: keras.Model, pixels: np.ndarray, labels: np.ndarray, is_test: np.ndarray, multi_label: bool
+    model: keras.Model, pixels: np.ndarray, labels: np.ndarray, is_test: np.ndarray, task: Task
 ) -> CheckImages:
     """Images with what the model in memory says of them, computed on the processor as the other runtimes do."""
     with tf.device("CPU"):
@@ -182,4 +182,4 @@ def check_images(
         )
     if not np.isfinite(logits).all():
         raise ExportError("The model answers some images with what is no number; it cannot be converted")
-    return CheckImages(pixels, probabilities_of(logits, multi_label), labels, is_test)
+    return CheckImages(pixels, task.probabilities(logits), labels, is_test)

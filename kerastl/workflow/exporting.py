@@ -50,9 +50,7 @@ def serving_of(recipe: Recipe, class_names: Sequence[str], threshold: float | No
     size = recipe.backbone.image_size
     assert size
     data = recipe.data
-    return Serving(
-        tuple(class_names), size, data.resize, data.multi_label, threshold, data.significant_bits or 16
-    )
+    return Serving(tuple(class_names), size, data.resize, recipe.task, threshold, data.significant_bits or 16)
 
 
 def export_network(

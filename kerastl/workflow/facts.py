@@ -38,7 +38,7 @@ def model_facts(recipe: Recipe, run: Run, class_names: Sequence[str], found: Map
         image_size=recipe.backbone.image_size,
         resize=recipe.data.resize,
         class_names=tuple(class_names),
-        multi_label=recipe.data.multi_label,
+        task=recipe.task.name,
         data_source=without_folders(recipe.data.source),
         fingerprint=found.get("fingerprint", ""),
         counts=found.get("counts", {}),

@@ -14,7 +14,6 @@ import numpy as np
 from kerastl.errors import Interrupted, KerastlError
 from kerastl.evaluation.confusion import DRAWN_UP_TO
 from kerastl.evaluation.intervals import group_numbers
-from kerastl.evaluation.metrics import probabilities_of
 from kerastl.export.publish import ExportedModel
 from kerastl.features.cache import Cache
 from kerastl.locking import check_locks
@@ -161,7 +160,7 @@ def fit(
         logits["test"] = logits_of(beginning, prepared, result.winner, "test", cache, progress)
         test, validation = (metrics_of(logits[name], prepared, name) for name in ("test", "validation"))
         groups = group_numbers(prepared.splits.test.groups)
-        trust = trust_of(calibrated, logits["test"], labels["test"], recipe.data.multi_label, groups)
+        trust = trust_of(calibrated, logits["test"], labels["test"], recipe.task, groups)
         near = near_copies_in(prepared, progress)
         if near.rows:
             write_rows(run.near_copies_csv, near.rows)
@@ -193,7 +192,7 @@ def fit(
         if export_model:
             serving = serving_of(recipe, prepared.splits.class_names, calibrated.threshold)
             known = np.concatenate([logits[name][positions[name]] for name in positions])
-            trained = Trained(pixels, probabilities_of(known, recipe.data.multi_label))
+            trained = Trained(pixels, recipe.task.probabilities(known))
             try:
                 exported = export_network(
                     network.model, recipe, serving, images, precision, models_dir, recipe.name, trained,

@@ -100,7 +100,7 @@ def _labels_in(split: Split, class_names: Sequence[str]) -> np.ndarray:
             f"{nearest(unknown[0], class_names)} Its classes: {listed(class_names, 20)}"
         )
     numbers = np.array([codes[class_name(name)] for name in examples.class_names], np.int32)
-    if not examples.multi_label:
+    if examples.task.exclusive:
         return numbers[split.labels]
     labels = np.zeros((split.count, len(class_names)), np.uint8)
     labels[:, numbers] = split.labels

@@ -67,7 +67,9 @@ class Prepared:
         """The images of a split with their labels and the recipe's augmentation."""
         part: Split = getattr(self.splits, split)
         classes = len(self.splits.class_names)
-        return Views(self.pixels[split], part.labels, classes, part.ids, self.recipe.augment)
+        return Views(
+            self.pixels[split], part.labels, classes, part.ids, self.recipe.augment, self.recipe.task
+        )
 
     def frozen_views(self, split: str) -> FrozenViews:
         """The same with how many of them are wanted: all of the recipe's for training, else the image itself."""

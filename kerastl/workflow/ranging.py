@@ -141,7 +141,7 @@ def _tested(
     network, train, validation = beginning.network, beginning.train, beginning.validation
     run = functools.partial(
         run_rate_range, low=low, high=high, steps=steps, seed=recipe.seed,
-        multi_label=recipe.data.multi_label, progress=progress,
+        task=recipe.task, progress=progress,
     )  # fmt: skip
     if phase == "head":
         freeze_backbone(network)

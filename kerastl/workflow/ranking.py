@@ -160,7 +160,7 @@ def rank(
         raise WeightsError(f"No backbone is left to rank:\n{reasons}")
     rows.sort(key=lambda row: (-row.accuracy, -row.log_evidence))
     images = splits.train.count + splits.validation.count
-    metric = "mean average precision" if recipe.data.multi_label else "accuracy"
+    metric = "accuracy" if recipe.task.exclusive else "mean average precision"
     ranking = Ranking(run.path, images, tuple(rows), tuple(left_out), metric)
     _write(ranking, run)
     return ranking
@@ -218,12 +218,12 @@ def _scored(recipe: Recipe, splits: Splits, run: Run, progress: Progress) -> Ran
     parts = [prepared.splits.train, prepared.splits.validation]
     labels = np.concatenate([part.labels for part in parts])
     groups = np.concatenate([part.examples.groups[part.indices] for part in parts])
-    if recipe.data.multi_label:
-        probe = label_probe(features, labels, label_folds(len(labels), groups, recipe.seed))
-        evidence = label_evidence(features, labels)
-    else:
+    if recipe.task.exclusive:
         probe = linear_probe(features, labels, probe_folds(labels, groups, recipe.seed))
         evidence = log_evidence(features, labels)
+    else:
+        probe = label_probe(features, labels, label_folds(len(labels), groups, recipe.seed))
+        evidence = label_evidence(features, labels)
     progress.note(f"{spec.name}: {probe.accuracy:.3f} ± {probe.spread:.3f}, {speed:.0f} images/s")
     return RankedBackbone(
         name=spec.name,

@@ -71,9 +71,9 @@ def write_answers(run: Run, prepared: Prepared, logits: Mapping[str, np.ndarray]
         prepared: split images.
         logits: split → float [n, classes], of `validation` and `test`.
     """
-    data, class_names = prepared.recipe.data, prepared.splits.class_names
+    task, class_names = prepared.recipe.task, prepared.splits.class_names
     answers = [
-        answers_of(name, part.ids, logits[name], part.labels, class_names, data.multi_label)
+        answers_of(name, part.ids, logits[name], part.labels, class_names, task)
         for name, part in (("validation", prepared.splits.validation), ("test", prepared.splits.test))
     ]
     write_rows(run.predictions_csv, [vars(each) for part in answers for each in part])
@@ -95,16 +95,11 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def write_splits(path: Path, splits: Splits) -> None:
     """Write the split and the labels of every image."""
-
-    def labels_of(label: Any) -> str:
-        if not splits.train.examples.multi_label:
-            return splits.class_names[label]
-        return "|".join(name for name, present in zip(splits.class_names, label, strict=True) if present)
-
+    task = splits.train.examples.task
     rows = (
-        (split.name, identity, labels_of(label))
+        (split.name, identity, names)
         for split in splits
-        for identity, label in zip(split.ids, split.labels, strict=True)
+        for identity, names in zip(split.ids, task.names(split.labels, splits.class_names), strict=True)
     )
     _write(path, ["split", "id", "label"], rows)
 

@@ -17,7 +17,7 @@ from kerastl.data.splits import make_splits
 from kerastl.encoded import find_images
 from kerastl.evaluation.answers import LabelledAnswer, answers_of
 from kerastl.evaluation.intervals import over_groups
-from kerastl.evaluation.metrics import Metrics, evaluate_logits, probabilities_of
+from kerastl.evaluation.metrics import Metrics, evaluate_logits
 from kerastl.export.publish import ExportedModel, check_model_name
 from kerastl.export.reader import load_exported
 from kerastl.image.decode import decode
@@ -26,6 +26,7 @@ from kerastl.model.joins import walk_layers
 from kerastl.prediction import Prediction, unreadable
 from kerastl.progress import Progress
 from kerastl.run import open_run
+from kerastl.task import Task
 from kerastl.training.phase import evaluation_batch, predict_logits
 from kerastl.training.trainer import inference_of
 from kerastl.workflow.calibrating import read_threshold
@@ -76,11 +77,10 @@ def evaluate_each(
             lambda positions, view: pixels[positions].astype(np.float32),
             evaluation_batch(recipe.finetune_phase),
         )
-    multi_label = recipe.data.multi_label
-    metrics = evaluate_logits(logits, labels, class_names, multi_label)
+    metrics = evaluate_logits(logits, labels, class_names, recipe.task)
     group_of = dict(zip(split.ids, split.groups, strict=True))
     metrics = over_groups(metrics, logits, labels, np.array([group_of[each] for each in ids], dtype=object))
-    return metrics, answers_of(split.name, ids, logits, labels, class_names, multi_label)
+    return metrics, answers_of(split.name, ids, logits, labels, class_names, recipe.task)
 
 
 def predict_with_folder(
@@ -92,7 +92,7 @@ def predict_with_folder(
         UserError: the model cannot be used, or no image was found.
     """
     paths = find_images(images, progress)
-    answer, class_names, multi_label = _reader(model)
+    answer, class_names, task = _reader(model)
     predictions = []
     converted: Counter[str] = Counter()
     with progress.track("predict", len(paths)) as tracker:
@@ -105,7 +105,7 @@ def predict_with_folder(
                     predictions.append(unreadable(path, errors[path]))
                 else:
                     probabilities, accepted = next(answers)
-                    found = _prediction(path, probabilities, bool(accepted), class_names, multi_label, top)
+                    found = _prediction(path, probabilities, bool(accepted), class_names, task, top)
                     predictions.append(found)
             tracker.advance(len(part))
     for warning in reading_warnings((), converted):
@@ -159,8 +159,8 @@ def export(
 Answer = Callable[[Sequence[bytes]], tuple[np.ndarray, np.ndarray]]
 
 
-def _reader(model: Path) -> tuple[Answer, Sequence[str], bool]:
-    """What answers, its classes, and whether it gives each image several labels."""
+def _reader(model: Path) -> tuple[Answer, Sequence[str], Task]:
+    """What answers, its classes, and its task."""
     if (model / "model.keras").is_file() or (model / "recipe.toml").is_file():
         folder = open_run(model)
         recipe, network = recipe_of(folder), keras.saving.load_model(folder.model_keras)
@@ -179,12 +179,12 @@ def _reader(model: Path) -> tuple[Answer, Sequence[str], bool]:
                 for data in encoded
             ]
             logits = network(tf.cast(tf.stack(pixels), tf.float32), training=False).numpy()
-            probabilities = probabilities_of(logits, recipe.data.multi_label)
+            probabilities = recipe.task.probabilities(logits)
             return probabilities, probabilities.max(axis=1) >= threshold
 
-        return answer, class_names_of(folder), recipe.data.multi_label
+        return answer, class_names_of(folder), recipe.task
     reader = load_exported(model)
-    return reader.predict_bytes, reader.class_names, reader.multi_label
+    return reader.predict_bytes, reader.class_names, reader.task
 
 
 def _read(paths: Sequence[str], converted: Counter[str]) -> tuple[dict[str, bytes], dict[str, str]]:
@@ -211,13 +211,13 @@ def _prediction(
     probabilities: np.ndarray,
     accepted: bool,
     class_names: Sequence[str],
-    multi_label: bool,
+    task: Task,
     top: int,
 ) -> Prediction:
     order = np.argsort(-probabilities, kind="stable")[:top]
     best = tuple((class_names[index], float(probabilities[index])) for index in order)
     labels = None
-    if multi_label:
+    if not task.exclusive:
         labels = tuple(name for name, p in zip(class_names, probabilities, strict=True) if p > 0.5)
     return Prediction(path, best[0][0], best[0][1], best, accepted=accepted, labels=labels)
 
