@@ -251,7 +251,7 @@ def test_no_recipe_loses_anything_on_its_way_through_toml(tmp_path: Path, seed: 
     assert load_recipe(file_of(tmp_path, text)) == recipe
     assert recipe_from_dict(recipe_to_dict(recipe)) == recipe
     resolved = resolve(recipe, 500, 10)
-    assert load_recipe(file_of(tmp_path, recipe_to_toml(resolved))) == resolved
+    assert resolve(load_recipe(file_of(tmp_path, recipe_to_toml(resolved))), 1, 2) == resolved
 
 
 @pytest.mark.parametrize("seed", range(40))

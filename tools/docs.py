@@ -18,7 +18,7 @@ import click
 
 from kerastl.backbones import backbone_names, get_backbone
 from kerastl.cli import COMMANDS, cli
-from kerastl.recipe import Recipe, load_recipe, recipe_keys, recipe_to_dict, resolve, shipped_recipes
+from kerastl.recipe import Recipe, recipe_keys, shipped_recipes
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 MADE = "<!-- Made by tools/docs.py from the code; `make docs` writes it anew. -->\n"
@@ -60,11 +60,11 @@ def recipes_page() -> str:
         "wins over `--set`.\n",
     ]
     tables = [""] + [f.name for f in dataclasses.fields(Recipe) if f.default is dataclasses.MISSING]
-    keys, decided = list(recipe_keys()), _decided()
+    keys = recipe_keys()
     for table in tables:
         parts.append(f"## [{table}]\n" if table else "## Top level\n")
         rows = [
-            (f"`{dotted.rpartition('.')[2]}`", _default(dotted, item.default, decided), _values(item.metadata, hint), item.metadata["help"])
+            (f"`{dotted.rpartition('.')[2]}`", _default(item), _values(item.metadata, hint), item.metadata["help"])
             for dotted, item, hint in keys
             if dotted.rpartition(".")[0] == table
         ]  # fmt: skip
@@ -127,18 +127,10 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def _decided() -> set[str]:
-    """Keys that the rule fills in."""
-    resolved = recipe_to_dict(resolve(load_recipe(), 1000, 10))
-    tables = {name: value for name, value in resolved.items() if isinstance(value, dict)}
-    return {f"{table}.{key}" for table, keys in tables.items() for key in keys} | (
-        set(resolved) - set(tables)
-    )
-
-
-def _default(dotted: str, default: Any, decided: set[str]) -> str:
+def _default(item: dataclasses.Field[Any]) -> str:
+    default = item.default
     if default is None:
-        return "*auto*" if dotted in decided else "none"
+        return "*auto*" if item.metadata["auto"] else "none"
     if isinstance(default, bool):
         return f"`{str(default).lower()}`"
     return (

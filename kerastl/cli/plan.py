@@ -9,7 +9,7 @@ import click
 from kerastl.cli.options import debug_option, fit_options, json_option, progress_option, recipe_options
 from kerastl.cli.terminal import print_json, quiet_tensorflow, terminal_width
 from kerastl.progress import Progress
-from kerastl.recipe.schema import Recipe
+from kerastl.recipe.settings import Recipe
 
 
 @click.command()

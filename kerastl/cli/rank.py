@@ -12,7 +12,7 @@ from kerastl.cli import completion
 from kerastl.cli.options import debug_option, fit_options, json_option, progress_option, recipe_options
 from kerastl.cli.terminal import print_json, quiet_tensorflow, show, table
 from kerastl.progress import Progress
-from kerastl.recipe.schema import Recipe
+from kerastl.recipe.settings import Recipe
 
 if TYPE_CHECKING:
     from kerastl.workflow import Ranking

@@ -11,7 +11,7 @@ from kerastl.cli import completion
 from kerastl.cli.options import debug_option, fit_options, json_option, progress_option, recipe_options
 from kerastl.cli.terminal import print_json, quiet_tensorflow, show
 from kerastl.progress import Progress
-from kerastl.recipe.schema import Recipe
+from kerastl.recipe.settings import Recipe
 
 UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
 

@@ -129,7 +129,7 @@ class Views:
             return None
         if view not in self._plans:
             size = self.pixels.shape[1]
-            mixup, cutmix = self.recipe.mixup_alpha or 0.0, self.recipe.cutmix_alpha or 0.0
+            mixup, cutmix = self.recipe.mixup_alpha, self.recipe.cutmix_alpha
             self._plans[view] = mix_plan(self.ids, self.recipe.seed, view, mixup, cutmix, size)
         return self._plans[view]
 

@@ -18,8 +18,8 @@ from kerastl.recipe.schema import (
     HeadPhaseRecipe,
     HeadRecipe,
     PhaseRecipe,
-    Recipe,
 )
+from kerastl.recipe.settings import Recipe, Settings
 
 __all__ = [
     "AugmentRecipe",
@@ -31,6 +31,7 @@ __all__ = [
     "HeadRecipe",
     "PhaseRecipe",
     "Recipe",
+    "Settings",
     "load_recipe",
     "recipe_from_dict",
     "recipe_keys",

@@ -1,10 +1,33 @@
-"""What no single key of a recipe can tell: values that do not go together. A line for each problem, naming its key."""
+"""What is wrong with a recipe: values that no key takes, and values that do not go together. A line for each, naming its key."""
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from kerastl.recipe.schema import Recipe
+from kerastl.backbones import BackboneSpec, backbone_names, get_backbone
+from kerastl.errors import RecipeError, UserError, nearest
+from kerastl.recipe.keys import check_value, keys_of, value_at
+from kerastl.wording import LONGEST_NAME, is_name, safe_name
+
+if TYPE_CHECKING:
+    from kerastl.recipe.settings import Recipe
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Raise RecipeError, with all problems in it, unless every value is one that its key takes and they go together."""
+    problems = []
+    for name, item, hint in keys_of(recipe.__class__):  # type: ignore[arg-type]
+        value = value_at(recipe, name)
+        try:
+            check_value(value, hint, item.metadata)
+        except ValueError as error:
+            problems.append(f"{name} = {value!r}: {error}")
+    # Values that are of the wrong kind cannot be compared with others.
+    problems = problems or _cross_checks(recipe)
+    if problems:
+        raise RecipeError(problems)
 
 
 def task_checks(recipe: Recipe) -> list[str]:
@@ -58,4 +81,47 @@ def abstain_checks(recipe: Recipe) -> list[str]:
             f"{name} = {value}: expected none where data.task = '{recipe.data.task}': no label stands for the whole image"
             for name, value in asked.items()
         ]
+    return problems
+
+
+def _cross_checks(recipe: Recipe) -> list[str]:
+    problems: list[str] = []
+    if recipe.name is not None and not is_name(recipe.name):
+        problems.append(
+            f"name = {recipe.name!r}: expected at most {LONGEST_NAME} letters a to z, digits, '_', '-' and '.', beginning "
+            f"with a letter or digit, as paths and servers take them. For example {safe_name(recipe.name)!r}"
+        )
+    try:
+        spec = get_backbone(recipe.backbone.name)
+    except UserError:
+        name = recipe.backbone.name
+        problems.append(
+            f"backbone.name = '{name}': unknown backbone.{nearest(name, backbone_names())}"
+            " `kerastl backbones` lists them all"
+        )
+    else:
+        problems += _backbone_checks(recipe, spec)
+    weights = recipe.backbone.weights
+    if weights not in ("pretrained", "imagenet", "none") and not Path(weights).expanduser().is_file():
+        problems.append(
+            f"backbone.weights = '{weights}': no such file. "
+            "Expected pretrained, imagenet, none or the path of a .weights.h5, .h5 or .keras file"
+        )
+    return problems + task_checks(recipe) + group_checks(recipe) + abstain_checks(recipe)
+
+
+def _backbone_checks(recipe: Recipe, spec: BackboneSpec) -> list[str]:
+    problems = []
+    size = recipe.backbone.image_size
+    if size is not None and size < spec.min_image_size:
+        problems.append(
+            f"backbone.image_size = {size}: '{spec.name}' takes images of at least {spec.min_image_size} pixels"
+        )
+    point = recipe.finetune_phase.unfreeze_from
+    from_input = spec.unfreeze_points[::-1]
+    if point is not None and point not in from_input:
+        problems.append(
+            f"finetune_phase.unfreeze_from = '{point}': unknown unfreeze point for backbone '{spec.name}'."
+            f"{nearest(point, from_input)} Expected one of: {', '.join(from_input)}"
+        )
     return problems

@@ -8,21 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 import tomllib
-import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kerastl.backbones import BackboneSpec, backbone_names, get_backbone
 from kerastl.errors import RecipeError, UserError, nearest
-from kerastl.recipe.checks import abstain_checks, group_checks, task_checks
-from kerastl.recipe.schema import Recipe
-from kerastl.wording import LONGEST_NAME, is_name, safe_name
+from kerastl.recipe.keys import check_value, keys_of
+from kerastl.recipe.settings import Recipe
 
 SHIPPED = Path(__file__).parent / "shipped"
-# TOML knows inf, and integers that no float holds.
-LARGEST_NUMBER = 1e300
 
 
 def load_recipe(
@@ -69,12 +64,11 @@ def recipe_from_dict(
         RecipeError: with every problem found, not only the first.
     """
     found = list(problems)
-    recipe = _make(Recipe, _with_task(values, found), "", found)
-    if recipe is not None and recipe.backbone.name is None:
-        default = "mobilenet_025" if recipe.data.source == "digits" else "resnet50"
-        recipe = dataclasses.replace(recipe, backbone=dataclasses.replace(recipe.backbone, name=default))
-    if recipe is not None:
-        found += _cross_checks(recipe)
+    recipe = None
+    try:
+        recipe = _make(Recipe, _with_task(values, found), "", found)
+    except RecipeError as error:
+        found += error.problems
     if found or recipe is None:
         raise RecipeError(found, origin)
     return recipe
@@ -116,23 +110,14 @@ def recipe_to_toml(recipe: Recipe, heading: str = "") -> str:
     return comments + tomli_w.dumps(recipe_to_dict(recipe))
 
 
-def recipe_keys() -> Iterator[tuple[str, dataclasses.Field[Any], Any]]:
+def recipe_keys() -> tuple[tuple[str, dataclasses.Field[Any], Any], ...]:
     """All keys in their order: dotted name, dataclass field (with its metadata), and type."""
-    return _keys_of(Recipe, "")
+    return keys_of(Recipe)
 
 
 def shipped_recipes() -> dict[str, Path]:
     """The recipes that come with kerastl: name -> file."""
     return {path.stem: path for path in sorted(SHIPPED.glob("*.toml"))}
-
-
-def _keys_of(cls: type, prefix: str) -> Iterator[tuple[str, dataclasses.Field[Any], Any]]:
-    hints = typing.get_type_hints(cls)
-    for item in dataclasses.fields(cls):
-        if dataclasses.is_dataclass(hints[item.name]):
-            yield from _keys_of(hints[item.name], f"{prefix}{item.name}.")
-        else:
-            yield prefix + item.name, item, hints[item.name]
 
 
 def read_toml(
@@ -205,7 +190,7 @@ def _make(cls: type, values: Mapping[str, Any], prefix: str, problems: list[str]
                 problems.append(f"{dotted} = {value!r}: expected a table with the keys of [{dotted}]")
         else:
             try:
-                chosen[name] = _check_value(value, hints[name], fields[name].metadata)
+                chosen[name] = check_value(value, hints[name], fields[name].metadata)
             except ValueError as error:
                 problems.append(f"{dotted} = {value!r}: {error}")
     return cls(**chosen)
@@ -222,93 +207,3 @@ def _unknown_key(dotted: str, siblings: list[str], prefix: str) -> str:
         hint = f" Did you mean '{elsewhere[0]}'?" if elsewhere else nearest(dotted, every)
     place = f"Keys of [{prefix[:-1]}]" if prefix else "Top-level keys and tables"
     return f"Unknown key '{dotted}'.{hint} {place}: {', '.join(siblings)}"
-
-
-def _check_value(value: Any, hint: Any, metadata: Mapping[str, Any]) -> Any:
-    """The value in the type of its key; ValueError says what is expected."""
-    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    if types.NoneType in kinds and (value is None or value == "auto"):
-        return None
-    kind = next(k for k in kinds if k is not types.NoneType)
-    if typing.get_origin(kind) is tuple:
-        if not isinstance(value, (list, tuple)):
-            raise ValueError("expected a list of whole numbers, such as [256]")
-        return tuple(_check_number(item, int, metadata) for item in value)
-    if kind is bool:
-        if not isinstance(value, bool):
-            raise ValueError("expected true or false")
-        return value
-    if kind is str:
-        choices = metadata.get("choices")
-        if choices and value not in choices:
-            raise ValueError(
-                f"expected one of {', '.join(choices)}.{nearest(str(value), choices)}".rstrip(".")
-            )
-        if not isinstance(value, str) or not value:
-            raise ValueError("expected a text in quotes")
-        return value
-    return _check_number(value, kind, metadata)
-
-
-def _check_number(value: Any, kind: type, metadata: Mapping[str, Any]) -> int | float:
-    name = "a whole number" if kind is int else "a number"
-    low, high, above, below = (metadata.get(k) for k in ("low", "high", "above", "below"))
-    bounds = [f"at least {low}" if low is not None else f"above {above}" if above is not None else ""]
-    bounds.append(f"at most {high}" if high is not None else f"below {below}" if below is not None else "")
-    expected = " ".join([name, " and ".join(b for b in bounds if b)]).strip()
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or abs(value) > LARGEST_NUMBER:
-        raise ValueError(f"expected {expected}")
-    if value != value or (kind is int and value != int(value)):
-        raise ValueError(f"expected {expected}")
-    inside = (
-        (low is None or value >= low)
-        and (high is None or value <= high)
-        and (above is None or value > above)
-        and (below is None or value < below)
-    )
-    if not inside:
-        raise ValueError(f"expected {expected}")
-    return kind(value)
-
-
-def _cross_checks(recipe: Recipe) -> list[str]:
-    problems = []
-    if recipe.name is not None and not is_name(recipe.name):
-        problems.append(
-            f"name = {recipe.name!r}: expected at most {LONGEST_NAME} letters a to z, digits, '_', '-' and '.', beginning "
-            f"with a letter or digit, as paths and servers take them. For example {safe_name(recipe.name)!r}"
-        )
-    try:
-        spec = get_backbone(typing.cast(str, recipe.backbone.name))
-    except UserError:
-        name = typing.cast(str, recipe.backbone.name)
-        problems.append(
-            f"backbone.name = '{name}': unknown backbone.{nearest(name, backbone_names())}"
-            " `kerastl backbones` lists them all"
-        )
-    else:
-        problems += _backbone_checks(recipe, spec)
-    weights = recipe.backbone.weights
-    if weights not in ("pretrained", "imagenet", "none") and not Path(weights).expanduser().is_file():
-        problems.append(
-            f"backbone.weights = '{weights}': no such file. "
-            "Expected pretrained, imagenet, none or the path of a .weights.h5, .h5 or .keras file"
-        )
-    return problems + task_checks(recipe) + group_checks(recipe) + abstain_checks(recipe)
-
-
-def _backbone_checks(recipe: Recipe, spec: BackboneSpec) -> list[str]:
-    problems = []
-    size = recipe.backbone.image_size
-    if size is not None and size < spec.min_image_size:
-        problems.append(
-            f"backbone.image_size = {size}: '{spec.name}' takes images of at least {spec.min_image_size} pixels"
-        )
-    point = recipe.finetune_phase.unfreeze_from
-    from_input = spec.unfreeze_points[::-1]
-    if point is not None and point not in from_input:
-        problems.append(
-            f"finetune_phase.unfreeze_from = '{point}': unknown unfreeze point for backbone '{spec.name}'."
-            f"{nearest(point, from_input)} Expected one of: {', '.join(from_input)}"
-        )
-    return problems

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from kerastl.backbones import BackboneSpec, get_backbone
-from kerastl.recipe.schema import AugmentRecipe, FinetunePhaseRecipe, HeadPhaseRecipe, Recipe
+from kerastl.recipe.schema import AugmentRecipe, FinetunePhaseRecipe, HeadPhaseRecipe
+from kerastl.recipe.settings import Recipe, Settings
 from kerastl.wording import without_accents
 
 Part = TypeVar("Part", HeadPhaseRecipe, FinetunePhaseRecipe, AugmentRecipe)
@@ -70,31 +71,25 @@ IMAGES_OF_FINETUNE_BATCH = 2048
 LAYER_DECAY, LOWEST_RATE_SHARE = 0.9, 0.39
 
 
-def resolve(recipe: Recipe, train_count: int, class_count: int) -> Recipe:
-    """Fill in every key that is None.
+def resolve(recipe: Recipe, train_count: int, class_count: int) -> Settings:
+    """The settings of a run: the recipe with every open key chosen.
 
     Args:
-        recipe: a checked recipe.
+        recipe: what was asked for.
         train_count: images in the train split, after `data.examples_per_class`.
         class_count: classes, or labels when multi-label.
-
-    Returns:
-        A recipe without open keys, apart from those that mean "not used" when they are left out
-        (`data_dir`, `significant_bits`, the TFDS splits, `examples_per_class`, `min_images_per_class`, `group_pattern`, `weights_dir`, the
-        thresholds of `calibration`).
     """
-    spec = get_backbone(recipe.backbone.name or "resnet50")
+    spec = get_backbone(recipe.backbone.name)
     size = recipe.backbone.image_size or spec.image_size
-    head_phase = _fill(recipe.head_phase, _head_phase(recipe, train_count, spec))
-    finetune_phase = _fill(recipe.finetune_phase, _finetune_phase(recipe, train_count, spec))
-    return dataclasses.replace(
+    chosen = dataclasses.replace(
         recipe,
         name=recipe.name or default_name(recipe),
-        backbone=dataclasses.replace(recipe.backbone, name=spec.name, image_size=size),
-        head_phase=head_phase,
-        finetune_phase=finetune_phase,
+        backbone=dataclasses.replace(recipe.backbone, image_size=size),
+        head_phase=_fill(recipe.head_phase, _head_phase(recipe, train_count, spec)),
+        finetune_phase=_fill(recipe.finetune_phase, _finetune_phase(recipe, train_count, spec)),
         augment=resolve_augment(recipe.augment, train_count, spec),
     )
+    return Settings(**vars(chosen))
 
 
 def default_name(recipe: Recipe) -> str:

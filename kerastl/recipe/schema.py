@@ -1,40 +1,25 @@
 """What can be asked of a run: one frozen tree of plain values, each key described where it is defined.
 
-A key that is `None` is chosen by the rule in `kerastl.recipe.rule` once the data are known; in TOML
-it is left out or written `"auto"`. Help texts, choices and ranges stand in the field's metadata: the
-checks, `kerastl fit --help` and `docs/recipes.md` all read them from here.
+A key that is made by `auto` may be left open (None; in TOML left out, or `"auto"`): the rule in `kerastl.recipe.rule` chooses
+it once the data are known. `Settings` is the recipe in which none is open. Help texts, choices, ranges and what a key affects
+stand in the field's metadata: checks, `kerastl fit --help`, `docs/recipes.md`, the search and the keys of what is kept read
+them from here.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import ClassVar
 
-from kerastl.task import MONITORS, TASKS, Task, task_named
-
-
-def key(
-    default: Any,
-    help: str,
-    *,
-    choices: tuple[str, ...] | None = None,
-    low: float | None = None,
-    high: float | None = None,
-    below: float | None = None,
-    above: float | None = None,
-) -> Any:
-    """A recipe key: its default, what it means, and which values it takes.
-
-    `low`/`high` include their bound, `above`/`below` leave it out.
-    """
-    metadata = {"help": help, "choices": choices, "low": low, "high": high, "above": above, "below": below}
-    return field(default=default, metadata=metadata)
+from kerastl.recipe.keys import Affects, auto, key
+from kerastl.task import MONITORS, TASKS
 
 
 @dataclass(frozen=True)
 class DataRecipe:
     """Which labelled images, and how they are split."""
 
+    AFFECTS: ClassVar[Affects] = "data"
     source: str = key(
         "digits",
         "a folder with one folder a class (flat, or under train/, validation/, test/), a .csv or .parquet "
@@ -97,7 +82,10 @@ class DataRecipe:
         high=1,
     )
     resize: str = key(
-        "stretch", "how an image becomes the network's size", choices=("stretch", "crop", "pad")
+        "stretch",
+        "how an image becomes the network's size",
+        choices=("stretch", "crop", "pad"),
+        affects="features",
     )
     significant_bits: int | None = key(
         None,
@@ -117,9 +105,9 @@ class DataRecipe:
 class BackboneRecipe:
     """Which pretrained network, from which weights, at which size."""
 
-    name: str | None = key(
-        None,
-        "a name that `kerastl backbones` lists; mobilenet_025 for digits and resnet50 for all else without it",
+    AFFECTS: ClassVar[Affects] = "features"
+    name: str = auto(
+        "a name that `kerastl backbones` lists; mobilenet_025 for digits and resnet50 for all else without it"
     )
     weights: str = key(
         "pretrained",
@@ -129,56 +117,63 @@ class BackboneRecipe:
     weights_dir: str | None = key(
         None, "folder with Keras' published weight files, used instead of a download"
     )
-    image_size: int | None = key(None, "side of the square input in pixels", low=8, high=2048)
+    image_size: int = auto("side of the square input in pixels", low=8, high=2048)
 
 
 @dataclass(frozen=True)
 class HeadRecipe:
     """What stands on the backbone."""
 
-    pooling: str = key("avg", "how positions become one vector", choices=("avg", "max", "avgmax", "gem"))
-    hidden: tuple[int, ...] = key((), "units of hidden layers before the last one", low=1)
-    dropout: float = key(0.0, "share of features dropped in training", low=0, below=1)
-    l2: float = key(0.0, "L2 penalty on the head's kernels, added to the loss", low=0)
+    pooling: str = key(
+        "avg", "how positions become one vector", choices=("avg", "max", "avgmax", "gem"), affects="features"
+    )
+    hidden: tuple[int, ...] = key((), "units of hidden layers before the last one", low=1, affects="head")
+    dropout: float = key(0.0, "share of features dropped in training", low=0, below=1, affects="value")
+    l2: float = key(0.0, "L2 penalty on the head's kernels, added to the loss", low=0, affects="head")
 
 
 @dataclass(frozen=True)
 class PhaseRecipe:
     """What both phases have in common."""
 
-    epochs: int | None = key(None, "passes over the training images, at most", low=0)
-    batch_size: int | None = key(None, "images a step", low=1)
-    optimizer: str = key("adamw", "update rule", choices=("adamw", "sgd"))
-    learning_rate: float | None = key(None, "highest learning rate, after the warm-up", above=0)
-    weight_decay: float | None = key(
-        None, "decoupled decay of the kernels (biases and norms are spared)", low=0
+    epochs: int = auto("passes over the training images, at most", low=0, affects="value")
+    batch_size: int = auto("images a step", low=1, affects="value")
+    optimizer: str = key("adamw", "update rule", choices=("adamw", "sgd"), affects="step")
+    learning_rate: float = auto("highest learning rate, after the warm-up", above=0, affects="value")
+    weight_decay: float = auto(
+        "decoupled decay of the kernels (biases and norms are spared)", low=0, affects="step"
     )
-    warmup_epochs: float | None = key(
-        None, "epochs in which the rate grows linearly, before the cosine", low=0
+    warmup_epochs: float = auto(
+        "epochs in which the rate grows linearly, before the cosine", low=0, affects="value"
     )
-    label_smoothing: float | None = key(None, "share of each label spread over all classes", low=0, below=1)
-    gradient_clip_norm: float | None = key(
-        None, "largest global norm of a step's gradients; 0 for no limit", low=0
+    label_smoothing: float = auto(
+        "share of each label spread over all classes", low=0, below=1, affects="step"
+    )
+    gradient_clip_norm: float = auto(
+        "largest global norm of a step's gradients; 0 for no limit", low=0, affects="step"
     )
     mixup_alpha: float = key(
         0.0,
         "MixUp of what the phase trains on, within each batch and without a forward pass: both parameters of the Beta "
         "distribution; 0 for none (augment.mixup_alpha mixes pixels)",
         low=0,
+        affects="value",
     )
     class_weights: str = key(
         "none",
         "balanced weighs every class the same, in training and in the log-losses that judge it",
         choices=("none", "balanced"),
+        affects="value",
     )
     monitor: str = key(
         "val_calibrated_loss",
         "validation metric that picks the best epoch: the log-loss at the best single temperature, the plain "
         "log-loss, the accuracy, or the mean over classes of F1 or of recall (balanced accuracy)",
         choices=tuple(MONITORS),
+        affects="value",
     )
-    patience_epochs: int | None = key(
-        None, "stop after this many epochs without a better one; 0 to never stop", low=0
+    patience_epochs: int = auto(
+        "stop after this many epochs without a better one; 0 to never stop", low=0, affects="value"
     )
 
 
@@ -191,16 +186,21 @@ class HeadPhaseRecipe(PhaseRecipe):
 class FinetunePhaseRecipe(PhaseRecipe):
     """The second phase: the head and all layers above the unfreeze point, with small rates."""
 
-    unfreeze_from: str | None = key(
-        None, "train everything above this join; backbone thaws nothing (no second phase), input everything"
+    unfreeze_from: str = auto(
+        "train everything above this join; backbone thaws nothing (no second phase), input everything",
+        affects="features",
     )
-    layer_decay: float | None = key(
-        None, "the learning rate shrinks by this factor from one block to the one below it", above=0, high=1
+    layer_decay: float = auto(
+        "the learning rate shrinks by this factor from one block to the one below it",
+        above=0,
+        high=1,
+        affects="value",
     )
     batchnorm: str = key(
         "frozen",
         "BatchNorm of thawed blocks: frozen, affine (gamma and beta train, statistics stay) or train (all of it)",
         choices=("frozen", "affine", "train"),
+        affects="step",
     )
 
 
@@ -208,41 +208,33 @@ class FinetunePhaseRecipe(PhaseRecipe):
 class AugmentRecipe:
     """Random changes to training images; never part of the saved model. Knobs left out follow the level."""
 
-    level: str | None = key(None, "how much in all", choices=("none", "light", "medium", "strong"))
-    views: int | None = key(
-        None, "versions made of each training image; the first is the image itself", low=1
-    )
+    AFFECTS: ClassVar[Affects] = "features"
+    level: str = auto("how much in all", choices=("none", "light", "medium", "strong"))
+    views: int = auto("versions made of each training image; the first is the image itself", low=1)
     seed: int = key(
         0,
         "source of the random changes, apart from the run's seed, so that runs with other seeds share stored views",
         low=0,
         high=2**31 - 1,
     )
-    horizontal_flip: bool | None = key(None, "mirror half of the images left to right")
-    crop_min_area: float | None = key(
-        None, "random resized crops cover at least this share of the image; 1 for no crop", above=0, high=1
+    horizontal_flip: bool = auto("mirror half of the images left to right")
+    crop_min_area: float = auto(
+        "random resized crops cover at least this share of the image; 1 for no crop", above=0, high=1
     )
-    color: float | None = key(
-        None, "largest relative change of brightness, contrast and saturation", low=0, high=1
-    )
-    rotation_degrees: float | None = key(None, "largest rotation to either side", low=0, high=180)
-    erase_probability: float | None = key(None, "share of images with an erased rectangle", low=0, high=1)
-    policy_operations: int | None = key(
-        None, "random operations of the RandAugment-like policy", low=0, high=10
-    )
-    policy_magnitude: float | None = key(None, "strength of these operations", low=0, high=1)
-    mixup_alpha: float | None = key(
-        None, "MixUp: both parameters of the Beta distribution; 0 for none", low=0
-    )
-    cutmix_alpha: float | None = key(
-        None, "CutMix: both parameters of the Beta distribution; 0 for none", low=0
-    )
+    color: float = auto("largest relative change of brightness, contrast and saturation", low=0, high=1)
+    rotation_degrees: float = auto("largest rotation to either side", low=0, high=180)
+    erase_probability: float = auto("share of images with an erased rectangle", low=0, high=1)
+    policy_operations: int = auto("random operations of the RandAugment-like policy", low=0, high=10)
+    policy_magnitude: float = auto("strength of these operations", low=0, high=1)
+    mixup_alpha: float = auto("MixUp: both parameters of the Beta distribution; 0 for none", low=0)
+    cutmix_alpha: float = auto("CutMix: both parameters of the Beta distribution; 0 for none", low=0)
 
 
 @dataclass(frozen=True)
 class CacheRecipe:
     """Where the frozen part's outputs are kept, for all epochs, phases and runs."""
 
+    AFFECTS: ClassVar[Affects] = "run"
     mode: str = key(
         "auto",
         "auto weighs the ways against each other and says what it chose; disk keeps for later runs; memory for this "
@@ -266,6 +258,7 @@ class CacheRecipe:
 class CalibrationRecipe:
     """How the winner's probabilities are set right on validation, and when it had better not answer."""
 
+    AFFECTS: ClassVar[Affects] = "run"
     kind: str = key(
         "auto",
         "temperature divides all logits by one number; per_class by one a class; auto takes these where "
@@ -282,34 +275,3 @@ class CalibrationRecipe:
     abstain_coverage: float | None = key(
         None, "share of images that are to be accepted, the surest ones", above=0, below=1
     )
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """All that is asked of a run. Made by `kerastl.recipe.load_recipe` or `make_recipe`, never changed."""
-
-    name: str | None = key(
-        None,
-        "name of the run and of the exported model: letters a to z, digits, _, - and .; from data and backbone without it",
-    )
-    seed: int = key(0, "source of every random choice", low=0, high=2**31 - 1)
-    precision: str = key(
-        "auto",
-        "arithmetic of the network; auto takes mixed_bfloat16 where all GPUs have units for it (NVIDIA, compute capability "
-        "8.0 or more), float32 elsewhere",
-        choices=("auto", "float32", "mixed_bfloat16"),
-    )
-    deterministic: bool = key(False, "same bits at every repetition on the same machine; slower on a GPU")
-    data: DataRecipe = field(default_factory=DataRecipe)
-    backbone: BackboneRecipe = field(default_factory=BackboneRecipe)
-    head: HeadRecipe = field(default_factory=HeadRecipe)
-    head_phase: HeadPhaseRecipe = field(default_factory=HeadPhaseRecipe)
-    finetune_phase: FinetunePhaseRecipe = field(default_factory=FinetunePhaseRecipe)
-    augment: AugmentRecipe = field(default_factory=AugmentRecipe)
-    cache: CacheRecipe = field(default_factory=CacheRecipe)
-    calibration: CalibrationRecipe = field(default_factory=CalibrationRecipe)
-
-    @property
-    def task(self) -> Task:
-        """What is answered, as `data.task` names it."""
-        return task_named(self.data.task)

@@ -38,7 +38,6 @@ def batches(data: PhaseData, settings: PhaseRecipe, steps: int, seed: int, dtype
         seed: decides the order of the images and what is mixed.
         dtype: of the model's input.
     """
-    assert settings.epochs is not None
     train = data.train
     weights = class_weights(settings, train)
     name = settings.__class__.__name__

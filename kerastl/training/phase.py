@@ -98,7 +98,6 @@ def run_phase(
     Raises:
         TrainingError: where the loss is no longer a finite number; names the phase and the rate.
     """
-    assert settings.epochs is not None and settings.batch_size and settings.learning_rate
     count = data.train.count
     steps = math.ceil(count / settings.batch_size)
     trainers = trainers or Trainers()
@@ -173,7 +172,7 @@ def evaluation_batch(settings: PhaseRecipe) -> int:
     """How many images' logits are computed together by what a phase trains."""
     if isinstance(settings, HeadPhaseRecipe):
         return EVALUATION_BATCH
-    return min(EVALUATION_BATCH, 2 * (settings.batch_size or EVALUATION_BATCH))
+    return min(EVALUATION_BATCH, 2 * (settings.batch_size))
 
 
 class _Watch(keras.callbacks.Callback):

@@ -113,7 +113,6 @@ def run_rate_range(
     Returns:
         Rates, losses and a suggestion.
     """
-    assert settings.batch_size
     steps_per_epoch = math.ceil(data.train.count / settings.batch_size)
     settings = _for_steps(settings, math.ceil(steps / steps_per_epoch))
     variables = model.trainable_variables
@@ -121,7 +120,7 @@ def run_rate_range(
     with untouched(model), progress.track(f"rates of the {PHASE_TITLES[name]}", steps, "steps") as tracker:
         optimizer = make_optimizer(settings, variables, [factors(v) for v in variables], steps_per_epoch)
         optimizer.learning_rate = GeometricRate(low, high, steps)
-        step = _training_step(model, task.loss(settings.label_smoothing or 0.0), optimizer)
+        step = _training_step(model, task.loss(settings.label_smoothing), optimizer)
         for batch in batches(data, settings, steps_per_epoch, seed, model.input.dtype).take(steps):
             losses.append(float(step(*batch)))
             tracker.advance(1, f"loss {losses[-1]:.3f}")

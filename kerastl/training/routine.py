@@ -12,7 +12,7 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from kerastl.features.readers import Features
 from kerastl.model.build import Network
@@ -20,10 +20,12 @@ from kerastl.model.cut import Cut
 from kerastl.model.freezing import blocks, depth_of, freeze_backbone, thaw
 from kerastl.model.heads import rewind_dropout
 from kerastl.progress import Progress
-from kerastl.recipe import FinetunePhaseRecipe, Recipe
+from kerastl.recipe import FinetunePhaseRecipe, Recipe, Settings
 from kerastl.training.batches import PhaseData
 from kerastl.training.phase import PhaseResult, run_phase
 from kerastl.training.trainer import Trainers
+
+Asked = TypeVar("Asked", bound=Recipe)
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ def transfer(
     cut: Cut,
     train: Features,
     validation: Features,
-    recipe: Recipe,
+    recipe: Settings,
     *,
     head_phase: PhaseResult | None = None,
     trainers: Trainers | None = None,
@@ -106,7 +108,7 @@ def transfer(
     factors = thaw_for_phase(network, cut, settings)
     if cut.unfreeze_point == "input" and train.view_count > 1:
         # Nothing is kept there, and each view is made when it is read: few of them would save nothing.
-        train = dataclasses.replace(train, view_count=max(train.view_count, settings.epochs or 0))
+        train = dataclasses.replace(train, view_count=max(train.view_count, settings.epochs))
     finetune = run(
         "finetune_phase",
         cut.suffix,
@@ -126,11 +128,11 @@ def thaw_for_phase(network: Network, cut: Cut, settings: FinetunePhaseRecipe) ->
     """Thaw what the fine-tune phase trains; gives each variable's share of the learning rate by its depth."""
     thaw(network, cut.unfreeze_point, settings.batchnorm)
     thawed = blocks(network, cut.unfreeze_point)
-    decay = settings.layer_decay or 1.0
+    decay = settings.layer_decay
     return lambda variable: decay ** depth_of(variable, thawed)
 
 
-def without_finetuning(recipe: Recipe) -> Recipe:
+def without_finetuning(recipe: Asked) -> Asked:
     """The same recipe with a head phase alone."""
     thaws_nothing = dataclasses.replace(recipe.finetune_phase, unfreeze_from="backbone")
     return dataclasses.replace(recipe, finetune_phase=thaws_nothing)

@@ -151,10 +151,9 @@ def begin_anew(
         factors: each variable's share of the learning rate, 0..1.
         steps_per_epoch: to turn epochs into steps.
     """
-    assert settings.epochs and settings.learning_rate and settings.warmup_epochs is not None
     total = settings.epochs * steps_per_epoch
     warmup = min(round(settings.warmup_epochs * steps_per_epoch), total // 2)
     for variable in optimizer.variables:
         variable.assign(ops.zeros_like(variable))
     optimizer._learning_rate.plan(settings.learning_rate, warmup, total)
-    optimizer.plan(factors, settings.weight_decay or 0.0)
+    optimizer.plan(factors, settings.weight_decay)

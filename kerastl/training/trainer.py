@@ -6,7 +6,6 @@ rates and lengths, is therefore no part of it but read from variables; two phase
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,23 +15,11 @@ import keras
 import tensorflow as tf
 
 from kerastl.recipe import PhaseRecipe
+from kerastl.recipe.keys import affecting, value_at
 from kerastl.task import Task
 from kerastl.training.schedule import begin_anew, make_optimizer
 
 Infer = Callable[[tf.Tensor], tf.Tensor]
-# Keys of a phase's recipe that no graph depends on: numbers that steps read from variables, and what decides on what they
-# train, how long, and which epoch is kept.
-VALUES = (
-    "epochs",
-    "batch_size",
-    "learning_rate",
-    "warmup_epochs",
-    "layer_decay",
-    "mixup_alpha",
-    "class_weights",
-    "monitor",
-    "patience_epochs",
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,8 +88,8 @@ class Trainers:
 
 
 def form_of(settings: PhaseRecipe, task: Task) -> dict[str, Any]:
-    """What the graph of a phase's step depends on, beside the model: all keys of its recipe but `VALUES`."""
-    found = {name: value for name, value in dataclasses.asdict(settings).items() if name not in VALUES}
+    """What the graph of a phase's step depends on, beside the model: the keys that affect a step; numbers are variables in it."""
+    found = {name: value_at(settings, name) for name in affecting(settings.__class__, "step")}  # type: ignore[arg-type]
     return {**found, "weight_decay": bool(settings.weight_decay), "task": task.name}
 
 
@@ -115,7 +102,7 @@ def _make(
     steps: int,
 ) -> Trainer:
     optimizer = make_optimizer(settings, model.trainable_variables, shares, steps)
-    loss = task.loss(settings.label_smoothing or 0.0)
+    loss = task.loss(settings.label_smoothing)
     model.compile(optimizer, loss, weighted_metrics=[task.accuracy()], jit_compile=False)
     return Trainer(model, form, optimizer)
 

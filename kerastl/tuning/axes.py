@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kerastl.recipe import Recipe, recipe_from_dict, recipe_to_dict
+from kerastl.recipe import Recipe, Settings, recipe_from_dict, recipe_to_dict
+from kerastl.recipe.keys import value_at
 
 UNFREEZE = "finetune_phase.unfreeze_from"
 FINETUNE = "finetune_phase."
@@ -108,10 +109,7 @@ def with_values(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
     return recipe_from_dict(tables)
 
 
-def values_of(resolved: Recipe, space: Space) -> dict[str, Any]:
+def values_of(resolved: Settings, space: Space) -> dict[str, Any]:
     """What a resolved recipe says of the unfreeze point and of each key of a space."""
-    found = {UNFREEZE: resolved.finetune_phase.unfreeze_from}
-    for axis in space:
-        table, _, name = axis.key.rpartition(".")
-        found[axis.key] = getattr(getattr(resolved, table) if table else resolved, name)
-    return found
+    names = [UNFREEZE, *(axis.key for axis in space)]
+    return {name: value_at(resolved, name) for name in names}

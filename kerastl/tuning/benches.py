@@ -23,7 +23,8 @@ from kerastl.model.build import Network, build_backbone
 from kerastl.model.cut import Cut, cut
 from kerastl.model.freezing import freeze_backbone
 from kerastl.model.heads import renew_head
-from kerastl.recipe import Recipe, recipe_to_dict
+from kerastl.recipe import HeadRecipe, Settings
+from kerastl.recipe.keys import affecting, value_at
 from kerastl.training.trainer import Trainers, form_of
 from kerastl.workflow.beginning import Statistics, network_on, point_of
 
@@ -83,7 +84,7 @@ class Benches:
         self._bases: WeakValueDictionary[str, _Base] = WeakValueDictionary()
 
     def take(
-        self, recipe: Recipe, reference: keras.Model, statistics: Statistics, bias: np.ndarray | None
+        self, recipe: Settings, reference: keras.Model, statistics: Statistics, bias: np.ndarray | None
     ) -> Bench:
         """A bench as if new. It belongs to the caller until the next one is taken.
 
@@ -95,7 +96,7 @@ class Benches:
         """
         base_key = json.dumps(
             [
-                recipe_to_dict(recipe)["backbone"],
+                dataclasses.asdict(recipe.backbone),
                 keras.config.dtype_policy().name,
                 # What a backbone's own layers draw follows from the seed under which they were made.
                 recipe.seed if _random_states(reference) else None,
@@ -120,9 +121,9 @@ class Benches:
         freeze_backbone(base.network)
         return Bench(base.network, parts, base.trainers)
 
-    def _base(self, recipe: Recipe, statistics: Statistics) -> _Base:
-        spec = get_backbone(recipe.backbone.name or "")
-        backbone = build_backbone(spec, recipe.backbone.image_size or spec.image_size)
+    def _base(self, recipe: Settings, statistics: Statistics) -> _Base:
+        spec = get_backbone(recipe.backbone.name)
+        backbone = build_backbone(spec, recipe.backbone.image_size)
         states = [(state, state.numpy()) for state in _random_states(backbone)]
         network = network_on(backbone, recipe, self._class_count, statistics, adjustable=True)
         return _Base(network, states, Trainers())
@@ -142,8 +143,8 @@ def _random_states(model: keras.Model) -> list[keras.Variable]:
     return [variable for variable in model.variables if id(variable) not in weights]
 
 
-def _head_form(recipe: Recipe) -> dict[str, Any]:
-    return {name: value for name, value in dataclasses.asdict(recipe.head).items() if name != "dropout"}
+def _head_form(recipe: Settings) -> list[Any]:
+    return [value_at(recipe.head, name) for name in affecting(HeadRecipe, "features", "head")]
 
 
 def _digest(array: Any) -> str:

@@ -20,15 +20,17 @@ from kerastl import __version__
 from kerastl.features.frozen import FEATURES_VERSION
 from kerastl.locking import FileLock
 from kerastl.progress import Progress
-from kerastl.recipe import Recipe, recipe_to_dict
+from kerastl.recipe import Settings
+from kerastl.recipe.keys import affecting, value_at
 from kerastl.training.phase import PhaseResult
+from kerastl.tuning.axes import FINETUNE
 from kerastl.writing import replace_atomically
 
 IN_MEMORY = 16
 PAUSE_SECONDS = 0.2
 
 
-def head_key(recipe: Recipe, data: str, fold: int | None) -> dict[str, Any]:
+def head_key(recipe: Settings, data: str, fold: int | None) -> dict[str, Any]:
     """All that a head phase depends on, in plain values; the fine-tune phase is no part of it.
 
     Args:
@@ -36,10 +38,10 @@ def head_key(recipe: Recipe, data: str, fold: int | None) -> dict[str, Any]:
         data: fingerprint of the data and its splits.
         fold: which fold is held out; None without folds.
     """
-    tables = recipe_to_dict(recipe)
-    names = ("seed", "deterministic", "data", "backbone", "head", "head_phase", "augment")
+    trained = affecting(Settings, "data", "features", "head", "step", "value")
+    names = [name for name in trained if not name.startswith(FINETUNE)]
     return {
-        **{name: tables[name] for name in names},
+        **{name: value_at(recipe, name) for name in ("seed", "deterministic", *names)},
         "fingerprint": data,
         "fold": fold,
         "precision": keras.config.dtype_policy().name,

@@ -13,7 +13,7 @@ from kerastl.backbones import get_backbone
 from kerastl.data.examples import Splits, listed
 from kerastl.errors import UserError, nearest
 from kerastl.progress import Progress
-from kerastl.recipe import PhaseRecipe, Recipe, recipe_from_dict, recipe_to_dict
+from kerastl.recipe import PhaseRecipe, Recipe, Settings, recipe_from_dict, recipe_to_dict
 from kerastl.recipe.rule import resolve_augment
 from kerastl.training.routine import finetunes
 from kerastl.tuning.axes import Axis, Space, with_values
@@ -59,7 +59,7 @@ class Question:
     """
 
     recipe: Recipe
-    resolved: Recipe
+    resolved: Settings
     space: Space
     settings: SearchSettings
     splits: Splits
@@ -142,7 +142,7 @@ def check_settings(settings: SearchSettings) -> None:
         raise UserError("\n".join(problems))
 
 
-def check_folds(recipe: Recipe, resolved: Recipe, space: Space, settings: SearchSettings) -> None:
+def check_folds(recipe: Recipe, resolved: Settings, space: Space, settings: SearchSettings) -> None:
     """Raise UserError where some trial's augmentation would mix held-out images into those that it learns from.
 
     Args:

@@ -23,7 +23,9 @@ from kerastl.features.frozen import Frozen
 from kerastl.features.readers import Features
 from kerastl.features.views import Pixels
 from kerastl.progress import Progress
-from kerastl.recipe import Recipe, recipe_to_dict
+from kerastl.recipe import Settings
+from kerastl.recipe.keys import affecting, value_at
+from kerastl.tuning.axes import UNFREEZE
 from kerastl.tuning.benches import Bench, Benches
 from kerastl.workflow.beginning import (
     Statistics,
@@ -88,7 +90,7 @@ class Shared:
         """What the images and their labels are, for keys of what is kept."""
         return self.splits.fingerprint
 
-    def prepared(self, recipe: Recipe) -> Prepared:
+    def prepared(self, recipe: Settings) -> Prepared:
         """The decoded images, with this recipe's augmentation."""
 
         def decode() -> Prepared:
@@ -100,7 +102,7 @@ class Shared:
         found = _once(self._prepared, [recipe.backbone.image_size, recipe.data.resize], decode)
         return dataclasses.replace(found, recipe=recipe)
 
-    def sides(self, recipe: Recipe) -> list[Sides]:
+    def sides(self, recipe: Settings) -> list[Sides]:
         """Features for each training of a trial: one pair, or one for each fold."""
         features = _once(self._features, _features_key(recipe), lambda: self._extract(recipe))
         if not self.folds:
@@ -112,7 +114,7 @@ class Shared:
             for train, validation in fold_positions(split, self.folds)
         ]
 
-    def measured_groups(self, recipe: Recipe) -> np.ndarray:
+    def measured_groups(self, recipe: Settings) -> np.ndarray:
         """What each image belongs to that a trial is measured on, in the order of its losses: its group, or itself."""
         splits = self.prepared(recipe).splits
         if not self.folds:
@@ -120,7 +122,7 @@ class Shared:
         held = [positions for _, positions in fold_positions(splits.train, self.folds)]
         return groups_of(splits.train)[np.concatenate(held)]
 
-    def bench(self, recipe: Recipe, train: Features, fold: int | None) -> Bench:
+    def bench(self, recipe: Settings, train: Features, fold: int | None) -> Bench:
         """A network for one training, with the pretrained weights and a fresh head.
 
         Args:
@@ -132,7 +134,7 @@ class Shared:
         statistics = _once(self._statistics, key, lambda: feature_statistics(train))
         return self.benches.take(recipe, self._backbone(recipe), statistics, first_bias(recipe, train))
 
-    def _extract(self, recipe: Recipe) -> list[Features]:
+    def _extract(self, recipe: Settings) -> list[Features]:
         prepared = self.prepared(recipe)
         names = ("train",) if self.folds else ("train", "validation")
         views = [prepared.frozen_views(name) for name in names]
@@ -141,14 +143,14 @@ class Shared:
         wanted = dataclasses.replace(wanted, finetune_epochs=wanted.finetune_epochs * self._reads)
         return extract(self.frozen(recipe), views, self.cache, wanted, self._progress)
 
-    def frozen(self, recipe: Recipe) -> Frozen:
+    def frozen(self, recipe: Settings) -> Frozen:
         """The part below a recipe's unfreeze point, with the pretrained weights."""
-        key = [recipe_to_dict(recipe)["backbone"], point_of(recipe), keras.config.dtype_policy().name]
+        key = [dataclasses.asdict(recipe.backbone), point_of(recipe), keras.config.dtype_policy().name]
         classes = len(self.splits.class_names)
         return _once(self._frozen, key, lambda: frozen_part(self._backbone(recipe), recipe, classes))
 
-    def _backbone(self, recipe: Recipe) -> keras.Model:
-        key = [recipe_to_dict(recipe)["backbone"], keras.config.dtype_policy().name]
+    def _backbone(self, recipe: Settings) -> keras.Model:
+        key = [dataclasses.asdict(recipe.backbone), keras.config.dtype_policy().name]
         return _once(self._backbones, key, lambda: load_backbone(recipe, self._progress)[0])
 
 
@@ -224,17 +226,9 @@ class _Rows:
         return self._pixels[self._positions[positions]]
 
 
-def _features_key(recipe: Recipe) -> list[Any]:
-    tables = recipe_to_dict(recipe)
-    policy = keras.config.dtype_policy().name
-    return [
-        tables["backbone"],
-        tables["augment"],
-        recipe.data.resize,
-        recipe.head.pooling,
-        point_of(recipe),
-        policy,
-    ]
+def _features_key(recipe: Settings) -> list[Any]:
+    features = [value_at(recipe, name) for name in affecting(Settings, "features") if name != UNFREEZE]
+    return [features, point_of(recipe), keras.config.dtype_policy().name]
 
 
 def _once(made: dict[str, Any], key: list[Any], make: Callable[[], Any]) -> Any:

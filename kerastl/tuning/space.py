@@ -23,7 +23,8 @@ from typing import Any
 
 from kerastl.backbones import BackboneSpec, get_backbone
 from kerastl.errors import RecipeError, nearest
-from kerastl.recipe import Recipe, recipe_keys
+from kerastl.recipe import Recipe, Settings, recipe_keys
+from kerastl.recipe.keys import affecting
 from kerastl.recipe.load import read_toml
 from kerastl.tuning.axes import FINETUNE, NOTHING_THAWED, UNFREEZE, Axis, Space, values_of, with_values
 
@@ -33,8 +34,6 @@ RANGE_KEYS = ("low", "high", "around", "scale", "step")
 FORMS = "a list, or a table with low and high, around, ordered or joins"
 # Of a step of a ladder.
 NEXT_TO = 0.25
-# Trials are compared on the same images, by the same measure, in the same arithmetic.
-FIXED = ("name", "seed", "precision", "deterministic", "data.", "cache.", "calibration.")
 
 
 def shipped_spaces() -> dict[str, Path]:
@@ -42,7 +41,7 @@ def shipped_spaces() -> dict[str, Path]:
     return {path.stem: path for path in sorted(SPACES.glob("*.toml"))}
 
 
-def load_space(path: Path | str | None, recipe: Recipe, resolved: Recipe) -> Space:
+def load_space(path: Path | str | None, recipe: Recipe, resolved: Settings) -> Space:
     """Read a space and check it whole against a recipe.
 
     Args:
@@ -89,13 +88,13 @@ def _flat(tables: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[tuple
 
 
 def _axis(
-    key: str, form: Any, recipe: Recipe, resolved: Recipe, hints: Mapping[str, Any], problems: list[str]
+    key: str, form: Any, recipe: Recipe, resolved: Settings, hints: Mapping[str, Any], problems: list[str]
 ) -> Axis | None:
     if key not in hints:
         # The recipe's own complaint names the nearest key.
         problems += _complaints(recipe, key, 0)
         return None
-    if key.startswith(FIXED) and key != "data.resize":
+    if key in affecting(Recipe, "run", "data"):
         problems.append(f"{key}: cannot be searched: all trials are compared on the same images and terms")
         return None
     try:
@@ -110,7 +109,7 @@ def _axis(
     return None if found else axis
 
 
-def _with_own(axis: Axis, resolved: Recipe, choices: Sequence[str] | None) -> Axis:
+def _with_own(axis: Axis, resolved: Settings, choices: Sequence[str] | None) -> Axis:
     """The axis with what the recipe says on it: in its place among ordered values, or within the range."""
     said = values_of(resolved, Space((axis,)))
     own = said[axis.key]
@@ -126,7 +125,7 @@ def _with_own(axis: Axis, resolved: Recipe, choices: Sequence[str] | None) -> Ax
     if own not in values:
         places: Sequence[Any] = sorted([*values, own])
         if axis.key == UNFREEZE:
-            places = get_backbone(resolved.backbone.name or "").unfreeze_points
+            places = get_backbone(resolved.backbone.name).unfreeze_points
         elif choices and {*values, own} <= set(choices):
             places = choices
         rising = sorted(values, key=places.index)
@@ -153,9 +152,9 @@ def _complaints(recipe: Recipe, key: str, value: Any) -> tuple[str, ...]:
     return ()
 
 
-def _read_form(key: str, form: Any, resolved: Recipe, whole: bool) -> Axis:
+def _read_form(key: str, form: Any, resolved: Settings, whole: bool) -> Axis:
     if key == UNFREEZE:
-        return _unfreeze_axis(form, get_backbone(resolved.backbone.name or "resnet50"))
+        return _unfreeze_axis(form, get_backbone(resolved.backbone.name))
     if isinstance(form, list):
         return Axis(key, values=_several(form))
     if not isinstance(form, Mapping):
@@ -167,7 +166,7 @@ def _read_form(key: str, form: Any, resolved: Recipe, whole: bool) -> Axis:
     return _range_axis(key, form, resolved, whole)
 
 
-def _range_axis(key: str, form: Mapping[str, Any], resolved: Recipe, whole: bool) -> Axis:
+def _range_axis(key: str, form: Mapping[str, Any], resolved: Settings, whole: bool) -> Axis:
     numbers = {name: form[name] for name in ("low", "high", "around", "step") if name in form}
     wrong = [name for name, n in numbers.items() if isinstance(n, bool) or not isinstance(n, (int, float))]
     if wrong:

@@ -17,7 +17,8 @@ from kerastl.features.extract import unit_keys
 from kerastl.features.pixels import image_facts
 from kerastl.features.unit import UnitKey
 from kerastl.progress import size_text
-from kerastl.recipe import Recipe
+from kerastl.recipe import Recipe, Settings
+from kerastl.recipe.keys import affecting
 from kerastl.tuning.axes import UNFREEZE, Axis, Space
 from kerastl.tuning.shared import Shared
 from kerastl.tuning.trial import trial_recipe
@@ -27,8 +28,6 @@ from kerastl.workflow.prepare import precision_of
 SHOWN = 8
 # Building each cut's network takes a second or so; beyond this many the plan would cost more than it tells.
 MOST = 48
-# The keys that features depend on; two augmentations of one backbone share view 0.
-DECIDING = ("backbone.", "augment.")
 
 
 @dataclass(frozen=True)
@@ -141,12 +140,15 @@ def plan_store(base: Recipe, space: Space, shared: Shared) -> StorePlan:
         space: what they vary in it.
         shared: images, backbones and the store.
     """
-    axes = [axis for axis in space if axis.key.startswith(DECIDING) or axis.key in (UNFREEZE, "data.resize")]
+    # All poolings are kept beside each other.
+    axes = [
+        axis for axis in space if axis.key in affecting(Recipe, "features") and axis.key != "head.pooling"
+    ]
     first = trial_recipe(base, {}, shared)
     cuts: list[CutPlan] = []
     held: dict[UnitKey, bool] = {}
 
-    def asked_by(recipe: Recipe) -> tuple[Sequence[Mapping[str, UnitKey]], list[UnitKey], set[UnitKey]]:
+    def asked_by(recipe: Settings) -> tuple[Sequence[Mapping[str, UnitKey]], list[UnitKey], set[UnitKey]]:
         keys = units_of(recipe, first, shared)
         every = [key for of_view in keys for key in of_view.values()]
         missing = {key for key in every if not shared.cache.store.has(key)}
@@ -168,7 +170,7 @@ def plan_store(base: Recipe, space: Space, shared: Shared) -> StorePlan:
             others = {key: value for key, value in values.items() if key != UNFREEZE}
             cuts.append(
                 CutPlan(
-                    point_of(recipe), others, recipe.backbone.image_size or 0, recipe.augment.views or 1,
+                    point_of(recipe), others, recipe.backbone.image_size, recipe.augment.views,
                     sum(key.bytes for key in every), sum(key.bytes for key in missing), needed,
                 )
             )  # fmt: skip
@@ -185,7 +187,7 @@ def plan_store(base: Recipe, space: Space, shared: Shared) -> StorePlan:
     )
 
 
-def units_of(recipe: Recipe, first: Recipe, shared: Shared) -> Sequence[Mapping[str, UnitKey]]:
+def units_of(recipe: Settings, first: Settings, shared: Shared) -> Sequence[Mapping[str, UnitKey]]:
     """The units that a trial's features are made of, for each split and view; nothing is computed or kept.
 
     Args:
@@ -195,7 +197,7 @@ def units_of(recipe: Recipe, first: Recipe, shared: Shared) -> Sequence[Mapping[
     """
     known = shared.prepared(first)
     splits = [known.splits.train, *([] if shared.folds else [known.splits.validation])]
-    size = recipe.backbone.image_size or 0
+    size = recipe.backbone.image_size
     alike = (size, recipe.data.resize) == (first.backbone.image_size, first.data.resize)
     prepared = dataclasses.replace(
         known,
@@ -209,7 +211,7 @@ def units_of(recipe: Recipe, first: Recipe, shared: Shared) -> Sequence[Mapping[
     return unit_keys(shared.frozen(recipe), views, cache, wanted_features(recipe))
 
 
-def _reached(base: Recipe, axes: Sequence[Axis], shared: Shared) -> Iterator[tuple[dict[str, Any], Recipe]]:
+def _reached(base: Recipe, axes: Sequence[Axis], shared: Shared) -> Iterator[tuple[dict[str, Any], Settings]]:
     for corner in itertools.product(*(axis.corners() for axis in axes)):
         values = {axis.key: value for axis, value in zip(axes, corner, strict=True)}
         try:

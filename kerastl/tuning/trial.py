@@ -13,7 +13,7 @@ import numpy as np
 
 from kerastl.evaluation.monitors import image_losses
 from kerastl.progress import Progress
-from kerastl.recipe import Recipe, resolve
+from kerastl.recipe import Recipe, Settings, resolve
 from kerastl.training.batches import class_weights
 from kerastl.training.phase import evaluation_batch, predict_logits
 from kerastl.training.routine import FitResult, transfer, without_finetuning
@@ -43,7 +43,7 @@ class TrialResult:
     losses: np.ndarray
 
 
-def trial_recipe(base: Recipe, values: dict[str, Any], shared: Shared, share: float = 1.0) -> Recipe:
+def trial_recipe(base: Recipe, values: dict[str, Any], shared: Shared, share: float = 1.0) -> Settings:
     """The resolved recipe of a trial.
 
     Args:
@@ -57,7 +57,6 @@ def trial_recipe(base: Recipe, values: dict[str, Any], shared: Shared, share: fl
     if share >= 1:
         return recipe
     head, finetune = recipe.head_phase, recipe.finetune_phase
-    assert head.epochs is not None and finetune.epochs is not None
     return dataclasses.replace(
         recipe,
         head_phase=dataclasses.replace(head, epochs=math.ceil(head.epochs * share)),
@@ -66,7 +65,7 @@ def trial_recipe(base: Recipe, values: dict[str, Any], shared: Shared, share: fl
 
 
 def run_trial(
-    recipe: Recipe,
+    recipe: Settings,
     shared: Shared,
     heads: HeadPhases,
     *,
@@ -115,7 +114,7 @@ def run_trial(
 
 
 def _train(
-    recipe: Recipe,
+    recipe: Settings,
     side: Sides,
     fold: int | None,
     shared: Shared,

@@ -22,7 +22,7 @@ from kerastl.model.build import Network, build_backbone, build_model
 from kerastl.model.cut import Cut, cut
 from kerastl.model.weights import LoadedWeights, load_weights
 from kerastl.progress import Progress
-from kerastl.recipe import Recipe
+from kerastl.recipe import Settings
 from kerastl.training.phase import evaluation_batch, predict_logits
 from kerastl.training.routine import finetunes
 from kerastl.training.trainer import Trainers
@@ -59,7 +59,7 @@ class Beginning:
 
 
 def prepare_and_begin(
-    recipe: Recipe,
+    recipe: Settings,
     splits: Splits,
     cache: Cache,
     progress: Progress = Progress(),
@@ -81,7 +81,7 @@ def prepare_and_begin(
         DataError: too many images cannot be read, or none of a split or of a training class are left.
         WeightsError: the weights cannot be found, or do not fit the backbone.
     """
-    again = recipe.cache.mode == "off" or (recipe.augment.views or 1) > 1 or point_of(recipe) == "input"
+    again = recipe.cache.mode == "off" or recipe.augment.views > 1 or point_of(recipe) == "input"
     reading = AGAIN if again else IN_TURN
     while True:
         prepared = decode_splits(recipe, splits, cache, progress, names, reading)
@@ -120,21 +120,20 @@ def begin(prepared: Prepared, cache: Cache, progress: Progress = Progress()) -> 
     return Beginning(network, parts, frozen, train, validation, loaded, Trainers(), test)
 
 
-def load_backbone(recipe: Recipe, progress: Progress = Progress()) -> tuple[keras.Model, LoadedWeights]:
+def load_backbone(recipe: Settings, progress: Progress = Progress()) -> tuple[keras.Model, LoadedWeights]:
     """The recipe's backbone with its pretrained weights.
 
     Raises:
         WeightsError: the weights cannot be found, or do not fit the backbone.
     """
     spec = _spec_of(recipe)
-    assert recipe.backbone.image_size
     backbone = build_backbone(spec, recipe.backbone.image_size)
     loaded = load_weights(backbone, spec, recipe.backbone.weights, recipe.backbone.weights_dir)
     progress.note(f"Backbone {spec.name}, weights: {loaded.origin}")
     return backbone, loaded
 
 
-def frozen_part(backbone: keras.Model, recipe: Recipe, class_count: int) -> Frozen:
+def frozen_part(backbone: keras.Model, recipe: Settings, class_count: int) -> Frozen:
     """What lies below the recipe's unfreeze point, as a function of images."""
     # The head's standardisation is made of the features, so they come from a network without it.
     network = build_model(backbone, _spec_of(recipe), recipe.head, class_count)
@@ -143,7 +142,7 @@ def frozen_part(backbone: keras.Model, recipe: Recipe, class_count: int) -> Froz
 
 def network_on(
     backbone: keras.Model,
-    recipe: Recipe,
+    recipe: Settings,
     class_count: int,
     statistics: Statistics,
     bias: np.ndarray | None = None,
@@ -165,7 +164,7 @@ def network_on(
     )
 
 
-def first_bias(recipe: Recipe, train: Features) -> np.ndarray | None:
+def first_bias(recipe: Settings, train: Features) -> np.ndarray | None:
     """The logits that the head begins with, those of the constant guess; None where classes are balanced.
 
     Features are standardised, so the last bias alone can hold how frequent classes are, and at the small rates of a head it
@@ -178,24 +177,22 @@ def first_bias(recipe: Recipe, train: Features) -> np.ndarray | None:
     return recipe.task.first_bias(label_counts(views.classes, views.class_count), train.count)
 
 
-def point_of(recipe: Recipe) -> str:
+def point_of(recipe: Settings) -> str:
     """The unfreeze point of a resolved recipe; `backbone` where no fine-tune phase follows."""
-    assert recipe.finetune_phase.unfreeze_from
     return recipe.finetune_phase.unfreeze_from if finetunes(recipe.finetune_phase) else "backbone"
 
 
-def _spec_of(recipe: Recipe) -> BackboneSpec:
-    assert recipe.backbone.name
+def _spec_of(recipe: Settings) -> BackboneSpec:
     return get_backbone(recipe.backbone.name)
 
 
-def wanted_features(recipe: Recipe) -> Wanted:
+def wanted_features(recipe: Settings) -> Wanted:
     """Which features a recipe's phases train on."""
     return Wanted(
         pooling=recipe.head.pooling,
         pooled=True,
         activations=finetunes(recipe.finetune_phase),
-        finetune_epochs=recipe.finetune_phase.epochs or 0,
+        finetune_epochs=recipe.finetune_phase.epochs,
     )
 
 

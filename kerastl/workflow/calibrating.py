@@ -21,7 +21,7 @@ from kerastl.evaluation.calibration import Calibration, calibrate, reliability
 from kerastl.model.build import Network
 from kerastl.model.heads import divide_logits
 from kerastl.progress import Progress
-from kerastl.recipe import Recipe
+from kerastl.recipe import Settings
 from kerastl.report.trust import Trust
 from kerastl.run import Run
 from kerastl.task import Task
@@ -53,7 +53,7 @@ def calibrate_network(
     network: Network,
     logits: np.ndarray,
     labels: np.ndarray,
-    recipe: Recipe,
+    recipe: Settings,
     progress: Progress,
     weights: np.ndarray | None = None,
     groups: np.ndarray | None = None,

@@ -97,7 +97,7 @@ def convert(
     require_packages(target)
     folder = open_run(run)
     recipe, class_names = recipe_of(folder), class_names_of(folder)
-    name = name or recipe.name or "model"
+    name = name or recipe.name
     check_model_name(name)
     serving = serving_of(recipe, class_names, read_threshold(folder))
     check_apart(recipe.data.source, exported_dir)

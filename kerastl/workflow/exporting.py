@@ -20,7 +20,7 @@ from kerastl.export.signatures import write_saved_model
 from kerastl.export.warmup import write_warmup
 from kerastl.image.read import describe_failure, servable
 from kerastl.progress import Progress
-from kerastl.recipe import Recipe
+from kerastl.recipe import Settings
 from kerastl.wording import counted
 from kerastl.workflow.facts import published_recipe
 
@@ -45,7 +45,7 @@ class Trained:
     probabilities: np.ndarray
 
 
-def serving_of(recipe: Recipe, class_names: Sequence[str], threshold: float | None) -> Serving:
+def serving_of(recipe: Settings, class_names: Sequence[str], threshold: float | None) -> Serving:
     """How a recipe's model is served."""
     size = recipe.backbone.image_size
     assert size
@@ -55,7 +55,7 @@ def serving_of(recipe: Recipe, class_names: Sequence[str], threshold: float | No
 
 def export_network(
     model: keras.Model,
-    recipe: Recipe,
+    recipe: Settings,
     serving: Serving,
     images: Sequence[bytes],
     precision: str,

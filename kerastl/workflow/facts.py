@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kerastl.export.card import ModelFacts
-from kerastl.recipe import Recipe, recipe_to_toml
+from kerastl.recipe import Settings, recipe_to_toml
 from kerastl.run import Run
 
 # Keys that hold a path, or may.
@@ -19,7 +19,9 @@ _PATHS = (
 )  # fmt: skip
 
 
-def model_facts(recipe: Recipe, run: Run, class_names: Sequence[str], found: Mapping[str, Any]) -> ModelFacts:
+def model_facts(
+    recipe: Settings, run: Run, class_names: Sequence[str], found: Mapping[str, Any]
+) -> ModelFacts:
     """The facts of a trained model.
 
     Args:
@@ -28,10 +30,9 @@ def model_facts(recipe: Recipe, run: Run, class_names: Sequence[str], found: Map
         class_names: in the order of its logits.
         found: what was measured, under the keys of report.json; what is not there is not known.
     """
-    assert recipe.backbone.name and recipe.backbone.image_size
     return ModelFacts(
         run=run.name,
-        recipe=recipe.name or "recipe.toml",
+        recipe=recipe.name,
         backbone=recipe.backbone.name,
         weights=without_folders(recipe.backbone.weights),
         weights_origin=found.get("weights_origin", ""),
@@ -60,7 +61,7 @@ def measured(run: Run) -> Mapping[str, Any]:
     return {**known, "unreadable_count": len(data.get("unreadable", ()))}
 
 
-def published_recipe(recipe: Recipe) -> str:
+def published_recipe(recipe: Settings) -> str:
     """The recipe as TOML for whoever gets the model: of paths, which tell users and machines, the last parts alone."""
     changes: dict[str, dict[str, str]] = {"data": {}, "backbone": {}, "cache": {}}
     for part, name in _PATHS:
@@ -78,7 +79,7 @@ def without_folders(place: str) -> str:
     return place.rstrip("/\\").replace("\\", "/").rpartition("/")[2] or place
 
 
-def _without_places(text: str, recipe: Recipe) -> str:
+def _without_places(text: str, recipe: Settings) -> str:
     """A warning without the folders that lead to what it names."""
     known = [getattr(getattr(recipe, part), name) for part, name in _PATHS]
     places = [place for path in known if path for place in (os.path.abspath(os.path.expanduser(path)), path)]

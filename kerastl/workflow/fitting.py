@@ -19,7 +19,7 @@ from kerastl.features.cache import Cache
 from kerastl.locking import check_locks
 from kerastl.model.build import Network
 from kerastl.progress import Progress
-from kerastl.recipe import Recipe, recipe_to_toml
+from kerastl.recipe import Recipe, Settings, recipe_to_toml
 from kerastl.report.page import PhaseSummary, Report, report_text, write_report
 from kerastl.report.plots import plot_confusion
 from kerastl.run import Run, create_run, environment
@@ -97,7 +97,6 @@ def fit(
     started = time.perf_counter()
     check_locks()
     recipe, splits = open_splits(recipe, runs_dir, *[models_dir] * export_model)
-    assert recipe.name
     run = create_run(runs_dir, recipe.name)
     progress = log = Logbook(progress, run.log_txt)
     progress.note(f"Run {run.path}")
@@ -120,7 +119,7 @@ def fit(
             )
         if export_model:  # read before hours of training, in which files may vanish or change
             positions, images, pixels = _images_to_check_on(prepared, progress)
-        if (recipe.augment.views or 1) > 1:
+        if recipe.augment.views > 1:
             write_preview(run, prepared)
         network, loaded = beginning.network, beginning.weights
         plan = make_plan(network, recipe, prepared.splits.counts())
@@ -224,7 +223,7 @@ def fit(
     return FitSummary(run.path, report, exported)
 
 
-def _validation_weights(beginning: Beginning, recipe: Recipe, winner: str) -> np.ndarray | None:
+def _validation_weights(beginning: Beginning, recipe: Settings, winner: str) -> np.ndarray | None:
     """Weight of each validation image in what is fitted on them, as in the phase that was kept; None for all alike."""
     weights = class_weights(getattr(recipe, winner), beginning.validation)
     return None if weights is None else weights[beginning.validation.views.classes]

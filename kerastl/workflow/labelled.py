@@ -19,14 +19,15 @@ from kerastl.features.cache import Cache
 from kerastl.features.pixels import decode_split
 from kerastl.features.views import Pixels
 from kerastl.progress import Progress
-from kerastl.recipe import CacheRecipe, DataRecipe, Recipe, load_recipe
+from kerastl.recipe import CacheRecipe, DataRecipe, Settings, load_recipe, resolve
 from kerastl.run import Run
 from kerastl.workflow.prepare import reading_warnings
 
 
-def recipe_of(run: Run) -> Recipe:
-    """The recipe of a run, as resolved."""
-    return load_recipe(run.recipe_toml)
+def recipe_of(run: Run) -> Settings:
+    """The settings of a run; keys that an earlier version did not write are chosen anew."""
+    data = json.loads(run.data_json.read_text(encoding="utf-8"))
+    return resolve(load_recipe(run.recipe_toml), data["counts"]["train"], len(data["classes"]))
 
 
 def class_names_of(run: Run) -> tuple[str, ...]:
@@ -34,7 +35,7 @@ def class_names_of(run: Run) -> tuple[str, ...]:
     return tuple(json.loads(run.data_json.read_text(encoding="utf-8"))["classes"])
 
 
-def evaluation_split(recipe: Recipe, data: str | None) -> tuple[Split, DataRecipe]:
+def evaluation_split(recipe: Settings, data: str | None) -> tuple[Split, DataRecipe]:
     """The images to measure a run's model on: its own test split, or those of another source.
 
     Args:

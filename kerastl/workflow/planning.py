@@ -8,7 +8,7 @@ from kerastl.backbones import get_backbone
 from kerastl.model.build import Network, build_backbone, build_model
 from kerastl.model.freezing import Block, blocks, freeze_backbone, thaw
 from kerastl.progress import Progress
-from kerastl.recipe import Recipe
+from kerastl.recipe import Recipe, Settings
 from kerastl.training.phase import PHASE_TITLES
 from kerastl.training.routine import finetunes
 from kerastl.wording import columns, wrapped
@@ -46,7 +46,7 @@ class Plan:
         rows: every block in every phase, the head first.
     """
 
-    recipe: Recipe
+    recipe: Settings
     counts: dict[str, int]
     rows: tuple[PlanRow, ...]
 
@@ -80,7 +80,6 @@ def plan(recipe: Recipe, *, progress: Progress = Progress()) -> Plan:
     recipe, splits = open_splits(recipe)
     for warning in (*splits.warnings, *few_views(recipe)):
         progress.warn(warning)
-    assert recipe.backbone.name and recipe.backbone.image_size
     spec = get_backbone(recipe.backbone.name)
     with precision_of(recipe):
         backbone = build_backbone(spec, recipe.backbone.image_size)
@@ -88,17 +87,16 @@ def plan(recipe: Recipe, *, progress: Progress = Progress()) -> Plan:
     return make_plan(network, recipe, splits.counts())
 
 
-def make_plan(network: Network, recipe: Recipe, counts: dict[str, int]) -> Plan:
+def make_plan(network: Network, recipe: Settings, counts: dict[str, int]) -> Plan:
     """The plan of a network that is already built."""
     settings = recipe.finetune_phase
-    assert settings.unfreeze_from and settings.learning_rate and recipe.head_phase.learning_rate
     point = settings.unfreeze_from if finetunes(settings) else "backbone"
     every = blocks(network, "input")
     freeze_backbone(network)
     rows = [_row("head_phase", block, recipe.head_phase.learning_rate) for block in every]
     if finetunes(settings):
         thaw(network, point, settings.batchnorm)
-        decay = settings.layer_decay or 1.0
+        decay = settings.layer_decay
         rows += [
             _row("finetune_phase", block, settings.learning_rate * decay**depth)
             for depth, block in enumerate(every)

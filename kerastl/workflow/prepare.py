@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import keras
 import numpy as np
@@ -25,7 +25,7 @@ from kerastl.features.pixels import AGAIN, KeptPixels, LivePixels, decode_split
 from kerastl.features.views import FrozenViews, Pixels, Views
 from kerastl.image.read import bits_used
 from kerastl.progress import Progress
-from kerastl.recipe import DataRecipe, Recipe, resolve
+from kerastl.recipe import DataRecipe, Recipe, Settings, resolve
 from kerastl.wording import counted
 
 NAMED_UNREADABLE = 5
@@ -34,6 +34,8 @@ IMAGES_MEASURED = 64
 EPOCHS_A_VIEW = 3
 # NVIDIA's processors have units for bfloat16 from Ampere on; older ones (T4, V100) emulate it.
 BFLOAT16_CAPABILITY = (8, 0)
+
+Asked = TypeVar("Asked", bound=Recipe)
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Prepared:
         unreadable: identity of an image -> why it was left out.
     """
 
-    recipe: Recipe
+    recipe: Settings
     splits: Splits
     pixels: dict[str, Pixels]
     facts: dict[str, dict[str, Any]]
@@ -74,12 +76,12 @@ class Prepared:
     def frozen_views(self, split: str) -> FrozenViews:
         """The same with how many of them are wanted: all of the recipe's for training, else the image itself."""
         part: Split = getattr(self.splits, split)
-        count = (self.recipe.augment.views or 1) if split == "train" else 1
+        count = self.recipe.augment.views if split == "train" else 1
         about = {"data": part.examples.origin}
         return FrozenViews(split, self.views(split), count, self.facts[split], about)
 
 
-def open_splits(recipe: Recipe, *written: Path | str) -> tuple[Recipe, Splits]:
+def open_splits(recipe: Recipe, *written: Path | str) -> tuple[Settings, Splits]:
     """Index and split the recipe's data, and fill in what the recipe leaves to the rule.
 
     Args:
@@ -95,7 +97,7 @@ def open_splits(recipe: Recipe, *written: Path | str) -> tuple[Recipe, Splits]:
     return resolve(recipe, splits.train.count, len(splits.class_names)), splits
 
 
-def with_significant_bits(recipe: Recipe, splits: Splits) -> tuple[Recipe, Splits]:
+def with_significant_bits(recipe: Asked, splits: Splits) -> tuple[Asked, Splits]:
     """Fill in `data.significant_bits` from some training images; where it is less than 16, a warning says so."""
     if recipe.data.significant_bits is not None:
         return recipe, splits
@@ -115,14 +117,14 @@ def with_significant_bits(recipe: Recipe, splits: Splits) -> tuple[Recipe, Split
     return dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, significant_bits=bits)), splits
 
 
-def few_views(recipe: Recipe) -> tuple[str, ...]:
+def few_views(recipe: Settings) -> tuple[str, ...]:
     """A warning, where a resolved recipe shows the same few views again and again; else nothing.
 
     In 60 epochs on 550 CIFAR-10 images six views were learnt by heart: training accuracy 0.65, against 0.41 with a new view in
     each epoch, and validation log-loss 1.84 against 1.73 (`mobilenet_025`, one seed).
     """
-    settings, views = recipe.finetune_phase, recipe.augment.views or 1
-    epochs = settings.epochs or 0
+    settings, views = recipe.finetune_phase, recipe.augment.views
+    epochs = settings.epochs
     if views == 1 or epochs <= EPOCHS_A_VIEW * views or settings.unfreeze_from in ("input", "backbone"):
         return ()
     return (
@@ -132,7 +134,7 @@ def few_views(recipe: Recipe) -> tuple[str, ...]:
 
 
 def decode_splits(
-    recipe: Recipe,
+    recipe: Settings,
     splits: Splits,
     cache: Cache,
     progress: Progress,
@@ -153,7 +155,6 @@ def decode_splits(
         DataError: where more than `data.max_unreadable_fraction` of the images cannot be read, or none of
             a split or of a training class are left.
     """
-    assert recipe.backbone.image_size
     size = recipe.backbone.image_size
     pixels: dict[str, Pixels] = {}
     facts: dict[str, dict[str, Any]] = {}

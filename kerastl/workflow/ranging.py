@@ -13,7 +13,7 @@ from kerastl.errors import UserError
 from kerastl.features.cache import Cache
 from kerastl.model.freezing import freeze_backbone
 from kerastl.progress import Progress
-from kerastl.recipe import Recipe, recipe_to_toml
+from kerastl.recipe import Recipe, Settings, recipe_to_toml
 from kerastl.report.plots_choices import plot_rate_range
 from kerastl.run import create_run
 from kerastl.training.batches import PhaseData
@@ -92,7 +92,6 @@ def lr_range(
     """
     _check_asked(phase, low, high, steps)
     recipe, splits = open_splits(recipe, runs_dir)
-    assert recipe.name and recipe.finetune_phase.unfreeze_from
     if phase == "finetune" and not finetunes(recipe.finetune_phase):
         raise UserError(
             f"finetune_phase.unfreeze_from = '{recipe.finetune_phase.unfreeze_from}' with finetune_phase.epochs = "
@@ -118,7 +117,6 @@ def lr_range(
     finally:
         shutil.rmtree(run.scratch, ignore_errors=True)
     settings = recipe.head_phase if phase == "head" else recipe.finetune_phase
-    assert settings.learning_rate
     summary = RateRangeSummary(run.path, settings.learning_rate, result)
     columns = zip(result.rates, result.losses, result.smoothed, strict=True)
     rows = [{"learning_rate": r, "loss": loss, "smoothed_loss": mean} for r, loss, mean in columns]
@@ -136,7 +134,13 @@ def lr_range(
 
 
 def _tested(
-    beginning: Beginning, recipe: Recipe, phase: str, low: float, high: float, steps: int, progress: Progress
+    beginning: Beginning,
+    recipe: Settings,
+    phase: str,
+    low: float,
+    high: float,
+    steps: int,
+    progress: Progress,
 ) -> RateRange:
     network, train, validation = beginning.network, beginning.train, beginning.validation
     run = functools.partial(

@@ -29,7 +29,7 @@ from kerastl.model.build import build_backbone, build_model
 from kerastl.model.cut import cut
 from kerastl.model.weights import KEYWORDS, load_weights, weights_at_hand
 from kerastl.progress import Progress
-from kerastl.recipe import Recipe, resolve
+from kerastl.recipe import Recipe, Settings, resolve
 from kerastl.report.plots_choices import plot_ranking
 from kerastl.run import Run, create_run, environment
 from kerastl.training.routine import without_finetuning
@@ -191,14 +191,13 @@ def _is_too_small(recipe: Recipe, name: str) -> bool:
     return size is not None and size < get_backbone(name).min_image_size
 
 
-def _with_backbone(recipe: Recipe, name: str, splits: Splits) -> Recipe:
+def _with_backbone(recipe: Recipe, name: str, splits: Splits) -> Settings:
     """The recipe resolved for one backbone, with nothing thawed: pooled features alone are needed."""
     named = dataclasses.replace(recipe, backbone=dataclasses.replace(recipe.backbone, name=name))
     return resolve(without_finetuning(named), splits.train.count, len(splits.class_names))
 
 
-def _scored(recipe: Recipe, splits: Splits, run: Run, progress: Progress) -> RankedBackbone:
-    assert recipe.backbone.name and recipe.backbone.image_size
+def _scored(recipe: Settings, splits: Splits, run: Run, progress: Progress) -> RankedBackbone:
     spec, size = get_backbone(recipe.backbone.name), recipe.backbone.image_size
     make_repeatable(recipe)
     with Cache(recipe.cache, run.scratch) as cache, precision_of(recipe, progress):

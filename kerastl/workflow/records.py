@@ -57,7 +57,7 @@ def write_preview(run: Run, prepared: Prepared) -> None:
     """Draw some training images beside their augmented views."""
     views, split = prepared.views("train"), prepared.splits.train
     positions = spread_positions(split.count, PREVIEW_IMAGES)
-    shown = range(min(prepared.recipe.augment.views or 1, PREVIEW_IMAGES))
+    shown = range(min(prepared.recipe.augment.views, PREVIEW_IMAGES))
     by_view = [views.images(positions, view) for view in shown]
     rows = [(str(split.ids[p]), [images[i] for images in by_view]) for i, p in enumerate(positions)]
     plot_augmentation(rows, run.augmentation_png)

@@ -63,7 +63,6 @@ def evaluate_each(
     folder = open_run(run)
     recipe, class_names = recipe_of(folder), class_names_of(folder)
     split, source = evaluation_split(recipe, data)
-    assert recipe.backbone.image_size
     if data is not None and split.count < len(split.examples):
         progress.note(f"{data}: its test split, {split.count:,} of {len(split.examples):,} images")
     with tempfile.TemporaryDirectory(prefix="kerastl-") as scratch:
@@ -150,7 +149,7 @@ def export(
     serving = serving_of(recipe, class_names, read_threshold(folder))
     facts = model_facts(recipe, folder, class_names, measured(folder))
     return export_network(
-        model, recipe, serving, images, precision, models_dir, name or recipe.name or "model",
+        model, recipe, serving, images, precision, models_dir, name or recipe.name,
         facts=facts, keep=keep, warmup=warmup, progress=progress,
     )  # fmt: skip
 
@@ -168,7 +167,6 @@ def _reader(model: Path) -> tuple[Answer, Sequence[str], Task]:
         threshold = read_threshold(folder) or 0.0
 
         def answer(encoded: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
-            assert recipe.backbone.image_size
             pixels = [
                 decode(
                     tf.constant(data),

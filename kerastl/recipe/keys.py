@@ -1,0 +1,129 @@
+"""How a recipe's key is described, and how its value is checked against that."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import field
+from typing import Any, Literal
+
+from kerastl.errors import nearest
+
+# TOML knows inf, and integers that no float holds.
+LARGEST_NUMBER = 1e300
+# What another value of a key changes, the earliest of: which examples there are (data), the frozen part's outputs (features),
+# the layers of the head (head), the graph of a training step (step), or numbers alone (value). What a key of a run changes
+# is the same for all trials of a search.
+Affects = Literal["run", "data", "features", "head", "step", "value"]
+
+
+def key(
+    default: Any,
+    help: str,
+    *,
+    affects: Affects | None = None,
+    auto: bool = False,
+    choices: tuple[str, ...] | None = None,
+    low: float | None = None,
+    high: float | None = None,
+    below: float | None = None,
+    above: float | None = None,
+) -> Any:
+    """A recipe key: its default, what it means, which values it takes, and what it affects where that is not what its table says.
+
+    `low`/`high` include their bound, `above`/`below` leave it out.
+    """
+    bounds = {"low": low, "high": high, "above": above, "below": below}
+    return field(
+        default=default,
+        metadata={"help": help, "affects": affects, "auto": auto, "choices": choices, **bounds},
+    )
+
+
+def auto(help: str, **values: Any) -> Any:
+    """A key that the rule fills in where it is left out: None in a `Recipe`, never in `Settings`."""
+    return key(None, help, auto=True, **values)
+
+
+@functools.cache
+def keys_of(cls: type) -> tuple[tuple[str, dataclasses.Field[Any], Any], ...]:
+    """All keys of a recipe's class in their order: dotted name, dataclass field (with its metadata), and type."""
+    hints = typing.get_type_hints(cls)
+    found: list[tuple[str, dataclasses.Field[Any], Any]] = []
+    for item in dataclasses.fields(cls):
+        if dataclasses.is_dataclass(hints[item.name]):
+            inner = keys_of(typing.cast(type, hints[item.name]))
+            found += ((f"{item.name}.{name}", *rest) for name, *rest in inner)
+        else:
+            found.append((item.name, item, hints[item.name]))
+    return tuple(found)
+
+
+def value_at(recipe: Any, name: str) -> Any:
+    """The value of a dotted key."""
+    for part in name.split("."):
+        recipe = getattr(recipe, part)
+    return recipe
+
+
+@functools.cache
+def affecting(cls: type, *affects: Affects) -> tuple[str, ...]:
+    """The keys of a recipe's class that affect one of these, by their dotted names."""
+    hints, found = typing.get_type_hints(cls), []
+    for item in dataclasses.fields(cls):
+        if dataclasses.is_dataclass(hints[item.name]):
+            inner = affecting(typing.cast(type, hints[item.name]), *affects)
+            found += [f"{item.name}.{name}" for name in inner]
+        elif (item.metadata["affects"] or cls.AFFECTS) in affects:  # type: ignore[attr-defined]
+            found.append(item.name)
+    return tuple(found)
+
+
+def check_value(value: Any, hint: Any, metadata: Mapping[str, Any]) -> Any:
+    """The value in the type of its key; ValueError says what is expected."""
+    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if (types.NoneType in kinds or metadata["auto"]) and (value is None or value == "auto"):
+        return None
+    kind = next(k for k in kinds if k is not types.NoneType)
+    if typing.get_origin(kind) is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise ValueError("expected a list of whole numbers, such as [256]")
+        return tuple(_check_number(item, int, metadata) for item in value)
+    if kind is bool:
+        if not isinstance(value, bool):
+            raise ValueError("expected true or false")
+        return value
+    if kind is str:
+        choices = metadata.get("choices")
+        if choices and value not in choices:
+            raise ValueError(
+                f"expected one of {', '.join(choices)}.{nearest(str(value), choices)}".rstrip(".")
+            )
+        if not isinstance(value, str) or not value:
+            raise ValueError("expected a text in quotes")
+        return value
+    return _check_number(value, kind, metadata)
+
+
+def _check_number(value: Any, kind: type, metadata: Mapping[str, Any]) -> int | float:
+    name = "a whole number" if kind is int else "a number"
+    low, high, above, below = (metadata.get(k) for k in ("low", "high", "above", "below"))
+    bounds = [f"at least {low}" if low is not None else f"above {above}" if above is not None else ""]
+    bounds.append(f"at most {high}" if high is not None else f"below {below}" if below is not None else "")
+    expected = " ".join([name, " and ".join(b for b in bounds if b)]).strip()
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or abs(value) > LARGEST_NUMBER:
+        raise ValueError(f"expected {expected}")
+    if value != value or (kind is int and value != int(value)):
+        raise ValueError(f"expected {expected}")
+    inside = (
+        (low is None or value >= low)
+        and (high is None or value <= high)
+        and (above is None or value > above)
+        and (below is None or value < below)
+    )
+    if not inside:
+        raise ValueError(f"expected {expected}")
+    return kind(value)

@@ -1,0 +1,80 @@
+"""All that is asked of a run, and the same once nothing is left open."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+from kerastl.recipe.checks import check_recipe
+from kerastl.recipe.keys import Affects, auto, key, keys_of, value_at
+from kerastl.recipe.schema import (
+    AugmentRecipe,
+    BackboneRecipe,
+    CacheRecipe,
+    CalibrationRecipe,
+    DataRecipe,
+    FinetunePhaseRecipe,
+    HeadPhaseRecipe,
+    HeadRecipe,
+)
+from kerastl.task import Task, task_named
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that is asked of a run, checked whole when it is made.
+
+    Raises:
+        RecipeError: with every problem, each naming its key.
+    """
+
+    AFFECTS: ClassVar[Affects] = "run"
+    name: str = auto(
+        "name of the run and of the exported model: letters a to z, digits, _, - and .; from data and backbone without it"
+    )
+    seed: int = key(0, "source of every random choice", low=0, high=2**31 - 1)
+    precision: str = key(
+        "auto",
+        "arithmetic of the network; auto takes mixed_bfloat16 where all GPUs have units for it (NVIDIA, compute capability "
+        "8.0 or more), float32 elsewhere",
+        choices=("auto", "float32", "mixed_bfloat16"),
+    )
+    deterministic: bool = key(False, "same bits at every repetition on the same machine; slower on a GPU")
+    data: DataRecipe = field(default_factory=DataRecipe)
+    backbone: BackboneRecipe = field(default_factory=BackboneRecipe)
+    head: HeadRecipe = field(default_factory=HeadRecipe)
+    head_phase: HeadPhaseRecipe = field(default_factory=HeadPhaseRecipe)
+    finetune_phase: FinetunePhaseRecipe = field(default_factory=FinetunePhaseRecipe)
+    augment: AugmentRecipe = field(default_factory=AugmentRecipe)
+    cache: CacheRecipe = field(default_factory=CacheRecipe)
+    calibration: CalibrationRecipe = field(default_factory=CalibrationRecipe)
+
+    def __post_init__(self) -> None:
+        if self.backbone.name is None:
+            default = "mobilenet_025" if self.data.source == "digits" else "resnet50"
+            object.__setattr__(self, "backbone", replace(self.backbone, name=default))
+        check_recipe(self)
+
+    @property
+    def task(self) -> Task:
+        """What is answered, as `data.task` names it."""
+        return task_named(self.data.task)
+
+
+@dataclass(frozen=True)
+class Settings(Recipe):
+    """A recipe without open keys, as `kerastl.recipe.resolve` makes it. None stands only where a key is optional, for not used.
+
+    Raises:
+        ValueError: a key is open.
+    """
+
+    def __post_init__(self) -> None:
+        # Not checked against each other again: a file of weights may be gone by the time that a trained model is used.
+        open_keys = [
+            name
+            for name, item, _ in keys_of(Recipe)
+            if item.metadata["auto"] and value_at(self, name) is None
+        ]
+        if open_keys:
+            raise ValueError(f"open keys in settings: {', '.join(open_keys)}")
