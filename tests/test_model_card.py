@@ -233,7 +233,7 @@ def test_of_a_path_the_last_part_is_told(place: str, shown: str) -> None:
 
 
 def test_nothing_published_tells_where_data_weights_and_cache_lie(tmp_path: Path) -> None:
-    from kerastl.recipe import load_recipe
+    from kerastl.recipe import load_recipe, resolve
     from kerastl.run import Run
     from kerastl.workflow.facts import model_facts, published_recipe
 
@@ -244,7 +244,7 @@ def test_nothing_published_tells_where_data_weights_and_cache_lie(tmp_path: Path
         "data.source": f"{home}/photos", "data.data_dir": f"{home}/tfds", "backbone.weights": f"{home}/w.weights.h5",
         "backbone.weights_dir": f"{home}/weights", "cache.directory": f"{home}/cache", "backbone.image_size": 64,
     }  # fmt: skip
-    recipe = load_recipe(flags=flags)
+    recipe = resolve(load_recipe(flags=flags), 1000, 2)
     warnings = (
         f"2 images of {home}/photos appear twice", "see https://a.b/c/d and 1/2 of it",
         "left out '/data/anna/x.jpg': cut off", "Read (/data/anna/y.jpg)",

@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from kerastl.errors import RecipeError
-from kerastl.recipe import DataRecipe, HeadPhaseRecipe, HeadRecipe, Recipe, Settings, recipe_keys, resolve
+from kerastl.recipe import (
+    BackboneRecipe,
+    DataRecipe,
+    HeadPhaseRecipe,
+    HeadRecipe,
+    Recipe,
+    Settings,
+    load_recipe,
+    recipe_keys,
+    recipe_to_toml,
+    resolve,
+)
 from kerastl.recipe.keys import Affects, affecting, key, keys_of, value_at
 from kerastl.recipe.schema import FinetunePhaseRecipe
+from kerastl.run import Run
+from kerastl.workflow.labelled import recipe_of
 
 EVERY: tuple[Affects, ...] = ("run", "data", "features", "head", "step", "value")
 
@@ -46,7 +61,10 @@ def test_what_is_asked_for_is_kept_and_settings_resolve_to_themselves() -> None:
     [
         ({"seed": -1}, ["seed = -1: expected a whole number at least 0"]),
         ({"name": "a b"}, ["name = 'a b'", "'a-b'"]),
-        ({"head": HeadRecipe(pooling="maxavg")}, ["head.pooling = 'maxavg'", "Did you mean 'avgmax'"]),
+        (
+            {"head": HeadRecipe(pooling="maxavg")},
+            ["head.pooling = 'maxavg'", "expected one of avg, max, avgmax, gem"],
+        ),
         ({"data": DataRecipe(group_pattern="(")}, ["data.group_pattern = '('", "regular expression"]),
         (
             {"seed": -1, "data": DataRecipe(task="tags"), "head": HeadRecipe(dropout=1.0)},
@@ -91,3 +109,26 @@ def test_keys_are_found_by_their_dotted_names_in_order() -> None:
     names = [name for name, _, _ in keys_of(Recipe)]
     assert names[:5] == ["name", "seed", "precision", "deterministic", "data.source"]
     assert value_at(Recipe(), "head_phase.optimizer") == "adamw"
+
+
+def test_a_runs_settings_are_read_without_the_weights_that_it_began_with(tmp_path: Path) -> None:
+    weights = tmp_path / "mine.weights.h5"
+    weights.touch()
+    settings = resolve(Recipe(backbone=BackboneRecipe(name="resnet50", weights=str(weights))), 1000, 10)
+    run = Run(tmp_path)
+    run.recipe_toml.write_text(recipe_to_toml(settings))
+    run.data_json.write_text(json.dumps({"counts": {"train": 1000}, "classes": list("abcdefghij")}))
+    weights.unlink()
+    with pytest.raises(RecipeError, match="no such file"):
+        load_recipe(run.recipe_toml)
+    assert recipe_of(run) == settings
+
+
+def test_keys_that_an_earlier_version_did_not_know_are_chosen_for_its_runs(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.recipe_toml.write_text("[data]\nmulti_label = false\n[head_phase]\nepochs = 3\n")
+    run.data_json.write_text(json.dumps({"counts": {"train": 1000}, "classes": ["a", "b"]}))
+    found = recipe_of(run)
+    assert found.head_phase.epochs == 3 and found == resolve(
+        Recipe(head_phase=HeadPhaseRecipe(epochs=3)), 1000, 2
+    )

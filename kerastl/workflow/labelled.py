@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,15 +20,22 @@ from kerastl.features.cache import Cache
 from kerastl.features.pixels import decode_split
 from kerastl.features.views import Pixels
 from kerastl.progress import Progress
-from kerastl.recipe import CacheRecipe, DataRecipe, Settings, load_recipe, resolve
+from kerastl.recipe import CacheRecipe, DataRecipe, Settings, recipe_from_dict, resolve
 from kerastl.run import Run
 from kerastl.workflow.prepare import reading_warnings
 
 
 def recipe_of(run: Run) -> Settings:
-    """The settings of a run; keys that an earlier version did not write are chosen anew."""
+    """The settings of a run; keys that an earlier version did not write are chosen anew.
+
+    The file of weights that it began with may be gone: a trained model needs it no more.
+    """
+    values = tomllib.loads(run.recipe_toml.read_text(encoding="utf-8"))
+    weights = values.get("backbone", {}).pop("weights", "pretrained")
     data = json.loads(run.data_json.read_text(encoding="utf-8"))
-    return resolve(load_recipe(run.recipe_toml), data["counts"]["train"], len(data["classes"]))
+    recipe = recipe_from_dict(values, origin=str(run.recipe_toml))
+    settings = resolve(recipe, data["counts"]["train"], len(data["classes"]))
+    return dataclasses.replace(settings, backbone=dataclasses.replace(settings.backbone, weights=weights))
 
 
 def class_names_of(run: Run) -> tuple[str, ...]:
