@@ -56,8 +56,8 @@ def _open(data: DataRecipe) -> Examples:
     is_manifest = path.suffix.lower() in MANIFEST_SUFFIXES and not path.is_dir()
     if data.several_labels and not is_manifest:
         raise DataError(
-            f"data.task = 'multi_label', but '{source}' gives each image one label. Use a .csv or .parquet manifest "
-            "with labels separated by |, or set data.task = 'classification'."
+            f"data.task = 'multi_label', but '{source}' gives each image one label. Expected a .csv or .parquet "
+            "manifest with labels separated by | (or data.task = 'classification', where a model is still to be trained)."
         )
     if source == "digits":
         hidden = (
