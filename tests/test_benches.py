@@ -126,6 +126,7 @@ def test_a_bench_that_was_let_go_of_is_made_again(trial: Any, monkeypatch: pytes
     np.testing.assert_array_equal(again.losses, first.losses)
 
 
+@pytest.mark.slow
 def test_benches_that_were_let_go_of_leave_no_graphs(
     trial: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # fmt: skip

@@ -92,6 +92,7 @@ def test_a_second_run_with_another_head_computes_no_feature_again(
     )
 
 
+@pytest.mark.slow
 def test_a_live_run_gives_the_same_result(fit: FitRun, first: tuple[Path, Path, str], tmp_path: Path) -> None:
     exact = ["--set", "cache.dtype=float32"]
     kept, _ = fit("kept", *exact)
@@ -124,6 +125,7 @@ def test_a_live_run_of_a_real_network_gives_the_same_result(
     assert outcome(other)[2] != outcome(sixteen)[2], "a seed that changes nothing would prove nothing here"
 
 
+@pytest.mark.slow
 def test_damaged_units_are_built_again_and_the_result_is_the_same(
     fit: FitRun, first: tuple[Path, Path, str], tmp_path: Path
 ) -> None:

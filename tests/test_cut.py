@@ -98,6 +98,7 @@ def test_an_unknown_point_is_refused(network, point):
         cut(network, point)
 
 
+@pytest.mark.slow
 def test_model_loads_with_keras_alone(tmp_path):
     pixels, expected = pixels_of(), {}
     for pooling in ("avg", "max", "avgmax", "gem"):

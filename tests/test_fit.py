@@ -155,6 +155,7 @@ def test_who_stops_after_training_keeps_the_model(
     assert use.evaluate(run).count > 0
 
 
+@pytest.mark.slow
 def test_labels_drawn_at_random_are_not_learnt(solid_colours: Path, tmp_path: Path, kerastl: Kerastl) -> None:
     """The control of the accuracy gate above."""
     images = sorted(solid_colours.rglob("*.png"))
@@ -169,6 +170,7 @@ def test_labels_drawn_at_random_are_not_learnt(solid_colours: Path, tmp_path: Pa
     assert report_of(tmp_path)["metrics"]["accuracy"] < 0.75
 
 
+@pytest.mark.slow
 def test_repeating_a_recipe_in_deterministic_mode_repeats_the_bits(
     fitted: Path, tmp_path: Path, kerastl: Kerastl
 ) -> None:
@@ -216,6 +218,7 @@ def test_an_unreadable_image_is_named_and_the_others_are_predicted(
     assert by_name["bad.png"]["label"] == "" and "not an image" in by_name["bad.png"]["error"]
 
 
+@pytest.mark.slow
 def test_evaluate_repeats_the_test_result_and_takes_other_data(
     fitted: Path, solid_colours: Path, tmp_path: Path, kerastl: Kerastl
 ) -> None:
@@ -313,6 +316,7 @@ def test_going_back_serves_the_same_answers_as_the_first_time(
     assert answers[0] == answers[1] and "green" in answers[0]
 
 
+@pytest.mark.slow
 def test_a_refused_export_leaves_what_was_measured_and_says_why(
     solid_colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -562,6 +566,7 @@ def test_plan_prints_phases_blocks_and_rates_without_training(
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_unreadable_files_are_listed_and_left_out_or_stop_the_run(
     solid_colours: Path, tmp_path: Path, kerastl: Kerastl
 ) -> None:

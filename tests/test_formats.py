@@ -360,6 +360,7 @@ def test_an_image_asked_alone_must_get_the_same_answer() -> None:
     assert "differ by up to 0.01, at most 0.0001" in result.problems[0]
 
 
+@pytest.mark.slow
 def test_missing_packages_are_one_error_with_the_command_that_installs_them(tmp_path: Path) -> None:
     program = (
         "import sys\n"

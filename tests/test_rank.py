@@ -160,6 +160,7 @@ def test_the_command_sorts_and_leaves_numbers_and_a_plot(
     assert json.loads((run / "ranking.json").read_text())["rows"] == answer["rows"]
 
 
+@pytest.mark.slow
 def test_images_with_several_labels_are_ranked_by_mean_average_precision(
     solid_colours: Path, tmp_path: Path, kerastl: Kerastl
 ) -> None:

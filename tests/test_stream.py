@@ -168,6 +168,7 @@ def test_where_there_is_room_nowhere_images_are_decoded_anew_and_all_is_the_same
     assert any("are not kept" in line and "decoded whenever it is read" in line for line in said.lines)
 
 
+@pytest.mark.slow
 def test_an_image_that_cannot_be_read_is_found_and_the_result_is_the_same(
     data: Path, tmp_path: Path, decoded: list[int]
 ) -> None:
@@ -209,6 +210,7 @@ def test_images_are_kept_after_all_where_activations_turn_out_to_be_live(
     assert any("Images are read in every epoch" in line for line in said.lines)
 
 
+@pytest.mark.slow
 def test_a_file_that_vanishes_is_named_though_tensorflow_reads_it(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

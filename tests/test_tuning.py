@@ -469,6 +469,7 @@ def scored(recipe: Recipe, values: dict[str, Any], shared: Any, heads: Any, **op
     return run_trial(trial_recipe(recipe, values, shared), shared, heads, **options)
 
 
+@pytest.mark.slow
 def test_each_image_view_and_cut_passes_the_frozen_part_once(
     solid_colours: Path, tmp_path: Path, shared_of: Any
 ) -> None:
@@ -502,6 +503,7 @@ def test_each_image_view_and_cut_passes_the_frozen_part_once(
     assert apart == once * 4 > shared.forward_passes
 
 
+@pytest.mark.slow
 def test_features_in_memory_serve_all_trials_too(solid_colours: Path, tmp_path: Path, shared_of: Any) -> None:
     from kerastl.tuning.heads import HeadPhases
 
@@ -610,6 +612,7 @@ def test_a_head_phase_that_is_taken_over_changes_no_score(
     assert again.trained == 1
 
 
+@pytest.mark.slow
 def test_two_processes_run_a_head_phase_once(tmp_path: Path) -> None:
     code = (
         "import sys, time; from pathlib import Path; import numpy as np\n"
@@ -1196,6 +1199,7 @@ def test_each_worker_gets_a_gpu_of_its_own_where_there_are_enough(
     assert [environment.get(workers.GPUS) for environment in processes.environments] == dealt
 
 
+@pytest.mark.slow
 def test_the_trial_of_a_worker_that_is_silent_goes_to_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
