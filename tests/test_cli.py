@@ -157,36 +157,6 @@ def test_every_flag_sets_a_key_and_shows_its_help(kerastl: Kerastl) -> None:
             assert f"{keys[key]} [{key}]" in shown
 
 
-WRONG = [
-    (["cache", "prune", "--max-gigabytes", "-1"], ["--max-gigabytes", "not in the range x>=0"]),
-    (["cache", "prune", "--older-than-days", "nan"], ["--older-than-days", "nan is not a number"]),
-    (["ft"], ["Unknown command 'ft'", "Did you mean 'fit'?", "Try 'kerastl --help'"]),
-    (["fit", "--bakbone", "vgg16"], ["--bakbone", "Did you mean", "--backbone", "Try 'kerastl fit --help'"]),
-    (["fit", "--set", "sed=1"], ["Unknown key 'sed'", "Did you mean 'seed'?"]),
-    (["fit", "--image-size", "big", "--seed", "-1"], ["backbone.image_size = 'big'", "seed = -1", "2 problems"]),
-    (["fit", "--backbone", "resnet5O"], ["Did you mean 'resnet50'?"]),
-    (["fit", "--no-finetune", "--unfreeze-from", "input"], ["--no-finetune", "--unfreeze-from"]),
-    (["plan", "nowhere.toml"], ["No recipe 'nowhere.toml'"]),
-    (["backbones", "resnet5O"], ["Unknown backbone 'resnet5O'", "Did you mean 'resnet50'?"]),
-    (["predict", "model"], ["IMAGE"]),
-    (["predict", "model", "x.png", "--top", "0"], ["--top", "0"]),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("words", "fragments"), WRONG, ids=lambda value: " ".join(value))
-def test_what_the_user_can_mend_ends_with_2_and_one_message(
-    kerastl: Kerastl, words: list[str], fragments: list[str], tmp_path: Path
-) -> None:
-    done = kerastl(*words)
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert done.stderr.startswith("error: ")
-    assert "Traceback" not in done.stderr
-    for fragment in fragments:
-        assert fragment in done.stderr
-    assert list(tmp_path.iterdir()) == []
-
-
 @pytest.mark.parametrize("words", [["--debug", "backbones", "x"], ["backbones", "x", "--debug"]])
 def test_debug_shows_the_traceback(kerastl: Kerastl, words: list[str]) -> None:
     done = kerastl(*words)
