@@ -28,8 +28,8 @@ from kerastl.workflow.fitting import FitSummary
 
 VEHICLES = ("airplane", "automobile", "ship", "truck")
 CONTROLS = {
-    "shares": ("kerastl.workflow.beginning.log_shares", lambda *arguments: None),
-    "labels": ("kerastl.workflow.beginning.log_shares", lambda *arguments: None),
+    "shares": ("kerastl.workflow.beginning.first_bias", lambda *arguments: None),
+    "labels": ("kerastl.workflow.beginning.first_bias", lambda *arguments: None),
     "balanced": ("kerastl.training.phase.class_weights", lambda *arguments: None),
     "calibration": ("kerastl.evaluation.calibration._effective_count", lambda *arguments: math.inf),
 }

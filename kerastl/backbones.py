@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from kerastl.errors import UserError, nearest
 
 REGISTRY_FILE = Path(__file__).with_name("backbones.json")
 BUNDLED_WEIGHTS_FOLDER = Path(__file__).with_name("weights")
+OWN_SUFFIX = ".keras"
+_opener: Callable[[str], BackboneSpec] | None = None
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,8 @@ class BackboneSpec:
         arguments: What the builder is passed besides, as (keyword, value) pairs.
         bundled_weights: File of pretrained weights in `kerastl/weights`, if any ships with kerastl.
         published: Keras' own ImageNet files; the first is for the default size.
+        max_image_size: Largest side that it takes; None for any.
+        file: Path of a network of one's own; None for those of `keras.applications`.
     """
 
     name: str
@@ -71,6 +76,8 @@ class BackboneSpec:
     arguments: tuple[tuple[str, float | int | str | bool], ...] = ()
     bundled_weights: str | None = None
     published: tuple[PublishedWeights, ...] = ()
+    max_image_size: int | None = None
+    file: str | None = None
 
     def point_of_share(self, share: float) -> str:
         """The unfreeze point above which about this share (0..1) of the network's weights trains."""
@@ -103,15 +110,28 @@ def backbone_names() -> tuple[str, ...]:
     return tuple(_registry())
 
 
+def is_file_name(name: str) -> bool:
+    """Whether a backbone's name is the path of a file with a network of one's own."""
+    return name.endswith(OWN_SUFFIX)
+
+
+def set_opener(opener: Callable[[str], BackboneSpec]) -> None:
+    """Say what looks into the file of a network of one's own: `kerastl.model.own`, since it needs TensorFlow."""
+    global _opener
+    _opener = opener
+
+
 def get_backbone(name: str) -> BackboneSpec:
-    """The backbone called `name`.
+    """The backbone called `name`, or the one in the `.keras` file of that name.
 
     Raises:
         UserError: There is none; the message names the nearest.
     """
+    if is_file_name(name) and _opener is not None:
+        return _opener(name)
     registry = _registry()
     if name not in registry:
         raise UserError(
-            f"Unknown backbone '{name}'.{nearest(name, registry)} Expected one of: {', '.join(registry)}."
+            f"Unknown backbone '{name}'.{nearest(name, registry)} Expected a .keras file or one of: {', '.join(registry)}."
         )
     return registry[name]

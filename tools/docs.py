@@ -20,6 +20,16 @@ from kerastl.backbones import backbone_names, get_backbone
 from kerastl.cli import COMMANDS, cli
 from kerastl.recipe import Recipe, recipe_keys, shipped_recipes
 
+OWN_NETWORKS = """
+## A network of your own
+
+`--backbone my_network.keras` takes any functional Keras model of images with one input `[batch, side, side, 3]`, RGB 0..255: saved
+by `model.save`, made of layers that Keras can load. Its unfreeze points are found on its graph, also within a model that was
+used as a layer, as tutorials do it; what stands on the last activation, such as pooling and classifier, is left out. Its weights are
+those of the file, unless `--weights` names others (`none` draws them anew). A network that was trained on rescaled pixels has to
+begin with its `Rescaling` or `Normalization` layer; where it has neither, a warning says so. `kerastl backbones my_network.keras`
+shows what was found. A model that was trained on it does not need the file any more.
+"""
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 MADE = "<!-- Made by tools/docs.py from the code; `make docs` writes it anew. -->\n"
 WIDTH = 100
@@ -103,6 +113,7 @@ def backbones_page() -> str:
         "From nothing thawed to everything; `--unfreeze-from POINT` trains all that lies above the point.\n",
     ]
     parts += [f"- `{s.name}`: {', '.join(f'`{point}`' for point in s.unfreeze_points)}" for s in specs]
+    parts.append(OWN_NETWORKS)
     return "\n".join(parts) + "\n"
 
 

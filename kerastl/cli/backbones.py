@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import click
 
-from kerastl.backbones import BackboneSpec, backbone_names, get_backbone
+from kerastl.backbones import BackboneSpec, backbone_names, get_backbone, is_file_name
 from kerastl.cli import completion
 from kerastl.cli.options import debug_option, json_option
-from kerastl.cli.terminal import print_json, show, table
+from kerastl.cli.terminal import print_json, quiet_tensorflow, show, table
 
 
 @click.command()
@@ -15,7 +15,10 @@ from kerastl.cli.terminal import print_json, show, table
 @json_option
 @debug_option
 def backbones(name: str | None, as_json: bool) -> None:
-    """List the pretrained networks; with NAME, all about that one."""
+    """List the pretrained networks; with NAME, or a .keras file of your own, all about that one."""
+    if name is not None and is_file_name(name):
+        quiet_tensorflow()
+        import kerastl.model.own  # noqa: F401  (looks into files)
     specs = [get_backbone(each) for each in backbone_names()] if name is None else [get_backbone(name)]
     if as_json:
         print_json(specs if name is None else specs[0])
@@ -35,13 +38,20 @@ def overview(specs: list[BackboneSpec]) -> str:
 
 def details(spec: BackboneSpec) -> str:
     """All that is known of a network."""
+    fixed = spec.max_image_size == spec.min_image_size
     facts = [
-        ("network", f"keras.applications.{spec.builder}"),
-        ("image size", f"{spec.image_size} pixels, at least {spec.min_image_size}"),
+        ("network", spec.file or f"keras.applications.{spec.builder}"),
+        (
+            "image size",
+            f"{spec.image_size} pixels, {'no other' if fixed else f'at least {spec.min_image_size}'}",
+        ),
         ("parameters", f"{spec.parameters:,}"),
         ("features", f"{spec.feature_channels:,} channels"),
         ("preprocessing", spec.preprocessing),
-        ("pretrained", "bundled with kerastl" if spec.bundled_weights else "imagenet"),
+        (
+            "pretrained",
+            "in the file" if spec.file else "bundled with kerastl" if spec.bundled_weights else "imagenet",
+        ),
     ]
     lines = [f"{label:<14} {value}" for label, value in facts]
     points = [f"  {point}" for point in spec.unfreeze_points]

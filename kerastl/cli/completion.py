@@ -28,7 +28,7 @@ def words(names: Iterable[str], otherwise: str = "") -> Complete:
 def backbones(context: click.Context, parameter: click.Parameter, begun: str) -> list[CompletionItem]:
     """Offer the names of networks; after a comma the next one."""
     before, comma, _ = begun.rpartition(",")
-    return _fitting((before + comma + name for name in backbone_names()), begun)
+    return _fitting((before + comma + name for name in backbone_names()), begun, "file")
 
 
 def unfreeze_points(context: click.Context, parameter: click.Parameter, begun: str) -> list[CompletionItem]:

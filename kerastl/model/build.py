@@ -16,6 +16,7 @@ import numpy as np
 from kerastl.backbones import BackboneSpec
 from kerastl.errors import UserError
 from kerastl.model.heads import Head, make_head
+from kerastl.model.own import load_own
 from kerastl.recipe.schema import HeadRecipe
 
 # keras.applications.efficientnet divides by these roots only under `weights="imagenet"`, because the
@@ -66,7 +67,7 @@ def build_backbone(spec: BackboneSpec, image_size: int) -> keras.Model:
         image_size: Side of its input in pixels.
 
     Returns:
-        Functional model named after the spec: preprocessed [batch, side, side, 3] -> activation
+        Functional model named after the spec, with the weights of its file if it is one of one's own: preprocessed [batch, side, side, 3] -> activation
         [batch, height, width, `spec.feature_channels`].
 
     Raises:
@@ -77,6 +78,8 @@ def build_backbone(spec: BackboneSpec, image_size: int) -> keras.Model:
             f"backbone.image_size = {image_size} is too small for backbone '{spec.name}': "
             f"expected at least {spec.min_image_size} pixels (its default is {spec.image_size})."
         )
+    if spec.file:
+        return load_own(spec.file, image_size)
     builder = getattr(keras.applications, spec.builder)
     shape = (image_size, image_size, 3)
     backbone = builder(include_top=False, weights=None, input_shape=shape, **dict(spec.arguments))
@@ -101,6 +104,8 @@ def preprocess(spec: BackboneSpec, pixels: keras.KerasTensor) -> keras.KerasTens
 
     Keras' own function for the network, traced into the graph (FACTS: bit-equal, and it reloads).
     """
+    if spec.file:
+        return pixels  # its graph begins with whatever it needs
     module = importlib.import_module(f"keras.applications.{spec.module}")
     return module.preprocess_input(pixels, data_format="channels_last")
 

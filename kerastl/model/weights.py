@@ -68,7 +68,16 @@ def load_weights(
         WeightsError: There is no such file, it cannot be had or read, or it does not fit.
     """
     if weights == "none":
+        if spec.file:
+            backbone.set_weights(keras.models.clone_model(backbone).get_weights())
         return LoadedWeights("none", None, None)
+    if spec.file and weights == "pretrained":  # it was built with them
+        own = Path(spec.file).expanduser()
+        return LoadedWeights("file", _sha256(own), str(own))
+    if spec.file and weights == "imagenet":
+        raise WeightsError(
+            f"backbone.weights = 'imagenet': Keras publishes none for '{spec.file}'. Expected pretrained (those in it), none or a file."
+        )
     if weights == "pretrained" and spec.bundled_weights:
         origin, path = "bundled", BUNDLED_WEIGHTS_FOLDER / spec.bundled_weights
     elif weights in KEYWORDS:
@@ -96,7 +105,7 @@ def load_file(backbone: keras.Model, spec: BackboneSpec, path: Path) -> None:
         if problem:
             raise WeightsError(
                 f"Weights file '{path}' does not fit backbone '{spec.name}': {problem}.{_guess(found, spec)} "
-                f"Nothing was loaded. Expected the {spec.parameters:,} weights of {spec.builder} without its "
+                f"Nothing was loaded. Expected the {spec.parameters:,} weights of {spec.builder or spec.name} without its "
                 "classifier (include_top=False)."
             )
         tensors = list(found.values()) if by_order else [found[name] for name in wanted]
@@ -150,7 +159,7 @@ def weights_at_hand(
     spec: BackboneSpec, image_size: int, weights: str, weights_dir: str | None = None
 ) -> bool:
     """Whether `load_weights` would find a file without a download; whether it fits is not looked at."""
-    if weights == "none" or (weights == "pretrained" and spec.bundled_weights):
+    if weights == "none" or (weights == "pretrained" and (spec.bundled_weights or spec.file)):
         return True
     if weights not in KEYWORDS:
         return Path(weights).expanduser().is_file()

@@ -6,6 +6,7 @@ from kerastl.recipe.load import (
     recipe_keys,
     recipe_to_dict,
     recipe_to_toml,
+    settings_from_dict,
     shipped_recipes,
 )
 from kerastl.recipe.rule import resolve
@@ -38,5 +39,6 @@ __all__ = [
     "recipe_to_dict",
     "recipe_to_toml",
     "resolve",
+    "settings_from_dict",
     "shipped_recipes",
 ]

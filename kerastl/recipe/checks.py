@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kerastl.backbones import BackboneSpec, backbone_names, get_backbone
-from kerastl.errors import RecipeError, UserError, nearest
+from kerastl.backbones import BackboneSpec, backbone_names, get_backbone, is_file_name
+from kerastl.errors import RecipeError, nearest
 from kerastl.recipe.keys import check_value, keys_of, value_at
 from kerastl.wording import LONGEST_NAME, is_name, safe_name
 
@@ -91,16 +91,17 @@ def _cross_checks(recipe: Recipe) -> list[str]:
             f"name = {recipe.name!r}: expected at most {LONGEST_NAME} letters a to z, digits, '_', '-' and '.', beginning "
             f"with a letter or digit, as paths and servers take them. For example {safe_name(recipe.name)!r}"
         )
-    try:
-        spec = get_backbone(recipe.backbone.name)
-    except UserError:
-        name = recipe.backbone.name
+    name = recipe.backbone.name
+    if is_file_name(name):  # what it is like is known when TensorFlow has loaded it; see `resolve`
+        if not Path(name).expanduser().is_file():
+            problems.append(f"backbone.name = '{name}': no such file. Expected a network that Keras saved")
+    elif name not in backbone_names():
         problems.append(
             f"backbone.name = '{name}': unknown backbone.{nearest(name, backbone_names())}"
-            " `kerastl backbones` lists them all"
+            " `kerastl backbones` lists them all; a network of your own is a .keras file"
         )
     else:
-        problems += _backbone_checks(recipe, spec)
+        problems += backbone_checks(recipe, get_backbone(name))
     weights = recipe.backbone.weights
     if weights not in ("pretrained", "imagenet", "none") and not Path(weights).expanduser().is_file():
         problems.append(
@@ -110,12 +111,17 @@ def _cross_checks(recipe: Recipe) -> list[str]:
     return problems + task_checks(recipe) + group_checks(recipe) + abstain_checks(recipe)
 
 
-def _backbone_checks(recipe: Recipe, spec: BackboneSpec) -> list[str]:
+def backbone_checks(recipe: Recipe, spec: BackboneSpec) -> list[str]:
+    """What the backbone does not have of what is asked for."""
     problems = []
     size = recipe.backbone.image_size
     if size is not None and size < spec.min_image_size:
         problems.append(
             f"backbone.image_size = {size}: '{spec.name}' takes images of at least {spec.min_image_size} pixels"
+        )
+    if size is not None and spec.max_image_size is not None and size > spec.max_image_size:
+        problems.append(
+            f"backbone.image_size = {size}: '{spec.name}' takes images of {spec.max_image_size} pixels alone"
         )
     point = recipe.finetune_phase.unfreeze_from
     from_input = spec.unfreeze_points[::-1]

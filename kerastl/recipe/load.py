@@ -15,7 +15,7 @@ from typing import Any
 
 from kerastl.errors import RecipeError, UserError, nearest
 from kerastl.recipe.keys import check_value, keys_of
-from kerastl.recipe.settings import Recipe
+from kerastl.recipe.settings import Recipe, Settings
 
 SHIPPED = Path(__file__).parent / "shipped"
 
@@ -72,6 +72,22 @@ def recipe_from_dict(
     if found or recipe is None:
         raise RecipeError(found, origin)
     return recipe
+
+
+def settings_from_dict(values: Mapping[str, Any], *, origin: str = "recipe") -> Settings:
+    """Make settings of nested plain values that leave no key open, such as those of a run.
+
+    The files that they name may be gone: a trained model needs neither the weights nor the network that it began with.
+
+    Raises:
+        RecipeError: a value is none that its key takes.
+        ValueError: a key is open.
+    """
+    problems: list[str] = []
+    settings: Settings = _make(Settings, _with_task(values, problems), "", problems)
+    if problems:
+        raise RecipeError(problems, origin)
+    return settings
 
 
 def _with_task(values: Mapping[str, Any], problems: list[str]) -> Mapping[str, Any]:

@@ -14,10 +14,12 @@ import unicodedata
 from pathlib import Path
 from typing import Any, TypeVar
 
-from kerastl.backbones import BackboneSpec, get_backbone
+from kerastl.backbones import BackboneSpec, get_backbone, is_file_name
+from kerastl.errors import RecipeError
+from kerastl.recipe.checks import backbone_checks
 from kerastl.recipe.schema import AugmentRecipe, FinetunePhaseRecipe, HeadPhaseRecipe
 from kerastl.recipe.settings import Recipe, Settings
-from kerastl.wording import without_accents
+from kerastl.wording import safe_name, without_accents
 
 Part = TypeVar("Part", HeadPhaseRecipe, FinetunePhaseRecipe, AugmentRecipe)
 
@@ -78,8 +80,14 @@ def resolve(recipe: Recipe, train_count: int, class_count: int) -> Settings:
         recipe: what was asked for.
         train_count: images in the train split, after `data.examples_per_class`.
         class_count: classes, or labels when multi-label.
+
+    Raises:
+        RecipeError: a network of one's own does not have what is asked for.
+        UserError: it cannot be loaded.
     """
     spec = get_backbone(recipe.backbone.name)
+    if spec.file and (problems := backbone_checks(recipe, spec)):
+        raise RecipeError(problems)
     size = recipe.backbone.image_size or spec.image_size
     chosen = dataclasses.replace(
         recipe,
@@ -103,7 +111,8 @@ def default_name(recipe: Recipe) -> str:
         # Two folders whose letters are all lost would share a model's folder, in which one replaces the other.
         digest = hashlib.sha256(unicodedata.normalize("NFC", source).encode("utf-8", "surrogateescape"))
         kept = f"{kept[:LONGEST_STEM].rstrip('-_') or 'images'}-{digest.hexdigest()[:6]}"
-    return f"{kept}-{recipe.backbone.name}".lower()
+    backbone = recipe.backbone.name
+    return f"{kept}-{safe_name(Path(backbone).stem) if is_file_name(backbone) else backbone}".lower()
 
 
 def resolve_augment(augment: AugmentRecipe, train_count: int, spec: BackboneSpec) -> AugmentRecipe:

@@ -107,11 +107,12 @@ class BackboneRecipe:
 
     AFFECTS: ClassVar[Affects] = "features"
     name: str = auto(
-        "a name that `kerastl backbones` lists; mobilenet_025 for digits and resnet50 for all else without it"
+        "a name that `kerastl backbones` lists, or the path of a .keras file with a functional model of your own; mobilenet_025 for "
+        "digits and resnet50 for all else without it"
     )
     weights: str = key(
         "pretrained",
-        "pretrained (what ships with the backbone, else imagenet), imagenet, none, or the path of a "
+        "pretrained (what ships with the backbone or lies in its file, else imagenet), imagenet, none, or the path of a "
         ".weights.h5, .h5 or .keras file",
     )
     weights_dir: str | None = key(

@@ -130,6 +130,11 @@ def load_backbone(recipe: Settings, progress: Progress = Progress()) -> tuple[ke
     backbone = build_backbone(spec, recipe.backbone.image_size)
     loaded = load_weights(backbone, spec, recipe.backbone.weights, recipe.backbone.weights_dir)
     progress.note(f"Backbone {spec.name}, weights: {loaded.origin}")
+    if spec.file and spec.preprocessing == "identity":
+        progress.warn(
+            f"{spec.file} takes pixels as they are, 0..255: it holds no Rescaling or Normalization layer. If it was trained on "
+            "other values, save it with a keras.layers.Rescaling in front"
+        )
     return backbone, loaded
 
 

@@ -15,7 +15,7 @@ from kerastl.run import Run
 
 # Keys that hold a path, or may.
 _PATHS = (
-    ("data", "source"), ("data", "data_dir"), ("backbone", "weights"), ("backbone", "weights_dir"), ("cache", "directory")
+    ("data", "source"), ("data", "data_dir"), ("backbone", "name"), ("backbone", "weights"), ("backbone", "weights_dir"), ("cache", "directory")
 )  # fmt: skip
 
 
@@ -33,7 +33,7 @@ def model_facts(
     return ModelFacts(
         run=run.name,
         recipe=recipe.name,
-        backbone=recipe.backbone.name,
+        backbone=without_folders(recipe.backbone.name),
         weights=without_folders(recipe.backbone.weights),
         weights_origin=found.get("weights_origin", ""),
         image_size=recipe.backbone.image_size,

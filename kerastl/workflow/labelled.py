@@ -20,22 +20,20 @@ from kerastl.features.cache import Cache
 from kerastl.features.pixels import decode_split
 from kerastl.features.views import Pixels
 from kerastl.progress import Progress
-from kerastl.recipe import CacheRecipe, DataRecipe, Settings, recipe_from_dict, resolve
+from kerastl.recipe import CacheRecipe, DataRecipe, Settings, recipe_from_dict, resolve, settings_from_dict
 from kerastl.run import Run
 from kerastl.workflow.prepare import reading_warnings
 
 
 def recipe_of(run: Run) -> Settings:
-    """The settings of a run; keys that an earlier version did not write are chosen anew.
-
-    The file of weights that it began with may be gone: a trained model needs it no more.
-    """
+    """The settings of a run; keys that an earlier version did not write are chosen anew."""
     values = tomllib.loads(run.recipe_toml.read_text(encoding="utf-8"))
-    weights = values.get("backbone", {}).pop("weights", "pretrained")
-    data = json.loads(run.data_json.read_text(encoding="utf-8"))
-    recipe = recipe_from_dict(values, origin=str(run.recipe_toml))
-    settings = resolve(recipe, data["counts"]["train"], len(data["classes"]))
-    return dataclasses.replace(settings, backbone=dataclasses.replace(settings.backbone, weights=weights))
+    try:
+        return settings_from_dict(values, origin=str(run.recipe_toml))
+    except ValueError:
+        data = json.loads(run.data_json.read_text(encoding="utf-8"))
+        recipe = recipe_from_dict(values, origin=str(run.recipe_toml))
+        return resolve(recipe, data["counts"]["train"], len(data["classes"]))
 
 
 def class_names_of(run: Run) -> tuple[str, ...]:
