@@ -131,7 +131,7 @@ def test_the_way_to_switch_completion_on_works_without_tensorflow(tmp_path: Path
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, env=environment
     )
-    assert (done.stdout.split(), done.stderr) == (["plain,vgg16", "plain,vgg19"], "loaded: []\n")
+    assert (done.stdout.split(), done.stderr) == (["file,vgg", "plain,vgg16", "plain,vgg19"], "loaded: []\n")
 
 
 def test_version(kerastl: Kerastl) -> None:

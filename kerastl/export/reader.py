@@ -10,8 +10,8 @@ import numpy as np
 from kerastl.errors import DataError, UserError, nearest
 from kerastl.export.folders import published_versions
 from kerastl.export.serving import SERVING_BYTES, read_labels
-from kerastl.task import Task
-from kerastl.task.classification import CLASSIFICATION, LABELS, MULTI_LABEL
+from kerastl.task import LABELS, Task
+from kerastl.task.classification import CLASSIFICATION, MULTI_LABEL
 
 _BATCH_SIZE = 32
 

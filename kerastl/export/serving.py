@@ -26,11 +26,10 @@ The REST API of TensorFlow Serving treats tensors whose names end in `_bytes` as
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from kerastl.task import Task
-from kerastl.task.classification import CLASSIFICATION
+from kerastl.task import Task, task_named
 
 SERVING_BYTES = "serving_default"
 SERVING_PIXELS = "serving_pixels"
@@ -55,7 +54,7 @@ class Serving:
     class_names: tuple[str, ...]
     image_size: int
     resize: str = "stretch"
-    task: Task = CLASSIFICATION
+    task: Task = field(default_factory=lambda: task_named("classification"))
     threshold: float | None = None
     significant_bits: int = 16
 

@@ -25,6 +25,8 @@ MONITORS = {
     "val_balanced_accuracy": True,
 }
 TASKS = ("classification", "multi_label")
+# Served output with the names of all labels that hold; only of a task that is not exclusive.
+LABELS = "labels"
 
 
 def sign_of(monitor: str) -> int:

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.special import expit, softmax
 
-from kerastl.task import MONITORS, Task
+from kerastl.task import LABELS, MONITORS, Task
 
 if TYPE_CHECKING:
     import keras
     import tensorflow as tf
 
-LABELS = "labels"
 LABEL_SEPARATOR = "|"
 
 
