@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from kerastl.features.cache import Cache
-from kerastl.recipe import Recipe, load_recipe
+from kerastl.recipe import AugmentRecipe, Recipe, load_recipe, resolve
 from kerastl.training.routine import transfer
 from kerastl.workflow.beginning import prepare_and_begin
-from kerastl.workflow.prepare import few_views, open_splits
+from kerastl.workflow.prepare import open_splits, view_warnings
 
 LATER = "conv_pw_11_relu"
 
@@ -62,9 +62,23 @@ def test_at_the_input_each_epoch_has_a_view_of_its_own(
     ],
 )
 def test_few_views_in_many_epochs_are_warned_of(views: int, epochs: int, point: str, warned: bool) -> None:
-    found = few_views(
+    found = view_warnings(
         recipe_with(augment__views=views, finetune_phase__epochs=epochs, finetune_phase__unfreeze_from=point)
     )
     assert bool(found) is warned
     if warned:
         assert "7 fine-tune epochs show the same 2 views" in found[0] and "(to 3 or more" in found[0]
+
+
+@pytest.mark.parametrize(
+    ("augment", "warned"),
+    [
+        (AugmentRecipe(level="none"), False),
+        (AugmentRecipe(level="none", crop_min_area=0.7), True),
+        (AugmentRecipe(level="none", crop_min_area=0.7, views=1), False),
+        (AugmentRecipe(level="light", crop_min_area=0.7), False),
+    ],
+)
+def test_a_level_of_none_beside_changes_of_its_own_is_warned_of(augment: AugmentRecipe, warned: bool) -> None:
+    found = view_warnings(resolve(Recipe(augment=augment), 1000, 10))
+    assert any("crop_min_area" in line for line in found) == warned

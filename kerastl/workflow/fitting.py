@@ -35,11 +35,11 @@ from kerastl.workflow.near import near_copies_in
 from kerastl.workflow.planning import make_plan
 from kerastl.workflow.prepare import (
     Prepared,
-    few_views,
     lost_images_named,
     open_splits,
     precision_of,
     reading_warnings,
+    view_warnings,
 )
 from kerastl.workflow.records import write_answers, write_data, write_histories, write_preview, write_rows
 from kerastl.writing import replace_atomically, write_json_atomic, write_text_atomic
@@ -102,7 +102,7 @@ def fit(
     progress.note(f"Run {run.path}")
     write_text_atomic(run.recipe_toml, recipe_to_toml(recipe, f"Repeat with: kerastl fit {run.recipe_toml}"))
     write_json_atomic(run.environment_json, environment())
-    for warning in (*splits.warnings, *few_views(recipe)):
+    for warning in (*splits.warnings, *view_warnings(recipe)):
         progress.warn(warning)
     stack = contextlib.ExitStack()
     result = None

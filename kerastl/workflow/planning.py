@@ -12,7 +12,7 @@ from kerastl.recipe import Recipe, Settings
 from kerastl.training.phase import PHASE_TITLES
 from kerastl.training.routine import finetunes
 from kerastl.wording import columns, wrapped
-from kerastl.workflow.prepare import few_views, open_splits, precision_of
+from kerastl.workflow.prepare import open_splits, precision_of, view_warnings
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def plan(recipe: Recipe, *, progress: Progress = Progress()) -> Plan:
         UserError: recipe or data cannot be used.
     """
     recipe, splits = open_splits(recipe)
-    for warning in (*splits.warnings, *few_views(recipe)):
+    for warning in (*splits.warnings, *view_warnings(recipe)):
         progress.warn(warning)
     spec = get_backbone(recipe.backbone.name)
     with precision_of(recipe):

@@ -26,11 +26,12 @@ from kerastl.features.views import FrozenViews, Pixels, Views
 from kerastl.image.read import bits_used
 from kerastl.progress import Progress
 from kerastl.recipe import DataRecipe, Recipe, Settings, resolve
+from kerastl.recipe.rule import NO_AUGMENTATION
 from kerastl.wording import counted
 
 NAMED_UNREADABLE = 5
 IMAGES_MEASURED = 64
-# Beyond so many epochs for each view `few_views` warns.
+# Beyond so many epochs for each view `view_warnings` warns.
 EPOCHS_A_VIEW = 3
 # NVIDIA's processors have units for bfloat16 from Ampere on; older ones (T4, V100) emulate it.
 BFLOAT16_CAPABILITY = (8, 0)
@@ -117,14 +118,20 @@ def with_significant_bits(recipe: Asked, splits: Splits) -> tuple[Asked, Splits]
     return dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, significant_bits=bits)), splits
 
 
-def few_views(recipe: Settings) -> tuple[str, ...]:
-    """A warning, where a resolved recipe shows the same few views again and again; else nothing.
+def view_warnings(recipe: Settings) -> tuple[str, ...]:
+    """What may surprise of a recipe's views: changes beside the level `none`, and few views that are shown again and again.
 
     In 60 epochs on 550 CIFAR-10 images six views were learnt by heart: training accuracy 0.65, against 0.41 with a new view in
     each epoch, and validation log-loss 1.84 against 1.73 (`mobilenet_025`, one seed).
     """
     settings, views = recipe.finetune_phase, recipe.augment.views
     epochs = settings.epochs
+    changes = [knob for knob, neutral in NO_AUGMENTATION.items() if getattr(recipe.augment, knob) != neutral]
+    if recipe.augment.level == "none" and changes and views > 1:
+        return (
+            f"augment.level = 'none', but the recipe sets {', '.join(changes)} itself, and its views are changed by that; "
+            "--set augment.views=1 shows each image as it is",
+        )
     if views == 1 or epochs <= EPOCHS_A_VIEW * views or settings.unfreeze_from in ("input", "backbone"):
         return ()
     return (
