@@ -52,7 +52,7 @@ docs: $(VENV)/.installed-dev  ## write the generated pages of docs/ anew
 check-docs: $(VENV)/.installed-dev  ## fail if a generated page of docs/ is stale
 	$(BIN)/python tools/docs.py --check
 
-check: test lint check-docs test-slow  ## all that .ci/run does
+check: test lint check-docs test-slow test-other  ## all that .ci/run does
 
 # The variables that tools/serve.sh lists reach it by themselves: make hands on what stands on its command line.
 serve:  ## serve saved_models/, or MODEL=name alone, with TensorFlow Serving: REST on 8501, gRPC on 8500 (needs Docker)

@@ -51,6 +51,7 @@ def trial(solid_colours: Path, tmp_path: Path, shared_of: Any) -> Any:  # noqa: 
     return run
 
 
+@pytest.mark.slow
 def test_a_trial_on_a_used_bench_is_the_trial_on_a_new_one_to_the_bit(trial: Any) -> None:
     new, _ = trial({})
     other, shared = trial(OTHERS)
@@ -145,6 +146,7 @@ def test_benches_that_were_let_go_of_leave_no_graphs(
     assert graphs_alive() > counts[3], "the control: two benches hold more than one"
 
 
+@pytest.mark.slow
 def test_folds_have_benches_of_their_own(
     solid_colours: Path, tmp_path: Path, shared_of: Any  # noqa: F811
 ) -> None:  # fmt: skip

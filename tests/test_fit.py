@@ -349,6 +349,7 @@ def test_a_refused_export_leaves_what_was_measured_and_says_why(
     assert "Accuracy on" in (version.path / "assets.extra" / "model_card.md").read_text()
 
 
+@pytest.mark.slow
 def test_files_that_vanish_while_a_run_works_do_not_cost_its_export(
     solid_colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

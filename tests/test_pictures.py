@@ -227,6 +227,7 @@ def test_a_run_says_what_went_through_pillow_and_what_an_exported_model_takes(tm
     )
 
 
+@pytest.mark.slow
 def test_pictures_without_their_reader_stop_a_run_by_class_and_share(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -247,6 +248,7 @@ def test_pictures_without_their_reader_stop_a_run_by_class_and_share(
         prepared(all_of_a_class, tmp_path / "s4", Heard(), **{"data.max_unreadable_fraction": 1.0})
 
 
+@pytest.mark.slow
 def test_skipped_pictures_count_as_unreadable(tmp_path: Path) -> None:
     folder = photographs(tmp_path / "photos")
     prepared(folder, tmp_path / "scratch", Heard())
