@@ -565,7 +565,7 @@ def test_a_real_network_with_real_weights_passes(
     folder = write(model, name, tmp_path / "m", pixels, serving)
     from kerastl.workflow.converting import check_images
 
-    images = check_images(model, pixels, labels, np.arange(len(pixels)) % 2 == 0, False)
+    images = check_images(model, pixels, labels, np.arange(len(pixels)) % 2 == 0, CLASSIFICATION)
     result = check_format(folder, FORMATS[name], images, serving)
     assert result.problems == () and result.model_accuracy > 0.9
     reversed_images = dataclasses.replace(images, pixels=np.ascontiguousarray(pixels[..., ::-1]))
