@@ -43,7 +43,6 @@ def test_a_second_fit_with_another_head_computes_no_feature_again(
     assert other_head.answer.code == 0, other_head.answer.err
     first, second = passes(one_label.answer.err), passes(other_head.answer.err)
     assert sum(first) >= 3 * 160 and len(second) == len(first) and sum(second) == 0
-    assert other_head.facts["before"] == other_head.facts["after"] > 0
     assert measured(other_head.run) != measured(one_label.run), "the control: the heads differ"
 
 
