@@ -174,7 +174,8 @@ def test_the_whole_job_on_a_network_of_ones_own(
     report = json.loads((run / "report.json").read_text())
     assert report["metrics"]["accuracy"] >= 0.9 and report["weights_origin"] == "file"
     card = (tmp_path / "saved_models/own/1/assets.extra/model_card.md").read_text()
-    assert "`mine.keras`" in card and str(tmp_path) not in card
+    assert "Network: `mine.keras`" in card and str(tmp_path) not in card
+    assert "check it with whoever made `mine.keras`" in card
     # The trained model needs the file no more.
     (tmp_path / "mine.keras").unlink()
     done = kerastl("evaluate", run, "--json")

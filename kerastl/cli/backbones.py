@@ -16,14 +16,18 @@ from kerastl.cli.terminal import print_json, quiet_tensorflow, show, table
 @debug_option
 def backbones(name: str | None, as_json: bool) -> None:
     """List the pretrained networks; with NAME, or a .keras file of your own, all about that one."""
-    if name is not None and is_file_name(name):
+    if name is None:
+        specs = [get_backbone(each) for each in backbone_names()]
+        print_json(specs) if as_json else show(overview(specs))
+        return
+    if is_file_name(name):
         quiet_tensorflow()
-        import kerastl.model.own  # noqa: F401  (looks into files)
-    specs = [get_backbone(each) for each in backbone_names()] if name is None else [get_backbone(name)]
-    if as_json:
-        print_json(specs if name is None else specs[0])
+        from kerastl.model.own import own_spec
+
+        spec = own_spec(name)
     else:
-        show(overview(specs) if name is None else details(specs[0]))
+        spec = get_backbone(name)
+    print_json(spec) if as_json else show(details(spec))
 
 
 def overview(specs: list[BackboneSpec]) -> str:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import minimize, minimize_scalar
 
+from kerastl.data.examples import label_counts
 from kerastl.evaluation.metrics import blocks
 from kerastl.task import Task
 from kerastl.task.classification import CLASSIFICATION
@@ -222,8 +223,7 @@ def calibration_error(logits: np.ndarray, labels: np.ndarray, task: Task = CLASS
 
 def _helps_by_class(logits: np.ndarray, labels: np.ndarray, task: Task, weights: np.ndarray | None) -> bool:
     count, classes = np.shape(logits)
-    _, positives, _ = task.counts(labels, labels, classes)
-    if positives.min() < IMAGES_PER_CLASS:
+    if label_counts(labels, classes).min() < IMAGES_PER_CLASS:
         return False
     gains = np.empty(count)
     for fold in range(FOLDS):

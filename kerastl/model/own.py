@@ -48,7 +48,7 @@ def own_spec(name: str) -> BackboneSpec:
 def _spec(name: str, changed: int, size: int) -> BackboneSpec:
     model = _opened(name)
     side = model.inputs[0].shape[1]
-    backbone = load_own(name, side or DEFAULT_SIZE)
+    backbone = _below_the_classifier(model, name, side or DEFAULT_SIZE)
     points = unfreeze_points(backbone)
     rescales = any(
         isinstance(step.operation, (layers.Rescaling, layers.Normalization)) for step in trace(backbone)
@@ -79,7 +79,10 @@ def load_own(name: str, image_size: int) -> keras.Model:
     Raises:
         UserError: it cannot be loaded, or is no network of images.
     """
-    model = _opened(name)
+    return _below_the_classifier(_opened(name), name, image_size)
+
+
+def _below_the_classifier(model: keras.Model, name: str, image_size: int) -> keras.Model:
     pixels = keras.Input((image_size, image_size, 3), dtype="float32", name="pixels")
     flat = keras.Model(pixels, _called(model, [pixels]))
     tensors = join_tensors(flat)

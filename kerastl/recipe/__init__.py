@@ -20,9 +20,10 @@ from kerastl.recipe.schema import (
     HeadRecipe,
     PhaseRecipe,
 )
-from kerastl.recipe.settings import Recipe, Settings
+from kerastl.recipe.settings import Asked, Recipe, Settings
 
 __all__ = [
+    "Asked",
     "AugmentRecipe",
     "BackboneRecipe",
     "CacheRecipe",

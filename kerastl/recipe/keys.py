@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import field
 from typing import Any, Literal
 
@@ -48,18 +48,30 @@ def auto(help: str, **values: Any) -> Any:
     return key(None, help, auto=True, **values)
 
 
+def _walk(cls: type, prefix: str = "") -> Iterator[tuple[str, type, dataclasses.Field[Any], Any]]:
+    """Dotted name, table, dataclass field and type of each key, in their order."""
+    hints = typing.get_type_hints(cls)
+    for item in dataclasses.fields(cls):
+        if dataclasses.is_dataclass(hints[item.name]):
+            yield from _walk(typing.cast(type, hints[item.name]), f"{prefix}{item.name}.")
+        else:
+            yield prefix + item.name, cls, item, hints[item.name]
+
+
 @functools.cache
 def keys_of(cls: type) -> tuple[tuple[str, dataclasses.Field[Any], Any], ...]:
     """All keys of a recipe's class in their order: dotted name, dataclass field (with its metadata), and type."""
-    hints = typing.get_type_hints(cls)
-    found: list[tuple[str, dataclasses.Field[Any], Any]] = []
-    for item in dataclasses.fields(cls):
-        if dataclasses.is_dataclass(hints[item.name]):
-            inner = keys_of(typing.cast(type, hints[item.name]))
-            found += ((f"{item.name}.{name}", *rest) for name, *rest in inner)
-        else:
-            found.append((item.name, item, hints[item.name]))
-    return tuple(found)
+    return tuple((name, item, hint) for name, _, item, hint in _walk(cls))
+
+
+@functools.cache
+def affecting(cls: type, *affects: Affects) -> tuple[str, ...]:
+    """The keys of a recipe's class that affect one of these, by their dotted names."""
+    return tuple(
+        name
+        for name, table, item, _ in _walk(cls)
+        if (item.metadata["affects"] or table.AFFECTS) in affects  # type: ignore[attr-defined]
+    )
 
 
 def value_at(recipe: Any, name: str) -> Any:
@@ -67,19 +79,6 @@ def value_at(recipe: Any, name: str) -> Any:
     for part in name.split("."):
         recipe = getattr(recipe, part)
     return recipe
-
-
-@functools.cache
-def affecting(cls: type, *affects: Affects) -> tuple[str, ...]:
-    """The keys of a recipe's class that affect one of these, by their dotted names."""
-    hints, found = typing.get_type_hints(cls), []
-    for item in dataclasses.fields(cls):
-        if dataclasses.is_dataclass(hints[item.name]):
-            inner = affecting(typing.cast(type, hints[item.name]), *affects)
-            found += [f"{item.name}.{name}" for name in inner]
-        elif (item.metadata["affects"] or cls.AFFECTS) in affects:  # type: ignore[attr-defined]
-            found.append(item.name)
-    return tuple(found)
 
 
 def check_value(value: Any, hint: Any, metadata: Mapping[str, Any]) -> Any:

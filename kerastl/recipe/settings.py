@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from kerastl.recipe.checks import check_recipe
 from kerastl.recipe.keys import Affects, auto, key, keys_of, value_at
@@ -78,3 +78,7 @@ class Settings(Recipe):
         ]
         if open_keys:
             raise ValueError(f"open keys in settings: {', '.join(open_keys)}")
+
+
+# A recipe, or settings: what changes one of them gives back the same.
+Asked = TypeVar("Asked", bound=Recipe)

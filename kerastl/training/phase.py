@@ -172,7 +172,7 @@ def evaluation_batch(settings: PhaseRecipe) -> int:
     """How many images' logits are computed together by what a phase trains."""
     if isinstance(settings, HeadPhaseRecipe):
         return EVALUATION_BATCH
-    return min(EVALUATION_BATCH, 2 * (settings.batch_size))
+    return min(EVALUATION_BATCH, 2 * settings.batch_size)
 
 
 class _Watch(keras.callbacks.Callback):

@@ -12,7 +12,7 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from kerastl.features.readers import Features
 from kerastl.model.build import Network
@@ -20,12 +20,10 @@ from kerastl.model.cut import Cut
 from kerastl.model.freezing import blocks, depth_of, freeze_backbone, thaw
 from kerastl.model.heads import rewind_dropout
 from kerastl.progress import Progress
-from kerastl.recipe import FinetunePhaseRecipe, Recipe, Settings
+from kerastl.recipe import Asked, FinetunePhaseRecipe, Settings
 from kerastl.training.batches import PhaseData
 from kerastl.training.phase import PhaseResult, run_phase
 from kerastl.training.trainer import Trainers
-
-Asked = TypeVar("Asked", bound=Recipe)
 
 
 @dataclass(frozen=True)

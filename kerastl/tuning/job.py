@@ -221,7 +221,7 @@ def _search(question: Question, folder: SearchFolder, progress: Progress) -> Sea
             f"{sum(record.forward_passes for record in every):,} forward passes and "
             f"{sum(record.heads for record in every)} head phases for {len(every)} trials"
         )
-        name = question.resolved.name or ""
+        name = question.resolved.name
         report = make_report(
             folder, name, question.space, settings.tuner, monitor, question.measured, records, work,
             runner.shared.measured_groups(question.resolved),

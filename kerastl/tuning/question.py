@@ -154,7 +154,7 @@ def check_folds(recipe: Recipe, resolved: Settings, space: Space, settings: Sear
     if not settings.folds:
         return
     axes = [axis for axis in space if axis.key.startswith("augment.")]
-    spec = get_backbone(resolved.backbone.name or "")
+    spec = get_backbone(resolved.backbone.name)
     for corner in itertools.product(*(axis.corners() for axis in axes)):
         values = dict(zip((axis.key for axis in axes), corner, strict=True))
         augment = resolve_augment(with_values(recipe, values).augment, 1, spec)

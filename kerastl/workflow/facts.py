@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from kerastl.backbones import is_file_name
 from kerastl.export.card import ModelFacts
 from kerastl.recipe import Settings, recipe_to_toml
 from kerastl.run import Run
@@ -30,11 +31,14 @@ def model_facts(
         class_names: in the order of its logits.
         found: what was measured, under the keys of report.json; what is not there is not known.
     """
+    backbone, weights = recipe.backbone.name, recipe.backbone.weights
+    if is_file_name(backbone) and weights == "pretrained":
+        weights = backbone  # they lie in the same file
     return ModelFacts(
         run=run.name,
         recipe=recipe.name,
-        backbone=without_folders(recipe.backbone.name),
-        weights=without_folders(recipe.backbone.weights),
+        backbone=without_folders(backbone),
+        weights=without_folders(weights),
         weights_origin=found.get("weights_origin", ""),
         image_size=recipe.backbone.image_size,
         resize=recipe.data.resize,

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import keras
 import numpy as np
@@ -25,7 +25,7 @@ from kerastl.features.pixels import AGAIN, KeptPixels, LivePixels, decode_split
 from kerastl.features.views import FrozenViews, Pixels, Views
 from kerastl.image.read import bits_used
 from kerastl.progress import Progress
-from kerastl.recipe import DataRecipe, Recipe, Settings, resolve
+from kerastl.recipe import Asked, DataRecipe, Recipe, Settings, resolve
 from kerastl.recipe.rule import NO_AUGMENTATION
 from kerastl.wording import counted
 
@@ -35,8 +35,6 @@ IMAGES_MEASURED = 64
 EPOCHS_A_VIEW = 3
 # NVIDIA's processors have units for bfloat16 from Ampere on; older ones (T4, V100) emulate it.
 BFLOAT16_CAPABILITY = (8, 0)
-
-Asked = TypeVar("Asked", bound=Recipe)
 
 
 @dataclass(frozen=True)

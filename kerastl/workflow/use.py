@@ -137,7 +137,7 @@ def export(
     """
     folder = open_run(run)
     recipe, class_names = recipe_of(folder), class_names_of(folder)
-    check_model_name(name or recipe.name or "model")
+    check_model_name(name or recipe.name)
     check_apart(recipe.data.source, models_dir)
     splits = make_splits(open_examples(recipe.data), recipe.data)
     images = [
