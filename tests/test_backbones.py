@@ -17,7 +17,7 @@ from kerastl.backbones import BackboneSpec, backbone_names, get_backbone
 from kerastl.errors import UserError
 from kerastl.model.build import build_backbone
 from kerastl.model.cut import split_backbone
-from kerastl.model.joins import join_tensors, unfreeze_points
+from kerastl.model.graph import cut_points, unfreeze_points
 
 FAST = ("mobilenet_025", "mobilenet_v2", "resnet50", "mobilenet_v3_small")
 # So many points are tried with a forward pass, and only three in networks with more parameters.
@@ -67,15 +67,16 @@ def prove(spec: BackboneSpec) -> None:
     assert backbone.output_shape[-1] == spec.feature_channels
     assert spec.unfreeze_points[0] == "backbone" and spec.unfreeze_points[-1] == "input"
     points = spec.unfreeze_points[1:-1]
-    tensors = join_tensors(backbone)
+    tensors = cut_points(backbone)
     everything = {id(weight) for weight in backbone.weights}
     trained = [0]
     above_of = {}
     for point in points:
         if point not in tensors:
             split_backbone(backbone, point)
-        above, around = between(tensors[point], backbone.outputs[0])
-        below, _ = between(None, tensors[point])
+        assert not tensors[point].carried
+        above, around = between(tensors[point].tensor, backbone.outputs[0])
+        below, _ = between(None, tensors[point].tensor)
         assert not around, f"a path leads around {point}"
         assert not above & below, f"{point} has the same layers on both sides"
         assert weights_of(above) | weights_of(below) == everything, f"{point} loses weights"
@@ -93,7 +94,8 @@ def prove(spec: BackboneSpec) -> None:
     pixels = np.random.default_rng(0).normal(size=(1, side, side, 3)).astype("float32")
     whole = keras.ops.convert_to_numpy(backbone(pixels, training=False))
     for point in tried:
-        below, above = split_backbone(backbone, point)
+        halves = split_backbone(backbone, point)
+        below, above = halves.below, halves.above
         assert {id(weight) for weight in above.weights} == above_of[point]
         assert {id(weight) for weight in below.weights} == everything - above_of[point]
         activation = below(pixels, training=False)
@@ -218,5 +220,5 @@ def test_points_have_the_same_names_in_every_build():
     unnamed = [layer.name for layer in second.layers if layer.name.startswith("max_pooling2d")]
     assert unnamed != ["max_pooling2d", "max_pooling2d_1"], "Keras numbers them by process"
     assert unfreeze_points(first) == unfreeze_points(second) == spec.unfreeze_points
-    below, _ = split_backbone(second, "max_pooling2d_1")
+    below = split_backbone(second, "max_pooling2d_1").below
     assert below.output_shape[-1] == 192

@@ -11,9 +11,9 @@ from keras import layers
 from kerastl.backbones import get_backbone
 from kerastl.errors import UserError
 from kerastl.model.build import build_backbone, build_model
-from kerastl.model.cut import cut
+from kerastl.model.cut import cut, split_backbone
+from kerastl.model.graph import cut_points, unfreeze_points
 from kerastl.model.heads import POOLINGS, pooled_features
-from kerastl.model.joins import find_joins, unfreeze_points
 from kerastl.recipe.schema import HeadRecipe
 
 SPEC = get_backbone("mobilenet_025")
@@ -172,9 +172,9 @@ def diamonds():
     return keras.Model(entry, layers.Conv2D(5, 1, name="last")(z))
 
 
-def test_joins_are_found_on_the_graph():
-    assert find_joins(diamonds())[1:] == ("conv2d", "add", "add_1", "add_3", "last")
-    assert find_joins(diamonds())[2:4] == ("add", "add_1"), "whatever the process counted before"
+def test_cut_points_are_found_on_the_graph():
+    assert tuple(cut_points(diamonds()))[1:] == ("conv2d", "add", "add_1", "add_3", "last")
+    assert tuple(cut_points(diamonds()))[2:4] == ("add", "add_1"), "whatever the process counted before"
 
 
 def test_points_survive_saving(tmp_path):
@@ -189,6 +189,123 @@ def test_a_layer_used_twice_is_not_cut_in_two():
     x = layers.Conv2D(4, 1, name="first")(entry)
     x = layers.ReLU(name="between")(shared(x))
     x = layers.Conv2D(4, 1, name="second")(layers.ReLU(name="after")(shared(x)))
-    joins = find_joins(keras.Model(entry, x))
-    assert "first" in joins and "after" in joins
-    assert "between" not in joins
+    points = cut_points(keras.Model(entry, x))
+    assert "first" in points and "after" in points
+    assert "between" not in points
+
+
+class MaskedBlock(layers.Layer):
+    """A pre-norm transformer block with a mask, as one layer of two inputs."""
+
+    def __init__(self, width=8, **named):
+        super().__init__(**named)
+        self.attention = layers.MultiHeadAttention(2, width // 2)
+        self.norm, self.dense = layers.LayerNormalization(), layers.Dense(width, activation="gelu")
+
+    def build(self, shape):
+        self.attention.build(shape, shape)
+        self.norm.build(shape)
+        self.dense.build(shape)
+
+    def call(self, x, mask):
+        normed = self.norm(x)
+        x = x + self.attention(normed, normed, attention_mask=mask)
+        return x + self.dense(x)
+
+
+def transformer(blocks=3, nested=True, segments=False, implicit=False, computed=False):
+    """Tokens and a padding mask, which every block takes."""
+    tokens = layers.Input((6,), dtype="int32", name="token_ids")
+    inputs = [tokens]
+    if computed:
+        mask = keras.ops.not_equal(tokens, 0)
+    else:
+        mask = layers.Input((6,), dtype="bool", name="padding_mask")
+        inputs.append(mask)
+    pairs = keras.ops.expand_dims(mask, 1)  # no weights, and shared by all blocks
+    x = layers.Embedding(20, 8, name="tokens", mask_zero=implicit)(tokens)
+    if segments:
+        kinds = layers.Input((6,), dtype="int32", name="segment_ids")
+        inputs.append(kinds)
+        x = layers.Add(name="embeddings")([x, layers.Embedding(2, 8, name="segments")(kinds)])
+    for number in range(blocks):
+        if nested:
+            x = MaskedBlock(name=f"block_{number}")(x, pairs)
+        else:
+            normed = layers.LayerNormalization(name=f"norm_{number}")(x)
+            seen = layers.MultiHeadAttention(2, 4, name=f"attention_{number}")(
+                normed, normed, attention_mask=pairs
+            )
+            x = layers.Add(name=f"block_{number}")([x, seen])
+    return keras.Model(inputs, layers.LayerNormalization(name="last")(x))
+
+
+def sentences(model, count=5):
+    """Random inputs of a transformer, of different lengths."""
+    generator = np.random.default_rng(1)
+    lengths = generator.integers(1, 7, (count, 1))
+    mask = np.arange(6) < lengths
+    found = {"token_ids": generator.integers(1, 20, (count, 6)) * mask, "padding_mask": mask}
+    found["segment_ids"] = generator.integers(0, 2, (count, 6))
+    return [keras.ops.convert_to_tensor(found[each.name]) for each in model.inputs]
+
+
+@pytest.mark.parametrize("options", [{}, {"nested": False}, {"segments": True}, {"computed": True}], ids=str)
+def test_a_mask_that_every_block_takes_is_carried_past_the_cut(options):
+    model = transformer(**options)
+    inputs = sentences(model)
+    mask = "token_ids" if options.get("computed") else "padding_mask"
+    whole = np.array(model(inputs if len(inputs) > 1 else inputs[0], training=False))
+    others = [inputs[0], *(keras.ops.ones_like(each) for each in inputs[1:])]
+    assert options.get("computed") or np.abs(np.array(model(others)) - whole).max() > 1e-3, "no mask matters"
+    points = [name for name in cut_points(model) if name.startswith("block_")]
+    assert points == ["block_0", "block_1", "block_2"]
+    everything = {id(weight) for weight in model.weights}
+    for point in points:
+        halves = split_backbone(model, point)
+        assert halves.carried == (() if point == "block_2" else (mask,))
+        carried = [
+            each for each, given in zip(inputs, model.inputs, strict=True) if given.name in halves.carried
+        ]
+        activation = halves.below(inputs if len(inputs) > 1 else inputs[0], training=False)
+        rest = halves.above([activation, *carried] if carried else activation, training=False)
+        np.testing.assert_array_equal(rest, whole)
+        below, above = ({id(weight) for weight in part.weights} for part in (halves.below, halves.above))
+        assert not below & above and below | above == everything
+
+
+def test_every_embedding_lies_below_every_cut_point_and_no_input_is_one():
+    assert tuple(cut_points(transformer(segments=True))) == (
+        "embeddings",
+        "block_0",
+        "block_1",
+        "block_2",
+        "last",
+    )
+    assert unfreeze_points(transformer(nested=False), carrying=True) == (
+        "backbone", "block_2", "block_1", "block_0", "tokens", "input",
+    )  # fmt: skip
+    assert unfreeze_points(transformer(nested=False)) == ("backbone", "block_2", "input")
+
+
+def test_what_draws_at_random_between_input_and_block_is_a_way_around():
+    tokens, mask = layers.Input((6,), dtype="int32", name="a"), layers.Input((6,), name="b")
+    noisy = layers.Dropout(0.5, name="noise")(mask)  # another draw above the cut than below it
+    x = layers.Embedding(20, 6, name="tokens")(tokens)
+    first = layers.Dense(6, name="first")(keras.ops.sum(x, axis=1) + noisy)
+    second = layers.Dense(6, name="second")(first + noisy)
+    assert "first" not in cut_points(keras.Model([tokens, mask], second))
+    assert "first" in cut_points(keras.Model([tokens, mask], layers.Dense(6, name="second")(first + mask)))
+
+
+def test_no_cut_loses_a_mask_that_keras_hands_on_by_itself():
+    assert tuple(cut_points(transformer(nested=False, implicit=True))) in ((), ("last",))
+
+
+def test_a_point_that_takes_the_pixels_as_well_is_not_offered_for_images():
+    entry = layers.Input((8, 8, 3), name="pixels")
+    inside = layers.Conv2D(4, 1, name="inside")(entry)
+    x = layers.Concatenate(name="both")([layers.Conv2D(4, 1, name="deep")(inside), entry])
+    model = keras.Model(entry, layers.Conv2D(4, 1, name="last")(x))
+    assert [each.name for each in cut_points(model)["inside"].carried] == ["pixels"]
+    assert "inside" not in unfreeze_points(model) and "both" in unfreeze_points(model)

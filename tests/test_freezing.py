@@ -10,7 +10,7 @@ from kerastl.errors import UserError
 from kerastl.model.build import build_backbone, build_model
 from kerastl.model.cut import cut, split_backbone
 from kerastl.model.freezing import blocks, depth_of, freeze_backbone, thaw
-from kerastl.model.joins import walk_layers
+from kerastl.model.graph import walk_layers
 from kerastl.recipe.schema import HeadRecipe
 
 SPEC = get_backbone("mobilenet_025")
@@ -106,7 +106,8 @@ def test_without_freezing_statistics_do_move(network):
 def test_batchnorm_policy(request, fixture, policy, through):
     network = request.getfixturevalue(fixture)
     point = network.spec.unfreeze_points[1]
-    below, above = split_backbone(network.backbone, point)
+    halves = split_backbone(network.backbone, point)
+    below, above = halves.below, halves.above
     parts = cut(network, point)
     thaw(network, point, policy)
     before = values(network.model)
@@ -142,7 +143,8 @@ def test_thawing_again_forgets_what_was_thawed_before(network):
     thaw(network, "input", "train")
     thaw(network, POINT, "affine")
     thaw(network, POINT, "frozen")
-    below, above = split_backbone(network.backbone, POINT)
+    halves = split_backbone(network.backbone, POINT)
+    below, above = halves.below, halves.above
     trained = {id(variable) for variable in network.model.trainable_variables}
     assert not trained & {id(weight) for weight in below.weights}
     assert not {v.path for v in above.variables if id(v) in trained} & batchnorm_paths(above, "gamma", "beta")
@@ -187,7 +189,7 @@ def test_blocks_hold_every_weight_above_the_cut_once(network, point):
     found = blocks(network, point)
     ids = [id(variable) for block in found for variable in block.variables]
     assert len(ids) == len(set(ids))
-    _, above = split_backbone(network.backbone, point)
+    above = split_backbone(network.backbone, point).above
     expected = {id(weight) for part in (network.head, above) if part for weight in part.weights}
     assert set(ids) == expected
     names = [block.name for block in found]

@@ -64,7 +64,8 @@ def test_what_lies_below_the_classifier_is_taken_and_cut_within_the_base(tmp_pat
     found = backbone(pixels(), training=False)
     assert np.array_equal(found, expected)
     for point in spec.unfreeze_points[1:-1]:
-        below, above = split_backbone(backbone, point)
+        halves = split_backbone(backbone, point)
+        below, above = halves.below, halves.above
         assert below is not None and above is not None
         assert np.array_equal(above(below(pixels(), training=False), training=False), expected)
 

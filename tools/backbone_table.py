@@ -20,7 +20,7 @@ from keras.src.utils import file_utils
 
 from kerastl.backbones import REGISTRY_FILE, BackboneSpec, spec_from_dict
 from kerastl.model.build import build_backbone
-from kerastl.model.joins import trained_parameters, unfreeze_points
+from kerastl.model.graph import trained_parameters, unfreeze_points
 
 Row = tuple[str, str, str, str, int]
 # Name, builder, module, preprocessing, published side in pixels; the order is that of the listing.

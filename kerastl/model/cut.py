@@ -12,8 +12,8 @@ import keras
 
 from kerastl.errors import UserError, nearest
 from kerastl.model.build import Network, preprocess
+from kerastl.model.graph import cut_points
 from kerastl.model.heads import pool_in_all_ways
-from kerastl.model.joins import join_tensors
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,16 +41,22 @@ class Cut:
 
 
 def cut(network: Network, unfreeze_point: str) -> Cut:
-    """Split a network at a join.
+    """Split a network at a cut point.
 
     Args:
         network: From `build_model`.
-        unfreeze_point: One of `network.spec.unfreeze_points`, or any other join of the backbone.
+        unfreeze_point: One of `network.spec.unfreeze_points`, or any other cut point of the backbone that carries no input.
 
     Raises:
         UserError: There is no such point, or some path leads around it.
     """
-    below, above = split_backbone(network.backbone, unfreeze_point)
+    halves = split_backbone(network.backbone, unfreeze_point)
+    if halves.carried:
+        raise UserError(
+            f"finetune_phase.unfreeze_from = '{unfreeze_point}': what is above it takes the pixels as well, and only its "
+            "activation is kept. Expected a point that every path from the input passes, such as backbone or input."
+        )
+    below, above = halves.below, halves.above
     pixels = keras.Input(network.model.inputs[0].shape[1:], dtype="float32", name="pixels")
     if below is None:
         activation = keras.layers.Identity(dtype="float32", name="pixels_themselves")(pixels)
@@ -81,26 +87,48 @@ def cut(network: Network, unfreeze_point: str) -> Cut:
     )
 
 
-def split_backbone(
-    backbone: keras.Model, unfreeze_point: str
-) -> tuple[keras.Model | None, keras.Model | None]:
-    """The parts of a backbone below and above a join, sharing its layers; None for an empty part.
+@dataclass(frozen=True, eq=False)
+class Halves:
+    """The parts of a backbone below and above a cut point, which share its layers; None for an empty part.
+
+    Attributes:
+        below: All inputs of the backbone, in their order -> the tensor at the point.
+        above: That tensor, and after it the inputs that are carried -> last activation.
+        carried: Names of those inputs.
+    """
+
+    below: keras.Model | None
+    above: keras.Model | None
+    carried: tuple[str, ...] = ()
+
+
+def split_backbone(backbone: keras.Model, unfreeze_point: str) -> Halves:
+    """Cut a backbone in two.
+
+    Args:
+        backbone: A functional model with one input or several.
+        unfreeze_point: `backbone`, `input`, or one of its `kerastl.model.graph.cut_points`.
 
     Raises:
-        UserError: The point is no join of this network.
+        UserError: The point is no cut point of this network.
     """
     if unfreeze_point == "backbone":
-        return backbone, None
+        return Halves(backbone, None)
     if unfreeze_point == "input":
-        return None, backbone
-    tensors = join_tensors(backbone)
-    if unfreeze_point not in tensors:
+        return Halves(None, backbone)
+    points = cut_points(backbone)
+    if unfreeze_point not in points:
         raise UserError(
             f"Unknown unfreeze point '{unfreeze_point}' for backbone '{backbone.name}'."
-            f"{nearest(unfreeze_point, tensors)} Expected a join that every path passes: backbone, "
-            f"{', '.join(reversed(tensors))}, input."
+            f"{nearest(unfreeze_point, points)} Expected a cut point, which every path passes: backbone, "
+            f"{', '.join(reversed(points))}, input."
         )
-    tensor = tensors[unfreeze_point]
-    below = keras.Model(backbone.inputs[0], tensor, name="below")
-    above = keras.Model(tensor, backbone.outputs[0], name="above")
-    return below, above
+    point = points[unfreeze_point]
+    below = keras.Model(_alone(backbone.inputs), point.tensor, name="below")
+    above = keras.Model(_alone([point.tensor, *point.carried]), backbone.outputs[0], name="above")
+    return Halves(below, above, tuple(each.name for each in point.carried))
+
+
+def _alone(tensors: list[keras.KerasTensor]) -> keras.KerasTensor | list[keras.KerasTensor]:
+    """The only tensor by itself, so that a model takes it without a list; several as they are."""
+    return tensors[0] if len(tensors) == 1 else tensors

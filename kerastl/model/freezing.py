@@ -11,7 +11,7 @@ import keras
 
 from kerastl.model.build import Network
 from kerastl.model.cut import split_backbone
-from kerastl.model.joins import trace, walk_layers
+from kerastl.model.graph import trace, walk_layers
 
 BATCHNORM_POLICIES = ("frozen", "affine", "train")
 
@@ -52,11 +52,11 @@ def freeze_backbone(network: Network) -> None:
 
 
 def thaw(network: Network, unfreeze_point: str, batchnorm: str = "frozen") -> None:
-    """Train the head and all layers above a join; all below stays frozen.
+    """Train the head and all layers above a cut point; all below stays frozen.
 
     Args:
         network: From `build_model`.
-        unfreeze_point: `backbone` for the head alone, a join, or `input` for everything.
+        unfreeze_point: `backbone` for the head alone, a cut point, or `input` for everything.
         batchnorm: What becomes of BatchNorm above the point. `frozen`: it normalises with its moving
             statistics, and gamma and beta stay. `affine`: the same, but gamma and beta are trained.
             `train`: it normalises with the batch and everything moves. A BatchNorm that is merely called
@@ -64,11 +64,11 @@ def thaw(network: Network, unfreeze_point: str, batchnorm: str = "frozen") -> No
             itself is set, and for `affine` then those of the two variables.
 
     Raises:
-        UserError: The point is no join of this backbone.
+        UserError: The point is no cut point of this backbone.
     """
     if batchnorm not in BATCHNORM_POLICIES:
         raise ValueError(f"unknown BatchNorm policy {batchnorm!r}, expected one of {BATCHNORM_POLICIES}")
-    _, above = split_backbone(network.backbone, unfreeze_point)
+    above = split_backbone(network.backbone, unfreeze_point).above
     freeze_backbone(network)
     if above is None:
         return
@@ -98,7 +98,7 @@ def blocks(network: Network, unfreeze_point: str) -> tuple[Block, ...]:
     the cut. With `backbone` it is the head alone.
 
     Raises:
-        UserError: The point is no join of this backbone.
+        UserError: The point is no cut point of this backbone.
     """
     split_backbone(network.backbone, unfreeze_point)
     head = Block("head", tuple(network.head.weights))
@@ -107,11 +107,11 @@ def blocks(network: Network, unfreeze_point: str) -> tuple[Block, ...]:
     return (head, *segments)
 
 
-def _segments(backbone: keras.Model, points: tuple[str, ...], cut_point: str) -> list[Block]:
-    if cut_point == "backbone":
+def _segments(backbone: keras.Model, points: tuple[str, ...], unfreeze_point: str) -> list[Block]:
+    if unfreeze_point == "backbone":
         return []
     steps = trace(backbone)
-    ends = set(points) | {cut_point}
+    ends = set(points) | {unfreeze_point}
     segments: list[Block] = []
     gathered: dict[int, keras.Variable] = {}
     for step in reversed(steps):
@@ -120,7 +120,7 @@ def _segments(backbone: keras.Model, points: tuple[str, ...], cut_point: str) ->
                 name = "input" if step is steps[0] else step.name
                 segments.append(Block(name, tuple(gathered.values())))
             gathered = {}
-            if step.name == cut_point:
+            if step.name == unfreeze_point:
                 break
         if isinstance(step.operation, keras.Layer):
             gathered.update({id(variable): variable for variable in step.operation.weights})

@@ -1,6 +1,6 @@
-"""Where a network can be cut in two: the tensors that every path from its input to its output passes.
+"""The graph of a network: its operations in order, and the tensors at which it can be cut in two.
 
-Found on the graph itself, in one linear pass. Layer counts and name prefixes are not used: most layers
+Cut points are found on the graph itself, in one linear pass. Layer counts and name prefixes are not used: most layers
 of InceptionV3, Xception, NASNet and ConvNeXt are named by a counter of the process, and differ from one
 build to the next. Such layers get the name here that they would have in a network built alone, `add_3`
 for the fourth unnamed `Add`; the network itself is not renamed.
@@ -50,10 +50,10 @@ def walk_layers(layer: keras.Layer) -> Iterator[keras.Layer]:
 
 
 def trace(backbone: keras.Model) -> tuple[Step, ...]:
-    """The operations of a network with one input and one output, each after those it takes from.
+    """The operations between a network's inputs and its first output, each after those it takes from.
 
     Args:
-        backbone: A functional model. Operations with several outputs are not expected in it.
+        backbone: A functional model with one input or several.
     """
     order: list[keras.KerasTensor] = []
     position: dict[int, int] = {}
@@ -80,39 +80,64 @@ def trace(backbone: keras.Model) -> tuple[Step, ...]:
     )
 
 
-def find_joins(backbone: keras.Model) -> tuple[str, ...]:
-    """Names of all tensors that every path through the network passes, from input to output.
+@dataclass(frozen=True, eq=False)
+class CutPoint:
+    """A tensor between whose two sides a network can be cut.
+
+    Attributes:
+        tensor: In the network's own graph.
+        carried: Inputs that the part above takes as well, since they reach it without weights on the way: a padding
+            mask that every block of a transformer takes, a length.
+    """
+
+    tensor: keras.KerasTensor
+    carried: tuple[keras.KerasTensor, ...]
+
+
+def cut_points(backbone: keras.Model) -> dict[str, CutPoint]:
+    """All tensors that everything with weights below reaches the output through, by name, from input to output.
 
     In a topological order an edge that jumps over a tensor is a path around it, and every path around it
-    has such an edge. So a tensor is a join exactly when nothing before it is used after it: one pass with
+    has such an edge. So a tensor is a cut point exactly when nothing before it is used after it: one pass with
     the furthest use so far. An operation that is used twice (shared weights) is a use of its first place
-    by its last, since cutting between them would put its weights on both sides.
+    by its last, since cutting between them would put its weights on both sides. With several inputs none of them, nor
+    what is computed from them without weights, is a cut point; one input alone is the first.
+
+    What is computed from inputs without weights is no path around: the part above computes it again, to the same bits,
+    from the inputs that it carries. An operation with weights on nothing but that (an embedding) stays below every cut
+    point. Between layers that hand a mask on beside their output (Embedding with `mask_zero`, Masking) there is none:
+    it would be lost in a cut.
     """
     steps = trace(backbone)
-    return tuple(steps[index].name for index in _join_positions(steps))
+    return {
+        steps[index].name: CutPoint(steps[index].tensor, _carried(steps, index))
+        for index in _cut_positions(steps)
+    }
 
 
-def join_tensors(backbone: keras.Model) -> dict[str, keras.KerasTensor]:
-    """The tensor of each join in the network's own graph, by the names of `find_joins`."""
-    steps = trace(backbone)
-    return {steps[index].name: steps[index].tensor for index in _join_positions(steps)}
-
-
-def unfreeze_points(backbone: keras.Model) -> tuple[str, ...]:
-    """The joins worth unfreezing from: `backbone`, those from the output down, `input`.
+def unfreeze_points(backbone: keras.Model, carrying: bool = False) -> tuple[str, ...]:
+    """The cut points worth unfreezing from: `backbone`, those from the output down, `input`.
 
     Chosen are ends of blocks: merges (sums, concatenations), tensors that branch, poolings, and linear
     bottlenecks (normalised but not activated, MobileNetV2 and its descendants). Squeeze-and-excitation
     gates are no blocks. In a chain without any of these (MobileNet) the activations after each
-    convolution that mixes channels are taken. Of joins with the same weights above them, BatchNorm's
+    convolution that mixes channels are taken. Of cut points with the same weights above them, BatchNorm's
     left out since they may be frozen, only the one nearest the output stays: less is computed above it.
+
+    Args:
+        backbone: A functional model.
+        carrying: Also those whose part above takes inputs as well.
     """
     steps = trace(backbone)
     uses = _uses(steps)
-    joins = _join_positions(steps)[1:]
-    chosen = [index for index in joins if _ends_block(steps, uses, index)]
+    inside = [
+        index
+        for index in _cut_positions(steps)
+        if steps[index].sources and (carrying or not _carried(steps, index))
+    ]
+    chosen = [index for index in inside if _ends_block(steps, uses, index)]
     if not chosen:
-        chosen = [index for index in joins if _activates_mixing(steps, index)]
+        chosen = [index for index in inside if _activates_mixing(steps, index)]
     points = ["backbone"]
     total = _parameters_after(steps, 0)
     last = 0
@@ -160,17 +185,63 @@ def _uses(steps: tuple[Step, ...]) -> dict[int, list[int]]:
     return uses
 
 
-def _join_positions(steps: tuple[Step, ...]) -> list[int]:
-    uses = _uses(steps)
+def _weightless(steps: tuple[Step, ...]) -> list[bool]:
+    """Of each step, whether it is an input or computed from inputs without weights (or random state) on the way."""
+    found: list[bool] = []
+    for step in steps:
+        own = isinstance(step.operation, keras.Layer) and bool(step.operation.variables)
+        found.append(not own and all(found[source] for source in step.sources))
+    return found
+
+
+def _masked(steps: tuple[Step, ...]) -> list[bool]:
+    """Of each step, whether Keras hands a mask on beside its output."""
+    found: list[bool] = []
+    for step in steps:
+        layer = step.operation
+        makes = isinstance(layer, layers.Masking) or getattr(layer, "mask_zero", False)
+        hands_on = getattr(layer, "supports_masking", False) and any(found[source] for source in step.sources)
+        found.append(bool(makes or hands_on))
+    return found
+
+
+def _cut_positions(steps: tuple[Step, ...]) -> list[int]:
+    uses, weightless, masked = _uses(steps), _weightless(steps), _masked(steps)
+    several = sum(not step.sources for step in steps) > 1
     last_place: dict[int, int] = {id(step.operation): index for index, step in enumerate(steps)}
-    joins = []
-    furthest = 0
+    # Where weights first meet what is computed from the inputs alone.
+    furthest = max(
+        (
+            index
+            for index, step in enumerate(steps)
+            if not weightless[index] and all(weightless[source] for source in step.sources)
+        ),
+        default=0,
+    )
+    found, furthest_of_all = [], 0
     for index, step in enumerate(steps):
-        furthest = max(furthest, last_place[id(step.operation)])
-        if furthest <= index:
-            joins.append(index)
-        furthest = max(furthest, *uses[index], 0)
-    return joins
+        place, last = last_place[id(step.operation)], max(uses[index], default=0)
+        furthest, furthest_of_all = max(furthest, place), max(furthest_of_all, place)
+        passed = furthest_of_all <= index and not several if weightless[index] else furthest <= index
+        if passed and not masked[index]:
+            found.append(index)
+        furthest_of_all = max(furthest_of_all, last)
+        if not weightless[index]:
+            furthest = max(furthest, last)
+    return found
+
+
+def _carried(steps: tuple[Step, ...], index: int) -> tuple[keras.KerasTensor, ...]:
+    """The inputs that the output depends on by other ways than through a step."""
+    seen, pending = {index}, [len(steps) - 1]
+    while pending:
+        at = pending.pop()
+        if at not in seen:
+            seen.add(at)
+            pending.extend(steps[at].sources)
+    return tuple(
+        step.tensor for at, step in enumerate(steps) if at in seen and at != index and not step.sources
+    )
 
 
 def _ends_block(steps: tuple[Step, ...], uses: dict[int, list[int]], index: int) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 from keras import layers, ops
 
-from kerastl.model.joins import trace
+from kerastl.model.graph import trace
 from kerastl.recipe.schema import HeadRecipe
 
 # Generalised-mean pooling with the exponent that Radenović, Tolias and Chum start from and end near

@@ -18,7 +18,7 @@ from keras import layers
 from kerastl import backbones
 from kerastl.backbones import BackboneSpec
 from kerastl.errors import UserError
-from kerastl.model.joins import find_joins, join_tensors, trace, trained_parameters, unfreeze_points
+from kerastl.model.graph import cut_points, trace, trained_parameters, unfreeze_points
 from kerastl.wording import safe_name
 
 # What a file is taken for that says nothing of its size.
@@ -85,15 +85,15 @@ def load_own(name: str, image_size: int) -> keras.Model:
 def _below_the_classifier(model: keras.Model, name: str, image_size: int) -> keras.Model:
     pixels = keras.Input((image_size, image_size, 3), dtype="float32", name="pixels")
     flat = keras.Model(pixels, _called(model, [pixels]))
-    tensors = join_tensors(flat)
-    spatial = [each for each in find_joins(flat)[1:] if len(tensors[each].shape) == 4]
-    wide = [each for each in spatial if tensors[each].shape[1:3] != (1, 1)]
+    _, *tensors = (point.tensor for point in cut_points(flat).values() if not point.carried)
+    spatial = [each for each in tensors if len(each.shape) == 4]
+    wide = [each for each in spatial if each.shape[1:3] != (1, 1)]
     if not spatial:
         raise UserError(
             f"backbone.name = '{name}': no activation [batch, height, width, channels] that every path passes. Expected a "
             "functional network of images."
         )
-    last = tensors[(wide or spatial)[-1]]
+    last = (wide or spatial)[-1]
     backbone = keras.Model(pixels, last, name="own")
     # The graph is part of the name, and with it of what features are kept under: weights alone do not tell a network.
     graph = json.dumps(backbone.get_config(), sort_keys=True, default=str)

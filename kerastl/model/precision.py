@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from kerastl.model.joins import walk_layers
+from kerastl.model.graph import walk_layers
 
 
 def computes_in_float32(model: keras.Model) -> bool:

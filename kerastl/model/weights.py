@@ -27,7 +27,7 @@ from kerastl.backbones import (
     get_backbone,
 )
 from kerastl.errors import WeightsError, nearest
-from kerastl.model.joins import walk_layers
+from kerastl.model.graph import walk_layers
 from kerastl.model.weights_file import StoredTensor, best_part, network_variables, open_weights
 
 WEIGHTS_DIR_VARIABLE = "KERASTL_WEIGHTS_DIR"

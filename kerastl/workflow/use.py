@@ -22,7 +22,7 @@ from kerastl.export.publish import ExportedModel, check_model_name
 from kerastl.export.reader import load_exported
 from kerastl.image.decode import decode
 from kerastl.image.read import servable
-from kerastl.model.joins import walk_layers
+from kerastl.model.graph import walk_layers
 from kerastl.prediction import Prediction, unreadable
 from kerastl.progress import Progress
 from kerastl.run import open_run
