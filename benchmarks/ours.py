@@ -10,7 +10,7 @@ from typing import Any
 from kerastl.features.cache import Cache
 from kerastl.progress import Progress
 from kerastl.recipe import load_recipe
-from kerastl.training.routine import transfer
+from kerastl.training.two_phase import transfer
 from kerastl.workflow import beginning as start
 from kerastl.workflow.prepare import decode_splits, make_repeatable, open_splits
 

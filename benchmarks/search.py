@@ -40,19 +40,19 @@ from search_bench import (
     ours_of,
     plain_each,
     plain_scores,
-    question_of,
+    spec_of,
     spread,
 )
 
 from kerastl.features.cache import Cache
 from kerastl.progress import Progress
-from kerastl.tuning.axes import with_values
-from kerastl.tuning.heads import HeadPhases
+from kerastl.tuning.head_phases import HeadPhases
+from kerastl.tuning.hyperparameters import with_values
 from kerastl.tuning.job import BASELINE, open_runner, oracle_of, tune
-from kerastl.tuning.question import SearchSettings
-from kerastl.tuning.records import SearchFolder, TrialRecord, read_record, read_records
-from kerastl.tuning.search import search
+from kerastl.tuning.loop import search
+from kerastl.tuning.search_folder import SearchFolder, TrialRecord, read_record, read_records
 from kerastl.tuning.shared import Shared
+from kerastl.tuning.spec import SearchSettings
 from kerastl.tuning.trial import run_trial, trial_recipe
 from kerastl.tuning.workers import search_with_workers
 from kerastl.workflow.prepare import open_splits
@@ -158,9 +158,9 @@ def until(bench: Bench) -> dict[str, Any]:
     ]
 
     def measure() -> dict[str, Any]:
-        question = question_of(bench, recipe, SearchSettings("bayesian", most))
+        spec = spec_of(bench, recipe, SearchSettings("bayesian", most))
         folder = SearchFolder(place / "search")
-        oracle = oracle_of(question)
+        oracle = oracle_of(spec)
 
         def records() -> list[TrialRecord]:
             found = [read_record(folder.baseline), *read_records(folder)]
@@ -171,7 +171,7 @@ def until(bench: Bench) -> dict[str, Any]:
             late = sum(record.seconds for record in done) > whole / AIM
             return late or max(float(record.score or 0) for record in done) >= goal
 
-        with open_runner(question, folder) as runner:
+        with open_runner(spec, folder) as runner:
             runner.run(folder.baseline, BASELINE, {})
             oracle.out_of_time = enough
             search(oracle, folder, runner)
@@ -221,14 +221,14 @@ def workers(bench: Bench) -> dict[str, Any]:
         def measure(count: int = count, place: Path = place) -> dict[str, Any]:
             shutil.rmtree(place, ignore_errors=True)
             settings = SearchSettings("random", bench.arguments.settings, workers=count)
-            question = question_of(bench, bench.recipe(place / "store"), settings)
+            spec = spec_of(bench, bench.recipe(place / "store"), settings)
             folder = SearchFolder(place / "search")
             folder.path.mkdir(parents=True)
-            oracle, started = oracle_of(question), time.perf_counter()
+            oracle, started = oracle_of(spec), time.perf_counter()
             if count > 1:
-                search_with_workers(oracle, folder, question.to_dict(), count, Progress())
+                search_with_workers(oracle, folder, spec.to_dict(), count, Progress())
             else:
-                with open_runner(question, folder) as runner:
+                with open_runner(spec, folder) as runner:
                     search(oracle, folder, runner)
             seconds, records = time.perf_counter() - started, read_records(folder)
             passes = sum(record.forward_passes for record in records)

@@ -23,9 +23,9 @@ from kerastl.features.cache import Cache
 from kerastl.model.build import build_backbone
 from kerastl.progress import Progress
 from kerastl.recipe import Recipe, load_recipe
-from kerastl.tuning.axes import Axis, Space, with_values
-from kerastl.tuning.question import Question, SearchSettings
+from kerastl.tuning.hyperparameters import Hyperparameter, Space, with_values
 from kerastl.tuning.space import spread_joins
+from kerastl.tuning.spec import SearchSettings, SearchSpec
 from kerastl.workflow.beginning import load_backbone
 from kerastl.workflow.prepare import decode_splits, open_splits
 
@@ -109,7 +109,9 @@ class Bench:
         """The plain side's space, for our tuner."""
         values = (plain_search.HEAD_RATES, self.points, plain_search.FINETUNE_RATES)
         return Space(
-            tuple(Axis(k, tuple(v), ordered=True) for k, v in zip(KEYS.values(), values, strict=True))
+            tuple(
+                Hyperparameter(k, tuple(v), ordered=True) for k, v in zip(KEYS.values(), values, strict=True)
+            )
         )
 
     @functools.cached_property
@@ -160,10 +162,10 @@ def spread(name: str, values: list[float]) -> dict[str, float]:
     return {name: mean, f"{name}_error": error, f"{name}_low": min(values), f"{name}_high": max(values)}
 
 
-def question_of(bench: Bench, recipe: Recipe, settings: SearchSettings) -> Question:
+def spec_of(bench: Bench, recipe: Recipe, settings: SearchSettings) -> SearchSpec:
     """Our search over the plain side's space."""
     resolved, splits = open_splits(recipe)
-    return Question(recipe, resolved, bench.space, settings, splits)
+    return SearchSpec(recipe, resolved, bench.space, settings, splits)
 
 
 def plain_scores(bench: Bench) -> list[float]:

@@ -26,7 +26,7 @@ from memory import memory_of
 from kerastl.features.cache import Cache
 from kerastl.recipe import load_recipe
 from kerastl.tuning import trial
-from kerastl.tuning.heads import HeadPhases
+from kerastl.tuning.head_phases import HeadPhases
 from kerastl.tuning.shared import Shared
 from kerastl.workflow.prepare import open_splits
 

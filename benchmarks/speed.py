@@ -280,7 +280,7 @@ def run_once(arguments: argparse.Namespace, flags: dict[str, Any]) -> dict[str, 
     from kerastl.features.cache import Cache
     from kerastl.progress import Progress
     from kerastl.recipe import load_recipe
-    from kerastl.training.routine import transfer
+    from kerastl.training.two_phase import transfer
     from kerastl.workflow.beginning import begin
     from kerastl.workflow.prepare import decode_splits, open_splits
 

@@ -26,7 +26,7 @@ from kerastl.features.extract import extract
 from kerastl.progress import Progress, Tracker
 from kerastl.recipe import load_recipe
 from kerastl.training.phase import EVALUATION_BATCH, PHASE_TITLES, predict_logits
-from kerastl.training.routine import transfer
+from kerastl.training.two_phase import transfer
 from kerastl.workflow.beginning import Beginning, begin, wanted_features
 from kerastl.workflow.prepare import Prepared, decode_splits, make_repeatable, open_splits
 

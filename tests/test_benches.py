@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from test_tuning import graphs_alive, scored, shared_of, tiny  # noqa: F401
 
-from kerastl.tuning.axes import UNFREEZE
+from kerastl.tuning.hyperparameters import UNFREEZE_POINT
 
 POINT = "conv_pw_12_relu"
 # Every phase learns, so that what is left of one trial would be seen in the next.
@@ -38,7 +38,7 @@ OTHERS: dict[str, Any] = {
 @pytest.fixture
 def trial(solid_colours: Path, tmp_path: Path, shared_of: Any) -> Any:  # noqa: F811
     """`trial(values, shared=None)`: the result of a trial and what it shared; no head phase is taken over."""
-    from kerastl.tuning.heads import HeadPhases
+    from kerastl.tuning.head_phases import HeadPhases
 
     recipe = tiny(solid_colours, tmp_path / "store", **LEARNING)
     number = iter(range(100))
@@ -82,7 +82,7 @@ def test_what_changes_a_graph_gets_a_bench_of_its_own(trial: Any) -> None:
     _, shared = trial({})
     made = 1
     for values in (
-        {UNFREEZE: "conv_pw_11_relu"},
+        {UNFREEZE_POINT: "conv_pw_11_relu"},
         {"finetune_phase.batchnorm": "frozen"},
         {"finetune_phase.weight_decay": 0.0},
         {"head_phase.label_smoothing": 0.2},
@@ -119,7 +119,7 @@ def test_a_bench_that_was_let_go_of_is_made_again(trial: Any, monkeypatch: pytes
 
     monkeypatch.setattr(benches, "MOST_BYTES", 1)
     first, shared = trial({})
-    trial({UNFREEZE: "conv_pw_11_relu"}, shared)
+    trial({UNFREEZE_POINT: "conv_pw_11_relu"}, shared)
     again, _ = trial({}, shared)
     assert shared.benches.made == 3
     ((base, _),) = shared.benches._benches.values()
@@ -150,7 +150,7 @@ def test_benches_that_were_let_go_of_leave_no_graphs(
 def test_folds_have_benches_of_their_own(
     solid_colours: Path, tmp_path: Path, shared_of: Any  # noqa: F811
 ) -> None:  # fmt: skip
-    from kerastl.tuning.heads import HeadPhases
+    from kerastl.tuning.head_phases import HeadPhases
 
     recipe = tiny(solid_colours, tmp_path / "store", **LEARNING)
     shared = shared_of(recipe, 2)
@@ -162,7 +162,7 @@ def test_folds_have_benches_of_their_own(
 
 
 def test_a_fit_repeats_what_the_search_found(trial: Any, tmp_path: Path, solid_colours: Path) -> None:
-    from kerastl.tuning.axes import with_values
+    from kerastl.tuning.hyperparameters import with_values
     from kerastl.workflow import fit
 
     _, shared = trial({})
@@ -181,7 +181,7 @@ def test_a_fit_repeats_what_the_search_found(trial: Any, tmp_path: Path, solid_c
 def test_layers_of_the_backbone_that_draw_begin_anew(
     solid_colours: Path, tmp_path: Path, shared_of: Any  # noqa: F811
 ) -> None:  # fmt: skip
-    from kerastl.tuning.heads import HeadPhases
+    from kerastl.tuning.head_phases import HeadPhases
 
     recipe = tiny(
         solid_colours, tmp_path / "store", backbone__name="efficientnet_b0", backbone__weights="none",

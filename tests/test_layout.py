@@ -23,8 +23,8 @@ from kerastl.cli.terminal import show
 from kerastl.evaluation.metrics import evaluate_logits
 from kerastl.progress import Progress
 from kerastl.recipe import load_recipe
-from kerastl.tuning.records import SearchFolder, TrialRecord, write_record
-from kerastl.tuning.table import TrialTable
+from kerastl.tuning.search_folder import SearchFolder, TrialRecord, write_record
+from kerastl.tuning.trial_log import TrialLog
 from kerastl.wording import columns, wrapped
 from kerastl.workflow.planning import Plan, PlanRow
 from kerastl.workflow.ranking import LeftOut, RankedBackbone, Ranking
@@ -170,7 +170,7 @@ def test_the_table_of_trials_fits(width: int, wide: Callable[[int], None], tmp_p
         "augment.level": "medium",
     }
     baseline = TrialRecord("baseline", {}, 1.0, "completed", 0.1234, seconds=3.0)
-    with TrialTable(folder, "val_calibrated_loss", 120, None, listener) as table:
+    with TrialLog(folder, "val_calibrated_loss", 120, None, listener) as table:
         table.start(baseline)
         for number, (status, score, reason) in enumerate(
             [

@@ -257,7 +257,7 @@ def test_a_store_without_locks_is_no_reason_to_stop(
 def test_a_whole_run_passes_each_image_and_view_once(
     solid_colours: Path, tmp_path: Path, mode: str, winner: str
 ) -> None:
-    from kerastl.training.routine import transfer
+    from kerastl.training.two_phase import transfer
     from kerastl.workflow.beginning import begin, logits_of
     from kerastl.workflow.prepare import decode_splits, open_splits
 

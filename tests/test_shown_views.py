@@ -11,7 +11,7 @@ import pytest
 
 from kerastl.features.cache import Cache
 from kerastl.recipe import AugmentRecipe, Recipe, load_recipe, resolve
-from kerastl.training.routine import transfer
+from kerastl.training.two_phase import transfer
 from kerastl.workflow.beginning import prepare_and_begin
 from kerastl.workflow.prepare import open_splits, view_warnings
 

@@ -24,7 +24,7 @@ from conftest import Kerastl
 from kerastl.backbones import backbone_names
 from kerastl.errors import RecipeError, TrainingError, UserError
 from kerastl.recipe import Recipe, load_recipe, resolve, shipped_recipes
-from kerastl.tuning.axes import UNFREEZE, Axis, Space, with_values
+from kerastl.tuning.hyperparameters import UNFREEZE_POINT, Hyperparameter, Space, with_values
 from kerastl.tuning.space import load_space, shipped_spaces
 
 TINY = {
@@ -34,7 +34,7 @@ TINY = {
     "head_phase.epochs": 3,
     "finetune_phase.epochs": 1,
 }
-LINE = Space((Axis("head.dropout", low=0.0, high=0.9),))
+LINE = Space((Hyperparameter("head.dropout", low=0.0, high=0.9),))
 
 
 def tiny(source: Path, store: Path, **sets: Any) -> Recipe:
@@ -55,7 +55,7 @@ def space_of(text: str, folder: Path, recipe: Recipe | None = None) -> Space:
 @pytest.mark.parametrize("space", [None, *sorted(shipped_spaces())])
 def test_shipped_spaces_fit_shipped_recipes(space: str | None, recipe: str) -> None:
     loaded = load_recipe(recipe)
-    assert load_space(space, loaded, resolve(loaded, 1000, 10)).axes
+    assert load_space(space, loaded, resolve(loaded, 1000, 10)).hyperparameters
 
 
 def test_the_spaces_lie_at_the_top_level_too() -> None:
@@ -99,7 +99,7 @@ def test_all_problems_of_a_space_come_in_one_message(tmp_path: Path) -> None:
 
 
 def test_keys_of_the_finetune_phase_need_something_thawed(tmp_path: Path) -> None:
-    frozen = load_recipe("photos", flags={UNFREEZE: "backbone"})
+    frozen = load_recipe("photos", flags={UNFREEZE_POINT: "backbone"})
     with pytest.raises(RecipeError, match="the recipe thaws nothing"):
         space_of("[finetune_phase]\nlearning_rate = {low = 1e-5, high = 1e-3}", tmp_path, frozen)
     default = load_space(None, frozen, resolve(frozen, 1000, 10))
@@ -108,23 +108,31 @@ def test_keys_of_the_finetune_phase_need_something_thawed(tmp_path: Path) -> Non
 
 def test_the_unfreeze_point_is_ordered_whatever_the_order_in_the_file(tmp_path: Path) -> None:
     points = ["input", "backbone", "conv4_block6_out"]
-    recipe = load_recipe("photos", flags={UNFREEZE: "input"})
+    recipe = load_recipe("photos", flags={UNFREEZE_POINT: "input"})
     space = space_of(f"[finetune_phase]\nunfreeze_from = {points}", tmp_path, recipe)
-    assert space.axes[0].values == ("backbone", "conv4_block6_out", "input") and space.axes[0].ordered
+    assert (
+        space.hyperparameters[0].values == ("backbone", "conv4_block6_out", "input")
+        and space.hyperparameters[0].ordered
+    )
 
 
 def test_a_step_makes_a_ladder_of_exact_values(tmp_path: Path) -> None:
     text = "[head_phase]\nlearning_rate = {low = 1e-4, high = 1e-2, scale = 'log', step = 10}\n"
     recipe = load_recipe("photos", flags={"head_phase.learning_rate": 1e-3})
     space = space_of(text + "[head]\ndropout = {low = 0.0, high = 0.3, step = 0.1}", tmp_path, recipe)
-    assert space.axes[0].values == (1e-4, 1e-3, 1e-2) and space.axes[1].values == (0.0, 0.1, 0.2, 0.3)
-    assert space.axes[0].encoded(1e-3) == 0.5
+    assert space.hyperparameters[0].values == (1e-4, 1e-3, 1e-2) and space.hyperparameters[1].values == (
+        0.0,
+        0.1,
+        0.2,
+        0.3,
+    )
+    assert space.hyperparameters[0].encoded(1e-3) == 0.5
 
 
 @pytest.mark.parametrize("name", [None, *sorted(shipped_spaces())])
 def test_the_recipe_as_it_is_belongs_to_every_shipped_space(name: str | None) -> None:
-    from kerastl.tuning.axes import values_of
-    from kerastl.tuning.oracles import first_values
+    from kerastl.tuning.hyperparameters import values_of
+    from kerastl.tuning.oracle import first_values
 
     for backbone, count in itertools.product(backbone_names(), (200, 2000)):
         recipe = load_recipe("photos", flags={"backbone.name": backbone})
@@ -136,9 +144,9 @@ def test_the_recipe_as_it_is_belongs_to_every_shipped_space(name: str | None) ->
 
 
 OWN = {
-    "a list of joins": ("[finetune_phase]\nunfreeze_from = ['backbone', 'input']", {UNFREEZE: "conv4_block6_out"},
+    "a list of joins": ("[finetune_phase]\nunfreeze_from = ['backbone', 'input']", {UNFREEZE_POINT: "conv4_block6_out"},
                         ("backbone", "conv4_block6_out", "input")),
-    "few joins": ("[finetune_phase]\nunfreeze_from = {joins = 2}", {UNFREEZE: "conv4_block6_out"},
+    "few joins": ("[finetune_phase]\nunfreeze_from = {joins = 2}", {UNFREEZE_POINT: "conv4_block6_out"},
                   ("backbone", "conv4_block6_out", "input")),
     "rising numbers": ("[finetune_phase]\nbatch_size = {ordered = [8, 32]}", {"finetune_phase.batch_size": 12}, (8, 12, 32)),
     "falling numbers": ("[head]\ndropout = {ordered = [0.4, 0.2]}", {"head.dropout": 0.3}, (0.4, 0.3, 0.2)),
@@ -163,15 +171,17 @@ def test_what_the_recipe_says_is_added_to_a_list_in_its_place(
 ) -> None:
     recipe = load_recipe("photos", flags=flags)
     space = space_of(text, tmp_path, recipe)
-    assert space.axes[0].values == values
+    assert space.hyperparameters[0].values == values
     # what was added is said; a rung that stood there is not
     replaced = "around" in text or "layer_decay" in text
-    assert [line.partition(" = ")[0] for line in space.added] == [space.axes[0].key] * (not replaced)
+    assert [line.partition(" = ")[0] for line in space.added] == [space.hyperparameters[0].key] * (
+        not replaced
+    )
 
 
 def test_a_range_reaches_to_what_the_recipe_says(tmp_path: Path) -> None:
-    from kerastl.tuning.axes import values_of
-    from kerastl.tuning.oracles import combinations, first_values
+    from kerastl.tuning.hyperparameters import values_of
+    from kerastl.tuning.oracle import combinations, first_values
 
     for flags, ends in (
         ({"finetune_phase.learning_rate": 3.14159e-3}, (1e-5, 3.14159e-3)),
@@ -182,27 +192,27 @@ def test_a_range_reaches_to_what_the_recipe_says(tmp_path: Path) -> None:
         resolved = resolve(recipe, 1000, 10)
         text = "[finetune_phase]\nlearning_rate = {low = 1e-5, high = 1e-3, scale = 'log'}"
         space = space_of(text, tmp_path, recipe)
-        assert (space.axes[0].low, space.axes[0].high) == ends
+        assert (space.hyperparameters[0].low, space.hyperparameters[0].high) == ends
         assert bool(space.added) == (ends != (1e-5, 1e-3))
         first = first_values(space, values_of(resolved, space))
         # to the last digit, though other values of a range are rounded
         assert first is not None and space.decoded(first) == flags
         assert flags in [space.decoded(values) for values in combinations(space)]
-        assert len(f"{space.axes[0].decoded(1.23456789e-4)}") == len("0.0001235")
+        assert len(f"{space.hyperparameters[0].decoded(1.23456789e-4)}") == len("0.0001235")
 
 
 def test_fine_tune_keys_are_not_searched_where_nothing_is_thawed(tmp_path: Path) -> None:
-    from kerastl.tuning.oracles import combinations, make_oracle
+    from kerastl.tuning.oracle import combinations, make_oracle
 
     recipe = load_recipe("digits")
     space = load_space(None, recipe, resolve(recipe, 1000, 10))
     oracle: Any = make_oracle("random", space, "min", 40, 5, 0)
     oracle._set_project_dir(str(tmp_path), "store")
     chosen = [space.decoded(oracle.create_trial(f"t{n}").hyperparameters.values) for n in range(40)]
-    frozen = [values for values in chosen if values[UNFREEZE] == "backbone"]
+    frozen = [values for values in chosen if values[UNFREEZE_POINT] == "backbone"]
     assert frozen and len(frozen) < len(chosen)
     assert all(not any(axis.needs_finetuning and axis.key in v for axis in space) for v in frozen)
-    assert all(len(v) == len(space.axes) for v in chosen if v not in frozen)
+    assert all(len(v) == len(space.hyperparameters) for v in chosen if v not in frozen)
     assert len({repr(v) for v in chosen}) == 40
     grid = combinations(Space(tuple(axis for axis in space if axis.values)))
     rates, dropouts, joins, decays = (len(axis.values) for axis in space if axis.values)
@@ -213,9 +223,9 @@ def test_fine_tune_keys_are_not_searched_where_nothing_is_thawed(tmp_path: Path)
 
 
 def searched(folder: Path, run: Any, trials: int = 4, tuner: str = "random", space: Space = LINE) -> Any:
-    from kerastl.tuning.oracles import make_oracle
-    from kerastl.tuning.records import SearchFolder
-    from kerastl.tuning.search import search
+    from kerastl.tuning.loop import search
+    from kerastl.tuning.oracle import make_oracle
+    from kerastl.tuning.search_folder import SearchFolder
 
     oracle = make_oracle(tuner, space, "min", trials, 5, 0)
     search(oracle, SearchFolder(folder), run)
@@ -236,9 +246,9 @@ def test_a_trial_that_diverges_fails_alone(tmp_path: Path) -> None:
 def test_a_trial_whose_answers_are_no_numbers_fails_though_its_loss_is_one(
     solid_colours: Path, tmp_path: Path, shared_of: Any
 ) -> None:
-    from kerastl.tuning.heads import HeadPhases
-    from kerastl.tuning.records import FAILED, SearchFolder, read_record
-    from kerastl.tuning.search import TrialRunner
+    from kerastl.tuning.head_phases import HeadPhases
+    from kerastl.tuning.loop import TrialRunner
+    from kerastl.tuning.search_folder import FAILED, SearchFolder, read_record
 
     # One step an epoch: its loss is that of the weights before it.
     recipe = tiny(
@@ -279,7 +289,7 @@ def test_a_search_goes_on_where_it_was_stopped(tuner: str, tmp_path: Path) -> No
         return raw["head.dropout"]
 
     stopped: list[str] = []
-    space = Space((Axis("head.dropout", values=tuple(n / 10 for n in range(9)), ordered=True),))
+    space = Space((Hyperparameter("head.dropout", values=tuple(n / 10 for n in range(9)), ordered=True),))
     with pytest.raises(KeyboardInterrupt):
         searched(tmp_path, run, 6, tuner, space)
     searched(tmp_path, run, 6, tuner, space)
@@ -329,8 +339,8 @@ def test_a_trial_whose_folder_was_removed_is_counted_and_left_out(tmp_path: Path
 
 
 def test_a_search_begins_with_what_the_recipe_says(tmp_path: Path) -> None:
-    from kerastl.tuning.axes import values_of
-    from kerastl.tuning.oracles import first_values, make_oracle
+    from kerastl.tuning.hyperparameters import values_of
+    from kerastl.tuning.oracle import first_values, make_oracle
 
     resolved = resolve(load_recipe("digits"), 1000, 10)
     space = load_space(None, load_recipe("digits"), resolved)
@@ -350,9 +360,9 @@ def bowl(space: Space, values: dict[str, Any]) -> float:
 
 def best_in(tuner: str, space: Space, trials: int, seed: int, folder: Path) -> float:
     """The best score of a bowl that a tuner finds, without noise."""
-    from kerastl.tuning.oracles import make_oracle
-    from kerastl.tuning.records import SearchFolder
-    from kerastl.tuning.search import search
+    from kerastl.tuning.loop import search
+    from kerastl.tuning.oracle import make_oracle
+    from kerastl.tuning.search_folder import SearchFolder
 
     found: list[float] = []
     oracle = make_oracle(tuner, space, "min", trials, 5, seed)
@@ -382,8 +392,8 @@ def test_a_bayesian_choice_asks_its_model_once_and_is_better_than_chance(
         monkeypatch.setattr(GaussianProcessRegressor, name, counted(name))
     rungs = tuple(n / 10 for n in range(10))
     space = Space((
-        Axis("head.dropout", values=rungs, ordered=True), Axis("head.l2", low=1e-6, high=1.0, scale="log"),
-        Axis("head_phase.label_smoothing", low=0.0, high=0.9), Axis("head.pooling", values=("avg", "max")),
+        Hyperparameter("head.dropout", values=rungs, ordered=True), Hyperparameter("head.l2", low=1e-6, high=1.0, scale="log"),
+        Hyperparameter("head_phase.label_smoothing", low=0.0, high=0.9), Hyperparameter("head.pooling", values=("avg", "max")),
     ))  # fmt: skip
     seeds, trials = range(5), 20
     bayesian = [best_in("bayesian", space, trials, seed, tmp_path) for seed in seeds]
@@ -396,9 +406,9 @@ def test_a_bayesian_choice_asks_its_model_once_and_is_better_than_chance(
 
 
 def test_no_trial_begins_after_the_budget(tmp_path: Path) -> None:
-    from kerastl.tuning.oracles import make_oracle
-    from kerastl.tuning.records import SearchFolder
-    from kerastl.tuning.search import search
+    from kerastl.tuning.loop import search
+    from kerastl.tuning.oracle import make_oracle
+    from kerastl.tuning.search_folder import SearchFolder
 
     ran: list[str] = []
     oracle = make_oracle("random", LINE, "min", 9, 5, 0)
@@ -408,7 +418,7 @@ def test_no_trial_begins_after_the_budget(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_trial_waits_too_where_the_budget_is_spent(tmp_path: Path) -> None:
-    from kerastl.tuning.oracles import make_oracle
+    from kerastl.tuning.oracle import make_oracle
 
     oracle: Any = make_oracle("random", LINE, "min", 9, 5, 0)
     oracle._set_project_dir(str(tmp_path), "store")
@@ -425,18 +435,18 @@ def test_an_interrupted_trial_waits_too_where_the_budget_is_spent(tmp_path: Path
 
 def test_the_budget_counts_all_starts_of_a_search(tmp_path: Path) -> None:
     from kerastl.progress import Progress
-    from kerastl.tuning.records import SearchFolder
-    from kerastl.tuning.table import TrialTable
+    from kerastl.tuning.search_folder import SearchFolder
+    from kerastl.tuning.trial_log import TrialLog
 
     folder = SearchFolder(tmp_path)
-    with TrialTable(folder, "val_loss", 9, 0.2, Progress()) as table:
+    with TrialLog(folder, "val_loss", 9, 0.2, Progress()) as table:
         assert not table.out_of_time()
         time.sleep(0.25)
         assert table.out_of_time()
     # though no trial has ended
-    with TrialTable(folder, "val_loss", 9, 0.2, Progress()) as table:
+    with TrialLog(folder, "val_loss", 9, 0.2, Progress()) as table:
         assert table.out_of_time()
-    with TrialTable(folder, "val_loss", 9, 60.0, Progress()) as table:
+    with TrialLog(folder, "val_loss", 9, 60.0, Progress()) as table:
         assert not table.out_of_time()
 
 
@@ -473,13 +483,13 @@ def scored(recipe: Recipe, values: dict[str, Any], shared: Any, heads: Any, **op
 def test_each_image_view_and_cut_passes_the_frozen_part_once(
     solid_colours: Path, tmp_path: Path, shared_of: Any
 ) -> None:
-    from kerastl.tuning.heads import HeadPhases
+    from kerastl.tuning.head_phases import HeadPhases
 
     recipe = tiny(solid_colours, tmp_path / "store")
     shared, heads = shared_of(recipe), HeadPhases(tmp_path / "heads")
     cuts = ("conv_pw_12_relu", "conv_pw_11_relu")
     settings = [
-        {UNFREEZE: cut, "finetune_phase.learning_rate": rate} for rate in (1e-4, 1e-3) for cut in cuts
+        {UNFREEZE_POINT: cut, "finetune_phase.learning_rate": rate} for rate in (1e-4, 1e-3) for cut in cuts
     ]
     results = [scored(recipe, values, shared, heads) for values in settings]
     counts = shared.splits.counts()
@@ -505,13 +515,13 @@ def test_each_image_view_and_cut_passes_the_frozen_part_once(
 
 @pytest.mark.slow
 def test_features_in_memory_serve_all_trials_too(solid_colours: Path, tmp_path: Path, shared_of: Any) -> None:
-    from kerastl.tuning.heads import HeadPhases
+    from kerastl.tuning.head_phases import HeadPhases
 
     recipe = tiny(
         solid_colours, tmp_path / "store", cache__mode="memory", finetune_phase__unfreeze_from="backbone"
     )
     shared, heads = shared_of(recipe), HeadPhases(tmp_path / "heads")
-    for values in ({}, {"head.pooling": "gem"}, {UNFREEZE: "conv_pw_12_relu"}):
+    for values in ({}, {"head.pooling": "gem"}, {UNFREEZE_POINT: "conv_pw_12_relu"}):
         scored(recipe, values, shared, heads)
     counts = shared.splits.counts()
     once = 2 * counts["train"] + counts["validation"]
@@ -526,13 +536,15 @@ def test_features_in_memory_serve_all_trials_too(solid_colours: Path, tmp_path: 
 def test_the_plan_of_the_store_foretells_what_a_search_runs_and_keeps(
     solid_colours: Path, tmp_path: Path, shared_of: Any
 ) -> None:
-    from kerastl.tuning.heads import HeadPhases
+    from kerastl.tuning.head_phases import HeadPhases
     from kerastl.tuning.store_plan import plan_store
 
     first, second = "conv_pw_12_relu", "conv_pw_11_relu"
     recipe = tiny(solid_colours, tmp_path / "store", finetune_phase__unfreeze_from=first)
-    rates = Axis("head_phase.learning_rate", values=(1e-3, 1e-2), ordered=True)  # no feature depends on it
-    space = Space((Axis(UNFREEZE, values=("backbone", first, second), ordered=True), rates))
+    rates = Hyperparameter(
+        "head_phase.learning_rate", values=(1e-3, 1e-2), ordered=True
+    )  # no feature depends on it
+    space = Space((Hyperparameter(UNFREEZE_POINT, values=("backbone", first, second), ordered=True), rates))
     shared, heads = shared_of(recipe), HeadPhases(tmp_path / "heads")
     plan = plan_store(recipe, space, shared)
     counts = shared.splits.counts()
@@ -544,7 +556,7 @@ def test_the_plan_of_the_store_foretells_what_a_search_runs_and_keeps(
     )
     assert shared.forward_passes == 0, "a plan runs nothing"
     assert not any(unit.kind != "pixels" for unit in shared.cache.store.units())
-    for values in ({}, {UNFREEZE: second}, {UNFREEZE: "backbone"}):
+    for values in ({}, {UNFREEZE_POINT: second}, {UNFREEZE_POINT: "backbone"}):
         scored(recipe, values, shared, heads)
     assert shared.forward_passes == plan.forward_passes == 2 * once
     written = [unit for unit in shared.cache.store.units() if unit.kind != "pixels"]
@@ -559,7 +571,7 @@ def test_the_plan_of_the_store_foretells_what_a_search_runs_and_keeps(
     changed = plan_store(other, space, shared_of(other))
     assert changed.forward_passes == 2 * counts["train"] and 0 < changed.missing_bytes < changed.bytes
     # and where the plan looks at another size, that size's features are missing
-    sizes = Space((Axis("backbone.image_size", values=(32, 48), ordered=True),))
+    sizes = Space((Hyperparameter("backbone.image_size", values=(32, 48), ordered=True),))
     known, larger = plan_store(recipe, sizes, shared_of(recipe)).cuts
     assert (known.missing_bytes, larger.missing_bytes) == (0, larger.bytes) and larger.image_size == 48
 
@@ -572,7 +584,10 @@ def test_the_plan_counts_room_that_an_interrupted_build_has_already(
 
     recipe = tiny(solid_colours, tmp_path / "store", finetune_phase__unfreeze_from="conv_pw_12_relu")
     shared = shared_of(recipe)
-    store, rates = shared.cache.store, Axis("head_phase.learning_rate", values=(1e-3, 1e-2), ordered=True)
+    store, rates = (
+        shared.cache.store,
+        Hyperparameter("head_phase.learning_rate", values=(1e-3, 1e-2), ordered=True),
+    )
     plan = plan_store(recipe, Space((rates,)), shared)
     store.max_bytes = sum(unit.bytes for unit in store.units()) + plan.bytes - 1
     plan = plan_store(recipe, Space((rates,)), shared)
@@ -590,11 +605,11 @@ def test_the_plan_counts_room_that_an_interrupted_build_has_already(
 def test_a_head_phase_that_is_taken_over_changes_no_score(
     solid_colours: Path, tmp_path: Path, shared_of: Any
 ) -> None:
-    from kerastl.tuning.heads import HeadPhases
+    from kerastl.tuning.head_phases import HeadPhases
 
     phases = {"head_phase__epochs": 1, "finetune_phase__epochs": 3, "finetune_phase__learning_rate": 1e-3}
     recipe = tiny(solid_colours, tmp_path / "store", head__dropout=0.5, **phases)
-    values = {UNFREEZE: "conv_pw_12_relu"}
+    values = {UNFREEZE_POINT: "conv_pw_12_relu"}
     shared = shared_of(recipe)
     first = scored(recipe, values, shared, HeadPhases(tmp_path / "heads"))
     assert first.winner == "finetune_phase"
@@ -616,7 +631,7 @@ def test_a_head_phase_that_is_taken_over_changes_no_score(
 def test_two_processes_run_a_head_phase_once(tmp_path: Path) -> None:
     code = (
         "import sys, time; from pathlib import Path; import numpy as np\n"
-        "from kerastl.tuning.heads import HeadPhases; from kerastl.training.phase import PhaseResult\n"
+        "from kerastl.tuning.head_phases import HeadPhases; from kerastl.training.phase import PhaseResult\n"
         "def train():\n"
         "    time.sleep(1.5)\n"
         "    return PhaseResult('head_phase', (), 1, 'val_loss', {}, (np.ones(3),), 1.0, 1.0, 'epochs')\n"
@@ -645,7 +660,7 @@ def test_two_processes_run_a_head_phase_once(tmp_path: Path) -> None:
 def test_folds_measure_every_image_once_and_repeats_are_averaged(
     solid_colours: Path, tmp_path: Path, shared_of: Any
 ) -> None:
-    from kerastl.tuning.heads import HeadPhases
+    from kerastl.tuning.head_phases import HeadPhases
 
     recipe = tiny(solid_colours, tmp_path / "store", finetune_phase__unfreeze_from="backbone")
     shared = shared_of(recipe, 3)
@@ -701,12 +716,12 @@ def test_graphs_of_a_training_are_forgotten_with_it() -> None:
 
 
 def test_trials_leave_no_graphs_behind(solid_colours: Path, tmp_path: Path, shared_of: Any) -> None:
-    from kerastl.tuning.heads import HeadPhases
+    from kerastl.tuning.head_phases import HeadPhases
 
     recipe = tiny(solid_colours, tmp_path / "store", head_phase__epochs=1)
     shared, heads, counts = shared_of(recipe), HeadPhases(tmp_path / "heads"), []
     for number in range(3):
-        scored(recipe, {UNFREEZE: "conv_pw_12_relu", "head.dropout": number / 10}, shared, heads)
+        scored(recipe, {UNFREEZE_POINT: "conv_pw_12_relu", "head.dropout": number / 10}, shared, heads)
         counts.append(graphs_alive())
     assert heads.trained == 3 and counts[0] == counts[1] == counts[2]
 
@@ -714,7 +729,7 @@ def test_trials_leave_no_graphs_behind(solid_colours: Path, tmp_path: Path, shar
 def test_hyperbands_share_is_of_both_phases_epochs(
     solid_colours: Path, tmp_path: Path, shared_of: Any
 ) -> None:
-    from kerastl.tuning.oracles import EPOCHS, epochs_share
+    from kerastl.tuning.oracle import EPOCHS, epochs_share
     from kerastl.tuning.trial import trial_recipe
 
     recipe = tiny(solid_colours, tmp_path, head_phase__epochs=100, finetune_phase__epochs=20)
@@ -762,8 +777,8 @@ def test_images_of_one_group_are_drawn_together() -> None:
 
 
 def test_the_report_draws_groups_together(tmp_path: Path) -> None:
-    from kerastl.tuning.records import COMPLETED, SearchFolder, TrialRecord, read_records, write_record
     from kerastl.tuning.results import make_report
+    from kerastl.tuning.search_folder import COMPLETED, SearchFolder, TrialRecord, read_records, write_record
 
     folder, generator = SearchFolder(tmp_path), np.random.default_rng(0)
     patients = generator.exponential(1.0, (6, 5)).astype(np.float32)
@@ -784,8 +799,8 @@ def report_of(
     folder: Path, baseline: np.ndarray, trials: np.ndarray, shares: dict[int, float] | None = None
 ) -> Any:
     """The report of a search whose trials lost so much on each image."""
-    from kerastl.tuning.records import COMPLETED, SearchFolder, TrialRecord, read_records, write_record
     from kerastl.tuning.results import make_report
+    from kerastl.tuning.search_folder import COMPLETED, SearchFolder, TrialRecord, read_records, write_record
 
     place = SearchFolder(folder)
     score = float(baseline.mean())
@@ -799,8 +814,8 @@ def report_of(
 
 def test_a_gain_that_is_no_better_than_chance_leaves_the_recipe_as_it_is(tmp_path: Path) -> None:
     from kerastl.report.search import search_text
-    from kerastl.tuning.records import SearchFolder, read_records
     from kerastl.tuning.results import winning_values, write_results
+    from kerastl.tuning.search_folder import SearchFolder, read_records
 
     noise = np.random.default_rng(1).exponential(1.0, (31, 100)).astype(np.float32)
     noise[0] *= 0.88 / noise[0].mean()  # the recipe is a little better than what the trials draw from
@@ -853,8 +868,8 @@ def test_pictures_tell_short_trials_apart_and_name_a_winner_only_where_there_is_
 def test_a_search_says_how_long_it_took_beside_its_trials(tmp_path: Path) -> None:
     from kerastl.progress import Progress
     from kerastl.report.search import search_text
-    from kerastl.tuning.records import SearchFolder
-    from kerastl.tuning.table import TrialTable
+    from kerastl.tuning.search_folder import SearchFolder
+    from kerastl.tuning.trial_log import TrialLog
 
     said: list[str] = []
 
@@ -864,7 +879,7 @@ def test_a_search_says_how_long_it_took_beside_its_trials(tmp_path: Path) -> Non
 
     losses = np.ones((3, 20), np.float32)
     report_of(tmp_path, losses[0], losses[1:])
-    with TrialTable(SearchFolder(tmp_path), "val_loss", 9, None, Listening()) as table:
+    with TrialLog(SearchFolder(tmp_path), "val_loss", 9, None, Listening()) as table:
         table._began -= 100
         table.start(None)
         table.ended("1")
@@ -878,24 +893,24 @@ def test_a_search_says_how_long_it_took_beside_its_trials(tmp_path: Path) -> Non
     )
 
 
-def test_another_question_gets_a_folder_of_its_own(solid_colours: Path, tmp_path: Path) -> None:
+def test_another_search_gets_a_folder_of_its_own(solid_colours: Path, tmp_path: Path) -> None:
     from kerastl.progress import Progress
-    from kerastl.tuning.question import Question, SearchSettings, check_same, folder_for
-    from kerastl.tuning.records import SearchFolder
+    from kerastl.tuning.search_folder import SearchFolder
+    from kerastl.tuning.spec import SearchSettings, SearchSpec, check_same, folder_for
     from kerastl.workflow.prepare import open_splits
 
     recipe = tiny(solid_colours, tmp_path / "store")
     resolved, splits = open_splits(recipe)
 
     def place(tuner: str, trials: int = 20) -> str:
-        question = Question(recipe, resolved, LINE, SearchSettings(tuner, trials), splits)
-        folder = folder_for(question, tmp_path / "tuning" / "colours", Progress())
+        spec = SearchSpec(recipe, resolved, LINE, SearchSettings(tuner, trials), splits)
+        folder = folder_for(spec, tmp_path / "tuning" / "colours", Progress())
         folder.path.mkdir(parents=True, exist_ok=True)
-        check_same(folder, question)
+        check_same(folder, spec)
         return folder.path.name
 
     assert [place("random"), place("grid"), place("bayesian")] == ["colours", "colours-2", "colours-3"]
-    # the same question goes on where it was, with more trials too
+    # the same search goes on where it was, with more trials too
     assert [place("grid"), place("random", 30)] == ["colours-2", "colours"]
     SearchFolder(tmp_path / "tuning" / "colours").search_json.write_text("{")
     with pytest.raises(UserError, match="is damaged"):
@@ -903,8 +918,8 @@ def test_another_question_gets_a_folder_of_its_own(solid_colours: Path, tmp_path
 
 
 def test_a_shortened_trial_never_wins(tmp_path: Path) -> None:
-    from kerastl.tuning.records import COMPLETED, SearchFolder, TrialRecord, read_records, write_record
     from kerastl.tuning.results import make_report
+    from kerastl.tuning.search_folder import COMPLETED, SearchFolder, TrialRecord, read_records, write_record
 
     folder, losses = SearchFolder(tmp_path), np.ones(4, np.float32)
     write_record(folder.baseline, TrialRecord("baseline", {}, 1.0, COMPLETED, 0.5), losses)
@@ -919,9 +934,11 @@ def test_a_shortened_trial_never_wins(tmp_path: Path) -> None:
 
 def test_a_dead_key_has_no_importance_and_a_live_one_has() -> None:
     from kerastl.tuning.analysis import importance_of
-    from kerastl.tuning.records import COMPLETED, TrialRecord
+    from kerastl.tuning.search_folder import COMPLETED, TrialRecord
 
-    space = Space((Axis("head.dropout", low=0.0, high=1.0), Axis("head.l2", low=0.0, high=1.0)))
+    space = Space(
+        (Hyperparameter("head.dropout", low=0.0, high=1.0), Hyperparameter("head.l2", low=0.0, high=1.0))
+    )
     generator = np.random.default_rng(0)
     records = []
     for number in range(30):
@@ -936,7 +953,8 @@ def test_a_dead_key_has_no_importance_and_a_live_one_has() -> None:
 
 
 def test_a_recipe_that_fails_as_it_is_loses_to_any_trial(tmp_path: Path) -> None:
-    from kerastl.tuning.records import (
+    from kerastl.tuning.results import make_report, winning_values, write_results
+    from kerastl.tuning.search_folder import (
         COMPLETED,
         FAILED,
         SearchFolder,
@@ -944,7 +962,6 @@ def test_a_recipe_that_fails_as_it_is_loses_to_any_trial(tmp_path: Path) -> None
         read_records,
         write_record,
     )
-    from kerastl.tuning.results import make_report, winning_values, write_results
 
     folder, recipe = SearchFolder(tmp_path), load_recipe("digits")
     write_record(folder.baseline, TrialRecord("baseline", {}, 1.0, FAILED, reason="the loss is nan"))
@@ -969,10 +986,10 @@ def test_a_recipe_that_fails_as_it_is_loses_to_any_trial(tmp_path: Path) -> None
 
 
 def test_scratch_of_killed_processes_is_removed_and_that_of_others_is_not(tmp_path: Path) -> None:
-    from kerastl.tuning.records import SearchFolder, scratch_folder
+    from kerastl.tuning.search_folder import SearchFolder, scratch_folder
 
     code = (
-        "import os, sys; from pathlib import Path; from kerastl.tuning.records import SearchFolder, scratch_folder\n"
+        "import os, sys; from pathlib import Path; from kerastl.tuning.search_folder import SearchFolder, scratch_folder\n"
         "with scratch_folder(SearchFolder(Path(sys.argv[1]))) as place:\n"
         "    place.mkdir(); (place / 'pixels.npy').write_text('x'); print(place, flush=True); sys.stdin.readline()\n"
     )
@@ -1004,9 +1021,9 @@ def test_scratch_of_killed_processes_is_removed_and_that_of_others_is_not(tmp_pa
 def test_a_worker_without_work_asks_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from keras_tuner.engine.trial import Trial
 
-    from kerastl.tuning import search as searching
-    from kerastl.tuning.oracles import make_oracle
-    from kerastl.tuning.records import SearchFolder
+    from kerastl.tuning import loop as searching
+    from kerastl.tuning.oracle import make_oracle
+    from kerastl.tuning.search_folder import SearchFolder
 
     asked: list[float] = []
     oracle: Any = make_oracle("random", LINE, "min", 2, 5, 0)
@@ -1184,8 +1201,8 @@ def test_each_worker_gets_a_gpu_of_its_own_where_there_are_enough(
 
     from kerastl.progress import Progress
     from kerastl.tuning import workers
-    from kerastl.tuning.oracles import make_oracle
-    from kerastl.tuning.records import SearchFolder
+    from kerastl.tuning.oracle import make_oracle
+    from kerastl.tuning.search_folder import SearchFolder
 
     processes = Played()
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["a GPU"] * gpus)
@@ -1205,8 +1222,8 @@ def test_the_trial_of_a_worker_that_is_silent_goes_to_another(
 ) -> None:
     from kerastl.progress import Progress
     from kerastl.tuning import workers
-    from kerastl.tuning.oracles import make_oracle
-    from kerastl.tuning.records import SearchFolder
+    from kerastl.tuning.oracle import make_oracle
+    from kerastl.tuning.search_folder import SearchFolder
 
     warned: list[str] = []
 
@@ -1247,7 +1264,7 @@ def test_the_trial_of_a_worker_that_is_silent_goes_to_another(
 
 def test_a_worker_that_is_heard_of_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from kerastl.tuning import workers
-    from kerastl.tuning.records import SearchFolder
+    from kerastl.tuning.search_folder import SearchFolder
 
     clock = [100.0]
     monkeypatch.setattr(workers.time, "monotonic", lambda: clock[0])
@@ -1267,7 +1284,7 @@ def test_a_worker_waits_for_its_chief_and_not_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from kerastl.tuning import worker
-    from kerastl.tuning.records import SearchFolder
+    from kerastl.tuning.search_folder import SearchFolder
     from kerastl.tuning.workers import NAME, worker_file
 
     folder = SearchFolder(tmp_path / "search")
@@ -1294,16 +1311,16 @@ def test_a_worker_with_other_data_is_refused(
     solid_colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from kerastl.tuning import worker
-    from kerastl.tuning.question import Question, SearchSettings, check_same
-    from kerastl.tuning.records import SearchFolder
+    from kerastl.tuning.search_folder import SearchFolder
+    from kerastl.tuning.spec import SearchSettings, SearchSpec, check_same
     from kerastl.tuning.workers import NAME, worker_file
     from kerastl.workflow.prepare import open_splits
 
     recipe, folder = tiny(solid_colours, tmp_path / "store"), SearchFolder(tmp_path / "search")
-    question = Question(recipe, *open_splits(recipe)[:1], LINE, SearchSettings(), open_splits(recipe)[1])
+    spec = SearchSpec(recipe, *open_splits(recipe)[:1], LINE, SearchSettings(), open_splits(recipe)[1])
     folder.path.mkdir()
-    check_same(folder, question)
-    worker_file(folder).write_text(json.dumps(question.to_dict()))
+    check_same(folder, spec)
+    worker_file(folder).write_text(json.dumps(spec.to_dict()))
     known = json.loads(folder.search_json.read_text())
     folder.search_json.write_text(json.dumps({**known, "data": "of the chief"}))
     monkeypatch.setenv(NAME, "machine-2")
@@ -1314,14 +1331,14 @@ def test_a_worker_with_other_data_is_refused(
 def test_a_search_goes_on_under_another_name_and_not_with_another_seed(
     solid_colours: Path, tmp_path: Path
 ) -> None:
-    from kerastl.tuning.question import Question, SearchSettings, check_same
-    from kerastl.tuning.records import SearchFolder
+    from kerastl.tuning.search_folder import SearchFolder
+    from kerastl.tuning.spec import SearchSettings, SearchSpec, check_same
     from kerastl.workflow.prepare import open_splits
 
-    def asked(**sets: Any) -> Question:
+    def asked(**sets: Any) -> SearchSpec:
         recipe = tiny(solid_colours, tmp_path / "store", **sets)
         resolved, splits = open_splits(recipe)
-        return Question(recipe, resolved, LINE, SearchSettings(), splits)
+        return SearchSpec(recipe, resolved, LINE, SearchSettings(), splits)
 
     folder = SearchFolder(tmp_path)
     for name in (None, "flowers", "other"):
@@ -1353,8 +1370,8 @@ def test_values_are_checked_as_the_recipes_own() -> None:
 
 
 def test_a_folder_that_holds_something_else_is_no_search(tmp_path: Path) -> None:
-    from kerastl.tuning.question import check_same
-    from kerastl.tuning.records import SearchFolder
+    from kerastl.tuning.search_folder import SearchFolder
+    from kerastl.tuning.spec import check_same
 
     class Asked:
         def identity(self) -> dict[str, str]:

@@ -17,7 +17,7 @@ import tensorflow as tf
 from kerastl.recipe import PhaseRecipe
 from kerastl.recipe.keys import affecting, value_at
 from kerastl.task import Task
-from kerastl.training.schedule import begin_anew, make_optimizer
+from kerastl.training.optimizer import begin_anew, make_optimizer
 
 Infer = Callable[[tf.Tensor], tf.Tensor]
 

@@ -1,4 +1,4 @@
-"""The search: trials of the project's own two phases, chosen by Keras Tuner, on stores that all of them share.
+"""Hyperparameter search: trials of the two phases, chosen by Keras Tuner, on features that all of them share.
 
 It stands above the workflow, whose pieces each trial is made of and whose `fit` trains the winner; nothing
 below knows of it.
@@ -10,22 +10,23 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kerastl.tuning.axes import Axis, Space
+    from kerastl.tuning.hyperparameters import Hyperparameter, Space
     from kerastl.tuning.job import TuneSummary, tune
-    from kerastl.tuning.question import SearchSettings
     from kerastl.tuning.space import load_space, shipped_spaces
-
-__all__ = ["Axis", "SearchSettings", "Space", "TuneSummary", "load_space", "shipped_spaces", "tune"]
+    from kerastl.tuning.spec import SearchSettings
 
 _HOMES = {
-    "Axis": "axes",
-    "Space": "axes",
+    "Hyperparameter": "hyperparameters",
+    "SearchSettings": "spec",
+    "Space": "hyperparameters",
+    "TuneSummary": "job",
     "load_space": "space",
     "shipped_spaces": "space",
-    "SearchSettings": "question",
-    "TuneSummary": "job",
     "tune": "job",
 }
+__all__ = [
+    "Hyperparameter", "SearchSettings", "Space", "TuneSummary", "load_space", "shipped_spaces", "tune",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from kerastl.report.search import Importance, Luck
-from kerastl.tuning.axes import Space
-from kerastl.tuning.records import TrialRecord, whole_trials
+from kerastl.tuning.hyperparameters import Space
+from kerastl.tuning.search_folder import TrialRecord, whole_trials
 
 RESAMPLINGS = 1000
 FEWEST_TRIALS = 10
@@ -93,10 +93,10 @@ def importance_of(space: Space, records: Sequence[TrialRecord], seed: int = 0) -
                 changed[:, column] = generator.choice(rows[:, column], len(unseen))
                 shuffled[column] += float(((forest.predict(changed) - target[unseen]) ** 2).sum()) / SHUFFLES
     total = float(((target - target.mean()) ** 2).sum())
-    values = {axis.key: float(value) for axis, value in zip(space, (shuffled - errors) / total, strict=True)}
+    values = {hp.key: float(value) for hp, value in zip(space, (shuffled - errors) / total, strict=True)}
     return Importance(values, 1 - errors / total, len(scored))
 
 
 def encoded(space: Space, values: dict[str, object]) -> list[float]:
-    """Each key's place on its axis, 0..1; `INACTIVE` where it has no meaning."""
-    return [axis.encoded(values[axis.key]) if axis.key in values else INACTIVE for axis in space]
+    """Each key's place in its range, 0..1; `INACTIVE` where it has no meaning."""
+    return [hp.encoded(values[hp.key]) if hp.key in values else INACTIVE for hp in space]

@@ -1,7 +1,7 @@
 """Keras Tuner's Bayesian oracle with a choice that costs less than a trial: candidates are scored all at once.
 
 Keras Tuner 1.4.8 fits its Gaussian process from 21 starting points and climbs to the best proposal from 50 more, one
-point at a time: 2 to 6 CPU seconds for each trial from the seventh on, with five axes. All but few axes of a search are
+point at a time: 2 to 6 CPU seconds for each trial from the seventh on, with five hyperparameters. All but few of a search are
 lists, and the process has a single length scale, so that both can be looked up among many instead.
 """
 
@@ -15,12 +15,12 @@ from keras_tuner.oracles import BayesianOptimizationOracle
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import Matern
 
-from kerastl.tuning.axes import Space
+from kerastl.tuning.hyperparameters import Space
 
-# Of the process, in shares of an axis.
+# Of the process, in shares of a range.
 LENGTHS = np.geomspace(0.05, 20.0, 25)
 CANDIDATES = 4000
-# Neighbours of the best trials: only there a continuous axis needs to be looked at closely.
+# Neighbours of the best trials: only there a continuous range needs to be looked at closely.
 BEST, NEIGHBOURS, NEAR = 4, 250, 0.1
 
 
@@ -59,15 +59,15 @@ class Proposing(BayesianOptimizationOracle):
         return self._random_populate_space()
 
     def _candidates(self, best: np.ndarray) -> np.ndarray:
-        """Points on the axes, float64 [n, axes] in 0..1: some from everywhere, some near the best trials."""
+        """Points in the space, float64 [n, hyperparameters] in 0..1: some from everywhere, some near the best trials."""
         generator = np.random.default_rng([self.seed, len(self.trials)])
-        axes = best.shape[1]
+        columns = best.shape[1]
         near = np.repeat(best, NEIGHBOURS, axis=0)
-        moved = generator.random(near.shape) < 1.5 / axes  # one or two keys at a time
+        moved = generator.random(near.shape) < 1.5 / columns  # one or two keys at a time
         near = np.clip(near + moved * generator.normal(0.0, NEAR, near.shape), 0.0, 1.0)
-        points = np.concatenate([generator.random((CANDIDATES, axes)), near])
-        for column, (axis, parameter) in enumerate(zip(self.space, self._nonfixed_space(), strict=True)):
-            count = len(axis.values)
+        points = np.concatenate([generator.random((CANDIDATES, columns)), near])
+        for column, (hp, parameter) in enumerate(zip(self.space, self._nonfixed_space(), strict=True)):
+            count = len(hp.values)
             if count:
                 middles = [parameter.value_to_prob(place) for place in range(count)]
                 points[:, column] = np.take(

@@ -26,7 +26,8 @@ from kerastl.model.heads import renew_head
 from kerastl.recipe import HeadRecipe, Settings
 from kerastl.recipe.keys import affecting, value_at
 from kerastl.training.trainer import Trainers, form_of
-from kerastl.workflow.beginning import Statistics, network_on, point_of
+from kerastl.training.two_phase import unfreeze_point
+from kerastl.workflow.beginning import Statistics, network_on
 
 # Each holds a backbone, what an optimizer remembers, twice the trained weights, and some ten megabytes of graphs.
 MOST = 12
@@ -105,12 +106,12 @@ class Benches:
             ]
         )
         phases = [form_of(phase, recipe.task) for phase in (recipe.head_phase, recipe.finetune_phase)]
-        key = json.dumps([base_key, *phases, point_of(recipe)])
+        key = json.dumps([base_key, *phases, unfreeze_point(recipe)])
         if key not in self._benches:
             self.made += 1
             base = self._bases.get(base_key) or self._base(recipe, statistics)
             self._bases[base_key] = base
-            self._benches[key] = base, cut(base.network, point_of(recipe))
+            self._benches[key] = base, cut(base.network, unfreeze_point(recipe))
         self._benches.move_to_end(key)
         self._make_room()
         base, parts = self._benches[key]

@@ -19,19 +19,12 @@ from kerastl.progress import Progress
 from kerastl.recipe import Recipe, load_recipe
 from kerastl.report.search import Importance, Luck, SearchReport, search_text, write_search_page
 from kerastl.task import MONITORS
-from kerastl.tuning.axes import values_of
-from kerastl.tuning.heads import HeadPhases
-from kerastl.tuning.oracles import Durable, first_values, hyperband_trials, make_oracle
-from kerastl.tuning.question import (
-    DEFAULT_TRIALS,
-    Question,
-    SearchSettings,
-    check_folds,
-    check_same,
-    check_settings,
-    folder_for,
-)
-from kerastl.tuning.records import (
+from kerastl.tuning.head_phases import HeadPhases
+from kerastl.tuning.hyperparameters import values_of
+from kerastl.tuning.loop import BAD_SETTING, TrialRunner, search
+from kerastl.tuning.oracle import Durable, first_values, hyperband_trials, make_oracle
+from kerastl.tuning.results import make_report, winning_values, write_ledger, write_results
+from kerastl.tuning.search_folder import (
     SearchFolder,
     damaged,
     read_record,
@@ -39,13 +32,20 @@ from kerastl.tuning.records import (
     scratch_folder,
     whole_trials,
 )
-from kerastl.tuning.results import make_report, winning_values, write_ledger, write_results
-from kerastl.tuning.search import BAD_SETTING, TrialRunner, search
 from kerastl.tuning.shared import Shared
 from kerastl.tuning.space import load_space
+from kerastl.tuning.spec import (
+    DEFAULT_TRIALS,
+    SearchSettings,
+    SearchSpec,
+    check_folds,
+    check_same,
+    check_settings,
+    folder_for,
+)
 from kerastl.tuning.store_plan import plan_store
-from kerastl.tuning.table import TrialTable
 from kerastl.tuning.trial import trial_recipe
+from kerastl.tuning.trial_log import TrialLog
 from kerastl.tuning.workers import IP, search_with_workers
 from kerastl.wording import interval
 from kerastl.workflow import FitSummary, fit
@@ -147,13 +147,13 @@ def tune(
     recipe = dataclasses.replace(
         recipe, data=resolved.data
     )  # what was learnt of the images holds for all trials
-    question = Question(recipe, resolved, load_space(space, recipe, resolved), settings, splits)
-    check_folds(recipe, resolved, question.space, settings)
+    spec = SearchSpec(recipe, resolved, load_space(space, recipe, resolved), settings, splits)
+    check_folds(recipe, resolved, spec.space, settings)
     assert resolved.name
     if directory is not None:
         folder = SearchFolder(Path(directory))
     else:
-        folder = folder_for(question, Path("tuning") / resolved.name, progress)
+        folder = folder_for(spec, Path("tuning") / resolved.name, progress)
     with explain_write_errors(folder.path):
         folder.path.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.lock) as lock:
@@ -161,7 +161,7 @@ def tune(
             raise UserError(
                 f"Another process searches in {folder.path}. Wait for it, or choose another folder with --directory."
             )
-        check_same(folder, question)
+        check_same(folder, spec)
         if folder.result_json.is_file():
             progress.note(
                 f"This search has ended and its winner was tested, which happens once. Choose another --directory than "
@@ -171,7 +171,7 @@ def tune(
         for warning in splits.warnings:
             progress.warn(warning)
         try:
-            report = _search(question, folder, progress)
+            report = _search(spec, folder, progress)
         except KeyboardInterrupt:
             ended = len(read_records(folder))
             raise Interrupted(
@@ -182,23 +182,23 @@ def tune(
             load_recipe(folder.winner_toml), runs_dir=runs_dir, models_dir=models_dir, export_model=export_model,
             tensorboard=tensorboard, keep=keep, warmup=warmup, progress=progress,
         )  # fmt: skip
-        return _finish(question, report, folder, fitted, directory is None)
+        return _finish(spec, report, folder, fitted, directory is None)
 
 
-def _search(question: Question, folder: SearchFolder, progress: Progress) -> SearchReport:
-    settings, monitor = question.settings, question.monitor
-    oracle = oracle_of(question)
-    expected = question.trials
+def _search(spec: SearchSpec, folder: SearchFolder, progress: Progress) -> SearchReport:
+    settings, monitor = spec.settings, spec.monitor
+    oracle = oracle_of(spec)
+    expected = spec.trials
     if settings.tuner == "hyperband":
-        expected = min(hyperband_trials(question.full_epochs), expected or UNLIMITED)
-    with open_runner(question, folder, progress) as runner:
-        if question.space.added:
+        expected = min(hyperband_trials(spec.full_epochs), expected or UNLIMITED)
+    with open_runner(spec, folder, progress) as runner:
+        if spec.space.added:
             progress.note(
-                f"Added to the space, which the recipe as it is lies outside of: {', '.join(question.space.added)}"
+                f"Added to the space, which the recipe as it is lies outside of: {', '.join(spec.space.added)}"
             )
-        for line in plan_store(question.recipe, question.space, runner.shared).lines():
+        for line in plan_store(spec.recipe, spec.space, runner.shared).lines():
             progress.note(line)
-        with TrialTable(folder, monitor, expected, settings.budget_seconds, progress) as table:
+        with TrialLog(folder, monitor, expected, settings.budget_seconds, progress) as table:
             # A baseline that diverges is no reason to stop: then every trial is better.
             with contextlib.suppress(*BAD_SETTING):
                 runner.run(folder.baseline, BASELINE, {})
@@ -206,7 +206,7 @@ def _search(question: Question, folder: SearchFolder, progress: Progress) -> Sea
             oracle.ended, oracle.out_of_time = table.ended, table.out_of_time
             # Who says where a chief listens wants to be one, for workers on other machines.
             if settings.workers > 1 or IP in os.environ:
-                search_with_workers(oracle, folder, question.to_dict(), settings.workers, progress)
+                search_with_workers(oracle, folder, spec.to_dict(), settings.workers, progress)
             else:
                 search(oracle, folder, runner)
         records, baseline = read_records(folder), read_record(folder.baseline)
@@ -221,49 +221,49 @@ def _search(question: Question, folder: SearchFolder, progress: Progress) -> Sea
             f"{sum(record.forward_passes for record in every):,} forward passes and "
             f"{sum(record.heads for record in every)} head phases for {len(every)} trials"
         )
-        name = question.resolved.name
+        name = spec.resolved.name
         report = make_report(
-            folder, name, question.space, settings.tuner, monitor, question.measured, records, work,
-            runner.shared.measured_groups(question.resolved),
+            folder, name, spec.space, settings.tuner, monitor, spec.measured, records, work,
+            runner.shared.measured_groups(spec.resolved),
         )  # fmt: skip
-        recipe = trial_recipe(question.recipe, winning_values(report), runner.shared)
-        write_results(folder, report, recipe, question.space, records)
+        recipe = trial_recipe(spec.recipe, winning_values(report), runner.shared)
+        write_results(folder, report, recipe, spec.space, records)
         return report
 
 
-def oracle_of(question: Question) -> Durable:
+def oracle_of(spec: SearchSpec) -> Durable:
     """Who chooses the trials of a search."""
-    direction = "max" if MONITORS[question.monitor] else "min"
-    first = first_values(question.space, values_of(question.resolved, question.space))
+    direction = "max" if MONITORS[spec.monitor] else "min"
+    first = first_values(spec.space, values_of(spec.resolved, spec.space))
     return make_oracle(
-        question.settings.tuner,
-        question.space,
+        spec.settings.tuner,
+        spec.space,
         direction,
-        question.trials,
-        question.full_epochs,
-        question.resolved.seed,
+        spec.trials,
+        spec.full_epochs,
+        spec.resolved.seed,
         first,
     )
 
 
 @contextlib.contextmanager
 def open_runner(
-    question: Question, folder: SearchFolder, progress: Progress = Progress()
+    spec: SearchSpec, folder: SearchFolder, progress: Progress = Progress()
 ) -> Iterator[TrialRunner]:
     """What runs trials in this process, with its hold on the store."""
-    make_repeatable(question.resolved)
-    settings = question.settings
-    with scratch_folder(folder) as scratch, Cache(question.resolved.cache, scratch) as cache:
-        shared = Shared(question.splits, cache, settings.folds, question.trials or DEFAULT_TRIALS, progress)
+    make_repeatable(spec.resolved)
+    settings = spec.settings
+    with scratch_folder(folder) as scratch, Cache(spec.resolved.cache, scratch) as cache:
+        shared = Shared(spec.splits, cache, settings.folds, spec.trials or DEFAULT_TRIALS, progress)
         heads = HeadPhases(folder.heads, progress)
         yield TrialRunner(
-            question.recipe, question.space, shared, heads, folder,
-            question.monitor, settings.repeats, question.full_epochs,
+            spec.recipe, spec.space, shared, heads, folder,
+            spec.monitor, settings.repeats, spec.full_epochs,
         )  # fmt: skip
 
 
 def _finish(
-    question: Question, report: SearchReport, folder: SearchFolder, fitted: FitSummary, default_place: bool
+    spec: SearchSpec, report: SearchReport, folder: SearchFolder, fitted: FitSummary, default_place: bool
 ) -> TuneSummary:
     """Write down what the winner, trained as anybody would, said of the test split."""
     metrics = fitted.report.metrics
@@ -293,7 +293,7 @@ def _finish(
         trial_seconds=report.seconds,
     )
     if default_place:
-        write_ledger(folder.path.parent / "ledger.csv", question, report, words)
+        write_ledger(folder.path.parent / "ledger.csv", spec, report, words)
     plain = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(summary).items()}
     write_json_atomic(folder.result_json, plain)
     return summary

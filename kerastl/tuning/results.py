@@ -27,9 +27,8 @@ from kerastl.report.search_plots import plot_importance, plot_keys, plot_paralle
 from kerastl.run import environment
 from kerastl.task import sign_of
 from kerastl.tuning.analysis import importance_of, luck_of
-from kerastl.tuning.axes import Space
-from kerastl.tuning.question import Question
-from kerastl.tuning.records import (
+from kerastl.tuning.hyperparameters import Space
+from kerastl.tuning.search_folder import (
     SearchFolder,
     TrialRecord,
     best_of,
@@ -38,7 +37,8 @@ from kerastl.tuning.records import (
     whole_trials,
     write_trials,
 )
-from kerastl.tuning.table import seconds_in
+from kerastl.tuning.spec import SearchSpec
+from kerastl.tuning.trial_log import seconds_in
 from kerastl.writing import explain_write_errors, write_text_atomic
 
 
@@ -128,7 +128,7 @@ def write_results(
 
 
 def _shown(space: Space, record: TrialRecord) -> SearchTrial:
-    places = {axis.key: axis.encoded(record.values[axis.key]) for axis in space if axis.key in record.values}
+    places = {hp.key: hp.encoded(record.values[hp.key]) for hp in space if hp.key in record.values}
     return SearchTrial(
         record.trial_id, record.values, places, record.score, record.share, record.reason, record.seconds
     )
@@ -143,15 +143,15 @@ def _luck(
     return luck_of(np.stack(losses), read_losses(folder.baseline), groups)
 
 
-def write_ledger(path: Path, question: Question, report: SearchReport, tested: str) -> None:
+def write_ledger(path: Path, spec: SearchSpec, report: SearchReport, tested: str) -> None:
     """Add a search to the list of all searches: when, what was asked, on which machine, and what came of it."""
-    facts, settings = environment(), question.settings
+    facts, settings = environment(), spec.settings
     row = {
         "ended": datetime.now().isoformat(timespec="minutes"),
         "name": report.name,
         "command": _command(),
-        "data": question.recipe.data.source,
-        "backbone": question.recipe.backbone.name,
+        "data": spec.recipe.data.source,
+        "backbone": spec.recipe.backbone.name,
         "tuner": settings.tuner,
         "trials": len(report.trials),
         "failed": sum(trial.score is None for trial in report.trials),

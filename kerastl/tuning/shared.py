@@ -25,15 +25,15 @@ from kerastl.features.views import Pixels
 from kerastl.progress import Progress
 from kerastl.recipe import Settings
 from kerastl.recipe.keys import affecting, value_at
-from kerastl.tuning.axes import UNFREEZE
+from kerastl.training.two_phase import unfreeze_point
 from kerastl.tuning.benches import Bench, Benches
+from kerastl.tuning.hyperparameters import UNFREEZE_POINT
 from kerastl.workflow.beginning import (
     Statistics,
     feature_statistics,
     first_bias,
     frozen_part,
     load_backbone,
-    point_of,
     wanted_features,
 )
 from kerastl.workflow.prepare import Prepared, decode_splits
@@ -145,7 +145,7 @@ class Shared:
 
     def frozen(self, recipe: Settings) -> Frozen:
         """The part below a recipe's unfreeze point, with the pretrained weights."""
-        key = [dataclasses.asdict(recipe.backbone), point_of(recipe), keras.config.dtype_policy().name]
+        key = [dataclasses.asdict(recipe.backbone), unfreeze_point(recipe), keras.config.dtype_policy().name]
         classes = len(self.splits.class_names)
         return _once(self._frozen, key, lambda: frozen_part(self._backbone(recipe), recipe, classes))
 
@@ -227,8 +227,8 @@ class _Rows:
 
 
 def _features_key(recipe: Settings) -> list[Any]:
-    features = [value_at(recipe, name) for name in affecting(Settings, "features") if name != UNFREEZE]
-    return [features, point_of(recipe), keras.config.dtype_policy().name]
+    features = [value_at(recipe, name) for name in affecting(Settings, "features") if name != UNFREEZE_POINT]
+    return [features, unfreeze_point(recipe), keras.config.dtype_policy().name]
 
 
 def _once(made: dict[str, Any], key: list[Any], make: Callable[[], Any]) -> Any:

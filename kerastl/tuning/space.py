@@ -9,7 +9,7 @@ A space is a TOML file with the recipe's own tables. Each key has one of these:
     unfreeze_from = { joins = 6 }                                  at most six joins of the backbone, or "all"
 
 The unfreeze point is always ordered, from nothing thawed to everything: its place in the list is searched. What the recipe
-itself says belongs to every axis: where a file leaves it out it is added, so that a search can begin there and vary one key
+itself says belongs to every hyperparameter: where a file leaves it out it is added, so that a search can begin there and vary one key
 of it at a time.
 """
 
@@ -26,7 +26,15 @@ from kerastl.errors import RecipeError, nearest
 from kerastl.recipe import Recipe, Settings, recipe_keys
 from kerastl.recipe.keys import affecting
 from kerastl.recipe.load import read_toml
-from kerastl.tuning.axes import FINETUNE, NOTHING_THAWED, UNFREEZE, Axis, Space, values_of, with_values
+from kerastl.tuning.hyperparameters import (
+    FINETUNE,
+    NOTHING_THAWED,
+    UNFREEZE_POINT,
+    Hyperparameter,
+    Space,
+    values_of,
+    with_values,
+)
 
 SPACES = Path(__file__).parent / "spaces"
 DEFAULT = "default"
@@ -57,23 +65,23 @@ def load_space(path: Path | str | None, recipe: Recipe, resolved: Settings) -> S
     frozen = resolved.finetune_phase.unfreeze_from == NOTHING_THAWED or resolved.finetune_phase.epochs == 0
     problems: list[str] = []
     hints = {name: (hint, item.metadata) for name, item, hint in recipe_keys()}
-    axes: list[Axis] = []
+    found: list[Hyperparameter] = []
     added: list[str] = []
     for key, form in _flat(tables, hints):
         if path is None and frozen and key.startswith(FINETUNE):
             continue  # who asks for a head alone and names no space wants the head's keys
-        axis = _axis(key, form, recipe, resolved, hints, problems)
-        if axis is not None:
-            axes.append(_with_own(axis, resolved, hints[key][1]["choices"]))
-            more = len(axes[-1].corners()) != len(axis.corners())
-            if more or (not axis.values and axes[-1].corners() != axis.corners()):
-                added.append(f"{key} = {values_of(resolved, Space((axis,)))[key]}")
-    problems += _conflicts(axes, frozen)
-    if not axes and not problems:
+        hp = _hyperparameter(key, form, recipe, resolved, hints, problems)
+        if hp is not None:
+            found.append(_with_own(hp, resolved, hints[key][1]["choices"]))
+            more = len(found[-1].corners()) != len(hp.corners())
+            if more or (not hp.values and found[-1].corners() != hp.corners()):
+                added.append(f"{key} = {values_of(resolved, Space((hp,)))[key]}")
+    problems += _conflicts(found, frozen)
+    if not found and not problems:
         problems.append(f"expected at least one recipe key, each with {FORMS}")
     if problems:
         raise RecipeError(problems, origin)
-    return Space(tuple(sorted(axes, key=lambda axis: axis.needs_finetuning)), origin, tuple(added))
+    return Space(tuple(sorted(found, key=lambda hp: hp.needs_finetuning)), origin, tuple(added))
 
 
 def _flat(tables: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -87,9 +95,9 @@ def _flat(tables: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[tuple
             yield name, value
 
 
-def _axis(
+def _hyperparameter(
     key: str, form: Any, recipe: Recipe, resolved: Settings, hints: Mapping[str, Any], problems: list[str]
-) -> Axis | None:
+) -> Hyperparameter | None:
     if key not in hints:
         # The recipe's own complaint names the nearest key.
         problems += _complaints(recipe, key, 0)
@@ -98,33 +106,33 @@ def _axis(
         problems.append(f"{key}: cannot be searched: all trials are compared on the same images and terms")
         return None
     try:
-        axis = _read_form(
+        hp = _read_form(
             key, form, resolved, "int" in str(hints[key][0]) and "tuple" not in str(hints[key][0])
         )
     except ValueError as error:
         problems.append(f"{key} = {form!r}: {error}")
         return None
-    found = [line for value in axis.corners() for line in _complaints(recipe, key, value)]
+    found = [line for value in hp.corners() for line in _complaints(recipe, key, value)]
     problems += list(dict.fromkeys(found))
-    return None if found else axis
+    return None if found else hp
 
 
-def _with_own(axis: Axis, resolved: Settings, choices: Sequence[str] | None) -> Axis:
-    """The axis with what the recipe says on it: in its place among ordered values, or within the range."""
-    said = values_of(resolved, Space((axis,)))
-    own = said[axis.key]
-    if own is None or (axis.needs_finetuning and said[UNFREEZE] == NOTHING_THAWED):
-        return axis
-    if not axis.values and (own > 0 or axis.scale == "linear"):
-        return dataclasses.replace(axis, low=min(axis.low, own), high=max(axis.high, own), own=own)
-    values = list(axis.values)
+def _with_own(hp: Hyperparameter, resolved: Settings, choices: Sequence[str] | None) -> Hyperparameter:
+    """The hyperparameter with what the recipe says on it: in its place among ordered values, or within the range."""
+    said = values_of(resolved, Space((hp,)))
+    own = said[hp.key]
+    if own is None or (hp.needs_finetuning and said[UNFREEZE_POINT] == NOTHING_THAWED):
+        return hp
+    if not hp.values and (own > 0 or hp.scale == "linear"):
+        return dataclasses.replace(hp, low=min(hp.low, own), high=max(hp.high, own), own=own)
+    values = list(hp.values)
     if not values:  # no logarithmic range reaches zero: a ladder of whole and half powers of ten does
-        rungs = max(2, math.ceil(2 * math.log10(axis.high / axis.low)) + 1)
-        steps = [(axis.high / axis.low) ** (rung / (rungs - 1)) for rung in range(rungs)]
-        values = list(dict.fromkeys(axis.decoded(axis.low * step) for step in steps))
+        rungs = max(2, math.ceil(2 * math.log10(hp.high / hp.low)) + 1)
+        steps = [(hp.high / hp.low) ** (rung / (rungs - 1)) for rung in range(rungs)]
+        values = list(dict.fromkeys(hp.decoded(hp.low * step) for step in steps))
     if own not in values:
         places: Sequence[Any] = sorted([*values, own])
-        if axis.key == UNFREEZE:
+        if hp.key == UNFREEZE_POINT:
             places = get_backbone(resolved.backbone.name).unfreeze_points
         elif choices and {*values, own} <= set(choices):
             places = choices
@@ -134,9 +142,9 @@ def _with_own(axis: Axis, resolved: Settings, choices: Sequence[str] | None) -> 
         else:
             values.append(own)
     return dataclasses.replace(
-        axis,
+        hp,
         values=tuple(values),
-        ordered=axis.ordered or not axis.values,
+        ordered=hp.ordered or not hp.values,
         low=0.0,
         high=0.0,
         scale="linear",
@@ -152,21 +160,21 @@ def _complaints(recipe: Recipe, key: str, value: Any) -> tuple[str, ...]:
     return ()
 
 
-def _read_form(key: str, form: Any, resolved: Settings, whole: bool) -> Axis:
-    if key == UNFREEZE:
-        return _unfreeze_axis(form, get_backbone(resolved.backbone.name))
+def _read_form(key: str, form: Any, resolved: Settings, whole: bool) -> Hyperparameter:
+    if key == UNFREEZE_POINT:
+        return _unfreeze_points(form, get_backbone(resolved.backbone.name))
     if isinstance(form, list):
-        return Axis(key, values=_several(form))
+        return Hyperparameter(key, values=_several(form))
     if not isinstance(form, Mapping):
         raise ValueError(f"expected {FORMS}")
     if "ordered" in form:
         _only(form, ("ordered",))
-        return Axis(key, values=_several(form["ordered"]), ordered=True)
+        return Hyperparameter(key, values=_several(form["ordered"]), ordered=True)
     _only(form, RANGE_KEYS)
-    return _range_axis(key, form, resolved, whole)
+    return _range(key, form, resolved, whole)
 
 
-def _range_axis(key: str, form: Mapping[str, Any], resolved: Settings, whole: bool) -> Axis:
+def _range(key: str, form: Mapping[str, Any], resolved: Settings, whole: bool) -> Hyperparameter:
     numbers = {name: form[name] for name in ("low", "high", "around", "step") if name in form}
     wrong = [name for name, n in numbers.items() if isinstance(n, bool) or not isinstance(n, (int, float))]
     if wrong:
@@ -177,7 +185,7 @@ def _range_axis(key: str, form: Mapping[str, Any], resolved: Settings, whole: bo
             f"expected scale = log or linear.{nearest(str(scale), ('log', 'linear'))}".rstrip(".")
         )
     if "around" in form:
-        centre = values_of(resolved, Space((Axis(key),)))[key]
+        centre = values_of(resolved, Space((Hyperparameter(key),)))[key]
         if {"low", "high"} & set(form) or scale != "log" or form["around"] <= 1:
             raise ValueError("expected around = a factor above 1 alone, such as 10 (and perhaps step)")
         if isinstance(centre, bool) or not isinstance(centre, (int, float)) or centre <= 0:
@@ -196,13 +204,13 @@ def _range_axis(key: str, form: Mapping[str, Any], resolved: Settings, whole: bo
         low != int(low) or high != int(high) or (scale == "linear" and step not in (None, int(step or 1)))
     ):
         raise ValueError("expected whole numbers")
-    axis = Axis(key, low=low, high=high, scale=scale, whole=whole)
+    hp = Hyperparameter(key, low=low, high=high, scale=scale, whole=whole)
     if step is None:
-        return axis
+        return hp
     # A ladder is a list: two trials on one rung have the very same value, and so the same head phase.
     rungs = math.floor((math.log(high / low, step) if scale == "log" else (high - low) / step) + 1e-6)
-    values = [axis.decoded(low * step**n if scale == "log" else low + n * step) for n in range(rungs + 1)]
-    own = values_of(resolved, Space((axis,)))[key]
+    values = [hp.decoded(low * step**n if scale == "log" else low + n * step) for n in range(rungs + 1)]
+    own = values_of(resolved, Space((hp,)))[key]
     if isinstance(own, (int, float)) and (own > 0 or scale == "linear"):
         # The recipe's own value stands for the rung that it is next to: a second one there would tell nothing new.
         apart = [
@@ -213,20 +221,20 @@ def _range_axis(key: str, form: Mapping[str, Any], resolved: Settings, whole: bo
             values[apart.index(min(apart))] = own
     if len(dict.fromkeys(values)) < 2:
         raise ValueError("expected a step that leaves at least two different values")
-    return Axis(key, values=tuple(dict.fromkeys(values)), ordered=True)
+    return Hyperparameter(key, values=tuple(dict.fromkeys(values)), ordered=True)
 
 
-def _unfreeze_axis(form: Any, spec: BackboneSpec) -> Axis:
+def _unfreeze_points(form: Any, spec: BackboneSpec) -> Hyperparameter:
     """Always ordered: a text among unordered ones tells a model of the score nothing of its neighbours."""
     points = list(spec.unfreeze_points)
     if isinstance(form, Mapping) and "joins" in form:
         _only(form, ("joins",))
         count = form["joins"]
         if count == "all":
-            return Axis(UNFREEZE, values=tuple(points), ordered=True)
+            return Hyperparameter(UNFREEZE_POINT, values=tuple(points), ordered=True)
         if isinstance(count, bool) or not isinstance(count, int) or count < 2:
             raise ValueError('expected joins = "all" or a whole number of at least 2')
-        return Axis(UNFREEZE, values=spread_joins(spec, count), ordered=True)
+        return Hyperparameter(UNFREEZE_POINT, values=spread_joins(spec, count), ordered=True)
     names = form.get("ordered") if isinstance(form, Mapping) else form
     if not isinstance(names, list):
         raise ValueError(f'expected a list of joins, or joins = "all", such as {points[:3]}')
@@ -236,7 +244,9 @@ def _unfreeze_axis(form: Any, spec: BackboneSpec) -> Axis:
             f"unknown unfreeze point '{wrong[0]}' for backbone '{spec.name}'.{nearest(str(wrong[0]), points)} "
             f"Expected some of: {', '.join(points)}"
         )
-    return Axis(UNFREEZE, values=tuple(sorted(_several(names), key=points.index)), ordered=True)
+    return Hyperparameter(
+        UNFREEZE_POINT, values=tuple(sorted(_several(names), key=points.index)), ordered=True
+    )
 
 
 def spread_joins(spec: BackboneSpec, count: int) -> tuple[str, ...]:
@@ -266,17 +276,17 @@ def _only(form: Mapping[str, Any], names: Sequence[str]) -> None:
             )
 
 
-def _conflicts(axes: Sequence[Axis], frozen: bool) -> list[str]:
-    keys = {axis.key for axis in axes}
+def _conflicts(found: Sequence[Hyperparameter], frozen: bool) -> list[str]:
+    keys = {hp.key for hp in found}
     problems = []
-    if "backbone.name" in keys and UNFREEZE in keys:
+    if "backbone.name" in keys and UNFREEZE_POINT in keys:
         problems.append(
-            f"{UNFREEZE} and backbone.name: expected one of them; each backbone has joins of its own"
+            f"{UNFREEZE_POINT} and backbone.name: expected one of them; each backbone has joins of its own"
         )
-    if frozen and UNFREEZE not in keys:
+    if frozen and UNFREEZE_POINT not in keys:
         problems += [
-            f"{axis.key}: the recipe thaws nothing: search {UNFREEZE} as well, or leave this key out"
-            for axis in axes
-            if axis.needs_finetuning
+            f"{hp.key}: the recipe thaws nothing: search {UNFREEZE_POINT} as well, or leave this key out"
+            for hp in found
+            if hp.needs_finetuning
         ]
     return problems

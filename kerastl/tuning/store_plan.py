@@ -19,10 +19,11 @@ from kerastl.features.unit import UnitKey
 from kerastl.progress import size_text
 from kerastl.recipe import Recipe, Settings
 from kerastl.recipe.keys import affecting
-from kerastl.tuning.axes import UNFREEZE, Axis, Space
+from kerastl.training.two_phase import unfreeze_point
+from kerastl.tuning.hyperparameters import UNFREEZE_POINT, Hyperparameter, Space
 from kerastl.tuning.shared import Shared
 from kerastl.tuning.trial import trial_recipe
-from kerastl.workflow.beginning import point_of, wanted_features
+from kerastl.workflow.beginning import wanted_features
 from kerastl.workflow.prepare import precision_of
 
 SHOWN = 8
@@ -167,10 +168,10 @@ def plan_store(base: Recipe, space: Space, shared: Shared) -> StorePlan:
             before = built if any("activations" in of_view for of_view in keys) else built_alone
             passes += _passes(keys, missing - before)
             before.update(every)
-            others = {key: value for key, value in values.items() if key != UNFREEZE}
+            others = {key: value for key, value in values.items() if key != UNFREEZE_POINT}
             cuts.append(
                 CutPlan(
-                    point_of(recipe), others, recipe.backbone.image_size, recipe.augment.views,
+                    unfreeze_point(recipe), others, recipe.backbone.image_size, recipe.augment.views,
                     sum(key.bytes for key in every), sum(key.bytes for key in missing), needed,
                 )
             )  # fmt: skip
@@ -211,7 +212,9 @@ def units_of(recipe: Settings, first: Settings, shared: Shared) -> Sequence[Mapp
     return unit_keys(shared.frozen(recipe), views, cache, wanted_features(recipe))
 
 
-def _reached(base: Recipe, axes: Sequence[Axis], shared: Shared) -> Iterator[tuple[dict[str, Any], Settings]]:
+def _reached(
+    base: Recipe, axes: Sequence[Hyperparameter], shared: Shared
+) -> Iterator[tuple[dict[str, Any], Settings]]:
     for corner in itertools.product(*(axis.corners() for axis in axes)):
         values = {axis.key: value for axis, value in zip(axes, corner, strict=True)}
         try:

@@ -16,10 +16,10 @@ from kerastl.progress import Progress
 from kerastl.recipe import Recipe, Settings, resolve
 from kerastl.training.batches import class_weights
 from kerastl.training.phase import evaluation_batch, predict_logits
-from kerastl.training.routine import FitResult, transfer, without_finetuning
-from kerastl.tuning.axes import with_values
+from kerastl.training.two_phase import FitResult, transfer, without_finetuning
 from kerastl.tuning.forgetting import traces_forgotten
-from kerastl.tuning.heads import HeadPhases, head_key
+from kerastl.tuning.head_phases import HeadPhases, head_key
+from kerastl.tuning.hyperparameters import with_values
 from kerastl.tuning.shared import Shared, Sides
 from kerastl.workflow.prepare import precision_of
 

@@ -15,10 +15,10 @@ from pathlib import Path
 
 from kerastl.errors import KerastlError, UserError
 from kerastl.tuning.job import open_runner, oracle_of
-from kerastl.tuning.question import Question, check_same
-from kerastl.tuning.records import SearchFolder
-from kerastl.tuning.search import search
-from kerastl.tuning.workers import IP, NAME, PORT, life_file, read_question, worker_file
+from kerastl.tuning.loop import search
+from kerastl.tuning.search_folder import SearchFolder
+from kerastl.tuning.spec import SearchSpec, check_same
+from kerastl.tuning.workers import IP, NAME, PORT, life_file, read_spec, worker_file
 
 WATCH_SECONDS = 1.0
 # As long as Keras Tuner's own workers wait for their chief; it runs the recipe as it is before it asks for help.
@@ -39,13 +39,13 @@ def main(path: str) -> None:
     if not await_chief(folder):
         sys.stderr.write(f"{folder.path}: the search has ended\n")
         return
-    question = Question.from_dict(read_question(folder))
+    spec = SearchSpec.from_dict(read_spec(folder))
     # Scores on other images, or of another version's keys, would be compared with the chief's.
-    check_same(folder, question)
+    check_same(folder, spec)
     parent = os.getppid() if name.startswith("worker-") else None
     threading.Thread(target=_live, args=(parent, folder, name), daemon=True).start()
-    with open_runner(question, folder) as runner:
-        search(oracle_of(question), folder, runner)
+    with open_runner(spec, folder) as runner:
+        search(oracle_of(spec), folder, runner)
 
 
 def await_chief(folder: SearchFolder) -> bool:

@@ -25,9 +25,9 @@ import grpc
 
 from kerastl.errors import KerastlError
 from kerastl.progress import Progress
-from kerastl.tuning.oracles import Durable
-from kerastl.tuning.records import SearchFolder
-from kerastl.tuning.search import NAME, silent_keras_tuner
+from kerastl.tuning.loop import NAME, silent_keras_tuner
+from kerastl.tuning.oracle import Durable
+from kerastl.tuning.search_folder import SearchFolder
 from kerastl.writing import write_json_atomic
 
 IP, PORT = "KERASTUNER_ORACLE_IP", "KERASTUNER_ORACLE_PORT"
@@ -80,14 +80,14 @@ class Worker:
 
 
 def search_with_workers(
-    oracle: Durable, folder: SearchFolder, question: dict[str, Any], count: int, progress: Progress
+    oracle: Durable, folder: SearchFolder, spec: dict[str, Any], count: int, progress: Progress
 ) -> None:
     """Be the chief of some workers on this machine, and of those that join from others.
 
     Args:
         oracle: chooses the trials.
         folder: of the search.
-        question: what the workers need to know, in plain values.
+        spec: what the workers need to know, in plain values.
         count: workers to start here.
         progress: listens.
 
@@ -97,7 +97,7 @@ def search_with_workers(
     from keras_tuner.src import protos  # Keras Tuner has no public name for its server
     from keras_tuner.src.distribute.oracle_chief import OracleServicer
 
-    write_json_atomic(worker_file(folder), question)
+    write_json_atomic(worker_file(folder), spec)
     oracle._set_project_dir(str(folder.path), folder.store.name)  # type: ignore[attr-defined]
     if folder.oracle_json.exists():
         oracle.reload()
@@ -223,7 +223,7 @@ def worker_file(folder: SearchFolder) -> Path:
     return folder.path / "workers.json"
 
 
-def read_question(folder: SearchFolder) -> dict[str, Any]:
+def read_spec(folder: SearchFolder) -> dict[str, Any]:
     """What the chief wrote for its workers."""
     values: dict[str, Any] = json.loads(worker_file(folder).read_text(encoding="utf-8"))
     return values

@@ -24,8 +24,8 @@ from kerastl.model.weights import LoadedWeights, load_weights
 from kerastl.progress import Progress
 from kerastl.recipe import Settings
 from kerastl.training.phase import evaluation_batch, predict_logits
-from kerastl.training.routine import finetunes
 from kerastl.training.trainer import Trainers
+from kerastl.training.two_phase import finetunes, unfreeze_point
 from kerastl.workflow.prepare import Prepared, decode_splits, make_repeatable
 from kerastl.writing import NoSpaceError
 
@@ -81,7 +81,7 @@ def prepare_and_begin(
         DataError: too many images cannot be read, or none of a split or of a training class are left.
         WeightsError: the weights cannot be found, or do not fit the backbone.
     """
-    again = recipe.cache.mode == "off" or recipe.augment.views > 1 or point_of(recipe) == "input"
+    again = recipe.cache.mode == "off" or recipe.augment.views > 1 or unfreeze_point(recipe) == "input"
     reading = AGAIN if again else IN_TURN
     while True:
         prepared = decode_splits(recipe, splits, cache, progress, names, reading)
@@ -115,7 +115,7 @@ def begin(prepared: Prepared, cache: Cache, progress: Progress = Progress()) -> 
     train, validation, *others = extract(frozen, views, cache, wanted_features(recipe), progress)
     statistics = feature_statistics(train)
     network = network_on(backbone, recipe, train.views.class_count, statistics, first_bias(recipe, train))
-    parts = cut(network, point_of(recipe))
+    parts = cut(network, unfreeze_point(recipe))
     test = others[0] if others else None
     return Beginning(network, parts, frozen, train, validation, loaded, Trainers(), test)
 
@@ -142,7 +142,7 @@ def frozen_part(backbone: keras.Model, recipe: Settings, class_count: int) -> Fr
     """What lies below the recipe's unfreeze point, as a function of images."""
     # The head's standardisation is made of the features, so they come from a network without it.
     network = build_model(backbone, _spec_of(recipe), recipe.head, class_count)
-    return Frozen(cut(network, point_of(recipe)), backbone)
+    return Frozen(cut(network, unfreeze_point(recipe)), backbone)
 
 
 def network_on(
@@ -180,11 +180,6 @@ def first_bias(recipe: Settings, train: Features) -> np.ndarray | None:
         return None
     views = train.views
     return recipe.task.first_bias(label_counts(views.classes, views.class_count), train.count)
-
-
-def point_of(recipe: Settings) -> str:
-    """The unfreeze point of a resolved recipe; `backbone` where no fine-tune phase follows."""
-    return recipe.finetune_phase.unfreeze_from if finetunes(recipe.finetune_phase) else "backbone"
 
 
 def _spec_of(recipe: Settings) -> BackboneSpec:

@@ -25,7 +25,7 @@ from kerastl.report.plots import plot_confusion
 from kerastl.run import Run, create_run, environment
 from kerastl.training.batches import class_weights
 from kerastl.training.phase import PhaseResult
-from kerastl.training.routine import transfer
+from kerastl.training.two_phase import transfer
 from kerastl.workflow.beginning import Beginning, logits_of, metrics_of, prepare_and_begin
 from kerastl.workflow.calibrating import calibrate_network, trust_of, write_calibration
 from kerastl.workflow.exporting import Trained, export_network, readable_images, serving_of

@@ -10,7 +10,7 @@ from kerastl.model.freezing import Block, blocks, freeze_backbone, thaw
 from kerastl.progress import Progress
 from kerastl.recipe import Recipe, Settings
 from kerastl.training.phase import PHASE_TITLES
-from kerastl.training.routine import finetunes
+from kerastl.training.two_phase import finetunes
 from kerastl.wording import columns, wrapped
 from kerastl.workflow.prepare import open_splits, precision_of, view_warnings
 

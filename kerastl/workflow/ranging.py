@@ -17,9 +17,9 @@ from kerastl.recipe import Recipe, Settings, recipe_to_toml
 from kerastl.report.plots_choices import plot_rate_range
 from kerastl.run import create_run
 from kerastl.training.batches import PhaseData
+from kerastl.training.lr_range import RateRange, run_rate_range
 from kerastl.training.phase import PHASE_TITLES
-from kerastl.training.rate_range import RateRange, run_rate_range
-from kerastl.training.routine import finetunes, thaw_for_phase, transfer, without_finetuning
+from kerastl.training.two_phase import finetunes, thaw_for_phase, transfer, without_finetuning
 from kerastl.workflow.beginning import Beginning, prepare_and_begin
 from kerastl.workflow.logbook import Logbook
 from kerastl.workflow.prepare import lost_images_named, open_splits, precision_of

@@ -32,7 +32,7 @@ from kerastl.progress import Progress
 from kerastl.recipe import Recipe, Settings, resolve
 from kerastl.report.plots_choices import plot_ranking
 from kerastl.run import Run, create_run, environment
-from kerastl.training.routine import without_finetuning
+from kerastl.training.two_phase import without_finetuning
 from kerastl.wording import safe_name
 from kerastl.workflow.logbook import Logbook
 from kerastl.workflow.prepare import decode_splits, make_repeatable, precision_of, with_significant_bits

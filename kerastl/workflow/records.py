@@ -15,7 +15,7 @@ from kerastl.evaluation.answers import answers_of
 from kerastl.report.plots import plot_curves
 from kerastl.report.plots_images import plot_augmentation, plot_worst
 from kerastl.run import Run
-from kerastl.training.routine import FitResult
+from kerastl.training.two_phase import FitResult
 from kerastl.workflow.prepare import Prepared
 from kerastl.writing import write_json_atomic, write_text_atomic
 

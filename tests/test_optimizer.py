@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from kerastl.recipe import FinetunePhaseRecipe
-from kerastl.training.schedule import WarmupCosine, make_optimizer
+from kerastl.training.optimizer import WarmupCosine, make_optimizer
 
 SETTINGS = FinetunePhaseRecipe(
     epochs=10,

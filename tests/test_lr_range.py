@@ -19,11 +19,11 @@ from test_phase import CLASSES, data, features, features_of, linear_model, phase
 from kerastl.errors import UserError
 from kerastl.recipe import load_recipe
 from kerastl.task.classification import CLASSIFICATION
-from kerastl.training import rate_range
+from kerastl.training import lr_range as lr_range_module
 from kerastl.training.batches import batches
+from kerastl.training.lr_range import GeometricRate, RateRange, has_diverged, run_rate_range, untouched
+from kerastl.training.optimizer import make_optimizer
 from kerastl.training.phase import run_phase
-from kerastl.training.rate_range import GeometricRate, RateRange, has_diverged, run_rate_range, untouched
-from kerastl.training.schedule import make_optimizer
 from kerastl.workflow import lr_range
 
 # Without label smoothing no rate is too high for clouds that a line can part: the logits grow, and are right.
@@ -84,7 +84,7 @@ def test_weights_optimizer_and_random_numbers_are_what_they_were_to_the_bit() ->
 def test_a_range_test_that_does_not_restore_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     model = model_with_state()
     before = state_of(model)
-    monkeypatch.setattr(rate_range, "untouched", forgetful)
+    monkeypatch.setattr(lr_range_module, "untouched", forgetful)
     range_of(model)
     changed = [old != new for old, new in zip(before, state_of(model), strict=True)]
     variables = [variable.path for variable in [*model.variables, *model.optimizer.variables]]
@@ -113,7 +113,7 @@ def test_an_error_in_the_middle_restores_as_well(monkeypatch: pytest.MonkeyPatch
             raise KeyboardInterrupt
         return False
 
-    monkeypatch.setattr(rate_range, "has_diverged", stopped)
+    monkeypatch.setattr(lr_range_module, "has_diverged", stopped)
     with pytest.raises(KeyboardInterrupt):
         range_of(model)
     assert state_of(model) == before
@@ -131,7 +131,7 @@ def test_its_steps_are_those_of_keras_own_fit(monkeypatch: pytest.MonkeyPatch) -
     base = features(120, seed=1)
     rare = dataclasses.replace(base.views, classes=np.array([0] * 90 + [1] * 24 + [2] * 6))
     phase_data, steps = data(features_of(rare, base.pooled_batch(np.arange(120), 0))), 20
-    monkeypatch.setattr(rate_range, "untouched", forgetful)
+    monkeypatch.setattr(lr_range_module, "untouched", forgetful)
     mine = model_with_state()
     run_rate_range(
         "head_phase", mine, phase_data, settings, low=1e-3, high=1e-1, steps=steps, seed=4, factors=factors

@@ -1,4 +1,4 @@
-"""The routine: train the head on the frozen backbone, then thaw and train on, and keep the better.
+"""Two-phase training: the head on the frozen backbone, then the thawed blocks as well, and the better of both.
 
 head phase       the head alone, on pooled features of the frozen backbone
 fine-tune phase  head and all blocks above the unfreeze point, on the activations there
@@ -139,3 +139,8 @@ def without_finetuning(recipe: Asked) -> Asked:
 def finetunes(settings: FinetunePhaseRecipe) -> bool:
     """Whether there is anything to do in the fine-tune phase."""
     return settings.unfreeze_from != "backbone" and settings.epochs != 0
+
+
+def unfreeze_point(settings: Settings) -> str:
+    """The join above which a recipe trains; `backbone` where no fine-tune phase follows."""
+    return settings.finetune_phase.unfreeze_from if finetunes(settings.finetune_phase) else "backbone"

@@ -18,9 +18,9 @@ import keras_tuner
 from keras_tuner.engine.oracle import Oracle
 from keras_tuner.oracles import HyperbandOracle, RandomSearchOracle
 
-from kerastl.tuning.axes import NOTHING_THAWED, SAME, UNFREEZE, Axis, Space
 from kerastl.tuning.bayesian import Proposing
-from kerastl.tuning.records import damaged
+from kerastl.tuning.hyperparameters import NOTHING_THAWED, SAME, UNFREEZE_POINT, Hyperparameter, Space
+from kerastl.tuning.search_folder import damaged
 from kerastl.writing import write_json_atomic
 
 SCORE = "score"
@@ -196,7 +196,7 @@ def make_oracle(
         oracle.max_trials = trials
     elif tuner == "bayesian":
         # Keras Tuner's own three a dimension would leave nothing to the model in a search of twenty.
-        initial = max(4, min(3 * len(space.axes), (trials or 20) // 3))
+        initial = max(4, min(3 * len(space.hyperparameters), (trials or 20) // 3))
         oracle = _Bayesian(max_trials=trials, num_initial_points=initial, **common)
         oracle.space, oracle.first = space, first
     elif tuner == "random":
@@ -212,12 +212,12 @@ def hyperparameters(space: Space) -> keras_tuner.HyperParameters:
     """The space in Keras Tuner's terms: lists by their places, fine-tune keys only where something is thawed."""
     found = keras_tuner.HyperParameters()
     thawed = thawed_places(space)
-    for axis in space:
-        if axis.needs_finetuning and thawed is not None:
-            with found.conditional_scope(UNFREEZE, thawed):
-                _declare(found, axis)
+    for hp in space:
+        if hp.needs_finetuning and thawed is not None:
+            with found.conditional_scope(UNFREEZE_POINT, thawed):
+                _declare(found, hp)
         else:
-            _declare(found, axis)
+            _declare(found, hp)
     return found
 
 
@@ -229,63 +229,61 @@ def first_values(space: Space, said: Mapping[str, Any]) -> dict[str, Any] | None
         said: recipe keys and values.
     """
     found: dict[str, Any] = {}
-    for axis in space:
-        value = said[axis.key]
-        if axis.needs_finetuning and said[UNFREEZE] == NOTHING_THAWED:
+    for hp in space:
+        value = said[hp.key]
+        if hp.needs_finetuning and said[UNFREEZE_POINT] == NOTHING_THAWED:
             continue
-        if axis.values and value in axis.values:
-            found[axis.key] = axis.values.index(value)
-        elif not axis.values and axis.low <= value <= axis.high:
-            found[axis.key] = value
+        if hp.values and value in hp.values:
+            found[hp.key] = hp.values.index(value)
+        elif not hp.values and hp.low <= value <= hp.high:
+            found[hp.key] = value
         else:
             return None
     return found
 
 
 def thawed_places(space: Space) -> list[int] | None:
-    """Places on the axis of the unfreeze point where something is thawed; None where all thaw, or it is not searched."""
-    axis = space.unfreeze
-    if axis is None or NOTHING_THAWED not in axis.values:
+    """Places in the list of the unfreeze point where something is thawed; None where all thaw, or it is not searched."""
+    hp = space.unfreeze_point
+    if hp is None or NOTHING_THAWED not in hp.values:
         return None
-    return [place for place, name in enumerate(axis.values) if name != NOTHING_THAWED]
+    return [place for place, name in enumerate(hp.values) if name != NOTHING_THAWED]
 
 
-def _declare(found: keras_tuner.HyperParameters, axis: Axis) -> None:
-    if axis.values and axis.ordered:
-        found.Int(axis.key, 0, len(axis.values) - 1)
-    elif axis.values:
-        found.Choice(axis.key, list(range(len(axis.values))), ordered=False)
-    elif axis.whole:
-        found.Int(axis.key, int(axis.low), int(axis.high), sampling=axis.scale)
+def _declare(found: keras_tuner.HyperParameters, hp: Hyperparameter) -> None:
+    if hp.values and hp.ordered:
+        found.Int(hp.key, 0, len(hp.values) - 1)
+    elif hp.values:
+        found.Choice(hp.key, list(range(len(hp.values))), ordered=False)
+    elif hp.whole:
+        found.Int(hp.key, int(hp.low), int(hp.high), sampling=hp.scale)
     else:
-        found.Float(axis.key, axis.low, axis.high, sampling=axis.scale)
+        found.Float(hp.key, hp.low, hp.high, sampling=hp.scale)
 
 
 def combinations(space: Space) -> list[dict[str, Any]]:
     """Every combination of a grid, keys without meaning left out; a range gives five values, evenly spread."""
     thawed = thawed_places(space)
     found: dict[str, dict[str, Any]] = {}
-    for chosen in itertools.product(*(_grid_values(axis) for axis in space)):
-        values = dict(zip((axis.key for axis in space), chosen, strict=True))
-        if thawed is not None and values[UNFREEZE] not in thawed:
-            values = {axis.key: values[axis.key] for axis in space if not axis.needs_finetuning}
+    for chosen in itertools.product(*(_grid_values(hp) for hp in space)):
+        values = dict(zip((hp.key for hp in space), chosen, strict=True))
+        if thawed is not None and values[UNFREEZE_POINT] not in thawed:
+            values = {hp.key: values[hp.key] for hp in space if not hp.needs_finetuning}
         found.setdefault(repr(values), values)
     return list(found.values())
 
 
-def _grid_values(axis: Axis) -> list[Any]:
-    if axis.values:
-        return list(range(len(axis.values)))
-    if axis.scale == "log":
-        step = (axis.high / axis.low) ** (1 / (GRID_VALUES - 1))
-        values = [axis.low * step**place for place in range(GRID_VALUES)]
+def _grid_values(hp: Hyperparameter) -> list[Any]:
+    if hp.values:
+        return list(range(len(hp.values)))
+    if hp.scale == "log":
+        step = (hp.high / hp.low) ** (1 / (GRID_VALUES - 1))
+        values = [hp.low * step**place for place in range(GRID_VALUES)]
     else:
-        values = [
-            axis.low + (axis.high - axis.low) * place / (GRID_VALUES - 1) for place in range(GRID_VALUES)
-        ]
-    if axis.own is not None and not any(math.isclose(value, axis.own, rel_tol=SAME) for value in values):
-        values = sorted([*values, axis.own])
-    return list(dict.fromkeys(round(v) for v in values)) if axis.whole else values
+        values = [hp.low + (hp.high - hp.low) * place / (GRID_VALUES - 1) for place in range(GRID_VALUES)]
+    if hp.own is not None and not any(math.isclose(value, hp.own, rel_tol=SAME) for value in values):
+        values = sorted([*values, hp.own])
+    return list(dict.fromkeys(round(v) for v in values)) if hp.whole else values
 
 
 def epochs_share(raw: dict[str, Any], full_epochs: int) -> float:

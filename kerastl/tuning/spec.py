@@ -15,9 +15,9 @@ from kerastl.errors import UserError, nearest
 from kerastl.progress import Progress
 from kerastl.recipe import PhaseRecipe, Recipe, Settings, recipe_from_dict, recipe_to_dict
 from kerastl.recipe.rule import resolve_augment
-from kerastl.training.routine import finetunes
-from kerastl.tuning.axes import Axis, Space, with_values
-from kerastl.tuning.records import SearchFolder, damaged
+from kerastl.training.two_phase import finetunes
+from kerastl.tuning.hyperparameters import Hyperparameter, Space, with_values
+from kerastl.tuning.search_folder import SearchFolder, damaged
 from kerastl.workflow.prepare import open_splits
 from kerastl.writing import write_json_atomic
 
@@ -47,7 +47,7 @@ class SearchSettings:
 
 
 @dataclass(frozen=True, eq=False)
-class Question:
+class SearchSpec:
     """What a search is asked, all of it.
 
     Attributes:
@@ -99,7 +99,7 @@ class Question:
             tables.pop(word, None)
         return {
             "recipe": tables,
-            "space": [asdict(axis) for axis in self.space],
+            "space": [asdict(hp) for hp in self.space],
             "tuner": self.settings.tuner,
             "repeats": self.settings.repeats,
             "folds": self.settings.folds,
@@ -107,23 +107,25 @@ class Question:
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values from which another process makes the same question."""
+        """Plain values from which another process makes the same spec."""
         return {
             "recipe": recipe_to_dict(self.recipe),
-            "space": [asdict(axis) for axis in self.space],
+            "space": [asdict(hp) for hp in self.space],
             "settings": asdict(self.settings),
         }
 
     @staticmethod
-    def from_dict(values: Mapping[str, Any]) -> Question:
-        """The question that `to_dict` wrote; opens the data."""
+    def from_dict(values: Mapping[str, Any]) -> SearchSpec:
+        """The spec that `to_dict` wrote; opens the data."""
         recipe = recipe_from_dict(values["recipe"])
         resolved, splits = open_splits(recipe)
-        axes = [
-            Axis(**{**axis, "values": tuple(tuple(v) if isinstance(v, list) else v for v in axis["values"])})
-            for axis in values["space"]
+        every = [
+            Hyperparameter(
+                **{**hp, "values": tuple(tuple(v) if isinstance(v, list) else v for v in hp["values"])}
+            )
+            for hp in values["space"]
         ]
-        return Question(recipe, resolved, Space(tuple(axes)), SearchSettings(**values["settings"]), splits)
+        return SearchSpec(recipe, resolved, Space(tuple(every)), SearchSettings(**values["settings"]), splits)
 
 
 def check_settings(settings: SearchSettings) -> None:
@@ -153,10 +155,10 @@ def check_folds(recipe: Recipe, resolved: Settings, space: Space, settings: Sear
     """
     if not settings.folds:
         return
-    axes = [axis for axis in space if axis.key.startswith("augment.")]
+    mixing = [hp for hp in space if hp.key.startswith("augment.")]
     spec = get_backbone(resolved.backbone.name)
-    for corner in itertools.product(*(axis.corners() for axis in axes)):
-        values = dict(zip((axis.key for axis in axes), corner, strict=True))
+    for corner in itertools.product(*(hp.corners() for hp in mixing)):
+        values = dict(zip((hp.key for hp in mixing), corner, strict=True))
         augment = resolve_augment(with_values(recipe, values).augment, 1, spec)
         if augment.mixup_alpha or augment.cutmix_alpha:
             said = ", ".join(f"{key} = {value}" for key, value in values.items()) or "the recipe"
@@ -166,20 +168,20 @@ def check_folds(recipe: Recipe, resolved: Settings, space: Space, settings: Sear
             )
 
 
-def folder_for(question: Question, first: Path, progress: Progress) -> SearchFolder:
+def folder_for(spec: SearchSpec, first: Path, progress: Progress) -> SearchFolder:
     """The folder of this search where the user names none: `first`, or with a number where another search lies there."""
     for number in itertools.count(1):
         folder = SearchFolder(first if number == 1 else first.with_name(f"{first.name}-{number}"))
-        if not folder.search_json.is_file() or not _differing(folder, question):
+        if not folder.search_json.is_file() or not _differing(folder, spec):
             break
     if number > 1:
         progress.note(f"{first} holds another search; this one has {folder.path}")
     return folder
 
 
-def _differing(folder: SearchFolder, question: Question) -> list[str]:
+def _differing(folder: SearchFolder, spec: SearchSpec) -> list[str]:
     """In what this search differs from that in a folder."""
-    asked = json.loads(json.dumps(question.identity()))
+    asked = json.loads(json.dumps(spec.identity()))
     try:
         known = json.loads(folder.search_json.read_text(encoding="utf-8"))
         return [name for name in asked if known.get(name) != asked[name]]
@@ -187,7 +189,7 @@ def _differing(folder: SearchFolder, question: Question) -> list[str]:
         raise damaged(folder.search_json, error) from error
 
 
-def check_same(folder: SearchFolder, question: Question) -> None:
+def check_same(folder: SearchFolder, spec: SearchSpec) -> None:
     """Take down what is asked, or raise UserError where the folder belongs to another search."""
     if not folder.search_json.is_file():
         others = sorted(each.name for each in folder.path.iterdir() if not each.name.startswith("."))
@@ -196,11 +198,11 @@ def check_same(folder: SearchFolder, question: Question) -> None:
                 f"{folder.path} is not the folder of a search and holds other files ({listed(others)}). Choose an empty or a new "
                 "one with --directory."
             )
-        write_json_atomic(folder.search_json, json.loads(json.dumps(question.identity())))
+        write_json_atomic(folder.search_json, json.loads(json.dumps(spec.identity())))
         return
-    differing = _differing(folder, question)
+    differing = _differing(folder, spec)
     if differing:
         raise UserError(
-            f"{folder.path} holds another search; other than there: {', '.join(differing)}. Trials of two questions "
+            f"{folder.path} holds another search; other than there: {', '.join(differing)}. Trials of two searches "
             "cannot be compared: choose another folder with --directory, or remove this one."
         )

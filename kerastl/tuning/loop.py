@@ -18,10 +18,10 @@ from keras_tuner.errors import FailedTrialError, FatalError
 
 from kerastl.errors import TrainingError
 from kerastl.recipe import Recipe
-from kerastl.tuning.axes import Space
-from kerastl.tuning.heads import HeadPhases
-from kerastl.tuning.oracles import SCORE, Durable, epochs_share
-from kerastl.tuning.records import (
+from kerastl.tuning.head_phases import HeadPhases
+from kerastl.tuning.hyperparameters import Space
+from kerastl.tuning.oracle import SCORE, Durable, epochs_share
+from kerastl.tuning.search_folder import (
     COMPLETED,
     FAILED,
     SearchFolder,

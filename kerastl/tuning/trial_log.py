@@ -9,8 +9,8 @@ from types import TracebackType
 
 from kerastl.progress import Progress
 from kerastl.task import sign_of
-from kerastl.tuning.axes import NOTHING_THAWED, UNFREEZE
-from kerastl.tuning.records import SearchFolder, TrialRecord, damaged, read_record, read_records
+from kerastl.tuning.hyperparameters import NOTHING_THAWED, UNFREEZE_POINT
+from kerastl.tuning.search_folder import SearchFolder, TrialRecord, damaged, read_record, read_records
 from kerastl.wording import duration, wrapped
 from kerastl.writing import write_json_atomic
 
@@ -19,7 +19,7 @@ FULL_COLUMNS = 70
 VALUES_INDENT = 9
 
 
-class TrialTable:
+class TrialLog:
     """Listens to a search and tells of it; also its clock.
 
     Args:
@@ -50,7 +50,7 @@ class TrialTable:
             self._compare(record)
         self._tracker = progress.track("trials", trials or 0, "trials")
 
-    def __enter__(self) -> TrialTable:
+    def __enter__(self) -> TrialLog:
         self._tracker.__enter__()
         return self
 
@@ -150,12 +150,14 @@ def shown_values(record: TrialRecord) -> str:
     """The values of a trial in one line, or why it failed."""
     if record.score is None:
         return record.reason
-    names = {UNFREEZE: "from"}
+    names = {UNFREEZE_POINT: "from"}
     words = []
     for key, value in record.values.items():
         short = names.get(key) or key.replace("finetune_phase.", "ft.").replace("head_phase.", "hp.").replace(
             "learning_rate", "rate"
         )
         text = f"{value:.2g}" if isinstance(value, float) else str(value)
-        words.append("nothing thawed" if (key, value) == (UNFREEZE, NOTHING_THAWED) else f"{short} {text}")
+        words.append(
+            "nothing thawed" if (key, value) == (UNFREEZE_POINT, NOTHING_THAWED) else f"{short} {text}"
+        )
     return ", ".join(words)

@@ -30,8 +30,8 @@ from kerastl.recipe import PhaseRecipe
 from kerastl.task import Task
 from kerastl.task.classification import CLASSIFICATION
 from kerastl.training.batches import PhaseData, batches
+from kerastl.training.optimizer import make_optimizer
 from kerastl.training.phase import PHASE_TITLES
-from kerastl.training.schedule import make_optimizer
 
 # A mean over this share of the steps: batches differ by more than a step changes.
 SMOOTHING_SHARE = 0.05

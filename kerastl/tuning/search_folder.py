@@ -18,7 +18,7 @@ import numpy as np
 
 from kerastl.errors import UserError
 from kerastl.locking import FileLock
-from kerastl.tuning.axes import Space
+from kerastl.tuning.hyperparameters import Space
 from kerastl.writing import replace_atomically, write_json_atomic, write_text_atomic
 
 COMPLETED, FAILED = "completed", "failed"
@@ -221,7 +221,7 @@ def best_of(records: Sequence[TrialRecord], sign: int) -> TrialRecord | None:
 def write_trials(path: Path, records: Sequence[TrialRecord], space: Space) -> None:
     """Write all trials as a table that every spreadsheet reads."""
     text = io.StringIO()
-    keys = [axis.key for axis in space]
+    keys = [hp.key for hp in space]
     metrics = list(dict.fromkeys(name for record in records for name in record.metrics))
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(

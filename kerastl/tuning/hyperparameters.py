@@ -1,4 +1,4 @@
-"""The axes of a search: recipe keys, the values that each may take, and how they go into a recipe."""
+"""Hyperparameters of a search: recipe keys, the values that each may take, and how they go into a recipe."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Any
 from kerastl.recipe import Recipe, Settings, recipe_from_dict, recipe_to_dict
 from kerastl.recipe.keys import value_at
 
-UNFREEZE = "finetune_phase.unfreeze_from"
+UNFREEZE_POINT = "finetune_phase.unfreeze_from"
 FINETUNE = "finetune_phase."
 NOTHING_THAWED = "backbone"
-# Two numbers of an axis that differ by less are one: each is rounded to four digits.
+# Two values of a hyperparameter that differ by less are one: each is rounded to four digits.
 SAME = 5e-4
 
 
 @dataclass(frozen=True)
-class Axis:
+class Hyperparameter:
     """A recipe key and the values that it may take.
 
     Attributes:
@@ -44,7 +44,7 @@ class Axis:
     @property
     def needs_finetuning(self) -> bool:
         """Whether the key means nothing where nothing is thawed."""
-        return self.key.startswith(FINETUNE) and self.key != UNFREEZE
+        return self.key.startswith(FINETUNE) and self.key != UNFREEZE_POINT
 
     def corners(self) -> tuple[Any, ...]:
         """Values to check: all of a list, both ends of a range."""
@@ -55,7 +55,7 @@ class Axis:
         return self.values[int(raw)] if self.values else self._number(raw)
 
     def encoded(self, value: Any) -> float:
-        """0..1 from one end of the axis to the other, for models of the score; a list's by its order."""
+        """0..1 from one end of its range to the other, for models of the score; a list's by its order."""
         if self.values:
             return self.values.index(value) / max(len(self.values) - 1, 1)
         low, high, here = (math.log(x) if self.scale == "log" else x for x in (self.low, self.high, value))
@@ -74,26 +74,26 @@ class Space:
     """What is searched.
 
     Attributes:
-        axes: the unfreeze point before the keys that depend on it.
+        hyperparameters: the unfreeze point before the keys that depend on it.
         origin: the file, for messages.
         added: what the file leaves out of the recipe as it is, and was added, in words.
     """
 
-    axes: tuple[Axis, ...]
+    hyperparameters: tuple[Hyperparameter, ...]
     origin: str = "space"
     added: tuple[str, ...] = ()
 
-    def __iter__(self) -> Iterator[Axis]:
-        return iter(self.axes)
+    def __iter__(self) -> Iterator[Hyperparameter]:
+        return iter(self.hyperparameters)
 
     @property
-    def unfreeze(self) -> Axis | None:
-        """The axis of the unfreeze point, where it is searched."""
-        return next((axis for axis in self.axes if axis.key == UNFREEZE), None)
+    def unfreeze_point(self) -> Hyperparameter | None:
+        """The hyperparameter of the unfreeze point, where it is searched."""
+        return next((hp for hp in self.hyperparameters if hp.key == UNFREEZE_POINT), None)
 
     def decoded(self, raw: Mapping[str, Any]) -> dict[str, Any]:
         """Recipe keys and values of what an oracle chose; keys that are not active are left out."""
-        return {axis.key: axis.decoded(raw[axis.key]) for axis in self.axes if axis.key in raw}
+        return {hp.key: hp.decoded(raw[hp.key]) for hp in self.hyperparameters if hp.key in raw}
 
 
 def with_values(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
@@ -111,5 +111,5 @@ def with_values(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
 
 def values_of(resolved: Settings, space: Space) -> dict[str, Any]:
     """What a resolved recipe says of the unfreeze point and of each key of a space."""
-    names = [UNFREEZE, *(axis.key for axis in space)]
+    names = [UNFREEZE_POINT, *(hp.key for hp in space)]
     return {name: value_at(resolved, name) for name in names}

@@ -23,7 +23,7 @@ from kerastl.progress import Progress
 from kerastl.recipe import Settings
 from kerastl.recipe.keys import affecting, value_at
 from kerastl.training.phase import PhaseResult
-from kerastl.tuning.axes import FINETUNE
+from kerastl.tuning.hyperparameters import FINETUNE
 from kerastl.writing import replace_atomically
 
 IN_MEMORY = 16
