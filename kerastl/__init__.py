@@ -5,17 +5,21 @@ takes milliseconds and no TensorFlow.
 
 Example:
     >>> import kerastl
-    >>> recipe = kerastl.load_recipe(flags={"data.source": "flowers", "backbone.name": "resnet50"})
-    >>> kerastl.fit(recipe).report
+    >>> fitted = kerastl.fit("resnet50", kerastl.from_folder("flowers"), unfreeze_from="conv4_block6_out")
+    >>> fitted.report.metrics.accuracy, fitted.predict("rose.jpg").label
+    >>> fitted.export("saved_models/flowers")
 """
 
 from __future__ import annotations
 
 import importlib
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kerastl.backbones import BackboneSpec, backbone_names, get_backbone
+    from kerastl.data.handed import from_arrays, from_dataset, from_folder, from_frame, from_tfds
     from kerastl.errors import KerastlError, UserError
     from kerastl.progress import Progress, Tracker
     from kerastl.recipe import Recipe, load_recipe, recipe_from_dict, recipe_to_toml, resolve, shipped_recipes
@@ -26,18 +30,20 @@ if TYPE_CHECKING:
         convert,
         datasets,
         evaluate,
-        fit,
         lr_range,
         plan,
         predict,
         rank,
     )
     from kerastl.workflow import export as export_run
+    from kerastl.workflow.fitted import Fitted, load
+    from kerastl.workflow.python import fit, run
 
 __version__ = "0.1.0"
 
 __all__ = [
     "BackboneSpec",
+    "Fitted",
     "KerastlError",
     "Progress",
     "Recipe",
@@ -52,7 +58,13 @@ __all__ = [
     "evaluate",
     "export_run",
     "fit",
+    "from_arrays",
+    "from_dataset",
+    "from_folder",
+    "from_frame",
+    "from_tfds",
     "get_backbone",
+    "load",
     "load_recipe",
     "lr_range",
     "plan",
@@ -61,12 +73,14 @@ __all__ = [
     "recipe_from_dict",
     "recipe_to_toml",
     "resolve",
+    "run",
     "shipped_recipes",
     "tune",
 ]
 
 _HOMES = {
     "kerastl.backbones": ("BackboneSpec", "backbone_names", "get_backbone"),
+    "kerastl.data.handed": ("from_arrays", "from_dataset", "from_folder", "from_frame", "from_tfds"),
     "kerastl.errors": ("KerastlError", "UserError"),
     "kerastl.progress": ("Progress", "Tracker"),
     "kerastl.recipe": (
@@ -84,12 +98,13 @@ _HOMES = {
         "convert",
         "datasets",
         "evaluate",
-        "fit",
         "lr_range",
         "plan",
         "predict",
         "rank",
     ),
+    "kerastl.workflow.fitted": ("Fitted", "load"),
+    "kerastl.workflow.python": ("fit", "run"),
 }
 _HOME_OF = {name: (home, name) for home, names in _HOMES.items() for name in names}
 # Not `export`: that is a package, and importing it would hide a function of the same name.
@@ -105,3 +120,20 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+class _Package(ModuleType):
+    """Keeps a function of the public API callable that has the name of a module, which importing that module would hide."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _HOME_OF and isinstance(value, ModuleType):
+            value.__class__ = _CallableModule
+        super().__setattr__(name, value)
+
+
+class _CallableModule(ModuleType):
+    def __call__(self, *values: Any, **named: Any) -> Any:
+        return __getattr__(self.__name__.rpartition(".")[2])(*values, **named)
+
+
+sys.modules[__name__].__class__ = _Package

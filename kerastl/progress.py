@@ -1,13 +1,16 @@
 """How the work says how far it is, without knowing who listens.
 
-The library calls a `Progress`; the command line passes one that draws bars on the terminal, Python
-callers get the silent one unless they pass their own.
+The library calls a `Progress`; the command line passes one that draws bars on the terminal, `kerastl.fit` in Python one that
+passes warnings on to `logging`; other calls get the silent one unless they pass their own.
 """
 
 from __future__ import annotations
 
+import logging
 from types import TracebackType
 from typing import Self
+
+_LOGGER = logging.getLogger("kerastl")
 
 
 class Tracker:
@@ -37,6 +40,18 @@ class Progress:
     def track(self, label: str, total: int, unit: str = "images") -> Tracker:
         """Announce `total` units of work; the tracker takes their progress."""
         return Tracker()
+
+
+class Logging(Progress):
+    """Passes warnings and notes on to Python's `logging`, under the name `kerastl`: by its defaults warnings are shown."""
+
+    def note(self, message: str) -> None:
+        """A line worth knowing."""
+        _LOGGER.info(message)
+
+    def warn(self, message: str) -> None:
+        """Something that the user may want to act on."""
+        _LOGGER.warning(message)
 
 
 def size_text(count: float) -> str:

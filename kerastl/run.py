@@ -86,6 +86,21 @@ class Run:
         return self.path / "model.keras"
 
     @property
+    def backbone_keras(self) -> Path:
+        """The backbone, where it was handed over in Python."""
+        return self.path / "backbone.keras"
+
+    @property
+    def head_keras(self) -> Path:
+        """The head's own layers, where they were handed over in Python."""
+        return self.path / "head.keras"
+
+    @property
+    def images(self) -> Path:
+        """Folder of some validation and test images, where the data were handed over in Python: an export is checked on them."""
+        return self.path / "images"
+
+    @property
     def calibration_json(self) -> Path:
         """The temperatures that the winner's last layer holds, and the threshold of its answers."""
         return self.path / "calibration.json"

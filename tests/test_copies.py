@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from kerastl.data.contents import copies_of, digest_of, equal_files
-from kerastl.data.digits import grey_png
 from kerastl.data.examples import Examples, Splits, text_column
 from kerastl.data.grouping import keep_copies_together
+from kerastl.data.png import encode_png
 from kerastl.data.sources import open_examples
 from kerastl.data.splits import make_splits
 from kerastl.errors import DataError, RecipeError
@@ -26,7 +26,7 @@ def lay(root: Path, names: list[str], frames: int = 1) -> Path:
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         shade = (number // frames).to_bytes(2, "little")
-        path.write_bytes(grey_png(np.array([[*shade, 7]], np.uint8)))
+        path.write_bytes(encode_png(np.array([[*shade, 7]], np.uint8)))
     return root
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from kerastl.data.digits import grey_png
+from kerastl.data.png import encode_png
 from kerastl.data.sources import open_examples
 from kerastl.data.splits import make_splits
 from kerastl.recipe.schema import DataRecipe
@@ -32,7 +32,7 @@ def test_png_is_lossless_and_tensorflow_reads_it() -> None:
     import tensorflow as tf
 
     pixels = np.random.default_rng(0).integers(0, 256, (5, 9), dtype=np.uint8)
-    data = grey_png(pixels)
+    data = encode_png(pixels)
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(data))), pixels)
     assert np.array_equal(tf.io.decode_png(data).numpy()[..., 0], pixels)
 

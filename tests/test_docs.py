@@ -144,3 +144,31 @@ def test_the_doc_check_fails_from_the_shell_when_a_page_is_stale(tmp_path: Path)
     assert "cli.md" in done.stderr
     subprocess.run(command, check=True, env=environment)
     assert subprocess.run([*command, "--check"], env=environment).returncode == 0
+
+
+def run_python_in(page: Path) -> dict[str, object]:
+    """Run the Python blocks of a page one after the other; the names that they leave."""
+    text = page.read_text(encoding="utf-8")
+    names: dict[str, object] = {"__name__": "page"}
+    for block in re.findall(r"^```python\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE):
+        exec(compile(block, page.name, "exec"), names)
+    return names
+
+
+@pytest.mark.slow
+def test_the_examples_of_the_python_page_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = run_python_in(ROOT / "docs" / "python.md")
+    said = capsys.readouterr().out
+    assert "Did you mean 'unfreeze_from'" in said and "head 0" in said
+    assert names["fitted"].report.metrics.accuracy > 0.5  # type: ignore[attr-defined]
+    assert (tmp_path / "saved_models" / "digits" / "1").is_dir()
+
+
+def test_an_example_that_fails_is_noticed(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("Text.\n\n```python\nx = 1\n```\n\n```python\nassert x == 2\n```\n")
+    with pytest.raises(AssertionError):
+        run_python_in(page)

@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kerastl.data.digits import grey_png
 from kerastl.data.folder import check_apart
+from kerastl.data.png import encode_png
 from kerastl.data.sources import open_examples
 from kerastl.data.splits import make_splits
 from kerastl.errors import DataError
 from kerastl.recipe.schema import DataRecipe
 
-PNG = grey_png(np.full((2, 2), 7, np.uint8))
+PNG = encode_png(np.full((2, 2), 7, np.uint8))
 
 
 def lay(root: Path, *names: str) -> Path:
@@ -378,6 +378,6 @@ def test_a_folder_named_as_the_bundled_digits_is_not_passed_over_in_silence(
     assert open_examples(DataRecipe(source="digits")).warnings == ()
     for name in ("cat", "dog"):
         (tmp_path / "digits" / name).mkdir(parents=True)
-        (tmp_path / "digits" / name / "1.png").write_bytes(grey_png(np.zeros((4, 4), np.uint8)))
+        (tmp_path / "digits" / name / "1.png").write_bytes(encode_png(np.zeros((4, 4), np.uint8)))
     assert "--data ./digits" in open_examples(DataRecipe(source="digits")).warnings[0]
     assert open_examples(DataRecipe(source="./digits")).class_names == ("cat", "dog")

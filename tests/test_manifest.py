@@ -9,14 +9,14 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from kerastl.data.digits import grey_png
 from kerastl.data.examples import Examples
+from kerastl.data.png import encode_png
 from kerastl.data.sources import open_examples
 from kerastl.data.splits import make_splits
 from kerastl.errors import DataError
 from kerastl.recipe.schema import DataRecipe
 
-PNG = grey_png(np.full((2, 2), 7, np.uint8))
+PNG = encode_png(np.full((2, 2), 7, np.uint8))
 
 
 def write(root: Path, text: str | bytes, name: str = "table.csv") -> Path:

@@ -11,15 +11,15 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from kerastl.data.digits import grey_png
 from kerastl.data.examples import Examples
 from kerastl.data.names import check_names, doubtful_names, doubtful_separators, words_of
+from kerastl.data.png import encode_png
 from kerastl.data.sources import open_examples
 from kerastl.data.splits import make_splits
 from kerastl.errors import DataError
 from kerastl.recipe.schema import DataRecipe
 
-PNG = grey_png(np.full((2, 2), 7, np.uint8))
+PNG = encode_png(np.full((2, 2), 7, np.uint8))
 COMPOSED, DECOMPOSED = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
 
 

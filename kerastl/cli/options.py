@@ -1,7 +1,7 @@
 """Every option of every command, defined once.
 
 An option that sets a recipe key takes its help text, its values and its checks from the key: the table
-`FLAGS` says which words set which key, and nothing else is written twice.
+`kerastl.recipe.flags` says which words set which key, and nothing else is written twice.
 """
 
 from __future__ import annotations
@@ -20,29 +20,11 @@ import click
 from kerastl.cli import completion
 from kerastl.cli.terminal import Terminal
 from kerastl.export.formats import FORMATS, SAVED_MODEL
+from kerastl.recipe.flags import FLAGS
 from kerastl.recipe.load import load_recipe, recipe_keys
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-# flag -> recipe key; what has no flag of its own is reached by --set
-FLAGS = {
-    "--data": "data.source",
-    "--data-dir": "data.data_dir",
-    "--examples-per-class": "data.examples_per_class",
-    "--backbone": "backbone.name",
-    "--weights": "backbone.weights",
-    "--weights-dir": "backbone.weights_dir",
-    "--image-size": "backbone.image_size",
-    "--head-epochs": "head_phase.epochs",
-    "--unfreeze-from": "finetune_phase.unfreeze_from",
-    "--finetune-epochs": "finetune_phase.epochs",
-    "--augment": "augment.level",
-    "--cache": "cache.mode",
-    "--name": "name",
-    "--seed": "seed",
-    "--precision": "precision",
-    "--deterministic": "deterministic",
-}
 METAVARS = {
     "data.source": "SOURCE",
     "data.data_dir": "FOLDER",

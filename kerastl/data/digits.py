@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import struct
-import zlib
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -11,6 +9,7 @@ import numpy as np
 
 from kerastl.data.contents import copies_of, digest_of
 from kerastl.data.examples import CARVE, Examples, fingerprint, no_stamps, repeated, text_column
+from kerastl.data.png import encode_png
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -35,7 +34,7 @@ def open_digits() -> Examples:
 
         # An empty list would become float32.
         images = tf.constant(
-            [grey_png(pixels[index]) for index in indices], dtype=tf.string, shape=len(indices)
+            [encode_png(pixels[index]) for index in indices], dtype=tf.string, shape=len(indices)
         )
         return tf.data.Dataset.from_tensor_slices(images)
 
@@ -65,23 +64,3 @@ def _digits() -> tuple[np.ndarray, np.ndarray]:
     for array in (pixels, labels):
         array.flags.writeable = False
     return pixels, labels
-
-
-def grey_png(pixels: np.ndarray) -> bytes:
-    """uint8 [height, width] as a lossless PNG, so that digits go the way of all other images.
-
-    By hand (https://www.w3.org/TR/png/): Pillow is no dependency, and TensorFlow would take 5 s to load.
-    """
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-    height, width = pixels.shape
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    rows = b"".join(b"\0" + row.tobytes() for row in pixels)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(rows))
-        + chunk(b"IEND", b"")
-    )

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kerastl.data.looks import Looks
+from kerastl.recipe.schema import DataRecipe
 from kerastl.task import Task, task_named
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class Examples:
             None where that is not known.
         looks: thumbnails of those that were decoded; grows.
         skipped_pictures: how many of the skipped are pictures, such as broken links to them.
+        recipe: names the source, or the kind of what was handed over in Python; None where nobody may ask.
     """
 
     ids: np.ndarray
@@ -68,6 +70,7 @@ class Examples:
     contents: np.ndarray | None = None
     looks: Looks = field(default_factory=Looks)
     skipped_pictures: int = 0
+    recipe: DataRecipe | None = None
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -41,12 +41,16 @@ def open_manifest(path: Path, data: DataRecipe) -> Examples:
     Raises:
         DataError: if columns, labels or paths are missing, or rows contradict each other.
     """
-    table = Table(path, data)
+    return examples_of_table(Table(path, data))
+
+
+def examples_of_table(table: Table) -> Examples:
+    """Index the images that a table names, of a manifest or handed over in Python; see `open_manifest`."""
     for row in read_rows(table):
         table.add(row)
     table.raise_problems()
     if not table.ids:
-        raise DataError(f"The manifest '{path}' has a header, but no rows. Expected a row for each image.")
+        raise DataError(f"The {table.name} has a header, but no rows. Expected a row for each image.")
     return _columns(table)
 
 
@@ -69,13 +73,14 @@ def _columns(table: Table) -> Examples:
         groups=groups,
         splits=splits,
         encoded=encoded_files(root, ids),
-        origin=f"manifest {table.path}",
+        origin=table.name if table.frame is not None else f"manifest {table.path}",
         place=os.path.abspath(root),
         stamps=np.stack([sizes, changed], axis=1),
         fingerprint=fingerprint((ids, splits, groups), (labels, sizes, changed), *class_names),
         skipped=skipped.lines(),
         warnings=(*skipped.warnings(), *_warnings(table, codes, class_names, groups)),
         contents=equal_files(root, ids, sizes),
+        recipe=table.data,
     )
 
 
@@ -120,7 +125,7 @@ def _file_states(table: Table, root: str, ids: np.ndarray) -> tuple[np.ndarray, 
     size_column = np.frombuffer(sizes, dtype=np.int64)
     if (size_column < 0).all():
         raise DataError(
-            f"None of the {len(ids):,} files in the manifest '{table.path}' exists; looked for {listed(list(ids), 3)}, "
+            f"None of the {len(ids):,} files in the {table.name} exists; looked for {listed(list(ids), 3)}, "
             f"relative to '{table.path.parent}'. {_elsewhere(root, list(ids))}"
         )
     return size_column, np.frombuffer(changed, dtype=np.int64)
@@ -182,7 +187,7 @@ def _labels(table: Table, codes: np.ndarray) -> tuple[np.ndarray, tuple[str, ...
     names = tuple(sorted(set().union(*sets)))
     if not names:
         raise DataError(
-            f"No row of the manifest '{table.path}' has a label in column '{table.data.label_column}'. "
+            f"No row of the {table.name} has a label in column '{table.data.label_column}'. "
             f"Expected labels separated by {table.data.label_separator}."
         )
     column = {name: position for position, name in enumerate(names)}

@@ -31,10 +31,19 @@ Row = tuple[int, str, str, str, str]
 
 @dataclass
 class Table:
-    """Columns while they grow, a row for each row of the manifest."""
+    """Columns while they grow, a row for each row of the manifest, or of a DataFrame that is handed over.
+
+    Attributes:
+        path: of the manifest; relative paths in it start from its folder.
+        data: names of the columns.
+        name: of the table, for messages.
+        frame: the DataFrame; None where `path` is a file.
+    """
 
     path: Path
     data: DataRecipe
+    name: str = ""
+    frame: Any = None
     ids: list[str] = field(default_factory=list)
     label_codes: array[int] = field(default_factory=lambda: array("i"))
     labels: dict[str, int] = field(default_factory=dict)
@@ -49,10 +58,13 @@ class Table:
     composed: list[str] = field(default_factory=list)
     _shared: dict[str, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self.name = self.name or f"manifest '{self.path}'"
+
     @property
     def row_word(self) -> str:
         """What a row's number counts: lines of the text, or rows of the table."""
-        return "row" if self.path.suffix.lower() == ".parquet" else "line"
+        return "row" if self.frame is not None or self.path.suffix.lower() == ".parquet" else "line"
 
     def problem(self, line: int, text: str) -> None:
         """Remember what is wrong with a row; only the first few are kept, all are counted."""
@@ -66,7 +78,7 @@ class Table:
             more = self.problem_count - len(self.problems)
             rest = f"\n  - and {more:,} more" if more else ""
             lines = "".join(f"\n  - {problem}" for problem in self.problems)
-            raise DataError(f"The manifest '{self.path}' has rows that cannot be used:{lines}{rest}")
+            raise DataError(f"The {self.name} has rows that cannot be used:{lines}{rest}")
 
     def add(self, row: Row) -> None:
         """Append a row, or remember what is wrong with it."""
@@ -121,6 +133,7 @@ def read_rows(table: Table) -> Iterator[Row]:
         DataError: it cannot be read, or lacks columns.
     """
     read = _parquet_cells if table.path.suffix.lower() == ".parquet" else _csv_cells
+    read = read if table.frame is None else _frame_cells
     marks: list[str] = []
 
     def choose(present: list[str], first: Sequence[str]) -> list[str]:
@@ -218,6 +231,19 @@ def _parquet_cells(table: Table, choose: _Choose) -> _Cells:
         raise DataError(f"The manifest '{table.path}' cannot be read as Parquet: {error}") from error
 
 
+def _frame_cells(table: Table, choose: _Choose) -> _Cells:
+    """The rows of a DataFrame, counted from 0 as `iloc` does."""
+    present = [str(name) for name in table.frame.columns]
+    columns = dict(zip(present, table.frame.columns, strict=True))
+    first = [_as_text(next(iter(table.frame[name]), None)) for name in columns.values()]
+    names = choose(present, first)
+    count = len(table.frame)
+    values = [table.frame[columns[name]] if name else [""] * count for name in names]
+    for row, cells in enumerate(zip(*values, strict=True)):
+        # pandas' own mark for no value says neither that it is equal to itself nor that it is not
+        yield row, ["" if type(cell).__name__ == "NAType" else _as_text(cell) for cell in cells]
+
+
 def _as_text(cell: Any) -> str:
     if isinstance(cell, bytes):
         cell = cell.decode("utf-8", "backslashreplace")
@@ -248,7 +274,7 @@ def _find_columns(table: Table, present: list[str], first: Sequence[str]) -> set
     problems += [f"more than one column '{name}'." for name in repeats]
     if problems:
         lines = "".join(f"\n  - {problem}" for problem in problems)
-        raise DataError(f"The manifest '{table.path}' has the columns {listed(present, limit=20)}:{lines}")
+        raise DataError(f"The {table.name} has the columns {listed(present, limit=20)}:{lines}")
     return {name for name in _column_names(data) if name in present}
 
 

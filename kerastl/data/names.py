@@ -8,9 +8,10 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
 
-from kerastl.data.examples import listed
+from kerastl.data.examples import Examples, label_counts, listed
 from kerastl.errors import DataError
 
 # What spreadsheets, pandas, NumPy and databases write where there is no value. Not "none": many a class is called so.
@@ -88,6 +89,18 @@ def check_names(class_names: Sequence[str], origin: str) -> None:
             f"The {origin} has class names with a line break, or that are not valid Unicode: {shown}. An exported model "
             "could not name them: rename the class."
         )
+
+
+def checked_names(examples: Examples) -> Examples:
+    """The examples with warnings of doubtful class names.
+
+    Raises:
+        DataError: a class has a name that no model can be exported with.
+    """
+    check_names(examples.class_names, examples.origin)
+    counts = label_counts(examples.labels, len(examples.class_names)).tolist()
+    doubts = doubtful_names(dict(zip(examples.class_names, counts, strict=True)))
+    return replace(examples, warnings=(*examples.warnings, *doubts))
 
 
 def doubtful_names(counts: Mapping[str, int]) -> list[str]:

@@ -7,14 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from kerastl.data.digits import open_digits
-from kerastl.data.examples import Examples, label_counts
+from kerastl.data.examples import Examples
 from kerastl.data.folder import open_folder
 from kerastl.data.grouping import group_by_pattern
 from kerastl.data.manifest import MANIFEST_SUFFIXES, open_manifest
-from kerastl.data.names import check_names, doubtful_names
+from kerastl.data.names import checked_names
 from kerastl.data.tfds_source import open_tfds
 from kerastl.errors import DataError, nearest
-from kerastl.recipe.schema import DataRecipe
+from kerastl.recipe.schema import HANDED, DataRecipe
 
 ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 EXPECTED = (
@@ -42,16 +42,18 @@ def open_examples(data: DataRecipe) -> Examples:
     examples = _open(data)
     if data.group_pattern is not None:
         examples = group_by_pattern(examples, data.group_pattern)
-    check_names(examples.class_names, examples.origin)
-    counts = label_counts(examples.labels, len(examples.class_names)).tolist()
-    doubts = doubtful_names(dict(zip(examples.class_names, counts, strict=True)))
-    return replace(examples, warnings=(*examples.warnings, *doubts))
+    return replace(checked_names(examples), recipe=data)
 
 
 def _open(data: DataRecipe) -> Examples:
     source = data.source.strip()
     if not source:
         raise DataError(f"data.source is empty. {EXPECTED}.")
+    if source.startswith(HANDED):
+        raise DataError(
+            f"data.source = '{source}': these images were handed over in Python, and a recipe cannot open them again. Measure a run "
+            "on images that are named (kerastl evaluate RUN --data FOLDER), or in Python: kerastl.load(RUN).evaluate(data)."
+        )
     path = Path(source).expanduser()
     is_manifest = path.suffix.lower() in MANIFEST_SUFFIXES and not path.is_dir()
     if data.several_labels and not is_manifest:

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from kerastl.backbones import BackboneSpec, get_backbone, is_file_name
 from kerastl.errors import RecipeError
 from kerastl.recipe.checks import backbone_checks
-from kerastl.recipe.schema import AugmentRecipe, FinetunePhaseRecipe, HeadPhaseRecipe
+from kerastl.recipe.schema import HANDED, AugmentRecipe, FinetunePhaseRecipe, HeadPhaseRecipe
 from kerastl.recipe.settings import Recipe, Settings
 from kerastl.wording import safe_name, without_accents
 
@@ -102,7 +102,7 @@ def resolve(recipe: Recipe, train_count: int, class_count: int) -> Settings:
 
 def default_name(recipe: Recipe) -> str:
     """The name of a run whose recipe gives none: data and backbone, in letters that every path and server takes."""
-    source = recipe.data.source.removeprefix("tfds:").rstrip("/").rsplit("/", 1)[-1]
+    source = recipe.data.source.removeprefix("tfds:").removeprefix(HANDED).rstrip("/").rsplit("/", 1)[-1]
     if source in ("", ".", ".."):
         source = Path(recipe.data.source).resolve().name
     stem = without_accents(source.removesuffix(".csv").removesuffix(".parquet"))

@@ -14,6 +14,9 @@ from typing import ClassVar
 from kerastl.recipe.keys import Affects, auto, key
 from kerastl.task import MONITORS, TASKS
 
+# What `data.source` begins with in a run on images that were handed over in Python.
+HANDED = "python:"
+
 
 @dataclass(frozen=True)
 class DataRecipe:

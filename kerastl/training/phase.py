@@ -48,7 +48,7 @@ class PhaseResult:
         weights: the model's best weights, in the order of `model.weights`.
         seconds: wall time of the phase.
         images_per_second: training images over that time.
-        ended: `epochs`, `patience` or `interrupted`.
+        ended: `epochs`, `patience`, `callback` (one of the user's own stopped it) or `interrupted`.
     """
 
     name: str
@@ -73,6 +73,7 @@ def run_phase(
     factors: Callable[[Any], float] = lambda variable: 1.0,
     start: dict[str, float] | None = None,
     trainers: Trainers | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
     tensorboard: Path | None = None,
     progress: Progress = Progress(),
 ) -> PhaseResult:
@@ -89,6 +90,7 @@ def run_phase(
         start: validation metrics of the weights that the phase begins with, measured here without them. An epoch has to
             be better, and the beginning's weights are restored where none is.
         trainers: of the model, from its earlier phases: what they traced is not traced again.
+        callbacks: of the user's own. They see the validation metrics in the logs of an epoch, and may stop the phase.
         tensorboard: folder for TensorBoard logs.
         progress: listens.
 
@@ -106,20 +108,23 @@ def run_phase(
     with progress.track(PHASE_TITLES[name], settings.epochs * count) as tracker:
         infer = trainers.inference(model)
         watch = _Watch(name, model, infer, data, settings, task, start, tracker)
-        callbacks: list[keras.callbacks.Callback] = [watch]
+        every: list[keras.callbacks.Callback] = [watch, *callbacks]
         if tensorboard is not None:
-            callbacks.append(keras.callbacks.TensorBoard(str(tensorboard), write_graph=False))
+            every.append(keras.callbacks.TensorBoard(str(tensorboard), write_graph=False))
         try:
             model.fit(
                 batches(data, settings, steps, seed, model.input.dtype),
                 epochs=settings.epochs,
                 steps_per_epoch=steps,
-                callbacks=callbacks,
+                callbacks=every,
                 shuffle=False,
                 verbose=0,
             )
         except KeyboardInterrupt:
             watch.ended = "interrupted"
+        else:
+            if watch.ended == "epochs" and len(watch.rows) < settings.epochs:
+                watch.ended = "callback"
     seconds = time.perf_counter() - started
     model.set_weights(watch.best_weights)
     return PhaseResult(

@@ -8,11 +8,12 @@ winner           whichever validates better; the fine-tune phase can only improv
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import keras
 
 from kerastl.features.readers import Features
 from kerastl.model.build import Network
@@ -20,7 +21,7 @@ from kerastl.model.cut import Cut
 from kerastl.model.freezing import blocks, depth_of, freeze_backbone, thaw
 from kerastl.model.heads import rewind_dropout
 from kerastl.progress import Progress
-from kerastl.recipe import Asked, FinetunePhaseRecipe, Settings
+from kerastl.recipe import Asked, FinetunePhaseRecipe, PhaseRecipe, Settings
 from kerastl.training.batches import PhaseData
 from kerastl.training.phase import PhaseResult, run_phase
 from kerastl.training.trainer import Trainers
@@ -52,6 +53,7 @@ def transfer(
     *,
     head_phase: PhaseResult | None = None,
     trainers: Trainers | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
     tensorboard: Path | None = None,
     progress: Progress = Progress(),
 ) -> FitResult:
@@ -65,6 +67,7 @@ def transfer(
         recipe: fully resolved.
         head_phase: how the head phase went, where it ran before on the same features: its weights are taken over.
         trainers: of this network and cut, from earlier trainings; what they traced is not traced again.
+        callbacks: of the user's own, for both phases.
         tensorboard: folder for TensorBoard logs.
         progress: listens.
 
@@ -74,52 +77,92 @@ def transfer(
     Raises:
         TrainingError: where a loss is not finite.
     """
-    run = functools.partial(
-        run_phase,
-        seed=recipe.seed,
-        task=recipe.task,
-        trainers=trainers,
-        progress=progress,
-    )
-    freeze_backbone(network)
+    run = Steps(trainers, callbacks, tensorboard, progress)
     if head_phase is None:
-        head = run(
-            "head_phase",
-            network.head,
-            PhaseData(train, train.pooled_batch, validation, validation.pooled_batch),
-            recipe.head_phase,
-            tensorboard=tensorboard and tensorboard / "head_phase",
-        )
+        head = run.head_phase(network, train, validation, recipe)
     else:
+        freeze_backbone(network)
         head = head_phase
         network.head.set_weights(list(head.weights))
-    settings = recipe.finetune_phase
     if not head.best_epoch and head.ended != "interrupted":
         progress.warn(
             f"No epoch of the head phase was better on validation ({head.monitor}) than the shares of the classes alone: its "
             f"features may not tell the classes apart. `kerastl lr-range` and `kerastl rank` help to find out"
         )
-    if head.ended == "interrupted" or not finetunes(settings):
-        return FitResult((head,), head.name, head.best, head.ended == "interrupted")
+    if head.ended == "interrupted" or not finetunes(recipe.finetune_phase):
+        return result_of((head,))
+    return result_of((head, run.finetune_phase(network, cut, train, validation, recipe, head)))
 
-    rewind_dropout(network.head.layers)
-    factors = thaw_for_phase(network, cut, settings)
-    if cut.unfreeze_point == "input" and train.view_count > 1:
-        # Nothing is kept there, and each view is made when it is read: few of them would save nothing.
-        train = dataclasses.replace(train, view_count=max(train.view_count, settings.epochs))
-    finetune = run(
-        "finetune_phase",
-        cut.suffix,
-        PhaseData(train, train.activation_batch, validation, validation.activation_batch),
-        settings,
-        factors=factors,
+
+@dataclass(frozen=True, eq=False)
+class Steps:
+    """The two phases one by one, with what both have in common; see `transfer`."""
+
+    trainers: Trainers | None = None
+    callbacks: Sequence[keras.callbacks.Callback] = ()
+    tensorboard: Path | None = None
+    progress: Progress = Progress()
+
+    def head_phase(
+        self, network: Network, train: Features, validation: Features, recipe: Settings
+    ) -> PhaseResult:
+        """Train the head alone, on pooled features of the frozen backbone; it ends with its best weights."""
+        freeze_backbone(network)
+        data = PhaseData(train, train.pooled_batch, validation, validation.pooled_batch)
+        return self._run("head_phase", network.head, data, recipe.head_phase, recipe)
+
+    def finetune_phase(
+        self,
+        network: Network,
+        cut: Cut,
+        train: Features,
+        validation: Features,
+        recipe: Settings,
+        before: PhaseResult,
+    ) -> PhaseResult:
+        """Train head and blocks above the cut, which begin with the weights of the phase before and end with the better ones."""
+        settings = recipe.finetune_phase
+        rewind_dropout(network.head.layers)
+        factors = thaw_for_phase(network, cut, settings)
+        if cut.unfreeze_point == "input" and train.view_count > 1:
+            # Nothing is kept there, and each view is made when it is read: few of them would save nothing.
+            train = dataclasses.replace(train, view_count=max(train.view_count, settings.epochs))
+        data = PhaseData(train, train.activation_batch, validation, validation.activation_batch)
         # Figures that weigh classes in another way do not compare.
-        start=head.best if settings.class_weights == recipe.head_phase.class_weights else None,
-        tensorboard=tensorboard and tensorboard / "finetune_phase",
-    )
-    freeze_backbone(network)
-    winner = finetune if finetune.best_epoch else head
-    return FitResult((head, finetune), winner.name, winner.best, finetune.ended == "interrupted")
+        start = before.best if settings.class_weights == recipe.head_phase.class_weights else None
+        result = self._run("finetune_phase", cut.suffix, data, settings, recipe, factors=factors, start=start)
+        freeze_backbone(network)
+        return result
+
+    def _run(
+        self,
+        name: str,
+        model: keras.Model,
+        data: PhaseData,
+        phase: PhaseRecipe,
+        recipe: Settings,
+        **more: Any,
+    ) -> PhaseResult:
+        return run_phase(
+            name,
+            model,
+            data,
+            phase,
+            seed=recipe.seed,
+            task=recipe.task,
+            trainers=self.trainers,
+            callbacks=self.callbacks,
+            tensorboard=self.tensorboard and self.tensorboard / name,
+            progress=self.progress,
+            **more,
+        )
+
+
+def result_of(phases: tuple[PhaseResult, ...]) -> FitResult:
+    """The result of phases that ran one after the other: the last one wins if any of its epochs was better than what it began with."""
+    last = phases[-1]
+    winner = last if last.best_epoch else phases[0]
+    return FitResult(phases, winner.name, winner.best, last.ended == "interrupted")
 
 
 def thaw_for_phase(network: Network, cut: Cut, settings: FinetunePhaseRecipe) -> Callable[[Any], float]:

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import keras
 import numpy as np
 
 from kerastl.data.sources import open_examples
@@ -31,6 +30,7 @@ from kerastl.workflow.labelled import (
     class_names_of,
     decode_labelled,
     evaluation_split,
+    model_of,
     recipe_of,
     some_of,
 )
@@ -199,7 +199,7 @@ def _write_all(
 ) -> tuple[dict[str, _Written], dict[str, str]]:
     """The model in each format, the Keras model first; and why others are missing."""
     written, left_out = {KERAS: _Written(KERAS, run.model_keras)}, {}
-    model = keras.saving.load_model(run.model_keras, compile=False)
+    model = model_of(run)
     for name in names:
         progress.note(f"Writing {name}")
         if name == SAVED_MODEL:

@@ -26,7 +26,7 @@ from kerastl.training.phase import predict_logits
 from kerastl.training.trainer import inference_of
 from kerastl.workflow.calibrating import read_threshold
 from kerastl.workflow.exporting import serving_of
-from kerastl.workflow.labelled import class_names_of, decode_labelled, recipe_of, some_of
+from kerastl.workflow.labelled import class_names_of, decode_labelled, model_of, recipe_of, some_of
 from kerastl.workflow.use import precision_of_model
 
 # Of the training split. TensorFlow's guide to integer quantisation calls 100 to 500 enough:
@@ -102,7 +102,7 @@ def convert(
     serving = serving_of(recipe, class_names, read_threshold(folder))
     check_apart(recipe.data.source, exported_dir)
     splits = make_splits(open_examples(recipe.data), recipe.data)
-    model = keras.saving.load_model(folder.model_keras, compile=False)
+    model = model_of(folder)
     with tempfile.TemporaryDirectory(prefix="kerastl-") as scratch:
         wanted = {
             "train": some_of(splits.train, REPRESENTATIVE_IMAGES),

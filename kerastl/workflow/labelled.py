@@ -8,14 +8,15 @@ import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
+import keras
 import numpy as np
 
-from kerastl.data.examples import Split, listed, spread_positions
+from kerastl.data.examples import Examples, Split, listed, spread_positions
 from kerastl.data.grouping import keep_copies_together
 from kerastl.data.names import class_name
 from kerastl.data.sources import open_examples
 from kerastl.data.splits import make_splits
-from kerastl.errors import DataError, nearest
+from kerastl.errors import DataError, UserError, nearest
 from kerastl.features.cache import Cache
 from kerastl.features.pixels import decode_split
 from kerastl.features.views import Pixels
@@ -36,20 +37,43 @@ def recipe_of(run: Run) -> Settings:
         return resolve(recipe, data["counts"]["train"], len(data["classes"]))
 
 
+def model_of(run: Run) -> keras.Model:
+    """The trained model of a run.
+
+    Raises:
+        UserError: it has layers that Keras does not know in this process.
+    """
+    try:
+        return keras.saving.load_model(run.model_keras, compile=False)
+    except TypeError as error:  # what Keras says of a class that it cannot find
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"Keras cannot load {run.model_keras}: {reason} Layers of one's own have to be registered "
+            "(@keras.saving.register_keras_serializable()), and their module imported first: in Python, before kerastl.load. An "
+            "exported model needs neither"
+        ) from error
+
+
 def class_names_of(run: Run) -> tuple[str, ...]:
     """The classes of a run, in the order of its model's logits."""
     return tuple(json.loads(run.data_json.read_text(encoding="utf-8"))["classes"])
 
 
-def evaluation_split(recipe: Settings, data: str | None) -> tuple[Split, DataRecipe]:
+def evaluation_split(recipe: Settings, data: str | Examples | Split | None) -> tuple[Split, DataRecipe]:
     """The images to measure a run's model on: its own test split, or those of another source.
 
     Args:
         recipe: of the run.
-        data: another source; all of its images are used, or its test split where it has one.
+        data: another source, or its examples; all of its images are used, or its test split where it has one. A split is
+            used as it is.
     """
-    source = recipe.data if data is None else dataclasses.replace(recipe.data, source=data)
-    examples = open_examples(source)
+    if isinstance(data, Split):
+        return data, recipe.data
+    if isinstance(data, Examples):
+        source, examples = recipe.data, data
+    else:
+        source = recipe.data if data is None else dataclasses.replace(recipe.data, source=data)
+        examples = open_examples(source)
     if data is None:
         return make_splits(examples, source).test, source
     examples = keep_copies_together(examples)

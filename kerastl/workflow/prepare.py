@@ -14,7 +14,16 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kerastl.data.examples import SPLIT_NAMES, Split, Splits, label_counts, listed, spread_positions, without
+from kerastl.data.examples import (
+    SPLIT_NAMES,
+    Examples,
+    Split,
+    Splits,
+    label_counts,
+    listed,
+    spread_positions,
+    without,
+)
 from kerastl.data.folder import check_apart
 from kerastl.data.sources import open_examples
 from kerastl.data.splits import make_splits
@@ -80,18 +89,21 @@ class Prepared:
         return FrozenViews(split, self.views(split), count, self.facts[split], about)
 
 
-def open_splits(recipe: Recipe, *written: Path | str) -> tuple[Settings, Splits]:
+def open_splits(
+    recipe: Recipe, *written: Path | str, examples: Examples | None = None
+) -> tuple[Settings, Splits]:
     """Index and split the recipe's data, and fill in what the recipe leaves to the rule.
 
     Args:
         recipe: what the user asks for.
         written: folders that will be written to.
+        examples: those of the recipe's data, where they are open already, or were handed over in Python.
 
     Raises:
         DataError: the data cannot be used, or a folder to write to lies where the next run would take it for a class.
     """
     check_apart(recipe.data.source, *written)
-    splits = make_splits(open_examples(recipe.data), recipe.data)
+    splits = make_splits(open_examples(recipe.data) if examples is None else examples, recipe.data)
     recipe, splits = with_significant_bits(recipe, splits)
     return resolve(recipe, splits.train.count, len(splits.class_names)), splits
 

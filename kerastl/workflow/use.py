@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from kerastl.data.examples import Examples, Split
 from kerastl.data.folder import check_apart
 from kerastl.data.sources import open_examples
 from kerastl.data.splits import make_splits
@@ -25,33 +28,41 @@ from kerastl.image.read import servable
 from kerastl.model.graph import walk_layers
 from kerastl.prediction import Prediction, unreadable
 from kerastl.progress import Progress
-from kerastl.run import open_run
+from kerastl.recipe.schema import HANDED
+from kerastl.run import Run, open_run
 from kerastl.task import Task
 from kerastl.training.phase import evaluation_batch, predict_logits
 from kerastl.training.trainer import inference_of
 from kerastl.workflow.calibrating import read_threshold
 from kerastl.workflow.exporting import export_network, readable_images, serving_of
 from kerastl.workflow.facts import measured, model_facts
-from kerastl.workflow.labelled import class_names_of, decode_labelled, evaluation_split, recipe_of
+from kerastl.workflow.labelled import class_names_of, decode_labelled, evaluation_split, model_of, recipe_of
 from kerastl.workflow.prepare import reading_warnings
 
 READ_BATCH = 64
 
 
-def evaluate(run: Path | str, data: str | None = None, *, progress: Progress = Progress()) -> Metrics:
+def evaluate(
+    run: Path | str, data: str | Examples | None = None, *, progress: Progress = Progress()
+) -> Metrics:
     """Measure a run's model; see `evaluate_each`."""
     return evaluate_each(run, data, progress=progress)[0]
 
 
 def evaluate_each(
-    run: Path | str, data: str | None = None, *, progress: Progress = Progress()
+    run: Path | str,
+    data: str | Examples | Split | None = None,
+    *,
+    model: keras.Model | None = None,
+    progress: Progress = Progress(),
 ) -> tuple[Metrics, list[LabelledAnswer]]:
     """Measure a run's model, and say what it answers to each image.
 
     Args:
         run: the run's folder.
-        data: other labelled images (a folder, manifest, `tfds:NAME` or digits); all of them are used, or
-            their test split where they have one. Without it, the run's own test split.
+        data: other labelled images (a folder, manifest, `tfds:NAME`, digits, or examples from `kerastl.from_arrays` and its
+            like); all of them are used, or their test split where they have one. Without it, the run's own test split.
+        model: of the run, where it is loaded already.
         progress: listens.
 
     Returns:
@@ -64,14 +75,15 @@ def evaluate_each(
     recipe, class_names = recipe_of(folder), class_names_of(folder)
     split, source = evaluation_split(recipe, data)
     if data is not None and split.count < len(split.examples):
-        progress.note(f"{data}: its test split, {split.count:,} of {len(split.examples):,} images")
+        progress.note(
+            f"{data if isinstance(data, str) else split.examples.origin}: its test split, {split.count:,} of {len(split.examples):,} images"
+        )
     with tempfile.TemporaryDirectory(prefix="kerastl-") as scratch:
         pixels, labels, ids = decode_labelled(
             split, source, recipe.backbone.image_size, class_names, Path(scratch), progress
         )
-        model = keras.saving.load_model(folder.model_keras)
         logits = predict_logits(
-            inference_of(model),
+            inference_of(model or model_of(folder)),
             len(labels),
             lambda positions, view: pixels[positions].astype(np.float32),
             evaluation_batch(recipe.finetune_phase),
@@ -91,25 +103,55 @@ def predict_with_folder(
         UserError: the model cannot be used, or no image was found.
     """
     paths = find_images(images, progress)
-    answer, class_names, task = _reader(model)
-    predictions = []
+    reader = open_reader(model)
+    return predictions(reader, ((path, _contents(path)) for path in paths), len(paths), top, progress)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """What a trained model answers to encoded images.
+
+    Attributes:
+        answer: encoded images -> probabilities [n, k], and whether each is accepted, [n].
+        class_names: in the order of the probabilities.
+        task: what is answered.
+    """
+
+    answer: Callable[[Sequence[bytes]], tuple[np.ndarray, np.ndarray]]
+    class_names: Sequence[str]
+    task: Task
+
+
+def predictions(
+    reader: Reader, images: Iterable[tuple[str, bytes | str]], count: int, top: int, progress: Progress
+) -> list[Prediction]:
+    """Classify images.
+
+    Args:
+        reader: of the model.
+        images: name and bytes of each; a text in their place is why they cannot be read.
+        count: how many there are.
+        top: how many classes to name for each.
+        progress: listens.
+    """
+    found: list[Prediction] = []
     converted: Counter[str] = Counter()
-    with progress.track("predict", len(paths)) as tracker:
-        for start in range(0, len(paths), READ_BATCH):
-            part = paths[start : start + READ_BATCH]
-            readable, errors = _read(part, converted)
-            answers = zip(*answer(list(readable.values())), strict=True) if readable else iter(())
-            for path in part:
-                if path in errors:
-                    predictions.append(unreadable(path, errors[path]))
+    remaining = iter(images)
+    with progress.track("predict", count) as tracker:
+        while part := list(itertools.islice(remaining, READ_BATCH)):
+            served = [_servable(data, converted) for _, data in part]
+            readable = [data for data, error in served if not error]
+            answers = zip(*reader.answer(readable), strict=True) if readable else iter(())
+            for (name, _), (_, error) in zip(part, served, strict=True):
+                if error:
+                    found.append(unreadable(name, error))
                 else:
                     probabilities, accepted = next(answers)
-                    found = _prediction(path, probabilities, bool(accepted), class_names, task, top)
-                    predictions.append(found)
+                    found.append(_prediction(name, probabilities, bool(accepted), reader, top))
             tracker.advance(len(part))
     for warning in reading_warnings((), converted):
         progress.warn(warning)
-    return predictions
+    return found
 
 
 def export(
@@ -139,11 +181,14 @@ def export(
     recipe, class_names = recipe_of(folder), class_names_of(folder)
     check_model_name(name or recipe.name)
     check_apart(recipe.data.source, models_dir)
-    splits = make_splits(open_examples(recipe.data), recipe.data)
-    images = [
-        data for split in (splits.validation, splits.test) for data in readable_images(split, progress)[1]
-    ]
-    model = keras.saving.load_model(folder.model_keras)
+    if recipe.data.source.startswith(HANDED) and folder.images.is_dir():
+        images = [path.read_bytes() for path in sorted(folder.images.iterdir())]
+    else:
+        splits = make_splits(open_examples(recipe.data), recipe.data)
+        images = [
+            data for split in (splits.validation, splits.test) for data in readable_images(split, progress)[1]
+        ]
+    model = model_of(folder)
     precision = precision_of_model(model)
     progress.note(f"Checking on {len(images)} images of the validation and test splits")
     serving = serving_of(recipe, class_names, read_threshold(folder))
@@ -154,70 +199,58 @@ def export(
     )  # fmt: skip
 
 
-# Probabilities [n, k] of encoded images, and whether each is accepted, [n].
-Answer = Callable[[Sequence[bytes]], tuple[np.ndarray, np.ndarray]]
-
-
-def _reader(model: Path) -> tuple[Answer, Sequence[str], Task]:
-    """What answers, its classes, and its task."""
+def open_reader(model: Path) -> Reader:
+    """The reader of a run's folder or of an exported model."""
     if (model / "model.keras").is_file() or (model / "recipe.toml").is_file():
         folder = open_run(model)
-        recipe, network = recipe_of(folder), keras.saving.load_model(folder.model_keras)
-
-        threshold = read_threshold(folder) or 0.0
-
-        def answer(encoded: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
-            pixels = [
-                decode(
-                    tf.constant(data),
-                    recipe.backbone.image_size,
-                    recipe.data.resize,
-                    recipe.data.significant_bits or 16,
-                )
-                for data in encoded
-            ]
-            logits = network(tf.cast(tf.stack(pixels), tf.float32), training=False).numpy()
-            probabilities = recipe.task.probabilities(logits)
-            return probabilities, probabilities.max(axis=1) >= threshold
-
-        return answer, class_names_of(folder), recipe.task
-    reader = load_exported(model)
-    return reader.predict_bytes, reader.class_names, reader.task
+        return run_reader(folder, model_of(folder))
+    exported = load_exported(model)
+    return Reader(exported.predict_bytes, exported.class_names, exported.task)
 
 
-def _read(paths: Sequence[str], converted: Counter[str]) -> tuple[dict[str, bytes], dict[str, str]]:
-    """What the model takes of some files, and why others cannot be read; counts the formats that Pillow read."""
-    readable: dict[str, bytes] = {}
-    errors: dict[str, str] = {}
-    for path in paths:
-        try:
-            data = Path(path).read_bytes()
-        except OSError as error:
-            errors[path] = error.strerror or str(error)
-            continue
-        try:
-            readable[path], kind = servable(data)
-        except ValueError as error:
-            errors[path] = str(error)
-        else:
-            converted.update([kind] if kind else [])
-    return readable, errors
+def run_reader(folder: Run, model: keras.Model) -> Reader:
+    """The reader of a run whose model is loaded."""
+    recipe = recipe_of(folder)
+    threshold = read_threshold(folder) or 0.0
+    size, bits = recipe.backbone.image_size, recipe.data.significant_bits or 16
+
+    def answer(encoded: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
+        pixels = [decode(tf.constant(data), size, recipe.data.resize, bits) for data in encoded]
+        logits = model(tf.cast(tf.stack(pixels), tf.float32), training=False).numpy()
+        probabilities = recipe.task.probabilities(logits)
+        return probabilities, probabilities.max(axis=1) >= threshold
+
+    return Reader(answer, class_names_of(folder), recipe.task)
 
 
-def _prediction(
-    path: str,
-    probabilities: np.ndarray,
-    accepted: bool,
-    class_names: Sequence[str],
-    task: Task,
-    top: int,
-) -> Prediction:
+def _contents(path: str) -> bytes | str:
+    """The bytes of a file, or why it cannot be read."""
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        return error.strerror or str(error)
+
+
+def _servable(data: bytes | str, converted: Counter[str]) -> tuple[bytes, str]:
+    """What the model takes, or why there is nothing; counts the formats that Pillow read."""
+    if isinstance(data, str):
+        return b"", data
+    try:
+        served, kind = servable(data)
+    except ValueError as error:
+        return b"", str(error)
+    converted.update([kind] if kind else [])
+    return served, ""
+
+
+def _prediction(name: str, probabilities: np.ndarray, accepted: bool, reader: Reader, top: int) -> Prediction:
+    class_names = reader.class_names
     order = np.argsort(-probabilities, kind="stable")[:top]
     best = tuple((class_names[index], float(probabilities[index])) for index in order)
     labels = None
-    if not task.exclusive:
-        labels = tuple(name for name, p in zip(class_names, probabilities, strict=True) if p > 0.5)
-    return Prediction(path, best[0][0], best[0][1], best, accepted=accepted, labels=labels)
+    if not reader.task.exclusive:
+        labels = tuple(each for each, p in zip(class_names, probabilities, strict=True) if p > 0.5)
+    return Prediction(name, best[0][0], best[0][1], best, accepted=accepted, labels=labels)
 
 
 def precision_of_model(model: keras.Model) -> str:
