@@ -23,9 +23,9 @@ import tensorflow as tf
 from PIL import Image
 
 from kerastl.backbones import backbone_names, get_backbone
-from kerastl.export.parity import FLOAT32_TOLERANCE, check_parity, expected_answers
-from kerastl.export.serving import Serving
-from kerastl.export.signatures import write_saved_model
+from kerastl.export.check import FLOAT32_TOLERANCE, check_export, expected_answers
+from kerastl.export.saved_model import write_saved_model
+from kerastl.export.signature import Serving
 from kerastl.model.build import Network, build_backbone, build_model
 from kerastl.recipe import HeadRecipe
 
@@ -72,7 +72,7 @@ def passes(name: str, kernels: float) -> bool:
         power = np.abs(tf.nn.softmax(swapped).numpy() - expected.probabilities).max()
         write_saved_model(network.model, serving, path)
         megabytes = sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) / 1e6
-        result = check_parity(path, images, expected, serving)
+        result = check_export(path, expected, serving)
     seconds = time.perf_counter() - started
     print(
         f"{name:<24}{result.largest_difference:>10.1e}{power:>14.1e}{megabytes:>8.1f}{seconds:>9.0f}  "

@@ -22,8 +22,8 @@ import numpy as np
 from PIL import Image
 
 from kerastl.backbones import get_backbone
-from kerastl.export.serving import Serving
-from kerastl.export.signatures import write_saved_model
+from kerastl.export.saved_model import write_saved_model
+from kerastl.export.signature import Serving
 from kerastl.model.build import build_backbone, build_model
 from kerastl.recipe import HeadRecipe
 

@@ -27,13 +27,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from kerastl.errors import UserError
+from kerastl.export.compare import CheckResult
 from kerastl.export.folders import ABANDONED_SECONDS, published_versions
-from kerastl.export.parity import ParityResult
 from kerastl.export.publish import publish
 from kerastl.export.versions import prune_versions, roll_back
 
 NAME = "model"
-GOOD = ParityResult(0.0, True, 1, True, 1e-5, ("serving_default",), ())
+GOOD = CheckResult(largest_difference=0.0, count=1, tolerance=1e-5, signatures=("serving_default",))
 FILES = {
     "saved_model.pb": 200_000,
     "variables/variables.index": 2_000,

@@ -30,9 +30,9 @@ import tensorflow as tf
 from export_all import tell_apart
 
 from kerastl.backbones import get_backbone
-from kerastl.export.parity import check_parity, expected_answers
-from kerastl.export.serving import SERVING_BYTES, Serving
-from kerastl.export.signatures import write_saved_model
+from kerastl.export.check import check_export, expected_answers
+from kerastl.export.saved_model import write_saved_model
+from kerastl.export.signature import SERVING_BYTES, Serving
 from kerastl.export.warmup import write_warmup
 from kerastl.image.decode import decode
 from kerastl.model.build import Network, build_backbone, build_model
@@ -103,7 +103,7 @@ def measure(name: str, arguments: argparse.Namespace, images: list[bytes], first
         path = Path(folder) / "1"
         write_saved_model(network.model, serving, path)
         expected = expected_answers(network.model, images, serving)
-        result = check_parity(path, images, expected, serving)
+        result = check_export(path, expected, serving)
         row: dict[str, Any] = {
             "backbone": name,
             "images": result.count,

@@ -21,13 +21,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from kerastl.export.compare import CheckResult
 from kerastl.export.folders import ABANDONED_SECONDS, published_versions
-from kerastl.export.parity import ParityResult
 from kerastl.export.publish import publish
 from kerastl.export.versions import prune_versions, roll_back
 
 NAME = "m"
-GOOD = ParityResult(0.0, True, 1, True, 1e-5, ("serving_default",), ())
+GOOD = CheckResult(largest_difference=0.0, count=1, tolerance=1e-5, signatures=("serving_default",))
 FILES = ("saved_model.pb", "variables/variables.index", "variables/variables.data", "assets/labels.txt")
 EVENTS = ("open", "os.", "shutil.", "fcntl.", "tempfile.", "test.")
 

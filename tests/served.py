@@ -104,8 +104,8 @@ def export_flowers(models: Path) -> tuple[Path, bytes]:
     import keras
     from PIL import Image
 
-    from kerastl.export.serving import Serving
-    from kerastl.export.signatures import write_saved_model
+    from kerastl.export.saved_model import write_saved_model
+    from kerastl.export.signature import Serving
 
     keras.utils.set_random_seed(3)
     layers = keras.layers

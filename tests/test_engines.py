@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kerastl.export.parity import expected_answers
-from kerastl.export.serving import Serving
+from kerastl.export.check import expected_answers
+from kerastl.export.signature import Serving
 
 NAMES = ("blau", "grün", "rot")
 SIZE = 24
@@ -58,7 +58,7 @@ class Served:
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Served:
-    from kerastl.export.signatures import write_saved_model
+    from kerastl.export.saved_model import write_saved_model
 
     random = np.random.default_rng(0)
     encoded = []
@@ -138,7 +138,7 @@ def test_the_c_api_names_the_image_that_is_none(served: Served, program: Path, t
 def test_openvino_answers_on_pixels(served: Served, tmp_path: Path) -> None:
     import openvino
 
-    from kerastl.export.converting import write_pixels_only
+    from kerastl.export.saved_model import write_pixels_only
 
     write_pixels_only(tiny_model(), SERVING, tmp_path / "pixels")
     # by default its processor plugin computes in bfloat16 where the machine can

@@ -17,10 +17,11 @@ import pytest
 from PIL import Image
 
 from kerastl.errors import DataError, ExportError, UserError
-from kerastl.export.parity import MIXED_PRECISION_TOLERANCE, ParityResult, check_parity, expected_answers
+from kerastl.export.check import MIXED_PRECISION_TOLERANCE, check_export, expected_answers
+from kerastl.export.compare import CheckResult
 from kerastl.export.publish import ExportedModel, publish
 from kerastl.export.reader import load_exported
-from kerastl.export.serving import Serving
+from kerastl.export.signature import Serving
 from kerastl.task import Task
 from kerastl.task.classification import CLASSIFICATION, MULTI_LABEL
 from kerastl.writing import NoSpaceError
@@ -90,7 +91,7 @@ def export(
     served_threshold: float | None = None,
 ) -> ExportedModel:
     """What the workflow does; `exported`, `names` and `resize` can be made to differ from what is expected."""
-    from kerastl.export.signatures import write_saved_model
+    from kerastl.export.saved_model import write_saved_model
 
     expected = expected or tiny_model()
     right = Serving(NAMES, SIZE, "stretch", task, threshold)
@@ -98,7 +99,7 @@ def export(
     served = Serving(names, SIZE, resize, task, served_threshold or threshold)
     return publish(
         lambda path: write_saved_model(exported or expected, served, path),
-        lambda path: check_parity(path, images, answers, right, tolerance),
+        lambda path: check_export(path, answers, right, tolerance),
         models_dir,
         "colours",
         {"recipe.toml": "seed = 0\n", "labels.txt": "\n".join(NAMES)},
@@ -352,9 +353,9 @@ def test_the_embedding_is_what_the_head_stands_on(exported: ExportedModel, image
 def test_another_embedding_is_refused(exported: ExportedModel, images: list[bytes]) -> None:
     serving = Serving(NAMES, SIZE)
     expected = expected_answers(tiny_model(), images, serving)
-    assert check_parity(exported.path, images, expected, serving).passed
+    assert check_export(exported.path, expected, serving).passed
     moved = dataclasses.replace(expected, embeddings=expected.embeddings + 1e-3)
-    result = check_parity(exported.path, images, moved, serving)
+    result = check_export(exported.path, moved, serving)
     assert len(result.problems) == 2 and all(
         "embeddings differ by up to 0.001" in each for each in result.problems
     )
@@ -436,7 +437,7 @@ def test_answers_that_change_from_request_to_request_are_refused(tmp_path: Path,
 def test_random_operations_of_a_graph_are_named() -> None:
     import tensorflow as tf
 
-    from kerastl.export.fresh_process import random_operations
+    from kerastl.export.ask_process import random_operations
 
     @tf.function(input_signature=[tf.TensorSpec([None, None, 3], tf.uint8)])
     def cut(image: tf.Tensor) -> tf.Tensor:
@@ -458,7 +459,7 @@ def test_every_operation_that_takes_a_seed_counts_as_random() -> None:
 
     import tensorflow as tf
 
-    from kerastl.export.fresh_process import RANDOM
+    from kerastl.export.ask_process import RANDOM
 
     # hashes, names of files and the tuning of pipelines; a dropout of RNNs on graphics cards, 0 where nothing is trained
     exempt = ("ComputeAccidentalHits", "SnapshotDataset", "ModelDataset", "CudnnRNN")
@@ -500,7 +501,7 @@ def test_a_multi_label_model_answers_with_a_sigmoid_for_each_label(
     with pytest.raises(ExportError, match="probabilities differ"):
         single = tiny_model()
         serving = Serving(NAMES, SIZE)
-        result = check_parity(version.path, images, expected_answers(single, images, serving), serving)
+        result = check_export(version.path, expected_answers(single, images, serving), serving)
         raise ExportError("\n".join(result.problems))
 
 
@@ -521,7 +522,7 @@ def test_mixed_precision_is_served_in_float32(tmp_path: Path, images: list[bytes
 
 
 def test_names_and_sizes_that_do_not_fit_are_refused_before_anything_is_written(tmp_path: Path) -> None:
-    from kerastl.export.signatures import write_saved_model
+    from kerastl.export.saved_model import write_saved_model
 
     with pytest.raises(ExportError) as caught:
         write_saved_model(tiny_model(), Serving(("a", "a", "b\nc", "d"), 32), tmp_path / "x")
@@ -532,7 +533,7 @@ def test_names_and_sizes_that_do_not_fit_are_refused_before_anything_is_written(
 
 # Publishing alone: what is built does not matter here, so no TensorFlow is needed.
 
-GOOD = ParityResult(0.0, True, 1, True, 1e-5, ("serving_default",), ())
+GOOD = CheckResult(largest_difference=0.0, count=1, tolerance=1e-5, signatures=("serving_default",))
 
 
 def build(path: Path) -> None:
@@ -554,7 +555,7 @@ def test_a_failure_at_any_step_leaves_nothing(
         if step == "build ends":
             raise failure
 
-    def failing_check(path: Path) -> ParityResult:
+    def failing_check(path: Path) -> CheckResult:
         assert path.parent.name.startswith(".tmp-")
         if step == "check":
             raise failure
@@ -596,14 +597,14 @@ def test_writers_at_the_same_time_get_versions_of_their_own(tmp_path: Path) -> N
         import sys, time
         from pathlib import Path
         from kerastl.export import publish
-        from kerastl.export.parity import ParityResult
+        from kerastl.export.compare import CheckResult
         def build(path):
             path.mkdir()
             (path / "saved_model.pb").write_text(sys.argv[2])
         def check(path):
             (Path(sys.argv[1]) / f"ready{sys.argv[2]}").touch()
             while len(list(Path(sys.argv[1]).glob("ready*"))) < 4: time.sleep(0.001)
-            return ParityResult(0.0, True, 1, True, 1e-5, (), ())
+            return CheckResult(largest_difference=0.0, count=1, tolerance=1e-5)
         for i in range(25): publish.publish(build, check, sys.argv[1], "m")
         assert "tensorflow" not in sys.modules
     """

@@ -464,7 +464,7 @@ def test_nothing_is_published_where_features_and_model_disagree(
     import keras
 
     from kerastl.errors import ExportError
-    from kerastl.export.parity import expected_answers
+    from kerastl.export.check import expected_answers
     from kerastl.recipe import load_recipe
     from kerastl.run import Run
     from kerastl.workflow.exporting import Trained, export_network, serving_of

@@ -14,10 +14,12 @@ from PIL import Image
 from kerastl.errors import ExportError
 from kerastl.evaluation.metrics import evaluate_logits
 from kerastl.export.card import ModelFacts, describe_version
-from kerastl.export.parity import ParityResult
+from kerastl.export.compare import CheckResult
 from kerastl.task.classification import MULTI_LABEL
 
-PARITY = ParityResult(3.2e-7, True, 32, True, 1e-5, ("serving_default", "serving_pixels"), ())
+PARITY = CheckResult(
+    largest_difference=3.2e-7, count=32, tolerance=1e-5, signatures=("serving_default", "serving_pixels")
+)
 
 
 def facts(**changes: object) -> ModelFacts:

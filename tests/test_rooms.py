@@ -187,10 +187,9 @@ ONLY = {
         ("client/", "tuning/workers.py"),
     ),
     "imports matplotlib": (import_of("matplotlib"), ("report/plots", "report/search_plots")),
-    # reader.py is the program of the fresh process that reloads an export; it answers on its stdout
     "imports click, prints or exits": (
         prints_or_exits,
-        ("cli/", "export/reader.py", "export/fresh_process.py", "tuning/worker.py"),
+        ("cli/", "tuning/worker.py"),
     ),
     # the others only hold it as the default of an argument
     "names saved_models": (

@@ -21,7 +21,7 @@ from PIL import Image
 from served import BOTH, PALETTE, StandIn, export_flowers, stand_in
 
 from kerastl import workflow
-from kerastl.export.serving import SERVING_BYTES, SERVING_EMBEDDING, SERVING_PIXELS
+from kerastl.export.signature import SERVING_BYTES, SERVING_EMBEDDING, SERVING_PIXELS
 
 SIGNATURES = (SERVING_BYTES, SERVING_PIXELS, SERVING_EMBEDDING)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from kerastl.backbones import get_backbone
 from kerastl.encoded import NOT_SERVED, SERVED_WORDS
-from kerastl.export.parity import ParityResult
+from kerastl.export.compare import CheckResult
 from kerastl.export.versions import CARD_FILE, FACTS_FILE
 from kerastl.run import environment
 from kerastl.task import task_named
@@ -68,7 +68,7 @@ class ModelFacts:
     trust: Mapping[str, Any] | None = None
 
 
-def describe_version(facts: ModelFacts, name: str, parity: ParityResult, warmup_count: int) -> dict[str, str]:
+def describe_version(facts: ModelFacts, name: str, parity: CheckResult, warmup_count: int) -> dict[str, str]:
     """The files that tell what a version is.
 
     The version's number stands in neither: it is known when its folder gets its name.

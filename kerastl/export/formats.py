@@ -6,7 +6,7 @@ such a model has to decode and resize as training did, and what that means stand
     exported/<format>/<name>/<version>/
         model.tflite or model.onnx    pixels [n, s, s, 3] -> probabilities [n, k]
         labels.txt                    a class a line, in the order of the probabilities
-        model.json                    input, output, size, resize, labels, threshold, and what the check found
+        format.json                   input, output, size, resize, labels, threshold, and what the check found
 
 Not in `saved_models/`: TensorFlow Serving watches those folders, and a version there never changes once it is visible.
 """
@@ -15,25 +15,30 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kerastl.errors import UserError
-from kerastl.export.serving import Serving
+from kerastl.export.signature import LABELS_FILE, Serving, write_labels
+
+if TYPE_CHECKING:
+    import keras
+    import numpy as np
 
 SAVED_MODEL = "saved_model"
-INFO_FILE = "model.json"
+INFO_FILE = "format.json"
 
 
 @dataclass(frozen=True)
 class Format:
-    """A format beside the SavedModel.
+    """A format of an exported model.
 
     Attributes:
         name: as the command line takes it, and the name of its folder.
         file: name of the model's file.
-        runtime: which of `runtime_process`'s runtimes answers with it.
+        runtime: which runtime of `ask_process` answers with it.
         packages: modules that conversion and check import.
         extra: of kerastl, which installs them.
         input_dtype: `float32`, or `uint8` where all arithmetic is in integers; RGB 0..255 in either.
@@ -52,6 +57,9 @@ class Format:
         return self.input_dtype == "uint8"
 
 
+SERVED = Format(SAVED_MODEL, "saved_model.pb", SAVED_MODEL, (), "", "float32")
+"""What TensorFlow Serving loads."""
+
 FORMATS = {
     each.name: each
     for each in (
@@ -63,7 +71,7 @@ FORMATS = {
 
 
 def missing_packages(format: Format) -> list[str]:
-    """Which of its packages are not installed."""
+    """Those of its packages that are not installed."""
     return [package for package in format.packages if importlib.util.find_spec(package) is None]
 
 
@@ -78,7 +86,7 @@ def require_packages(format: Format) -> None:
 
 
 def describe(format: Format, serving: Serving) -> dict[str, Any]:
-    """What `model.json` says before the check."""
+    """Content of `format.json` before the check."""
     size, count = serving.image_size, len(serving.class_names)
     return {
         "format": format.name,
@@ -106,11 +114,55 @@ def describe(format: Format, serving: Serving) -> dict[str, Any]:
 
 
 def read_info(folder: Path) -> dict[str, Any]:
-    """What `model.json` says."""
+    """Content of `format.json`."""
     return json.loads((folder / INFO_FILE).read_text(encoding="utf-8"))
 
 
 def write_info(folder: Path, info: dict[str, Any]) -> None:
-    """Write `model.json`; only into a folder that nobody sees yet."""
+    """Write `format.json`; only into a folder that nobody sees yet."""
     text = json.dumps(info, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     (folder / INFO_FILE).write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_format(
+    model: keras.Model, serving: Serving, format: Format, folder: Path, representative: np.ndarray
+) -> None:
+    """Write a model in another format, its labels and its description.
+
+    Args:
+        model: takes float32 [n, s, s, 3], RGB 0..255, and returns logits [n, k].
+        serving: what has to be known beside it.
+        format: to write.
+        folder: to make; `publish` makes it visible.
+        representative: uint8 [m, s, s, 3]: training images, from which the integer format learns how large
+            activations become. Others do not look at it, and it may be empty.
+
+    Raises:
+        ExportError: the model cannot be converted; says what the converter said.
+    """
+    import numpy as np
+
+    from kerastl.export.process import convert_in_process
+    from kerastl.export.saved_model import check_serving, write_pixels_only
+
+    check_serving(model, serving)
+    folder.mkdir(parents=True)
+    with tempfile.TemporaryDirectory(prefix="kerastl-convert-") as scratch:
+        saved, images = Path(scratch) / "saved_model", Path(scratch) / "representative.npy"
+        write_pixels_only(model, serving, saved, format.is_integer)
+        if format.is_integer:
+            np.save(images, with_full_range(representative))
+        convert_in_process(format.name, saved, folder / format.file, images)
+    write_labels(folder / LABELS_FILE, serving.class_names)
+    write_info(folder, describe(format, serving))
+
+
+def with_full_range(images: np.ndarray) -> np.ndarray:
+    """Images of which the first has a black and a white pixel.
+
+    The integer model's input scale is taken from the values seen: only with both ends among them is a pixel's
+    value, 0..255, the input itself.
+    """
+    images = images.copy()
+    images[0, 0, 0], images[0, -1, -1] = 0, 255
+    return images

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kerastl.errors import ExportError, UserError
+from kerastl.export.compare import CheckResult
 from kerastl.export.folders import is_model_name, published_versions, remove_leftovers, show, workspace
 from kerastl.export.models_config import not_listed, write_models_config
-from kerastl.export.parity import ParityResult
 from kerastl.export.versions import EXTRA_FOLDER, check_keep, prune_versions
 from kerastl.wording import safe_name
 from kerastl.writing import explain_write_errors
@@ -44,11 +44,11 @@ class ExportedModel:
 
 def publish(
     build: Callable[[Path], None],
-    check: Callable[[Path], ParityResult],
+    check: Callable[[Path], CheckResult],
     models_dir: Path | str,
     name: str,
     extra_files: Mapping[str, str | bytes] | None = None,
-    describe: Callable[[ParityResult], Mapping[str, str]] | None = None,
+    describe: Callable[[CheckResult], Mapping[str, str]] | None = None,
     keep: int | None = None,
     served: bool = True,
 ) -> ExportedModel:
@@ -117,7 +117,7 @@ def _write_extra_files(temporary: Path, extra_files: Mapping[str, str | bytes]) 
         target.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
 
 
-def _failure(name: str, base: Path, result: ParityResult) -> str:
+def _failure(name: str, base: Path, result: CheckResult) -> str:
     versions = published_versions(base)
     stays = f"version {versions[-1]} stays the latest" if versions else "there is no version yet"
     lines = "\n".join(f"  - {problem}" for problem in result.problems)

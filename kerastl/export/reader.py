@@ -9,7 +9,7 @@ import numpy as np
 
 from kerastl.errors import DataError, UserError, nearest
 from kerastl.export.folders import published_versions
-from kerastl.export.serving import SERVING_BYTES, read_labels
+from kerastl.export.signature import LABELS_FILE, SERVING_BYTES, read_labels
 from kerastl.task import LABELS, Task
 from kerastl.task.classification import CLASSIFICATION, MULTI_LABEL
 
@@ -33,7 +33,7 @@ class ExportedReader:
         signature = self._loaded.signatures.get(SERVING_BYTES)
         inputs = list(signature.structured_input_signature[1]) if signature else []
         try:
-            self.class_names = read_labels(path)
+            self.class_names = read_labels(path / "assets" / LABELS_FILE)
         except OSError:
             self.class_names = ()
         if (

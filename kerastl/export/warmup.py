@@ -20,7 +20,7 @@ from tensorflow.core.framework import tensor_pb2
 from tensorflow.core.protobuf import saved_model_pb2
 
 from kerastl.errors import ExportError
-from kerastl.export.serving import SERVING_BYTES
+from kerastl.export.signature import SERVING_BYTES
 from kerastl.export.versions import EXTRA_FOLDER
 
 WARMUP_FILE = "tf_serving_warmup_requests"

@@ -118,7 +118,7 @@ class Task(Protocol):
         """Probability of each whole answer, float64 [n]; of several labels as if one said nothing of another."""
 
     def answers(self, logits: tf.Tensor, class_names: Sequence[str], top: int) -> dict[str, tf.Tensor]:
-        """Outputs of a served model; `kerastl.export.serving` lists them.
+        """Outputs of a served model; `kerastl.export.signature` lists them.
 
         Args:
             logits: float32 [n, k].

@@ -176,7 +176,7 @@ class MultiLabel(Task):
     def answers(self, logits: tf.Tensor, class_names: Sequence[str], top: int) -> dict[str, tf.Tensor]:
         import tensorflow as tf
 
-        # No name holds a line break: `kerastl.export.signatures.check_serving` refuses them.
+        # No name holds a line break: `kerastl.export.saved_model.check_serving` refuses them.
         lines = tf.where(logits > 0, tf.constant([f"{name}\n" for name in class_names]), "")
         given = tf.strings.regex_replace(tf.strings.reduce_join(lines, axis=1), "\n$", "")
         return {**_ranked(logits, tf.sigmoid(logits), class_names, top), LABELS: given}

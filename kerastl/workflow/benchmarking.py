@@ -7,6 +7,7 @@ import os
 import statistics
 import tempfile
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,16 +16,15 @@ import numpy as np
 from kerastl.data.sources import open_examples
 from kerastl.data.splits import make_splits
 from kerastl.errors import ExportError, UserError
-from kerastl.export.converting import write_format
-from kerastl.export.formats import FORMATS, SAVED_MODEL, require_packages
-from kerastl.export.runtimes import RuntimeProcess, start_runtime
-from kerastl.export.serving import Serving
-from kerastl.export.signatures import write_saved_model
+from kerastl.export.formats import FORMATS, SAVED_MODEL, require_packages, write_format
+from kerastl.export.process import ModelProcess, start_model
+from kerastl.export.saved_model import write_saved_model
+from kerastl.export.signature import SERVING_PIXELS, Serving
 from kerastl.features.views import Pixels
 from kerastl.progress import Progress
 from kerastl.run import Run, open_run
 from kerastl.workflow.calibrating import read_threshold
-from kerastl.workflow.converting import REPRESENTATIVE_IMAGES, format_named
+from kerastl.workflow.converting import CHECK_BATCH, REPRESENTATIVE_IMAGES, format_named
 from kerastl.workflow.exporting import serving_of
 from kerastl.workflow.labelled import (
     class_names_of,
@@ -149,11 +149,11 @@ def benchmark(
         threads = os.cpu_count() or 1
         with contextlib.ExitStack() as stack:
             processes = {
-                name: stack.enter_context(start_runtime(model.runtime, model.path, pixels, threads))
+                name: stack.enter_context(_start(model, pixels, len(labels), threads))
                 for name, model in written.items()
             }
             latencies = _take_turns(processes, progress)
-            answers = {name: process.answers().probabilities for name, process in processes.items()}
+            answers = {name: process.answers().passes[0].main for name, process in processes.items()}
         bytes_of = {name: _size(model.path) for name, model in written.items()}
     if serving.task.exclusive:
         called = {name: given.argmax(axis=1) for name, given in answers.items()}
@@ -217,7 +217,13 @@ def _write_all(
     return written, left_out
 
 
-def _take_turns(processes: dict[str, RuntimeProcess], progress: Progress) -> dict[str, tuple[Latency, ...]]:
+def _start(model: _Written, pixels: Path, count: int, threads: int) -> AbstractContextManager[ModelProcess]:
+    signatures = [SERVING_PIXELS] if model.runtime == SAVED_MODEL else None
+    passes = [(CHECK_BATCH, count)]
+    return start_model(model.runtime, model.path, pixels, passes, signatures=signatures, threads=threads)
+
+
+def _take_turns(processes: dict[str, ModelProcess], progress: Progress) -> dict[str, tuple[Latency, ...]]:
     medians: dict[tuple[str, int], list[float]] = {
         (name, batch_size): [] for name in processes for batch_size in BATCH_SIZES
     }

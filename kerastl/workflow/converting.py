@@ -14,10 +14,9 @@ from kerastl.data.folder import check_apart
 from kerastl.data.sources import open_examples
 from kerastl.data.splits import make_splits
 from kerastl.errors import ExportError, UserError, nearest
-from kerastl.export.converting import write_format
-from kerastl.export.format_check import CheckImages, FormatResult, check_format, float_tolerance
-from kerastl.export.formats import FORMATS, Format, require_packages
-from kerastl.export.parity import tolerance_for
+from kerastl.export.check import check_export, tolerance_for
+from kerastl.export.compare import CheckImages, CheckResult
+from kerastl.export.formats import FORMATS, Format, require_packages, write_format
 from kerastl.export.publish import check_model_name, publish
 from kerastl.progress import Progress
 from kerastl.run import open_run
@@ -123,13 +122,13 @@ def convert(
         serving.task,
     )
     progress.note(
-        f"Converting to {target.name}, and checking on {len(images.labels)} images of the validation and test splits"
+        f"Converting to {target.name}, and checking on {len(images.pixels)} images of the validation and test splits"
     )
-    tolerance = float_tolerance(tolerance_for(precision_of_model(model)))
-    results: list[FormatResult] = []
+    tolerance = tolerance_for(precision_of_model(model), target)
+    results: list[CheckResult] = []
 
-    def check(path: Path) -> FormatResult:
-        results.append(check_format(path, target, images, serving, tolerance))
+    def check(path: Path) -> CheckResult:
+        results.append(check_export(path, images, serving, tolerance, target))
         return results[-1]
 
     published = publish(
@@ -172,7 +171,7 @@ def format_named(name: str) -> Format:
 def check_images(
     model: keras.Model, pixels: np.ndarray, labels: np.ndarray, is_test: np.ndarray, task: Task
 ) -> CheckImages:
-    """Images with what the model in memory says of them, computed on the processor as the other runtimes do."""
+    """Images with the answers of the model in memory, computed on the processor as the other runtimes do."""
     with tf.device("CPU"):
         logits = predict_logits(
             inference_of(model),
@@ -182,4 +181,4 @@ def check_images(
         )
     if not np.isfinite(logits).all():
         raise ExportError("The model answers some images with what is no number; it cannot be converted")
-    return CheckImages(pixels, task.probabilities(logits), labels, is_test)
+    return CheckImages(pixels, task.probabilities(logits), labels=labels, is_test=is_test)

@@ -13,10 +13,11 @@ import tensorflow as tf
 from kerastl.data.examples import Split, spread_positions
 from kerastl.errors import DataError, ExportError
 from kerastl.export.card import ModelFacts, describe_version
-from kerastl.export.parity import Expected, check_parity, expected_answers, tolerance_for
+from kerastl.export.check import check_export, expected_answers, tolerance_for
+from kerastl.export.compare import CheckImages
 from kerastl.export.publish import ExportedModel, publish
-from kerastl.export.serving import Serving
-from kerastl.export.signatures import write_saved_model
+from kerastl.export.saved_model import write_saved_model
+from kerastl.export.signature import Serving
 from kerastl.export.warmup import write_warmup
 from kerastl.image.read import describe_failure, servable
 from kerastl.progress import Progress
@@ -99,7 +100,7 @@ def export_network(
 
     exported = publish(
         build,
-        lambda path: check_parity(path, images, expected, serving, tolerance=tolerance_for(precision)),
+        lambda path: check_export(path, expected, serving, tolerance_for(precision)),
         models_dir,
         name,
         extra_files={"recipe.toml": published_recipe(recipe)},
@@ -111,7 +112,7 @@ def export_network(
     return exported
 
 
-def _check_trained(trained: Trained, expected: Expected, tolerance: float) -> None:
+def _check_trained(trained: Trained, expected: CheckImages, tolerance: float) -> None:
     others = np.flatnonzero((trained.pixels != expected.pixels).any(axis=(1, 2, 3)))
     difference = float(np.abs(trained.probabilities - expected.probabilities).max(initial=0.0))
     if len(others):

@@ -1,6 +1,6 @@
-"""What a served model takes and answers, in words that need no TensorFlow.
+"""Signatures of a served model, in words that need no TensorFlow.
 
-The signatures, as TensorFlow Serving and its clients see them (n images, k classes, s the image size, d features):
+As TensorFlow Serving and its clients see them (n images, k classes, s the image size, d features):
 
 | signature           | input         |                                                                         |
 |---------------------|---------------|-------------------------------------------------------------------------|
@@ -40,7 +40,7 @@ TOP_CLASSES = 5
 
 @dataclass(frozen=True)
 class Serving:
-    """What the served graph has to know beside the model.
+    """How a model is served: what the served graph has to know beside it.
 
     Attributes:
         class_names: in the order of the logits.
@@ -60,22 +60,19 @@ class Serving:
 
     @property
     def top(self) -> int:
-        """How many classes are named for each image."""
+        """Number of classes that are named for each image."""
         return min(TOP_CLASSES, len(self.class_names))
 
 
-def read_labels(saved_model: Path | str) -> tuple[str, ...]:
-    """The class names of a SavedModel that `write_saved_model` wrote, in the order of its probabilities.
+def read_labels(file: Path) -> tuple[str, ...]:
+    """The class names in a labels file, in the order of the probabilities.
 
     Raises:
-        OSError: if there is no `assets/labels.txt`.
+        OSError: if there is none.
     """
-    text = (Path(saved_model) / "assets" / LABELS_FILE).read_bytes().decode("utf-8")
-    return tuple(text.removesuffix("\n").split("\n"))
+    return tuple(file.read_bytes().decode("utf-8").removesuffix("\n").split("\n"))
 
 
-def write_labels(saved_model: Path | str, class_names: tuple[str, ...]) -> None:
-    """Write `assets/labels.txt`, a name a line."""
-    # newline="" keeps the file the same on every system
-    with (Path(saved_model) / "assets" / LABELS_FILE).open("w", encoding="utf-8", newline="") as file:
-        file.write("".join(f"{name}\n" for name in class_names))
+def write_labels(file: Path, class_names: tuple[str, ...]) -> None:
+    """Write class names, one a line; the same bytes on every system."""
+    file.write_bytes("".join(f"{name}\n" for name in class_names).encode("utf-8"))

@@ -1,6 +1,6 @@
-"""Traces the model, with decoding and answers, into a SavedModel that needs neither Keras nor kerastl.
+"""SavedModels: traced graphs of a model, with decoding and answers, that need neither Keras nor kerastl.
 
-What goes in and comes out stands in `kerastl.export.serving`. Augmentation is no part of the model, so no answer is
+What goes in and comes out stands in `kerastl.export.signature`. Augmentation is no part of the model, so no answer is
 random. `model.export` is not used: it names outputs `output_0` and keeps the arithmetic's precision in the answer.
 """
 
@@ -14,7 +14,8 @@ import tensorflow as tf
 
 from kerastl.data.names import has_one_line
 from kerastl.errors import ExportError
-from kerastl.export.serving import (
+from kerastl.export.signature import (
+    LABELS_FILE,
     SERVING_BYTES,
     SERVING_EMBEDDING,
     SERVING_PIXELS,
@@ -23,6 +24,7 @@ from kerastl.export.serving import (
 )
 from kerastl.image.decode import check_formats, decode
 from kerastl.model.heads import embedding_model
+from kerastl.model.precision import in_float32
 
 
 def write_saved_model(model: keras.Model, serving: Serving, path: Path | str) -> None:
@@ -62,7 +64,7 @@ def write_saved_model(model: keras.Model, serving: Serving, path: Path | str) ->
     )
     archive.add_endpoint(SERVING_EMBEDDING, embedding, bytes_spec)
     archive.write_out(str(path), verbose=False)
-    write_labels(path, serving.class_names)
+    write_labels(Path(path) / "assets" / LABELS_FILE, serving.class_names)
 
 
 def _pixels_of(image_bytes: tf.Tensor, serving: Serving) -> tf.Tensor:
@@ -96,6 +98,40 @@ def _answers(logits: tf.Tensor, serving: Serving) -> dict[str, tf.Tensor]:
     if serving.threshold is not None:
         answers["accepted"] = answers["scores"][:, 0] >= serving.threshold
     return answers
+
+
+def write_pixels_only(model: keras.Model, serving: Serving, path: Path, integer: bool = False) -> None:
+    """A SavedModel with nothing in it that another engine could not know: pixels in, probabilities out.
+
+    A model in mixed precision is written in float32: LiteRT has no bfloat16, and ONNX Runtime little.
+
+    Args:
+        model: returns logits.
+        serving: how it is served.
+        path: folder to write.
+        integer: the pixels are going to be integers of eight bits: keep their scale to themselves.
+    """
+    model = in_float32(model)
+    size, to_probabilities = serving.image_size, getattr(tf.nn, serving.task.activation)
+
+    def answer(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
+        logits = tf.cast(model(_own_scale(pixels) if integer else pixels, training=False), tf.float32)
+        return {"probabilities": to_probabilities(logits)}
+
+    archive = keras.export.ExportArchive()
+    spec = tf.TensorSpec([None, size, size, 3], tf.float32, name="pixels")
+    archive.add_endpoint("serving_default", answer, [spec])
+    archive.write_out(str(path), verbose=False)
+
+
+def _own_scale(pixels: tf.Tensor) -> tf.Tensor:
+    """The pixels, behind an operation whose input and output may have different scales in integers.
+
+    A preprocessing that begins by reordering channels (`caffe`: ResNet, VGG) does so with slices, which pass their
+    scale on: the converter (TensorFlow 2.21) gives the input the range -124..255 of what stands after the mean was
+    subtracted, and 0..255 are no longer the input itself.
+    """
+    return tf.nn.conv2d(pixels, tf.eye(3, batch_shape=[1, 1]), 1, "VALID")
 
 
 def check_serving(model: keras.Model, serving: Serving) -> None:

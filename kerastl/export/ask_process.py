@@ -1,0 +1,281 @@
+"""Script of a process that cannot import kerastl: answers with a model of any format, or converts one.
+
+Each format answers by its own runtime, with NumPy and nothing else: Keras cannot be imported beside TensorFlow, nor
+TensorFlow beside LiteRT and ONNX Runtime, so a model that needs their Python code cannot pass. Converters write to stderr at
+will, and one that aborts takes only this process with it. `kerastl.export.process` starts it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+_MAY_IMPORT: dict[str, tuple[str, ...]] = {
+    "convert": ("tensorflow", "keras"),
+    "keras": ("tensorflow", "keras"),
+    "saved_model": ("tensorflow",),
+    "litert": (),
+    "onnx": (),
+}
+if __name__ == "__main__":
+    for _package in {"kerastl", "tensorflow", "keras"} - set(_MAY_IMPORT[sys.argv[1]]):
+        assert _package not in sys.modules
+        sys.modules[_package] = None  # type: ignore[assignment]
+
+import numpy as np  # noqa: E402
+
+RANDOM = re.compile(
+    "Random|Rng|Seed|Shuffle|Multinomial|TruncatedNormal|Stateful(Uniform|StandardNormal)|NonDeterministic|Stochastic"
+    "|DistortedBoundingBox|CandidateSampler|SamplingDataset|Fractional(Avg|Max)Pool|KmeansPlusPlus|KMC2"
+)
+"""In names of operations that draw numbers. Stateless ones are among them: their seed may be drawn, and a served model has
+no use for noise that is always the same. A test goes through all operations of TensorFlow that take a seed."""
+
+ONNX_OPSET = 18
+"""The first with the operators of all supported networks as one node each, and read by every runtime since 2023."""
+
+
+class Signature(NamedTuple):
+    """One way to ask a model: the name of its only input, and the function from a batch to its outputs by name."""
+
+    input: str
+    call: Callable[[Any], dict[str, np.ndarray]]
+
+
+class Model(NamedTuple):
+    """A loaded model: its signatures by name, and what else is known of it as plain values."""
+
+    signatures: dict[str, Signature]
+    facts: dict[str, Any]
+
+
+def answer(runtime: str, path: str, request: str, threads: str) -> None:
+    """Answer the passes of a request, and then measure times of the first signature, which takes pixels, until stdin ends.
+
+    Args:
+        runtime: `litert`, `onnx`, `saved_model` or `keras`.
+        path: the model's file or folder.
+        request: a folder with `pixels.npy` (uint8 [n, s, s, 3], RGB 0..255), the encoded images as `*.bytes` in the same order
+            where a signature takes them, and `request.json`: `passes`, pairs of a batch size and the number of images, the
+            first ones, to ask about; and `signatures`, those to ask, null for all. `answers.npz` is written beside them: a
+            JSON text `facts`, and for each pass all of its outputs.
+        threads: that the runtime may use; 0 for all.
+    """
+    folder = Path(request)
+    wanted = json.loads((folder / "request.json").read_text())
+    images = {
+        "pixels": np.load(folder / "pixels.npy", mmap_mode="r"),
+        "image_bytes": [each.read_bytes() for each in sorted(folder.glob("*.bytes"))],
+    }
+    model = OPENERS[runtime](path, int(threads))
+    asked = {name: model.signatures[name] for name in wanted["signatures"] or sorted(model.signatures)}
+    out: dict[str, np.ndarray] = {}
+    passes: list[dict[str, Any]] = []
+    for name, signature in asked.items():
+        rows = images[signature.input]
+        for batch_size, count in wanted["passes"]:
+            batches = (rows[start : min(start + batch_size, count)] for start in range(0, count, batch_size))
+            for key, values in _joined([signature.call(batch) for batch in batches]):
+                out[f"pass{len(passes)}_{key}"] = values
+            passes.append({"signature": name, "batch_size": batch_size, "count": count})
+    facts = {"signatures": sorted(model.signatures), "passes": passes, **model.facts}
+    np.savez(folder / "answers.npz", facts=np.array(json.dumps(facts)), **out)  # type: ignore[arg-type]
+    signature = next(iter(asked.values()))
+    for line in sys.stdin:
+        given = json.loads(line)
+        batch = images["pixels"][np.arange(given["batch_size"]) % len(images["pixels"])]
+        sys.stdout.write(json.dumps(times(signature, batch, given["calls"])) + "\n")
+        sys.stdout.flush()
+
+
+def times(signature: Signature, batch: np.ndarray, calls: int) -> list[float]:
+    """Seconds of each of some calls, after one that is not counted."""
+    found = []
+    for _ in range(calls + 1):
+        start = time.perf_counter()
+        signature.call(batch)
+        found.append(time.perf_counter() - start)
+    return found[1:]
+
+
+def _joined(answers: Sequence[dict[str, np.ndarray]]) -> Iterator[tuple[str, np.ndarray]]:
+    for key in answers[0]:
+        values = np.concatenate([np.atleast_1d(each[key]) for each in answers])
+        # an .npz holds no objects, and TensorFlow's texts are such
+        yield key, np.char.decode(values.astype(np.bytes_), "utf-8") if values.dtype == object else values
+
+
+def open_litert(path: str, threads: int) -> Model:
+    """By LiteRT's interpreter; integers are turned into probabilities as the file says."""
+    import os
+
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_path=path, num_threads=threads or os.cpu_count() or 1)
+    (given,), (made,) = interpreter.get_input_details(), interpreter.get_output_details()
+    (names,) = interpreter.get_signature_list().values()
+    scale, zero_point = made["quantization"]
+    batch_size = -1
+
+    def call(images: np.ndarray) -> dict[str, np.ndarray]:
+        nonlocal batch_size
+        if len(images) != batch_size:
+            batch_size = len(images)
+            interpreter.resize_tensor_input(given["index"], images.shape)
+            interpreter.allocate_tensors()
+        interpreter.set_tensor(given["index"], images.astype(given["dtype"]))
+        interpreter.invoke()
+        answer = interpreter.get_tensor(made["index"])
+        return {"probabilities": (answer.astype(np.float32) - zero_point) * scale if scale else answer}
+
+    facts = {}
+    for side, details, name in (("input", given, names["inputs"][0]), ("output", made, names["outputs"][0])):
+        facts[side] = {
+            "name": name,
+            "dtype": np.dtype(details["dtype"]).name,
+            "shape": details["shape_signature"].tolist(),
+            "quantization": [float(details["quantization"][0]), int(details["quantization"][1])],
+        }
+    return Model({"litert": Signature("pixels", call)}, facts)
+
+
+def open_onnx(path: str, threads: int) -> Model:
+    """By ONNX Runtime on the processor."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    (given,), (made,) = session.get_inputs(), session.get_outputs()
+    dtypes = {"tensor(float)": "float32", "tensor(uint8)": "uint8"}
+    facts = {
+        side: {
+            "name": one.name,
+            "dtype": dtypes.get(one.type, one.type),
+            "shape": [size if isinstance(size, int) else -1 for size in one.shape],
+        }
+        for side, one in (("input", given), ("output", made))
+    }
+
+    def call(images: np.ndarray) -> dict[str, np.ndarray]:
+        (answer,) = session.run([made.name], {given.name: images.astype(np.float32)})
+        return {"probabilities": answer}
+
+    return Model({"onnx": Signature("pixels", call)}, facts)
+
+
+def open_saved_model(path: str, threads: int) -> Model:
+    """By TensorFlow, through each signature."""
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    loaded = tf.saved_model.load(path)
+
+    def signature_of(
+        function: Any, _loaded: Any = loaded
+    ) -> Signature:  # it holds only weak references to the model
+        ((name, spec),) = function.structured_input_signature[1].items()
+
+        def call(batch: Any) -> dict[str, np.ndarray]:
+            answers = function(**{name: tf.constant(batch, spec.dtype)})
+            return {key: value.numpy() for key, value in answers.items()}
+
+        return Signature(name, call)
+
+    functions = dict(loaded.signatures)
+    random = sorted(set().union(*(random_operations(each) for each in functions.values())))
+    return Model(
+        {name: signature_of(each) for name, each in functions.items()}, {"random_operations": random}
+    )
+
+
+def open_keras(path: str, threads: int) -> Model:
+    """By Keras' own `predict_on_batch`; it answers with logits."""
+    import keras
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    network = keras.saving.load_model(path, compile=False)
+    call = lambda images: {"logits": network.predict_on_batch(images.astype(np.float32))}  # noqa: E731
+    return Model({"keras": Signature("pixels", call)}, {})
+
+
+OPENERS: dict[str, Callable[[str, int], Model]] = {
+    "litert": open_litert,
+    "onnx": open_onnx,
+    "saved_model": open_saved_model,
+    "keras": open_keras,
+}
+
+
+def random_operations(function: Any) -> set[str]:
+    """Types of the random operations in a signature, in the functions that it calls too."""
+    graph = function.graph.as_graph_def()
+    nodes = [*graph.node, *(node for each in graph.library.function for node in each.node_def)]
+    return {node.op for node in nodes if RANDOM.search(node.op)}
+
+
+def convert(format: str, saved_model: str, target: str, representative: str) -> None:
+    """Write `target` from a SavedModel.
+
+    Args:
+        format: `litert`, `litert-int8` or `onnx`.
+        saved_model: folder with one signature `serving_default`, float32 `pixels` -> `probabilities`.
+        target: the file to write.
+        representative: an .npy, uint8 [n, s, s, 3], for `litert-int8`.
+    """
+    if format == "onnx":
+        write_onnx(saved_model, target)
+    else:
+        images = np.load(representative, mmap_mode="r") if format == "litert-int8" else None
+        Path(target).write_bytes(litert(saved_model, images))
+
+
+def litert(saved_model: str, images: np.ndarray | None) -> bytes:
+    """A LiteRT model; with images, one whose every number is an integer of eight bits."""
+    import tensorflow as tf
+
+    # From a SavedModel: from concrete functions (TensorFlow 2.21) variables stay resource variables, and the
+    # calibration ends in "read_variable.cc:67 variable != nullptr was not true".
+    converter = tf.lite.TFLiteConverter.from_saved_model(saved_model)
+    if images is not None:
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.representative_dataset = lambda: ([image[None].astype(np.float32)] for image in images)
+        # Without it an operation that has no integer kernel would silently stay in float.
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+        converter.inference_input_type = converter.inference_output_type = tf.uint8
+    return converter.convert()
+
+
+def write_onnx(saved_model: str, target: str) -> None:
+    """An ONNX model; its input and output keep their names."""
+    import tensorflow as tf
+    import tf2onnx
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    loaded = tf.saved_model.load(saved_model)  # its signatures hold only weak references to it
+    signature = loaded.signatures["serving_default"]
+    # Frozen here: tf2onnx (1.17) makes inputs of the variables of a loaded signature.
+    frozen = convert_variables_to_constants_v2(signature)
+    (given,), (made,) = frozen.inputs, frozen.outputs
+    (output_name,) = signature.structured_outputs
+    tf2onnx.convert.from_graph_def(
+        frozen.graph.as_graph_def(),
+        input_names=[given.name],
+        output_names=[made.name],
+        tensors_to_rename={given.name: "pixels", made.name: output_name},
+        opset=ONNX_OPSET,
+        output_path=target,
+    )
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "convert":
+        convert(*sys.argv[2:])
+    else:
+        answer(*sys.argv[1:])
