@@ -26,12 +26,6 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def table(header: list[str], rows: list[list[str]], left: tuple[int, ...]) -> list[str]:
-    """A Markdown table, line by line; columns in `left` stand to the left, others to the right."""
-    rule = [":---" if i in left else "---:" for i in range(len(header))]
-    return [f"| {' | '.join(row)} |" for row in (header, rule, *rows)]
-
-
 def share(value: float | None) -> str:
     """A share 0..1, or a dash where it is not defined."""
     return "–" if value is None else f"{value:.3f}"

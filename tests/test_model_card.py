@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from PIL import Image
 
 from kerastl.errors import ExportError
 from kerastl.evaluation.metrics import evaluate_logits
-from kerastl.export.card import ModelFacts, describe_version
+from kerastl.export.card import describe_version, weights_licence
 from kerastl.export.compare import CheckResult
 from kerastl.task.classification import MULTI_LABEL
 
@@ -22,20 +22,29 @@ PARITY = CheckResult(
 )
 
 
-def facts(**changes: object) -> ModelFacts:
+def facts(**changes: Any) -> dict[str, Any]:
+    """Of a trained model; changes may name the origin of its weights and their file."""
     logits = np.eye(3, dtype=np.float32)[[0] * 30 + [1] * 25 + [0, 2, 2]]
     labels = np.array([0] * 30 + [1] * 25 + [2] * 3)
     test = evaluate_logits(logits, labels, ["blue|green", "red", "rare"]).to_dict()
-    known = ModelFacts(
-        run="20260102-030405-flowers", recipe="flowers", backbone="resnet50", weights="pretrained",
-        weights_origin="imagenet", image_size=224, resize="crop", class_names=("blue|green", "red", "rare"),
-        task="classification", data_source="photos", fingerprint="abc123", counts={"train": 1200, "test": 58},
-        unreadable_count=4, test=test, validation=None, warnings=("40 images appear twice",),
-    )  # fmt: skip
-    return dataclasses.replace(known, **changes)  # type: ignore[arg-type]
+    origin, weights = changes.pop("weights_origin", "imagenet"), changes.pop("weights", "pretrained")
+    data = {
+        "source": "photos",
+        "fingerprint": "abc123",
+        "counts": {"train": 1200, "test": 58},
+        "unreadable_count": 4,
+    }
+    data |= {key: changes.pop(key) for key in ("source", "counts") if key in changes}
+    backbone = changes.get("backbone", "resnet50")
+    return {
+        "run": "20260102-030405-flowers", "recipe": "flowers", "backbone": backbone,
+        "weights": {"origin": origin, "licence": weights_licence(origin, backbone, weights)},
+        "image_size": 224, "resize": "crop", "task": "classification", "classes": ["blue|green", "red", "rare"],
+        "data": data, "test": test, "validation": None, "trust": None, "warnings": ["40 images appear twice"], **changes,
+    }  # fmt: skip
 
 
-def card_of(**changes: object) -> str:
+def card_of(**changes: Any) -> str:
     return describe_version(facts(**changes), "flowers", PARITY, 3)["model_card.md"]
 
 
@@ -108,7 +117,7 @@ def test_a_model_that_was_never_tested_says_so() -> None:
 def test_a_multi_label_card_speaks_of_labels() -> None:
     logits, labels = np.array([[3.0, -2.0], [-1.0, 2.0]]), np.array([[1, 0], [0, 1]])
     test = evaluate_logits(logits, labels, ["a", "b"], MULTI_LABEL).to_dict()
-    card = card_of(test=test, task="multi_label", class_names=("a", "b"))
+    card = card_of(test=test, task="multi_label", classes=["a", "b"])
     assert "Labels images: 2 labels (a, b)" in card and "All labels right on 2 images" in card
     assert "one of its classes for every image" not in card
 

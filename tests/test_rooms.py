@@ -21,6 +21,7 @@ FLOORS = {
     "backbones": 2,
     "task": 2,
     "writing": 2,
+    "markdown": 2,
     "locking": 3,
     "pipeline": 3,
     "recipe": 3,

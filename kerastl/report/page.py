@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from kerastl.encoded import NOT_SERVED, SERVED_WORDS
 from kerastl.evaluation.confusion import DRAWN_UP_TO, MOST_PAIRS, WHOLE_UP_TO
 from kerastl.evaluation.metrics import ClassMetrics, Metrics
-from kerastl.report.trust import Trust, trust_rows, trust_section
+from kerastl.markdown import render
+from kerastl.report.trust import Trust, precision_text, temperatures_text, trust_rows
 from kerastl.run import Run
 from kerastl.task import task_named
-from kerastl.wording import columns, counted, duration, escape, interval, share, table, wrapped
+from kerastl.wording import columns, counted, duration, interval, share, wrapped
 from kerastl.writing import write_json_atomic, write_text_atomic
 
 _WORST_CONFUSIONS = 10
@@ -184,112 +186,31 @@ def _phase_words(phase: PhaseSummary) -> str:
 
 
 def _page(run: Run, report: Report) -> str:
-    parts = [f"# {run.name}", ""]
-    if report.warnings:
-        parts += [f"> **Warning:** {warning.strip()}  " for warning in report.warnings] + [""]
-    if report.export_problem:
-        parts += [
-            "## Not exported",
-            "",
-            *(escape(line) + "  " for line in report.export_problem.splitlines()),
-            "",
-        ]
-    parts += ["## Result", ""]
-    parts += [*_metrics_table(report), ""]
-    if report.validation_metrics:
-        parts += ["Validation chose the epochs and the phase, so its figures are a little too good.", ""]
-    parts += ["## Phases", ""]
-    header = ["phase", "epochs", "best epoch", "monitor", "best value", "time", "images/s", ""]
-    rows = [
-        [phase_title(phase.phase), str(phase.epochs), str(phase.best_epoch), f"`{phase.monitor}`",
-         f"{phase.best_value:.4f}", duration(phase.seconds), f"{phase.images_per_second:,.0f}",
-         "kept" if phase.phase == report.winner else ""]
-        for phase in report.phases
-    ]  # fmt: skip
-    parts += [*table(header, rows, left=(0, 3, 7)), ""]
-    if run.curves_png.exists():
-        parts += ["![Learning curves](curves.png)", ""]
-    if report.trust:
-        parts += trust_section(report.trust)
-    parts += ["## Classes (test)", "", *_class_table(report.metrics), ""]
-    confusions = worst_confusions(report.metrics)
-    if report.metrics.confusion is not None:
-        parts += ["## Most frequent confusions (test)", ""]
-        parts += [
-            f"- {escape(true)} taken for {escape(predicted)}: {count} of {counted(support, 'image')}"
-            for true, predicted, count, support in confusions[:_WORST_CONFUSIONS]
-        ] or ["None: every test image was classified correctly."]
-        if len(confusions) > _WORST_CONFUSIONS:
-            parts.append(
-                f"- and {len(confusions) - _WORST_CONFUSIONS} more pairs of classes, each less or as often"
-            )
-        parts.append("")
-        if run.confusion_png.exists():
-            parts += ["![Confusion matrix](confusion.png)", ""]
-        if report.metrics.confusion.size > WHOLE_UP_TO:
-            parts += [
-                f"`report.json` holds the {MOST_PAIRS:,} most frequent confusions: the whole matrix is kept up to "
-                f"{WHOLE_UP_TO} classes, and drawn up to {DRAWN_UP_TO:,}.",
-                "",
-            ]
-    if run.predictions_csv.exists():
-        parts += [
-            "## Image by image", "",
-            "`predictions.csv` says for each validation and test image what it is, what it was taken for and how surely; the "
-            "largest loss comes first.", "",
-        ]  # fmt: skip
-    if run.worst_png.exists():
-        parts += ["![Test images that the model is most wrong about](worst.png)", ""]
-    counts = ", ".join(f"{name} {count:,}" for name, count in report.counts.items())
-    parts += [
-        "## Data and weights", "",
-        f"- Images: {counts}; {report.unreadable_count:,} unreadable and left out",
-        f"- The exported model takes {SERVED_WORDS}; {NOT_SERVED}",
-        f"- Data fingerprint: `{report.fingerprint}`",
-        f"- Pretrained weights: {escape(report.weights_origin)}",
-        f"- The whole run took {duration(report.seconds)}.", "",
-    ]  # fmt: skip
-    if run.augmentation_png.exists():
-        parts += ["![Augmented training images](augmentation.png)", ""]
-    return "\n".join(parts)
-
-
-def _metrics_table(report: Report) -> list[str]:
-    test = _headline(report.metrics)
-    header, rows = (
-        ["", f"test ({counted(report.metrics.count, 'image')})"],
-        [[name, value] for name, value in test],
-    )
-    if report.validation_metrics:
-        header.append(f"validation ({counted(report.validation_metrics.count, 'image')})")
-        validation = dict(_headline(report.validation_metrics))
-        rows = [[*row, validation.get(row[0], "–")] for row in rows]
-    return table(header, rows, left=(0, 1, 2))
-
-
-def _class_table(metrics: Metrics) -> list[str]:
-    header = ["class", "images", "precision", "recall", "F1"]
+    metrics, validation = report.metrics, report.validation_metrics
     classes = metrics.classes
     if len(classes) > WHOLE_UP_TO:
         classes = tuple(_weakest(classes)[:WHOLE_UP_TO])
-    rows = [
-        [escape(each.name), str(each.support), share(each.precision), share(each.recall), share(each.f1)]
-        for each in classes
-    ]
-    if not task_named(metrics.task).exclusive:
-        header.append("average precision")
-        rows = [[*row, share(each.average_precision)] for row, each in zip(rows, classes, strict=True)]
-    lines = table(header, rows, left=(0,))
-    if any("–" in row for row in rows):
-        lines += ["", "–: not defined, because no image has the class or none was given it."]
-    if len(classes) < len(metrics.classes):
-        absent = sum(each.support == 0 for each in metrics.classes)
-        lines += [
-            "",
-            f"The {len(classes)} weakest classes that have a test image; {absent:,} of {len(metrics.classes):,} have none. "
-            "`report.json` holds them all.",
-        ]
-    return lines
+    return render(
+        Path(__file__).with_name("run.md.j2"),
+        run=run,
+        report=report,
+        test=_headline(metrics),
+        validation=dict(_headline(validation)) if validation else {},
+        classes=classes,
+        several=not task_named(metrics.task).exclusive,
+        undefined=any(None in (each.precision, each.recall, each.f1) for each in classes),
+        absent=sum(each.support == 0 for each in metrics.classes),
+        confusions=worst_confusions(metrics),
+        most_confusions=_WORST_CONFUSIONS,
+        most_pairs=MOST_PAIRS,
+        whole_up_to=WHOLE_UP_TO,
+        drawn_up_to=DRAWN_UP_TO,
+        served_words=SERVED_WORDS,
+        not_served=NOT_SERVED,
+        phase_title=phase_title,
+        temperatures=temperatures_text,
+        precision=precision_text,
+    )
 
 
 def _weakest(classes: Sequence[ClassMetrics]) -> list[ClassMetrics]:

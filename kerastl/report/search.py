@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from kerastl.markdown import render
 from kerastl.task import MONITORS, sign_of
-from kerastl.wording import counted, duration, escape, table
+from kerastl.wording import counted, duration
 from kerastl.writing import write_text_atomic
 
 BEST_SHOWN = 10
@@ -154,7 +155,7 @@ def search_text(report: SearchReport) -> str:
     if report.luck:
         lines.append(f"  {'gain':<20}{luck_words(report.luck)}")
     if report.importance:
-        named = sorted(report.importance.values.items(), key=lambda pair: -pair[1])
+        named = by_importance(report.importance)
         lines.append(f"  {'importance':<20}" + ", ".join(f"{key} {value:.2f}" for key, value in named))
     lines.append(f"  {'computed':<20}{report.work}")
     return "\n".join(lines)
@@ -184,70 +185,36 @@ def write_search_page(folder: Path, page: Path, report: SearchReport, winner_tom
     Raises:
         WriteError: the folder cannot be written.
     """
-    parts = [f"# {escape(report.name)}: a search", "", "```", search_text(report), "```", ""]
-    parts += [
-        f"Tuner: {report.tuner}. Score: {report.measured}; "
-        f"{'more' if MONITORS[report.monitor] else 'less'} is better. "
-        "Trials saw training and validation images only.", "",
-    ]  # fmt: skip
-    if report.test:
-        parts += [f"The winner, trained again by `kerastl fit`, met the test split once: {report.test}.", ""]
-    parts += ["## Winning recipe", "", "```toml", winner_toml.strip(), "```", ""]
-    parts += ["## Best trials", "", *_trials_table(report), ""]
-    failed = [trial for trial in report.trials if trial.score is None]
-    if failed:
-        parts += ["## Failed trials", ""]
-        parts += [f"- {trial.name}: {escape(trial.reason)}" for trial in failed] + [""]
-    if report.luck:
-        parts += [
-            "## Luck", "",
-            f"Gain over the recipe as it was: {luck_words(report.luck)}.", "",
-            f"The choice among {report.luck.trials} trials was repeated on 1,000 bootstrap samples of "
-            f"{counted(report.luck.images, 'validation image')}: the best trial was picked on the images drawn and "
-            "measured on those not drawn (Tsamardinos, Greasidou and Borboudakis 2018). Luck with training images "
-            "and seeds is not in it.", "",
-        ]  # fmt: skip
-    parts += ["## Which keys mattered", "", *_importance_lines(report.importance), ""]
-    for title, name in (
-        ("Importance of the keys", "importance.png"),
-        ("Score against each key", "keys.png"),
-        ("Trials with all their epochs, the best in dark", "parallel.png"),
-    ):
-        if (folder / name).exists():
-            parts += [f"![{title}]({name})", ""]
-    parts += ["All trials: `trials.csv`.", ""]
-    write_text_atomic(page, "\n".join(parts))
-
-
-def _trials_table(report: SearchReport) -> list[str]:
-    keys = [axis.key for axis in report.axes]
     sign = sign_of(report.monitor)
     # Only trials with all their epochs can win; Hyperband's shortened ones come after them.
     done = sorted(
         (t for t in report.trials if t.score is not None),
         key=lambda t: (t.share < 1, sign * (t.score or 0.0)),
     )
-    rows = [
-        [trial.name, f"{trial.score:.4f}", *(escape(value_text(trial.values.get(key))) for key in keys),
-         f"{trial.share:.2f}", duration(trial.seconds)]
-        for trial in done[:BEST_SHOWN]
-    ]  # fmt: skip
-    return table(["trial", "score", *(f"`{key}`" for key in keys), "epochs", "time"], rows, left=())
-
-
-def _importance_lines(importance: Importance | None) -> list[str]:
-    if importance is None:
-        return ["Too few finished trials to say which keys mattered."]
-    named = sorted(importance.values.items(), key=lambda pair: -pair[1])
-    lines = table(["key", "importance"], [[f"`{key}`", f"{value:.3f}"] for key, value in named], left=(0,))
-    note = (
-        f"By how much a random forest predicts the rank of unseen trials worse once the key is shuffled (permutation "
-        f"importance, Breiman 2001), as a share of the ranks' variance; with all keys it explains "
-        f"{importance.explained:.2f} of it, over {counted(importance.trials, 'trial')}."
+    pictures = (
+        ("Importance of the keys", "importance.png"),
+        ("Score against each key", "keys.png"),
+        ("Trials with all their epochs, the best in dark", "parallel.png"),
     )
-    if importance.explained <= 0:
-        note += " That is nothing: from these trials no key can be told to matter."
-    return [*lines, "", note]
+    text = render(
+        Path(__file__).with_name("search.md.j2"),
+        report=report,
+        summary=search_text(report),
+        more_is_better=MONITORS[report.monitor],
+        winner_toml=winner_toml,
+        best=done[:BEST_SHOWN],
+        failed=[trial for trial in report.trials if trial.score is None],
+        luck=luck_words(report.luck) if report.luck else "",
+        importance=by_importance(report.importance) if report.importance else (),
+        pictures=[each for each in pictures if (folder / each[1]).exists()],
+        value_text=value_text,
+    )
+    write_text_atomic(page, text)
+
+
+def by_importance(importance: Importance) -> list[tuple[str, float]]:
+    """Keys and their importance, the largest first."""
+    return sorted(importance.values.items(), key=lambda pair: -pair[1])
 
 
 def value_text(value: Any) -> str:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from kerastl.evaluation.abstention import Accepted
 from kerastl.evaluation.calibration import Calibration, Reliability
-from kerastl.wording import counted, table
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ def trust_rows(trust: Trust | None) -> list[tuple[str, str]]:
     rows = [
         (
             "calibration error",
-            f"{found.error_after:.3f}, before {found.error_before:.3f} ({_temperatures(trust.calibration)})",
+            f"{found.error_after:.3f}, before {found.error_before:.3f} ({temperatures_text(trust.calibration)})",
         ),
         ("calibrated log-loss", f"{found.log_loss_after:.3f}, before {found.log_loss_before:.3f}"),
     ]
@@ -44,11 +43,12 @@ def trust_rows(trust: Trust | None) -> list[tuple[str, str]]:
         words = (
             f"{trust.test_accepted.coverage:.1%} of images, with a probability from {trust.threshold:.3f} on"
         )
-        rows += [("accepted", words), ("right of these", _precision(trust.test_accepted))]
+        rows += [("accepted", words), ("right of these", precision_text(trust.test_accepted))]
     return rows
 
 
-def _temperatures(calibration: Calibration) -> str:
+def temperatures_text(calibration: Calibration) -> str:
+    """Temperatures in words."""
     lowest, highest = min(calibration.temperatures), max(calibration.temperatures)
     if calibration.kind == "none":
         return "not calibrated"
@@ -57,32 +57,9 @@ def _temperatures(calibration: Calibration) -> str:
     return f"a temperature a class, {lowest:.2f} to {highest:.2f}"
 
 
-def _precision(accepted: Accepted) -> str:
+def precision_text(accepted: Accepted) -> str:
+    """Share of accepted answers that is right, with its interval."""
     if accepted.precision is None or accepted.precision_interval is None:
         return "none was accepted"
     low, high = accepted.precision_interval
     return f"{accepted.precision:.3f} (95 % interval {low:.3f} to {high:.3f})"
-
-
-def trust_section(trust: Trust) -> list[str]:
-    """Lines of the page."""
-    found = trust.reliability
-    header = [f"test ({counted(found.count, 'image')})", "as trained", "calibrated"]
-    rows = [
-        ["expected calibration error", f"{found.error_before:.4f}", f"{found.error_after:.4f}"],
-        ["log-loss", f"{found.log_loss_before:.4f}", f"{found.log_loss_after:.4f}"],
-    ]
-    lines = ["## Can its probabilities be trusted?", "", *table(header, rows, left=(0,)), ""]
-    lines += [
-        f"Fitted on {counted(trust.calibration.count, 'validation image')}: {_temperatures(trust.calibration)}. The model "
-        "itself holds it; what it answers is calibrated.",
-        "",
-    ]
-    if trust.threshold is not None and trust.validation_accepted and trust.test_accepted:
-        rows = [
-            [name, f"{accepted.coverage:.1%}", _precision(accepted)]
-            for name, accepted in (("validation", trust.validation_accepted), ("test", trust.test_accepted))
-        ]
-        lines += [f"Answers with a probability from {trust.threshold:.4f} on are accepted:", ""]
-        lines += [*table(["", "accepted", "right of these"], rows, left=(0,)), ""]
-    return lines

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -12,7 +13,7 @@ import tensorflow as tf
 
 from kerastl.data.examples import Split, spread_positions
 from kerastl.errors import DataError, ExportError
-from kerastl.export.card import ModelFacts, describe_version
+from kerastl.export.card import describe_version
 from kerastl.export.check import check_export, expected_answers, tolerance_for
 from kerastl.export.compare import CheckImages
 from kerastl.export.publish import ExportedModel, publish
@@ -64,7 +65,7 @@ def export_network(
     name: str,
     trained: Trained | None = None,
     *,
-    facts: ModelFacts,
+    facts: Mapping[str, Any],
     keep: int | None = None,
     warmup: bool = True,
     progress: Progress = Progress(),
@@ -80,7 +81,7 @@ def export_network(
         models_dir: the folder that TensorFlow Serving watches.
         name: of the model.
         trained: what training knew of these images, if known.
-        facts: what its model card tells.
+        facts: of the model, for its card; see `model_facts`.
         keep: how many versions of it stay; all of them without it.
         warmup: put warm-up requests for TensorFlow Serving beside it, which hold some of the images.
         progress: hears of what keeps servers from the model.

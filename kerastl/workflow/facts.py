@@ -1,4 +1,4 @@
-"""What a model card tells, from a run that goes on or from the folder of one that has ended."""
+"""Facts for a model card, from a run that goes on or from the folder of one that has ended."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kerastl.backbones import is_file_name
-from kerastl.export.card import ModelFacts
+from kerastl.export.card import weights_licence
 from kerastl.recipe import Settings, recipe_to_toml
 from kerastl.run import Run
 
@@ -22,37 +22,43 @@ _PATHS = (
 
 def model_facts(
     recipe: Settings, run: Run, class_names: Sequence[str], found: Mapping[str, Any]
-) -> ModelFacts:
-    """The facts of a trained model.
+) -> dict[str, Any]:
+    """What is known of a trained model before it is exported, under the keys of a version's `model.json`.
 
     Args:
         recipe: resolved.
         run: in which it was trained.
         class_names: in the order of its logits.
         found: what was measured, under the keys of report.json; what is not there is not known.
+
+    Returns:
+        Plain values, in which no folder stands: a path may tell who made the model, and where. `test` and `validation` are
+        metrics as `Metrics.to_dict` gives them, None where they were not measured; `trust` is that of report.json.
     """
     backbone, weights = recipe.backbone.name, recipe.backbone.weights
     if is_file_name(backbone) and weights == "pretrained":
         weights = backbone  # they lie in the same file
-    return ModelFacts(
-        run=run.name,
-        recipe=recipe.name,
-        backbone=without_folders(backbone),
-        weights=without_folders(weights),
-        weights_origin=found.get("weights_origin", ""),
-        image_size=recipe.backbone.image_size,
-        resize=recipe.data.resize,
-        class_names=tuple(class_names),
-        task=recipe.task.name,
-        data_source=without_folders(recipe.data.source),
-        fingerprint=found.get("fingerprint", ""),
-        counts=found.get("counts", {}),
-        unreadable_count=found.get("unreadable_count", 0),
-        test=found.get("metrics"),
-        validation=found.get("validation_metrics"),
-        warnings=tuple(_without_places(text, recipe) for text in found.get("warnings", ())),
-        trust=found.get("trust"),
-    )
+    backbone, origin = without_folders(backbone), found.get("weights_origin", "")
+    return {
+        "run": run.name,
+        "recipe": recipe.name,
+        "backbone": backbone,
+        "weights": {"origin": origin, "licence": weights_licence(origin, backbone, without_folders(weights))},
+        "image_size": recipe.backbone.image_size,
+        "resize": recipe.data.resize,
+        "task": recipe.task.name,
+        "classes": list(class_names),
+        "data": {
+            "source": without_folders(recipe.data.source),
+            "fingerprint": found.get("fingerprint", ""),
+            "counts": dict(found.get("counts", {})),
+            "unreadable_count": found.get("unreadable_count", 0),
+        },
+        "test": found.get("metrics"),
+        "validation": found.get("validation_metrics"),
+        "trust": found.get("trust"),
+        "warnings": [_without_places(text, recipe) for text in found.get("warnings", ())],
+    }
 
 
 def measured(run: Run) -> Mapping[str, Any]:
