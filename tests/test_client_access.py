@@ -143,6 +143,37 @@ def test_what_is_no_header_or_certificate_is_said(
     assert "secr" not in str(caught.value)
 
 
+def test_what_is_no_certificate_and_whom_the_environment_trusts(
+    guarded: StandIn, certificate: Path, picture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "no.pem").write_text("no certificate")
+    access = read_access([f"Authorization: Bearer {TOKEN}"], tmp_path / "no.pem")
+    with pytest.raises(UserError, match=r"no\.pem' cannot be read as certificates in PEM format"):
+        ask(guarded.url("flowers"), [picture], top=1, access=access)
+    access = read_access([f"Authorization: Bearer {TOKEN}"])
+    variables = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
+    for variable in variables:
+        monkeypatch.delenv(variable, raising=False)
+    for variable in variables:
+        with monkeypatch.context() as patch:
+            patch.setenv(variable, str(certificate))
+            assert ask(guarded.url("flowers"), [picture], top=1, access=access)[0].label == "red"
+    with pytest.raises(UserError, match="offers no certificate"):  # else this proves nothing
+        ask(guarded.url("flowers"), [picture], top=1, access=access)
+
+
+def test_a_proxy_of_the_environment_is_asked(picture: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with scripted(all_red) as proxy:
+        monkeypatch.setenv("HTTP_PROXY", proxy.url.partition("/v1")[0])
+        assert (
+            ask("http://nowhere.invalid:8501/v1/models/f", [picture], top=1, patience=HURRY)[0].label == "red"
+        )
+        assert proxy.requests == 1
+        monkeypatch.setenv("NO_PROXY", "nowhere.invalid")
+        with pytest.raises(ServingError, match="did not answer in 3 attempts"):
+            ask("http://nowhere.invalid:8501/v1/models/f", [picture], top=1, patience=HURRY)
+
+
 def test_a_header_goes_before_the_environment_and_the_address(
     picture: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

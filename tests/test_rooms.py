@@ -183,8 +183,8 @@ ONLY = {
     ),
     "imports tensorflow_datasets": (import_of("tensorflow_datasets"), ("data/",)),
     "imports keras_tuner": (import_of("keras_tuner"), ("tuning/",)),
-    "imports requests or grpc": (
-        import_of("requests", "grpc", "tensorflow_serving"),
+    "imports httpx or grpc": (
+        import_of("httpx", "requests", "grpc", "tensorflow_serving"),
         ("client/", "tuning/workers.py"),
     ),
     "imports matplotlib": (import_of("matplotlib"), ("report/plots", "report/search_plots")),
@@ -236,7 +236,7 @@ def test_the_house_holds(check: Callable[[Path], Violations]) -> None:
         (only_violations, "workflow/fitting.py", "import keras_tuner"),
         (floor_violations, "workflow/fitting.py", "from kerastl.tuning import tune"),
         (only_violations, "report/page.py", "from matplotlib import pyplot"),
-        (only_violations, "workflow/use.py", "import requests"),
+        (only_violations, "workflow/use.py", "import httpx"),
         (heavy_imports, "client/rest.py", "from tensorflow_serving.apis import predict_pb2"),
         (only_violations, "training/phase.py", "print('epoch 1')"),
         (only_violations, "run.py", "import sys\nsys.exit(1)"),

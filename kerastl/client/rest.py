@@ -6,16 +6,16 @@ Images travel in the column format, base64 as the API demands for bytes, and the
 from __future__ import annotations
 
 import base64
+import contextlib
+import netrc
+import os
 import re
-import socket
+import ssl
 from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import unquote
 
-import requests
-import urllib3.exceptions
-from requests.adapters import HTTPAdapter
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+import httpx
 
 from kerastl.client.access import HAND_OVER, Access
 from kerastl.client.address import Address
@@ -41,58 +41,7 @@ CONNECT_SECONDS = 10.0
 # 413 comes from proxies, many of which take no more than a megabyte: fewer images may still pass.
 REFUSALS = (400, 413)
 PASSING = (429, 502, 503)
-
-
-class _ConnectsSoon:
-    """Connecting has `CONNECT_SECONDS` of a connection's timeout, sending has all of it.
-
-    urllib3 knows two times, for connecting and for reading, and sends with the first: a large batch over a slow
-    line would end after it, whatever the user allows.
-    """
-
-    timeout: float
-    sock: socket.socket
-
-    def connect(self) -> None:
-        seconds = self.timeout
-        self.timeout = min(CONNECT_SECONDS, seconds)
-        try:
-            super().connect()  # type: ignore[misc]
-        except TimeoutError as error:  # while keys were exchanged, which urllib3 would count as reading
-            raise urllib3.exceptions.ConnectTimeoutError("no connection in time") from error
-        finally:
-            self.timeout = seconds
-        self.sock.settimeout(seconds)
-
-
-class _Connection(_ConnectsSoon, HTTPConnection):  # type: ignore[misc]
-    pass
-
-
-class _SecureConnection(_ConnectsSoon, HTTPSConnection):  # type: ignore[misc]
-    pass
-
-
-class _Pool(HTTPConnectionPool):
-    ConnectionCls = _Connection  # type: ignore[assignment]
-
-
-class _SecurePool(HTTPSConnectionPool):
-    ConnectionCls = _SecureConnection  # type: ignore[assignment]
-
-
-class _Adapter(HTTPAdapter):
-    """Makes such connections, also to a proxy of HTTP; those through SOCKS are urllib3's own."""
-
-    def init_poolmanager(self, *words: Any, **options: Any) -> None:
-        super().init_poolmanager(*words, **options)
-        self.poolmanager.pool_classes_by_scheme = {"http": _Pool, "https": _SecurePool}
-
-    def proxy_manager_for(self, proxy: str, **options: Any) -> Any:
-        manager = super().proxy_manager_for(proxy, **options)
-        if not proxy.lower().startswith("socks"):
-            manager.pool_classes_by_scheme = self.poolmanager.pool_classes_by_scheme
-        return manager
+_TLS = re.compile(r"\[(?:SSL|X509)[^]]*\] ([^(]+)")
 
 
 class RestConnection:
@@ -107,18 +56,12 @@ class RestConnection:
 
     def __init__(self, address: Address, timeout_seconds: float, access: Access) -> None:
         self._address, self._access = address, access
-        self._timeout_seconds = timeout_seconds
-        self._session = requests.Session()
-        for scheme in ("http://", "https://"):
-            self._session.mount(scheme, _Adapter())
-        self._session.headers.update(access.headers)
-        # Passed with each request, because requests prefers what its environment says to the session's own.
-        self._verify = str(access.ca_file) if access.ca_file else None
-        if access.authorized:
-            self._session.auth = lambda request: request  # else requests puts what .netrc says in its place
-        elif address.credentials:
-            user, _, password = address.credentials.partition(":")
-            self._session.auth = (requests.compat.unquote(user), requests.compat.unquote(password))
+        self._client = httpx.Client(
+            headers=access.headers,
+            auth=_auth(address, access),
+            verify=_verify(access),
+            timeout=httpx.Timeout(timeout_seconds, connect=min(CONNECT_SECONDS, timeout_seconds)),
+        )
 
     def answers(self, images: Sequence[bytes]) -> list[Answer]:
         """Ask once; see `Connection`."""
@@ -127,7 +70,7 @@ class RestConnection:
         response = self._send("POST", f"{self._address.url}:predict", body)
         try:
             reply = response.json()
-        except (requests.exceptions.JSONDecodeError, RecursionError):
+        except (ValueError, RecursionError):
             raise NotOurs(f"it answered no JSON but {_short(self._hidden(response.text[:1000]))!r}") from None
         if not isinstance(reply, dict) or "outputs" not in reply:
             raise NotOurs("it answered JSON without 'outputs'")
@@ -153,39 +96,31 @@ class RestConnection:
 
     def close(self) -> None:
         """Let go of the server."""
-        self._session.close()
+        self._client.close()
 
-    def _send(self, method: str, url: str, body: Any = None) -> requests.Response:
+    def _send(self, method: str, url: str, body: Any = None) -> httpx.Response:
         try:
-            # A redirected POST would arrive as a GET without its images.
-            response = self._session.request(
-                method,
-                url,
-                json=body,
-                timeout=self._timeout_seconds,
-                allow_redirects=False,
-                verify=self._verify,
-            )
-        except requests.exceptions.SSLError as error:
-            raise UserError(
-                f"{self._address} offers no certificate that can be trusted: {_cause(error)}. --ca-file FILE names whom to "
-                "trust, in PEM."
-            ) from error
-        except requests.exceptions.ConnectTimeout as error:
+            # Redirects are not followed: a redirected POST would arrive as a GET without its images.
+            response = self._client.request(method, url, json=body)
+        except (httpx.ConnectTimeout, httpx.PoolTimeout) as error:
             raise Unavailable("no connection in time") from error
-        except requests.exceptions.ReadTimeout as error:
+        except httpx.TimeoutException as error:
             raise TimedOut from error
-        except (requests.exceptions.ConnectionError, requests.exceptions.ChunkedEncodingError) as error:
-            if _took_too_long(error):
-                raise TimedOut from error
-            raise Unavailable(_cause(error)) from error
-        except requests.exceptions.RequestException as error:
+        except (httpx.UnsupportedProtocol, httpx.DecodingError, httpx.InvalidURL) as error:
             raise UserError(f"{self._address} cannot be asked: {error}.") from error
+        except httpx.TransportError as error:
+            if secure := _TLS.search(str(error)):
+                hint = ", so it speaks no TLS: try http://" if "WRONG_VERSION" in secure[0] else ""
+                raise UserError(
+                    f"{self._address} offers no certificate that can be trusted: {secure[1].strip()}{hint}. --ca-file FILE "
+                    "names whom to trust, in PEM."
+                ) from error
+            raise Unavailable(_cause(error)) from error
         if response.status_code != 200:
             raise self._failure(response)
         return response
 
-    def _failure(self, response: requests.Response) -> Exception:
+    def _failure(self, response: httpx.Response) -> Exception:
         status, message = response.status_code, self._hidden(_message(response))
         if message.startswith(UNKNOWN_LABEL):
             return NotFound(message)
@@ -193,7 +128,7 @@ class RestConnection:
             return Refused(message or f"HTTP {status}")
         if status == 404:
             return (NotServed if _is_servers_own(response) else NotFound)(message)
-        said = f"HTTP {status} {response.reason}" + (f": {message}" if message else "")
+        said = f"HTTP {status} {response.reason_phrase}" + (f": {message}" if message else "")
         if status in PASSING:
             return Unavailable(said)
         if status == 504:
@@ -215,19 +150,35 @@ class RestConnection:
         return self._access.hidden(text, self._address.credentials)
 
 
-def _took_too_long(error: requests.exceptions.RequestException) -> bool:
-    """Whether the server took the connection, and then not the whole request, or began to answer and did not end."""
-    cause = error.args[0] if error.args else None
-    if isinstance(cause, urllib3.exceptions.ProtocolError):
-        return any(isinstance(each, TimeoutError) for each in cause.args)
-    return isinstance(cause, urllib3.exceptions.ReadTimeoutError)
+def _auth(address: Address, access: Access) -> httpx.Auth | None:
+    """What says who asks, where no header does: the address, else ~/.netrc or the file that $NETRC names."""
+    if access.authorized:
+        return None
+    if address.credentials:
+        user, _, password = address.credentials.partition(":")
+        return httpx.BasicAuth(unquote(user), unquote(password))
+    with contextlib.suppress(OSError, netrc.NetrcParseError):
+        return httpx.NetRCAuth(os.path.expanduser(os.environ.get("NETRC", "~/.netrc")))
+    return None
 
 
-def _is_servers_own(response: requests.Response) -> bool:
+def _verify(access: Access) -> ssl.SSLContext | bool:
+    """Whom to trust; httpx itself reads SSL_CERT_FILE, and curl and requests read the other two variables."""
+    trusted = access.ca_file or os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
+    if not trusted:
+        return True
+    kind = "capath" if os.path.isdir(trusted) else "cafile"
+    try:
+        return ssl.create_default_context(**{kind: str(trusted)})  # type: ignore[arg-type]
+    except (OSError, ssl.SSLError) as error:
+        raise UserError(f"'{trusted}' cannot be read as certificates in PEM format: {error}.") from error
+
+
+def _is_servers_own(response: httpx.Response) -> bool:
     """Whether an error comes from TensorFlow Serving, which speaks JSON, and not from a proxy before it."""
     try:
         reply = response.json()
-    except (requests.exceptions.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         return False
     return isinstance(reply, dict) and isinstance(reply.get("error"), str)
 
@@ -241,11 +192,11 @@ def _problem(row: Mapping[str, Any]) -> str:
     )
 
 
-def _message(response: requests.Response) -> str:
+def _message(response: httpx.Response) -> str:
     """What the server says went wrong: `{"error": …}`, which servers before 2.3 do not escape as JSON wants it."""
     try:
         reply = response.json()
-    except (requests.exceptions.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         text = re.sub(r"<[^>]*>", " ", response.text)
         return _short(text.removeprefix('{ "error": "').removesuffix('" }'))
     error = reply.get("error") if isinstance(reply, dict) else None
@@ -257,11 +208,6 @@ def _short(text: str) -> str:
 
 
 def _cause(error: Exception) -> str:
-    """The innermost words of requests' nested message: `Connection refused`, `Remote end closed connection …`."""
-    message = str(error)
-    if secure := re.search(r"\[(?:SSL|X509)[^]]*\] ([^(\"']+)", message):
-        return secure[1].strip() + (
-            ", so it speaks no TLS: try http://" if "WRONG_VERSION" in message else ""
-        )
-    found = re.search(r"\[Errno -?\d+\] ([^'\")]+)", message) or re.search(r"\w\('([^']+)'\)+$", message)
-    return found[1] if found else _short(message.rpartition(": ")[2].strip("')\" ")) or "no connection"
+    """The words of the system where it has some: `Connection refused`, else those of the library."""
+    found = re.search(r"\[Errno -?\d+\] (.+)", str(error))
+    return _short(found[1] if found else str(error)).rstrip(".") or "no connection"
