@@ -1,4 +1,4 @@
-"""Requests that TensorFlow Serving sends to itself when it loads a version, so that no user waits for the first one.
+"""Warm-up requests, which TensorFlow Serving sends to itself when it loads a version, so that no user waits for the first.
 
 They are TFRecords of `PredictionLog` in `assets.extra/tf_serving_warmup_requests`, at most 1,000
 (https://www.tensorflow.org/tfx/serving/saved_model_warmup). The messages are described here with the field numbers of
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 from tensorflow.core.framework import tensor_pb2
 from tensorflow.core.protobuf import saved_model_pb2
 
@@ -30,6 +30,24 @@ chooses algorithms."""
 
 _MOST_RECORDS = 1000
 _INPUT = "image_bytes"
+_MESSAGES = """
+name: "kerastl/warmup.proto" package: "tensorflow.serving" syntax: "proto3"
+dependency: "tensorflow/core/framework/tensor.proto"
+message_type { name: "ModelSpec"
+  field { name: "name" number: 1 type: TYPE_STRING }
+  field { name: "signature_name" number: 3 type: TYPE_STRING } }
+message_type { name: "PredictRequest"
+  field { name: "model_spec" number: 1 type: TYPE_MESSAGE type_name: ".tensorflow.serving.ModelSpec" }
+  field { name: "inputs" number: 2 type: TYPE_MESSAGE label: LABEL_REPEATED
+          type_name: ".tensorflow.serving.PredictRequest.InputsEntry" }
+  nested_type { name: "InputsEntry" options { map_entry: true }
+    field { name: "key" number: 1 type: TYPE_STRING label: LABEL_OPTIONAL }
+    field { name: "value" number: 2 type: TYPE_MESSAGE label: LABEL_OPTIONAL type_name: ".tensorflow.TensorProto" } } }
+message_type { name: "PredictLog"
+  field { name: "request" number: 1 type: TYPE_MESSAGE type_name: ".tensorflow.serving.PredictRequest" } }
+message_type { name: "PredictionLog"
+  field { name: "predict_log" number: 6 type: TYPE_MESSAGE type_name: ".tensorflow.serving.PredictLog" } }
+"""
 
 
 def write_warmup(saved_model: Path | str, name: str, images: Sequence[bytes]) -> int:
@@ -105,40 +123,8 @@ def _prediction_log() -> type[Any]:
     """The message class, in a pool of its own: the real package may be imported in the same process."""
     pool = descriptor_pool.DescriptorPool()
     _add_with_dependencies(pool, tensor_pb2.DESCRIPTOR)
-    file = descriptor_pb2.FileDescriptorProto(
-        name="kerastl/warmup.proto",
-        package="tensorflow.serving",
-        syntax="proto3",
-        dependency=[tensor_pb2.DESCRIPTOR.name],
-    )
-    own = ".tensorflow.serving"
-    _add(file.message_type, "ModelSpec", ("name", 1, ""), ("signature_name", 3, ""))
-    request = _add(
-        file.message_type,
-        "PredictRequest",
-        ("model_spec", 1, f"{own}.ModelSpec"),
-        ("inputs", 2, f"{own}.PredictRequest.InputsEntry"),
-    )
-    # a map is a repeated message of keys and values
-    request.field[1].label = descriptor_pb2.FieldDescriptorProto.LABEL_REPEATED
-    entry = _add(request.nested_type, "InputsEntry", ("key", 1, ""), ("value", 2, ".tensorflow.TensorProto"))
-    entry.options.map_entry = True
-    _add(file.message_type, "PredictLog", ("request", 1, f"{own}.PredictRequest"))
-    _add(file.message_type, "PredictionLog", ("predict_log", 6, f"{own}.PredictLog"))
-    pool.Add(file)
+    pool.Add(text_format.Parse(_MESSAGES, descriptor_pb2.FileDescriptorProto()))
     return message_factory.GetMessageClass(pool.FindMessageTypeByName("tensorflow.serving.PredictionLog"))
-
-
-def _add(messages: Any, name: str, *fields: tuple[str, int, str]) -> Any:
-    """A message with fields (name, number, type of the message that it holds; a string without one)."""
-    message = messages.add(name=name)
-    described = descriptor_pb2.FieldDescriptorProto
-    for field, number, held in fields:
-        kind = described.TYPE_MESSAGE if held else described.TYPE_STRING
-        message.field.add(
-            name=field, number=number, type=kind, type_name=held or None, label=described.LABEL_OPTIONAL
-        )
-    return message
 
 
 def _add_with_dependencies(pool: Any, file: Any) -> None:
