@@ -83,7 +83,7 @@ class FileLock:
 
     @property
     def acquired(self) -> bool:
-        """Whether this object holds it."""
+        """True if this object holds it."""
         return self._descriptor is not None
 
     def share(self) -> None:
@@ -98,7 +98,7 @@ class FileLock:
             self._descriptor = None
 
     def held(self) -> bool:
-        """Whether some process, this one included, holds it now; True where nobody can tell."""
+        """True if some process, this one included, holds it now, or if that cannot be told."""
         if not self.path.exists():
             return False
         with FileLock(self.path) as probe:

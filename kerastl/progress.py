@@ -1,4 +1,4 @@
-"""How the work says how far it is, without knowing who listens.
+"""Progress of the work, reported without knowing who shows it.
 
 The library calls a `Progress`; the command line passes one that draws bars on the terminal, `kerastl.fit` in Python one that
 passes warnings on to `logging`; other calls get the silent one unless they pass their own.
@@ -29,7 +29,7 @@ class Tracker:
 
 
 class Progress:
-    """Listens to the work and says nothing."""
+    """Receives notes, warnings and progress, and shows nothing."""
 
     def note(self, message: str) -> None:
         """A line worth knowing."""

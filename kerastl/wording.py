@@ -1,4 +1,4 @@
-"""How figures and names are written: on the terminal, in reports and on model cards."""
+"""Formatting of figures and names: on the terminal, in reports and on model cards."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ _LETTERS = str.maketrans({**_APART, **{k.upper(): v.upper() for k, v in _APART.i
 
 
 def is_name(text: str) -> bool:
-    """Whether a run and a model can have this name: in paths, and in TensorFlow Serving's URLs and configuration."""
+    """True if a run and a model can have this name: in paths, and in TensorFlow Serving's URLs and configuration."""
     return len(text) <= LONGEST_NAME and _NAME.fullmatch(text) is not None
 
 

@@ -1,4 +1,4 @@
-"""What the user sees: progress and warnings on stderr, results on stdout, TensorFlow's chatter nowhere.
+"""Output for the user: progress and warnings on stderr, results on stdout, TensorFlow's chatter nowhere.
 
 The bar is written here and not taken from a library: click's knows no rate, tqdm's fills a log file
 with one line of carriage returns, and neither steps aside for a message.

@@ -1,4 +1,4 @@
-"""What lets a client in where a server or a proxy before it asks for it: headers, and whom to trust for TLS."""
+"""Credentials of a client: headers, and the certificates to trust for TLS."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ class Access:
 
     @property
     def authorized(self) -> bool:
-        """Whether one of the headers already says who asks."""
+        """True if one of the headers is an authorization."""
         return any(name.lower() == "authorization" for name, _ in self.headers)
 
     def hidden(self, text: str, credentials: str = "") -> str:
         """A server's words without what may be secret, because some repeat what they were sent.
 
         Args:
-            text: what a server said.
+            text: a server's message.
             credentials: of its address, `user:password`, or nothing.
         """
         password = credentials.partition(":")[2]
@@ -54,7 +54,7 @@ class Access:
 
 
 def read_access(headers: Sequence[str] = (), ca_file: Path | str | None = None) -> Access:
-    """What a user passed, and the token that the environment holds.
+    """Headers and certificates that a user passed, and the token that the environment holds.
 
     Args:
         headers: texts such as `Authorization: Bearer …`.

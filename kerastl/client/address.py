@@ -1,4 +1,4 @@
-"""Where a served model is asked: the addresses of TensorFlow Serving, read and written."""
+"""Addresses of models in TensorFlow Serving, read and written."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from urllib.parse import quote, unquote, urlsplit
 from kerastl.errors import UserError
 
 GRPC_PORT = 8500
-"""Where TensorFlow Serving listens for gRPC unless it is told otherwise; REST has 8501."""
+"""TensorFlow Serving's default port for gRPC; REST has 8501."""
 
 _REST_PATH = re.compile(
     r"(?P<prefix>.*)/v1/models/(?P<model>[^/:]+)(/versions/(?P<version>\d{1,18})|/labels/(?P<label>[^/:]+))?/?(:predict)?"
@@ -56,7 +56,7 @@ class Address:
 
     @property
     def is_grpc(self) -> bool:
-        """Whether it is asked over gRPC, and not over REST."""
+        """True for gRPC, False for REST."""
         return self.scheme.startswith("grpc")
 
     def __str__(self) -> str:
@@ -64,7 +64,7 @@ class Address:
 
 
 def is_address(text: object) -> bool:
-    """Whether a text means a server and not a folder; `parse_address` may still refuse it."""
+    """True if a text means a server and not a folder; `parse_address` may still refuse it."""
     return isinstance(text, str) and ("://" in text or bool(_HOST_AND_PORT.fullmatch(text)))
 
 

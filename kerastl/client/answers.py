@@ -1,4 +1,4 @@
-"""What may come back from a server: answers, or one of five reasons why there are none."""
+"""Answers of a server, and the errors that stand for five reasons why there are none."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ INPUT = "image_bytes"
 OUTPUTS = ("classes", "scores")
 ACCEPTED = "accepted"
 UNKNOWN_LABEL = "Unrecognized servable version label"
-"""What TensorFlow Serving says of one, with the code for what a client sent wrong (server_core.cc)."""
+"""TensorFlow Serving's words for one, with the code for what a client sent wrong (server_core.cc)."""
 LABELS = "labels"
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a served model says of one image.
+    """Answer of a served model to one image.
 
     Attributes:
         top: classes with their scores, in falling order; as many as the model serves.
@@ -56,12 +56,12 @@ class NotServed(NotFound):
 
 
 class NotOurs(NoAnswer):
-    """What answered is no model of kerastl's; the text says what came instead."""
+    """The answer is not that of a model of kerastl's; the text says what came instead."""
 
 
 @dataclass(frozen=True)
 class VersionState:
-    """What a server says of one version of a model.
+    """State of one version of a model on a server.
 
     Attributes:
         version: its number.
@@ -93,7 +93,7 @@ class Connection(Protocol):
         """
 
     def states(self) -> list[VersionState] | None:
-        """What became of the model's versions; None where the server knows none, or does not tell."""
+        """States of the model's versions; None where the server knows none, or does not tell."""
 
     def close(self) -> None:
         """Let go of the server."""

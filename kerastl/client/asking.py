@@ -40,7 +40,7 @@ _LONGEST_WAIT_SECONDS = 4.0
 
 @dataclass(frozen=True)
 class Patience:
-    """How long to wait for a server.
+    """Time limits and retries.
 
     Attributes:
         timeout_seconds: for sending one batch, and as long again for its answer; over gRPC for both together.
@@ -71,7 +71,7 @@ def ask(
         top: how many classes to name for each image; a model serves its best five.
         patience: how long to wait for the server.
         access: what lets a client in; without it a token that the environment holds.
-        progress: listens.
+        progress: receives notes and progress.
 
     Returns:
         A prediction for each image, in the order found; those that cannot be read carry their error.
@@ -226,7 +226,7 @@ class _Asker:
             wait_seconds = min(2 * wait_seconds, _LONGEST_WAIT_SECONDS)
 
     def _is_loading(self, error: NotServed) -> bool:
-        """Whether the server says so; False where it knows nothing of the model, which it may come to know.
+        """True if the server says so; False where it knows nothing of the model, which it may come to know.
 
         Raises:
             NotFound: it knows the model, and not that version or label of it.

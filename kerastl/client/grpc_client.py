@@ -103,7 +103,7 @@ class GrpcConnection:
         return frozenset(signature.inputs), frozenset(signature.outputs)
 
     def states(self) -> list[VersionState] | None:
-        """What became of the model's versions; see `Connection`."""
+        """States of the model's versions; see `Connection`."""
         from tensorflow_serving.apis import get_model_status_pb2
 
         request = get_model_status_pb2.GetModelStatusRequest()

@@ -87,7 +87,7 @@ class RestConnection:
             return None
 
     def states(self) -> list[VersionState] | None:
-        """What became of the model's versions; see `Connection`."""
+        """States of the model's versions; see `Connection`."""
         try:
             rows = self._send("GET", self._address.model_url).json()["model_version_status"]
             return [VersionState(int(row["version"]), row["state"], _problem(row)) for row in rows]
@@ -128,30 +128,30 @@ class RestConnection:
             return Refused(message or f"HTTP {status}")
         if status == 404:
             return (NotServed if _is_servers_own(response) else NotFound)(message)
-        said = f"HTTP {status} {response.reason_phrase}" + (f": {message}" if message else "")
+        error = f"HTTP {status} {response.reason_phrase}" + (f": {message}" if message else "")
         if status in PASSING:
-            return Unavailable(said)
+            return Unavailable(error)
         if status == 504:
             return ServingError(
-                f"{self._address} gave up in its own time ({said}). TensorFlow Serving gives a REST request 30 seconds, whatever "
+                f"{self._address} gave up in its own time ({error}). TensorFlow Serving gives a REST request 30 seconds, whatever "
                 "--timeout says: start it with --rest_api_timeout_in_ms=300000 or so, ask over gRPC, or look at its load; a "
                 "proxy before it has a limit of its own."
             )
         if status in (401, 403):
             return UserError(
-                f"{self._address} lets nobody in without the right credentials: {said}. {HAND_OVER}"
+                f"{self._address} lets nobody in without the right credentials: {error}. {HAND_OVER}"
             )
         if 300 <= status < 400:
             target = self._hidden(response.headers.get("Location", "nowhere"))
-            return UserError(f"{self._address} sends on to {target} ({said}): pass that address.")
-        return ServingError(f"{self._address} answered {said}.")
+            return UserError(f"{self._address} sends on to {target} ({error}): pass that address.")
+        return ServingError(f"{self._address} answered {error}.")
 
     def _hidden(self, text: str) -> str:
         return self._access.hidden(text, self._address.credentials)
 
 
 def _auth(address: Address, access: Access) -> httpx.Auth | None:
-    """What says who asks, where no header does: the address, else ~/.netrc or the file that $NETRC names."""
+    """Credentials where no header holds them: those of the address, else of ~/.netrc or the file that $NETRC names."""
     if access.authorized:
         return None
     if address.credentials:
@@ -163,7 +163,7 @@ def _auth(address: Address, access: Access) -> httpx.Auth | None:
 
 
 def _verify(access: Access) -> ssl.SSLContext | bool:
-    """Whom to trust; httpx itself reads SSL_CERT_FILE, and curl and requests read the other two variables."""
+    """Certificates to trust; httpx itself reads SSL_CERT_FILE, and curl and requests read the other two variables."""
     trusted = access.ca_file or os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
     if not trusted:
         return True
@@ -175,7 +175,7 @@ def _verify(access: Access) -> ssl.SSLContext | bool:
 
 
 def _is_servers_own(response: httpx.Response) -> bool:
-    """Whether an error comes from TensorFlow Serving, which speaks JSON, and not from a proxy before it."""
+    """True if an error comes from TensorFlow Serving, which speaks JSON, and not from a proxy before it."""
     try:
         reply = response.json()
     except (ValueError, RecursionError):
@@ -193,7 +193,7 @@ def _problem(row: Mapping[str, Any]) -> str:
 
 
 def _message(response: httpx.Response) -> str:
-    """What the server says went wrong: `{"error": …}`, which servers before 2.3 do not escape as JSON wants it."""
+    """The server's error message: `{"error": …}`, which servers before 2.3 do not escape as JSON wants it."""
     try:
         reply = response.json()
     except (ValueError, RecursionError):

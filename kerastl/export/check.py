@@ -157,7 +157,7 @@ def _labels_problem(folder: Path, serving: Serving, format: Format) -> str:
 
 
 def _wrong_description(info: Mapping[str, Any], facts: Mapping[str, Any], format: Format) -> list[str]:
-    """What the description says that the runtime contradicts."""
+    """Differences between a description and what the runtime reads from the model."""
     problems = [
         f"{side}.{key} is {facts[side][key]!r} in the model, and {info[side][key]!r} in {INFO_FILE}."
         for side in ("input", "output")

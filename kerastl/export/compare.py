@@ -21,7 +21,7 @@ SMALLEST_AGREEMENT = 0.8
 has to stay. On a weak model a broken conversion loses little accuracy, and is found by the labels: it changes half of
 them and more, where a sound one was seen to change a tenth."""
 INTEGER_STEP = 1 / 256
-"""What LiteRT gives a probability of eight bits, for softmax and sigmoid alike."""
+"""Step of a probability of eight bits in LiteRT, for softmax and sigmoid alike."""
 _SINGLE_STEPS = 2
 """Of an image asked alone and in a batch. The sums are of integers and the same; none was seen to differ at all."""
 
@@ -77,7 +77,7 @@ class CheckResult:
 
     @property
     def passed(self) -> bool:
-        """Whether the exported model may be published."""
+        """True if the exported model may be published."""
         return not self.problems
 
 
@@ -100,7 +100,7 @@ def compare(
         problems: what is wrong beside the answers.
     """
     largest, repeats_differ = 0.0, 0.0
-    found: list[str] = []
+    wrong: list[str] = []
     first_of: dict[str, np.ndarray] = {}
     for each in answers.passes:
         where, what, given = f"{each.signature} in batches of {each.batch_size}", "probabilities", each.main
@@ -110,7 +110,7 @@ def compare(
             what, expected = "embeddings", images.embeddings[: each.count]
             allowed = tolerance * max(1.0, float(np.abs(images.embeddings).max()))
         if not _fits(given, expected):
-            found.append(
+            wrong.append(
                 f"{where}: {what} are {list(given.shape)}{'' if np.isfinite(given).all() else ' and not all finite'}, "
                 f"expected {list(expected.shape)} finite numbers."
             )
@@ -121,15 +121,15 @@ def compare(
         largest = max(largest, most if what == "probabilities" else 0.0)
         if most > allowed and not is_integer:
             row, column = np.unravel_index(differences.argmax(), differences.shape)
-            found.append(
+            wrong.append(
                 f"{where}: {what} differ by up to {most:.2g}, at most {allowed:.2g} may be. Worst in image {row}, column "
                 f"{column}: {given[row, column]:.4f}, expected {expected[row, column]:.4f}."
             )
-        if "label" in each.outputs and (wrong := wrong_labels(each.outputs, expected, serving, tolerance)):
-            found.append(f"{where}: {wrong}")
+        if "label" in each.outputs and (problem := wrong_labels(each.outputs, expected, serving, tolerance)):
+            wrong.append(f"{where}: {problem}")
         alone = _moved(given, first_of.setdefault(each.signature, given))
         if is_integer and alone > (_SINGLE_STEPS + 0.5) * INTEGER_STEP:
-            found.append(
+            wrong.append(
                 f"{where}: {what} differ by up to {alone:.2g} from those in larger batches, at most "
                 f"{_SINGLE_STEPS * INTEGER_STEP:.2g} may be."
             )
@@ -137,17 +137,17 @@ def compare(
         # threads may add up in another order the second time: that is no random answer
         if repeat > allowed / 10:
             repeats_differ = max(repeats_differ, repeat)
-    found += problems
+    wrong += problems
     if repeats_differ:
-        found.append(f"The same request got answers that differ by {repeats_differ:.2g} when sent twice.")
+        wrong.append(f"The same request got answers that differ by {repeats_differ:.2g} when sent twice.")
     if random := answers.facts.get("random_operations"):
-        found.append(f"The graph holds random operations: {', '.join(random)}.")
+        wrong.append(f"The graph holds random operations: {', '.join(random)}.")
     result = CheckResult(
         largest_difference=largest,
         count=len(images.probabilities),
         tolerance=tolerance,
         signatures=tuple(answers.facts.get("signatures", ())),
-        problems=tuple(dict.fromkeys(found)),
+        problems=tuple(dict.fromkeys(wrong)),
     )
     given = answers.passes[0].main
     if images.labels is None or not _fits(given, images.probabilities):

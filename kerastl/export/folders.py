@@ -4,8 +4,8 @@
     saved_models/flowers/.tmp-…/         a writer at work: a lock, and `version/`, which becomes `8/`
     saved_models/flowers/.removed-…/     taken away already, still being deleted
 
-TensorFlow Serving looks only at names that are numbers. A writer that is killed therefore leaves rubbish, never
-half a version; its lock ends with it, so the next writer knows the rubbish from the work of another.
+TensorFlow Serving looks only at names that are numbers. A writer that is killed therefore leaves leftovers, never
+half a version; its lock ends with it, so the next writer knows leftovers from the work of another.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _MODEL_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _VERSION = re.compile(r"[0-9]+")
 _WORKSPACE, _REMOVED, _LOCK = ".tmp-", ".removed-", "lock"
 ABANDONED_SECONDS = 600
-"""A lock that nobody holds is proof on one machine only: over a network not every file system passes locks on."""
+"""A lock that is free is proof on one machine only: over a network not every file system passes locks on."""
 
 
 def is_model_name(name: str) -> bool:
-    """Whether it can be a model's name in TensorFlow Serving's URLs, on the disk, and unescaped in its config."""
+    """True if it can be a model's name in TensorFlow Serving's URLs, on the disk, and unescaped in its config."""
     return _MODEL_NAME.fullmatch(name) is not None
 
 
@@ -78,11 +78,11 @@ def _open_workspace(base: Path) -> tuple[Path, FileLock]:
         try:
             if lock.acquire(exclusive=True):
                 return folder, lock
-        except FileNotFoundError:  # somebody took the folder for a leftover
+        except FileNotFoundError:  # another process took the folder for a leftover
             continue
         except (OSError, WriteError) as error:
             if isinstance(error, OSError) and error.errno in NO_LOCKS:
-                return folder, lock  # a file system without locks: there nobody's leftovers are removed
+                return folder, lock  # a file system without locks: there no leftovers are removed
             shutil.rmtree(folder, ignore_errors=True)
             raise
 
@@ -148,7 +148,7 @@ def _hide(folder: Path) -> Path | None:
     hidden = folder.with_name(f"{_REMOVED}{folder.name}-{os.getpid()}-{secrets.token_hex(4)}")
     try:
         os.rename(folder, hidden)
-    except FileNotFoundError:  # somebody else was faster
+    except FileNotFoundError:  # another process was faster
         return None
     return hidden
 

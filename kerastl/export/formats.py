@@ -1,12 +1,12 @@
 """LiteRT and ONNX: formats for devices and other runtimes, which take pixels and have no place for labels.
 
-Encoded images cannot go in: neither LiteRT nor ONNX has the operations that decode JPEG and PNG. So whoever asks
+Encoded images cannot go in: neither LiteRT nor ONNX has the operations that decode JPEG and PNG. So a client of
 such a model has to decode and resize as training did, and what that means stands in a small file beside it:
 
     exported/<format>/<name>/<version>/
         model.tflite or model.onnx    pixels [n, s, s, 3] -> probabilities [n, k]
         labels.txt                    a class a line, in the order of the probabilities
-        format.json                   input, output, size, resize, labels, threshold, and what the check found
+        format.json                   input, output, size, resize, labels, threshold, and the result of the check
 
 Not in `saved_models/`: TensorFlow Serving watches those folders, and a version there never changes once it is visible.
 """
@@ -53,12 +53,12 @@ class Format:
 
     @property
     def is_integer(self) -> bool:
-        """Whether it computes in integers of eight bits, and so differs from the model by more than rounding."""
+        """True if it computes in integers of eight bits, and so differs from the model by more than rounding."""
         return self.input_dtype == "uint8"
 
 
 SERVED = Format(SAVED_MODEL, "saved_model.pb", SAVED_MODEL, (), "", "float32")
-"""What TensorFlow Serving loads."""
+"""The SavedModel, which TensorFlow Serving loads."""
 
 FORMATS = {
     each.name: each
@@ -71,7 +71,7 @@ FORMATS = {
 
 
 def missing_packages(format: Format) -> list[str]:
-    """Those of its packages that are not installed."""
+    """Names of its packages that are not installed."""
     return [package for package in format.packages if importlib.util.find_spec(package) is None]
 
 
@@ -119,7 +119,7 @@ def read_info(folder: Path) -> dict[str, Any]:
 
 
 def write_info(folder: Path, info: dict[str, Any]) -> None:
-    """Write `format.json`; only into a folder that nobody sees yet."""
+    """Write `format.json`; only into a folder that is not visible yet."""
     text = json.dumps(info, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     (folder / INFO_FILE).write_text(text, encoding="utf-8", newline="\n")
 
@@ -138,7 +138,7 @@ def write_format(
             activations become. Others do not look at it, and it may be empty.
 
     Raises:
-        ExportError: the model cannot be converted; says what the converter said.
+        ExportError: the model cannot be converted; with the converter's last lines.
     """
     import numpy as np
 

@@ -17,7 +17,7 @@ from kerastl.writing import explain_write_errors, write_text_atomic
 
 CONFIG_FILE = "models.config"
 SERVER_FOLDER = "/models"
-"""Where the container sees the folder of models, in `tools/serve.sh` and `tools/compose.yaml`."""
+"""The folder of models as the container sees it, in `tools/serve.sh` and `tools/compose.yaml`."""
 
 _TOKEN = re.compile(r"""#[^\n]*|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|[{}<>]|\w+""")
 _MADE = "# Written by kerastl; `kerastl models config` writes it anew. Without this line it is left alone."
@@ -64,7 +64,7 @@ def write_models_config(models_dir: Path | str) -> Path | None:
 
 
 def not_listed(models_dir: Path | str, name: str, version: int) -> str:
-    """Why servers that read a folder's `models.config` do not serve a version, and how to mend it.
+    """Reason for which servers that read a folder's `models.config` do not serve a version, and how to mend it.
 
     Version policies, labels and canaries need a file of the user's own, which kerastl leaves alone.
 
@@ -111,7 +111,7 @@ def _last_part(path: str) -> str:
 
 
 def _configs(text: str) -> list[dict[str, list[str]]]:
-    """What each `config` of a protobuf in its text form says: values by the names of fields, inner ones among them.
+    """The `config` messages of a protobuf in its text form: values by the names of fields, inner ones among them.
 
     Braces may be angles, a list may stand in brackets, and comments anywhere but in strings; fields of one name, as `versions`,
     have several values.

@@ -40,7 +40,7 @@ TOP_CLASSES = 5
 
 @dataclass(frozen=True)
 class Serving:
-    """How a model is served: what the served graph has to know beside it.
+    """Properties of a served model beside its network.
 
     Attributes:
         class_names: in the order of the logits.

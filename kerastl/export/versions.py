@@ -1,4 +1,4 @@
-"""What was published, and which of it servers use: listing, going back, and removing old versions.
+"""Published versions: listing, going back, and removing old ones.
 
 TensorFlow Serving serves the largest number. Going back is therefore publishing an older version's files again
 under the next number: it works with every server, is one rename like every other version, and can itself be undone.
@@ -156,7 +156,7 @@ def check_keep(keep: int | None) -> None:
 
 
 def _versions(base: Path) -> list[int]:
-    """Numbers whose folders bear them as they are: `007` is a version to servers, and nobody's here."""
+    """Numbers whose folders bear them as they are: `007` is a version to servers, and not here."""
     return [number for number in published_versions(base) if (base / str(number)).is_dir()]
 
 
@@ -199,7 +199,7 @@ def _bytes(folder: Path) -> int:
 
 
 def _facts(version: Path) -> Mapping[str, Any]:
-    """What `model.json` says; nothing where there is none, as in versions that other programs made."""
+    """Content of `model.json`; empty where there is none, as in versions that other programs made."""
     try:
         facts = json.loads((version / EXTRA_FOLDER / FACTS_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -208,7 +208,7 @@ def _facts(version: Path) -> Mapping[str, Any]:
 
 
 def _fact(facts: Any, key: str, *kinds: type) -> Any:
-    """A value of a description, which somebody else may have written; None where it is of another kind."""
+    """A value of a description, which another program may have written; None where it is of another kind."""
     value = facts.get(key) if isinstance(facts, dict) else None
     return value if isinstance(value, kinds) else None
 

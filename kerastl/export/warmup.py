@@ -25,7 +25,7 @@ from kerastl.export.versions import EXTRA_FOLDER
 
 WARMUP_FILE = "tf_serving_warmup_requests"
 BATCH_SIZES = (1, 8)
-"""What clients send most: a single image, and a handful. The first run of a batch size allocates memory and, on a GPU,
+"""The sizes that clients send most: a single image, and a handful. The first run of a batch size allocates memory and, on a GPU,
 chooses algorithms."""
 
 _MOST_RECORDS = 1000

@@ -1,1 +1,1 @@
-"""What came out of a run, for people and programs: `page` in words and numbers, `plots` in pictures."""
+"""Results of a run, for people and programs: `page` in words and numbers, `plots` in pictures."""

@@ -1,4 +1,4 @@
-"""The result of a run in words and numbers: for programs, for a page, and for the terminal."""
+"""The result of a run in words and numbers: as JSON, as a page, and for the terminal."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _LABEL_WIDTH = 20
 
 @dataclass(frozen=True)
 class PhaseSummary:
-    """How one phase went.
+    """Summary of one phase.
 
     Attributes:
         phase: `head_phase` or `finetune_phase`, as in the recipe.
@@ -48,7 +48,7 @@ class PhaseSummary:
 
 @dataclass(frozen=True)
 class Report:
-    """What came out of a run, written from what was measured.
+    """Results of a run.
 
     Attributes:
         metrics: of the test split, read once, at the end.

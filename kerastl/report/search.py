@@ -17,7 +17,7 @@ BEST_SHOWN = 10
 
 @dataclass(frozen=True)
 class Luck:
-    """How much of a gain is owed to having picked the best of many.
+    """Selection bias: the part of a gain that is owed to having picked the best of many.
 
     Attributes:
         apparent: gain of the best trial on all validation images.
@@ -38,7 +38,7 @@ class Luck:
 
 @dataclass(frozen=True)
 class Importance:
-    """How much each key mattered.
+    """Importance of each key.
 
     Attributes:
         values: key -> share of the variance of the trials' ranks that is no longer predicted without it.
@@ -86,7 +86,7 @@ class SearchAxis:
 
 @dataclass(frozen=True)
 class SearchReport:
-    """What came out of a search.
+    """Results of a search.
 
     Attributes:
         name: of the search.
@@ -162,7 +162,7 @@ def search_text(report: SearchReport) -> str:
 
 
 def no_winner_words(report: SearchReport) -> str:
-    """Why the recipe stays as it was."""
+    """Reason for which the recipe stays as it was."""
     if not report.chance:
         return "no trial was better than the recipe as it is, which stays"
     return f"trial {report.chance} with {report.score_of(report.chance):.4f} is no better than chance: the recipe stays as it is"
@@ -172,11 +172,11 @@ def luck_words(luck: Luck) -> str:
     """A gain and how much of it to expect on other images."""
     if luck.apparent <= 0:
         return "none"
-    said = f"{luck.apparent:.4f} on validation; {luck.expected:.4f} to expect on other images"
-    said += f" (95 % interval {luck.low:.4f} to {luck.high:.4f})"
+    text = f"{luck.apparent:.4f} on validation; {luck.expected:.4f} to expect on other images"
+    text += f" (95 % interval {luck.low:.4f} to {luck.high:.4f})"
     if luck.expected <= 0:
-        return f"{said}: no better than chance, the best of {luck.trials} is luck"
-    return f"{said}, the rest is luck of picking the best of {luck.trials}"
+        return f"{text}: no better than chance, the best of {luck.trials} is luck"
+    return f"{text}, the rest is luck of picking the best of {luck.trials}"
 
 
 def write_search_page(folder: Path, page: Path, report: SearchReport, winner_toml: str) -> None:

@@ -1,4 +1,4 @@
-"""How far a model's probabilities can be trusted, in words."""
+"""Calibration and abstention of a model, in words."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from kerastl.evaluation.calibration import Calibration, Reliability
 
 @dataclass(frozen=True)
 class Trust:
-    """How far the probabilities can be trusted.
+    """Reliability of a model's probabilities.
 
     Attributes:
         calibration: the temperatures, fitted on validation.

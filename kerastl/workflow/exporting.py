@@ -36,7 +36,7 @@ FEATURE_TOLERANCE = {"float32": 0.05, "mixed_bfloat16": 0.2}
 
 @dataclass(frozen=True)
 class Trained:
-    """What training knew of the images that an export is checked on.
+    """Pixels and probabilities that training had of the images that an export is checked on.
 
     Attributes:
         pixels: uint8 [n, s, s, 3], as they were decoded for training.
@@ -48,7 +48,7 @@ class Trained:
 
 
 def serving_of(recipe: Settings, class_names: Sequence[str], threshold: float | None) -> Serving:
-    """How a recipe's model is served."""
+    """Properties of a recipe's served model."""
     size = recipe.backbone.image_size
     assert size
     data = recipe.data

@@ -23,7 +23,7 @@ _PATHS = (
 def model_facts(
     recipe: Settings, run: Run, class_names: Sequence[str], found: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What is known of a trained model before it is exported, under the keys of a version's `model.json`.
+    """Facts of a trained model before it is exported, under the keys of a version's `model.json`.
 
     Args:
         recipe: resolved.
@@ -62,7 +62,7 @@ def model_facts(
 
 
 def measured(run: Run) -> Mapping[str, Any]:
-    """What a run's report says; of one that was stopped, and never tested, what is known of its data."""
+    """Content of a run's report; of one that was stopped, and never tested, facts of its data."""
     if run.report_json.is_file():
         report: Mapping[str, Any] = json.loads(run.report_json.read_text(encoding="utf-8"))
         return report
