@@ -6,6 +6,7 @@ import dataclasses
 import importlib.util
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -393,24 +394,24 @@ def test_an_image_asked_alone_must_get_the_same_answer() -> None:
     assert "batches of 1: probabilities differ by up to 0.01, at most 0.0001" in result.problems[0]
 
 
-@pytest.fixture
-def broken_model(tmp_path: Path) -> Path:
-    (tmp_path / "broken.onnx").write_bytes(b"no model")
-    return tmp_path / "broken.onnx"
-
-
 @pytest.mark.parametrize("name", [each for each in EACH if each.values == ("onnx",)])
-def test_a_process_that_ends_early_or_takes_too_long_is_named_with_its_last_words(
-    name: str, broken_model: Path, pixels: np.ndarray
+def test_a_process_that_ends_early_or_hangs_is_named_with_its_last_words(
+    name: str, tmp_path: Path, pixels: np.ndarray
 ) -> None:
-    with (
-        start_model(FORMATS[name].runtime, broken_model, pixels, [(32, 60)]) as process,
-        pytest.raises(ExportError, match=r"(?s)could not load and ask .*broken\.onnx:\n.*InvalidProtobuf"),
-    ):
-        process.times(1, 1)
-    with start_model(FORMATS[name].runtime, broken_model, pixels, [(32, 60)]) as process:
-        with pytest.raises(ExportError, match=r"broken\.onnx did not answer within 0\.001 seconds"):
-            process.answers(seconds=0.001)
+    broken, silent = tmp_path / "broken.onnx", tmp_path / "silent.onnx"
+    broken.write_bytes(b"no model")
+    os.mkfifo(silent)  # who reads it waits for ever
+    runtime = FORMATS[name].runtime
+    for ask in (lambda process: process.times(1, 1), lambda process: process.answers()):
+        words = r"(?s)could not load and ask .*broken\.onnx:\n.*InvalidProtobuf"
+        with (
+            start_model(runtime, broken, pixels, [(32, 60)]) as process,
+            pytest.raises(ExportError, match=words),
+        ):
+            ask(process)
+    with start_model(runtime, silent, pixels, [(32, 60)]) as process:
+        with pytest.raises(ExportError, match=r"silent\.onnx did not answer within 2 seconds"):
+            process.answers(seconds=2)
         assert process._process.poll() is None, "else it had not been waited for"
     assert process._process.poll() is not None, "no process is left behind"
 

@@ -1,7 +1,7 @@
 """Output for the user: progress and warnings on stderr, results on stdout, TensorFlow's chatter nowhere.
 
 The bar is written here and not taken from a library: click's knows no rate, tqdm's fills a log file
-with one line of carriage returns, and neither steps aside for a message.
+with one line of carriage returns, rich's shows nothing in a pipe, and the first two do not step aside for a message.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -82,20 +82,12 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as report.json holds them."""
-        return {
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return values | {
             "metrics": self.metrics.to_dict(),
-            "validation_metrics": self.validation_metrics.to_dict() if self.validation_metrics else None,
+            "validation_metrics": self.validation_metrics and self.validation_metrics.to_dict(),
             "phases": [asdict(phase) for phase in self.phases],
-            "winner": self.winner,
-            "counts": dict(self.counts),
-            "unreadable_count": self.unreadable_count,
-            "weights_origin": self.weights_origin,
-            "fingerprint": self.fingerprint,
-            "class_names": list(self.class_names),
-            "seconds": self.seconds,
-            "warnings": list(self.warnings),
-            "trust": asdict(self.trust) if self.trust else None,
-            "export_problem": self.export_problem,
+            "trust": self.trust and asdict(self.trust),
         }
 
 
