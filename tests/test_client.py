@@ -18,9 +18,9 @@ from PIL import Image
 from served import BOTH, NEEDS_GRPC, PALETTE, StandIn, all_red, scripted
 
 from kerastl import workflow
-from kerastl.client.answers import read_answers
 from kerastl.client.asking import BATCH_BYTES, BATCH_IMAGES, Patience, ask
 from kerastl.client.grpc_client import GrpcConnection
+from kerastl.client.replies import read_answers
 from kerastl.client.rest import RestConnection
 from kerastl.errors import KerastlError, ServingError, UserError
 from kerastl.prediction import Prediction

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from kerastl.client.access import Access, read_access
 from kerastl.client.address import Address, parse_address
-from kerastl.client.answers import (
+from kerastl.client.replies import (
     INPUT,
     OUTPUTS,
     SIGNATURE,

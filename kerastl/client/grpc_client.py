@@ -13,7 +13,7 @@ from urllib.parse import unquote
 
 from kerastl.client.access import HAND_OVER, Access
 from kerastl.client.address import Address
-from kerastl.client.answers import (
+from kerastl.client.replies import (
     ACCEPTED,
     INPUT,
     LABELS,

@@ -19,7 +19,7 @@ import httpx
 
 from kerastl.client.access import HAND_OVER, Access
 from kerastl.client.address import Address
-from kerastl.client.answers import (
+from kerastl.client.replies import (
     INPUT,
     SIGNATURE,
     UNKNOWN_LABEL,
