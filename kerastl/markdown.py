@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from kerastl.errors import UserError
 from kerastl.wording import counted, duration, escape, share, visible
 
 
@@ -24,9 +25,24 @@ def render(template: Path, **values: Any) -> str:
 
     Args:
         template: the file.
-        values: by the names under which the template shows them; one that is missing is an error.
+        values: by the names under which the template shows them.
+
+    Raises:
+        UserError: the template has a mistake, or shows a value that is not there; names its file and what is wrong.
     """
-    return _environment(template.parent).get_template(template.name).render(values)
+    import jinja2
+
+    try:
+        return _environment(template.parent).get_template(template.name).render(values)
+    except jinja2.TemplateError as error:
+        line = f", line {error.lineno}" if isinstance(error, jinja2.TemplateSyntaxError) else ""
+        problem = (
+            f"there is no such file: {error}" if isinstance(error, jinja2.TemplateNotFound) else str(error)
+        )
+        raise UserError(
+            f"The template {template}{line} cannot be filled: {problem}. Mend it, or install kerastl again for the one that it "
+            "brings."
+        ) from error
 
 
 def code(value: object) -> Markdown:

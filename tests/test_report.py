@@ -18,10 +18,9 @@ from kerastl.evaluation.abstention import Accepted
 from kerastl.evaluation.answers import LabelledAnswer
 from kerastl.evaluation.calibration import Calibration, Reliability
 from kerastl.evaluation.metrics import evaluate_logits
-from kerastl.report.page import PhaseSummary, Report, report_text, worst_confusions, write_report
+from kerastl.report.page import PhaseSummary, Report, Trust, report_text, worst_confusions, write_report
 from kerastl.report.plots import plot_confusion, plot_curves
 from kerastl.report.plots_images import plot_augmentation, plot_worst
-from kerastl.report.trust import Trust
 from kerastl.run import Run, create_run
 from kerastl.task import Task
 from kerastl.task.classification import CLASSIFICATION, MULTI_LABEL

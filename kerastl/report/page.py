@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from kerastl.encoded import NOT_SERVED, SERVED_WORDS
+from kerastl.evaluation.abstention import Accepted
+from kerastl.evaluation.calibration import Calibration, Reliability
 from kerastl.evaluation.confusion import DRAWN_UP_TO, MOST_PAIRS, WHOLE_UP_TO
 from kerastl.evaluation.metrics import ClassMetrics, Metrics
 from kerastl.markdown import render
-from kerastl.report.trust import Trust, precision_text, temperatures_text, trust_rows
 from kerastl.run import Run
 from kerastl.task import task_named
 from kerastl.wording import columns, counted, duration, interval, share, wrapped
@@ -44,6 +45,25 @@ class PhaseSummary:
     best_value: float
     seconds: float
     images_per_second: float
+
+
+@dataclass(frozen=True)
+class Trust:
+    """Reliability of a model's probabilities.
+
+    Attributes:
+        calibration: the temperatures, fitted on validation.
+        reliability: what they changed on the test split.
+        threshold: lowest probability that counts as an answer; None without one.
+        validation_accepted: the validation images that reach it, which also chose it.
+        test_accepted: the test images that reach it.
+    """
+
+    calibration: Calibration
+    reliability: Reliability
+    threshold: float | None
+    validation_accepted: Accepted | None
+    test_accepted: Accepted | None
 
 
 @dataclass(frozen=True)
@@ -108,7 +128,7 @@ def report_text(report: Report, width: int = 80) -> str:
         report: what to show.
         width: no line is longer, in characters.
     """
-    rows = _headline(report.metrics) + trust_rows(report.trust)
+    rows = _headline(report.metrics) + _trust_rows(report.trust)
     for phase in report.phases:
         rows.append((phase_title(phase.phase), _phase_words(phase)))
     if len(report.phases) > 1:
@@ -167,6 +187,44 @@ def _headline(metrics: Metrics) -> list[tuple[str, str]]:
     return rows + [(name, f"{value:.3f}") for name, value in figures if value is not None]
 
 
+def _trust_rows(trust: Trust | None) -> list[tuple[str, str]]:
+    """(name, value) for the terminal."""
+    if trust is None:
+        return []
+    found = trust.reliability
+    rows = [
+        (
+            "calibration error",
+            f"{found.error_after:.3f}, before {found.error_before:.3f} ({_temperatures(trust.calibration)})",
+        ),
+        ("calibrated log-loss", f"{found.log_loss_after:.3f}, before {found.log_loss_before:.3f}"),
+    ]
+    if trust.threshold is not None and trust.test_accepted is not None:
+        words = (
+            f"{trust.test_accepted.coverage:.1%} of images, with a probability from {trust.threshold:.3f} on"
+        )
+        rows += [("accepted", words), ("right of these", _precision(trust.test_accepted))]
+    return rows
+
+
+def _temperatures(calibration: Calibration) -> str:
+    """Temperatures in words."""
+    lowest, highest = min(calibration.temperatures), max(calibration.temperatures)
+    if calibration.kind == "none":
+        return "not calibrated"
+    if calibration.kind == "temperature":
+        return f"temperature {lowest:.2f}"
+    return f"a temperature a class, {lowest:.2f} to {highest:.2f}"
+
+
+def _precision(accepted: Accepted) -> str:
+    """Share of accepted answers that is right, with its interval."""
+    if accepted.precision is None or accepted.precision_interval is None:
+        return "none was accepted"
+    low, high = accepted.precision_interval
+    return f"{accepted.precision:.3f} (95 % interval {low:.3f} to {high:.3f})"
+
+
 def _phase_words(phase: PhaseSummary) -> str:
     if not phase.best_epoch:
         rate = f"{duration(phase.seconds)}, {phase.images_per_second:,.0f} images/s"
@@ -200,8 +258,8 @@ def _page(run: Run, report: Report) -> str:
         served_words=SERVED_WORDS,
         not_served=NOT_SERVED,
         phase_title=phase_title,
-        temperatures=temperatures_text,
-        precision=precision_text,
+        temperatures=_temperatures,
+        precision=_precision,
     )
 
 

@@ -22,7 +22,7 @@ from kerastl.model.build import Network
 from kerastl.model.heads import divide_logits
 from kerastl.progress import Progress
 from kerastl.recipe import Settings
-from kerastl.report.trust import Trust
+from kerastl.report.page import Trust
 from kerastl.run import Run
 from kerastl.task import Task
 from kerastl.wording import counted

@@ -26,8 +26,7 @@ from kerastl.export.publish import ExportedModel
 from kerastl.progress import Logging, Progress
 from kerastl.recipe import Settings
 from kerastl.recipe.schema import HANDED
-from kerastl.report.page import PhaseSummary, Report, report_text
-from kerastl.report.trust import Trust
+from kerastl.report.page import PhaseSummary, Report, Trust, report_text
 from kerastl.run import open_run
 from kerastl.workflow.labelled import class_names_of, model_of, recipe_of
 from kerastl.workflow.use import Reader, evaluate_each, export, predictions, run_reader
