@@ -394,6 +394,32 @@ def test_an_image_asked_alone_must_get_the_same_answer() -> None:
     assert "batches of 1: probabilities differ by up to 0.01, at most 0.0001" in result.problems[0]
 
 
+def test_a_served_model_must_answer_with_labels_and_without_noise() -> None:
+    images = clear_images(4)
+    answered = {
+        "probabilities": images.probabilities,
+        "classes": np.array([NAMES] * 4),
+        "scores": images.probabilities,
+        "label": np.array(["blau"] * 4),
+        "label_index": np.zeros(4, int),
+    }
+    serving = dataclasses.replace(SERVING, threshold=None)
+
+    def problems(outputs: dict[str, np.ndarray], **facts: Any) -> tuple[str, ...]:
+        answers = Answers((Pass("serving_default", 4, 4, outputs),), facts)
+        return compare(answers, images, serving, 1e-5).problems
+
+    assert problems(answered) == ()
+    for name in ("classes", "scores", "label", "label_index"):
+        without = {key: value for key, value in answered.items() if key != name}
+        assert problems(without) == (f"serving_default in batches of 4: {name} not answered.",)
+    (problem,) = problems({**answered, "label": np.array(["rot"] * 4)})
+    assert "4 of 4 labels are wrong; image 0 was called 'rot' (column 0), expected 'blau'" in problem
+    assert problems(answered, random_operations=["RandomUniform"]) == (
+        "The graph holds random operations: RandomUniform.",
+    )
+
+
 @pytest.mark.parametrize("name", [each for each in EACH if each.values == ("onnx",)])
 def test_a_process_that_ends_early_or_hangs_is_named_with_its_last_words(
     name: str, tmp_path: Path, pixels: np.ndarray

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from kerastl.export.process import Answers
-from kerastl.export.signature import Serving
+from kerastl.export.signature import SERVING_BYTES, SERVING_PIXELS, Serving
 
 LARGEST_ACCURACY_LOSS = 0.02
 SMALLEST_AGREEMENT = 0.8
@@ -125,8 +125,9 @@ def compare(
                 f"{where}: {what} differ by up to {most:.2g}, at most {allowed:.2g} may be. Worst in image {row}, column "
                 f"{column}: {given[row, column]:.4f}, expected {expected[row, column]:.4f}."
             )
-        if "label" in each.outputs and (problem := wrong_labels(each.outputs, expected, serving, tolerance)):
-            wrong.append(f"{where}: {problem}")
+        if each.signature in (SERVING_BYTES, SERVING_PIXELS):
+            problem = wrong_labels(each.outputs, expected, serving, tolerance)
+            wrong += [f"{where}: {problem}"] if problem else []
         alone = _moved(given, first_of.setdefault(each.signature, given))
         if is_integer and alone > (_SINGLE_STEPS + 0.5) * INTEGER_STEP:
             wrong.append(
@@ -180,11 +181,8 @@ def _with_accuracy(
     accuracy, model_accuracy = (
         float(each[is_test].mean()) if tests else 0.0 for each in (right, model_right)
     )
-    problems, changed, lost = (
-        list(result.problems),
-        int((~agree).sum()),
-        round((model_accuracy - accuracy) * tests),
-    )
+    changed, lost = int((~agree).sum()), round((model_accuracy - accuracy) * tests)
+    problems = list(result.problems)
     accuracies = f"Accuracy on {tests} test images is {accuracy:.3f}, that of the model {model_accuracy:.3f}"
     # Of few images one is more than the bound: a single one may always go.
     if is_integer and lost > max(1, int(round(LARGEST_ACCURACY_LOSS * tests, 6))):
@@ -221,6 +219,8 @@ def wrong_labels(
     Returns:
         What is wrong; nothing where all agrees.
     """
+    if missing := [name for name in ("classes", "scores", "label", "label_index") if name not in served]:
+        return f"{', '.join(missing)} not answered."
     names, rows = np.array(serving.class_names), np.arange(len(expected))
     indices, probabilities = served["label_index"], served["probabilities"]
     if (
