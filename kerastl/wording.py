@@ -54,9 +54,8 @@ def visible(text: str) -> str:
 
 def escape(text: str) -> str:
     """The text, so that Markdown shows it as it is."""
-    for character in "\\`*_|<>[]":
-        text = text.replace(character, "\\" + character)
-    return text
+    # between letters and digits an underscore emphasises nothing (CommonMark 0.31.2, 6.2)
+    return re.sub(r"[\\`*|<>\[\]]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", text)
 
 
 def wrapped(line: str, width: int, indent: int | None = None) -> list[str]:

@@ -19,7 +19,7 @@ from kerastl.run import Run
 
 PACKAGE = Path(__file__).parents[1] / "kerastl"
 HOSTILE = (
-    "a|b", "*b*", "`c`", "``d", "<script>", "[e](f)", "g_h_i", "\\", "![j](k)", "l\n\n# m", "n\r\n| o |", "p\x1b[2J",
+    "a|b", "*b*", "`c`", "``d", "<script>", "[e](f)", "g_h_i", "_s_", "__t__", "\\", "![j](k)", "l\n\n# m", "n\r\n| o |", "p\x1b[2J",
 )  # fmt: skip
 
 

@@ -112,7 +112,7 @@ def test_the_page_gives_counts_intervals_and_confusions_in_words(run: Run) -> No
         "| truck | 0 | ", "–: not defined", "fine-tune phase | 10 | 6 | `val_loss` | 0.4990 | 3 min 50 s | 78 | kept",
         "| expected calibration error | 0.0712 | 0.0213 |", "160 validation images: temperature 1.62",
         "| test | 75.0% | 0.930 (95 % interval 0.880 to 0.960) |", "0.6100 on are accepted",
-        "3 unreadable", "`abc123`", "shipped mobilenet\\_025", "![Learning curves](curves.png)", "**Warning:**",
+        "3 unreadable", "`abc123`", "shipped mobilenet_025", "![Learning curves](curves.png)", "**Warning:**",
     ):  # fmt: skip
         assert part in page, part
     assert "confusion.png" not in page  # not drawn here
