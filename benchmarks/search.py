@@ -46,11 +46,12 @@ from search_bench import (
 
 from kerastl.features.cache import Cache
 from kerastl.progress import Progress
+from kerastl.report.search import TrialRecord
 from kerastl.tuning.head_phases import HeadPhases
 from kerastl.tuning.hyperparameters import with_values
 from kerastl.tuning.job import BASELINE, open_runner, oracle_of, tune
 from kerastl.tuning.loop import search
-from kerastl.tuning.search_folder import SearchFolder, TrialRecord, read_record, read_records
+from kerastl.tuning.search_folder import SearchFolder, read_record, read_records
 from kerastl.tuning.shared import Shared
 from kerastl.tuning.spec import SearchSettings
 from kerastl.tuning.trial import run_trial, trial_recipe
@@ -173,8 +174,9 @@ def until(bench: Bench) -> dict[str, Any]:
 
         with open_runner(spec, folder) as runner:
             runner.run(folder.baseline, BASELINE, {})
+            oracle.open(folder)
             oracle.out_of_time = enough
-            search(oracle, folder, runner)
+            search(oracle, runner)
         trials = [{"seconds": r.seconds, "score": r.score, "values": r.values} for r in records()]
         return {"trials": trials}
 
@@ -225,11 +227,12 @@ def workers(bench: Bench) -> dict[str, Any]:
             folder = SearchFolder(place / "search")
             folder.path.mkdir(parents=True)
             oracle, started = oracle_of(spec), time.perf_counter()
+            oracle.open(folder)
             if count > 1:
-                search_with_workers(oracle, folder, spec.to_dict(), count, Progress())
+                search_with_workers(oracle, spec.to_dict(), count, Progress())
             else:
                 with open_runner(spec, folder) as runner:
-                    search(oracle, folder, runner)
+                    search(oracle, runner)
             seconds, records = time.perf_counter() - started, read_records(folder)
             passes = sum(record.forward_passes for record in records)
             best = max(float(record.score or 0) for record in records)

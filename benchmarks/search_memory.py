@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--remember", action="store_true", help="the control: let TensorFlow keep its graphs")
     arguments = parser.parse_args()
     if arguments.remember:
-        trial.traces_forgotten = contextlib.nullcontext
+        trial.leak_workaround = contextlib.nullcontext
     with tempfile.TemporaryDirectory() as folder:
         search(arguments, Path(folder))
 

@@ -26,6 +26,7 @@ from kerastl.features.extract import extract
 from kerastl.progress import Progress, Tracker
 from kerastl.recipe import load_recipe
 from kerastl.training.phase import EVALUATION_BATCH, PHASE_TITLES, predict_logits
+from kerastl.training.reuse import inference_of
 from kerastl.training.two_phase import transfer
 from kerastl.workflow.beginning import Beginning, begin, wanted_features
 from kerastl.workflow.prepare import Prepared, decode_splits, make_repeatable, open_splits
@@ -110,7 +111,7 @@ def accuracy_on_test(
         thawed = phase == "finetune_phase"
         model = beginning.parts.suffix if thawed else beginning.network.head
         read = test.activation_batch if thawed else test.pooled_batch
-        logits = predict_logits(beginning.trainers.inference(model), test.count, read, EVALUATION_BATCH)
+        logits = predict_logits(inference_of(model), test.count, read, EVALUATION_BATCH)
         return float(np.mean(logits.argmax(axis=1) == test.views.classes))
 
     return measure

@@ -23,7 +23,8 @@ from kerastl.cli.terminal import show
 from kerastl.evaluation.metrics import evaluate_logits
 from kerastl.progress import Progress
 from kerastl.recipe import load_recipe
-from kerastl.tuning.search_folder import SearchFolder, TrialRecord, write_record
+from kerastl.report.search import TrialRecord
+from kerastl.tuning.search_folder import SearchFolder, write_record
 from kerastl.tuning.trial_log import TrialLog
 from kerastl.wording import columns, wrapped
 from kerastl.workflow.planning import Plan, PlanRow

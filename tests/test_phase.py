@@ -17,7 +17,7 @@ from kerastl.recipe import AugmentRecipe, FinetunePhaseRecipe, HeadPhaseRecipe
 from kerastl.task.classification import CLASSIFICATION, MULTI_LABEL, all_labels_right
 from kerastl.training.batches import PhaseData, balanced_weights, batches, epoch_order, mixed, part_of
 from kerastl.training.phase import evaluation_batch, predict_logits, run_phase, validate
-from kerastl.training.trainer import inference_of
+from kerastl.training.reuse import inference_of
 
 CLASSES = 3
 SETTINGS = HeadPhaseRecipe(

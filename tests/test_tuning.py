@@ -131,8 +131,7 @@ def test_a_step_makes_a_ladder_of_exact_values(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", [None, *sorted(shipped_spaces())])
 def test_the_recipe_as_it_is_belongs_to_every_shipped_space(name: str | None) -> None:
-    from kerastl.tuning.hyperparameters import values_of
-    from kerastl.tuning.oracle import first_values
+    from kerastl.tuning.hyperparameters import first_values, values_of
 
     for backbone, count in itertools.product(backbone_names(), (200, 2000)):
         recipe = load_recipe("photos", flags={"backbone.name": backbone})
@@ -180,8 +179,7 @@ def test_what_the_recipe_says_is_added_to_a_list_in_its_place(
 
 
 def test_a_range_reaches_to_what_the_recipe_says(tmp_path: Path) -> None:
-    from kerastl.tuning.hyperparameters import values_of
-    from kerastl.tuning.oracle import combinations, first_values
+    from kerastl.tuning.hyperparameters import combinations, first_values, values_of
 
     for flags, ends in (
         ({"finetune_phase.learning_rate": 3.14159e-3}, (1e-5, 3.14159e-3)),
@@ -202,12 +200,11 @@ def test_a_range_reaches_to_what_the_recipe_says(tmp_path: Path) -> None:
 
 
 def test_fine_tune_keys_are_not_searched_where_nothing_is_thawed(tmp_path: Path) -> None:
-    from kerastl.tuning.oracle import combinations, make_oracle
+    from kerastl.tuning.hyperparameters import combinations
 
     recipe = load_recipe("digits")
     space = load_space(None, recipe, resolve(recipe, 1000, 10))
-    oracle: Any = make_oracle("random", space, "min", 40, 5, 0)
-    oracle._set_project_dir(str(tmp_path), "store")
+    oracle: Any = opened(tmp_path, "random", space, 40)
     chosen = [space.decoded(oracle.create_trial(f"t{n}").hyperparameters.values) for n in range(40)]
     frozen = [values for values in chosen if values[UNFREEZE_POINT] == "backbone"]
     assert frozen and len(frozen) < len(chosen)
@@ -222,13 +219,21 @@ def test_fine_tune_keys_are_not_searched_where_nothing_is_thawed(tmp_path: Path)
 # Keras Tuner: what ends a trial, and what ends the search
 
 
-def searched(folder: Path, run: Any, trials: int = 4, tuner: str = "random", space: Space = LINE) -> Any:
-    from kerastl.tuning.loop import search
+def opened(folder: Path, tuner: str, space: Space, trials: int, seed: int = 0, first: Any = None) -> Any:
+    """An oracle that begins, or goes on, in a folder."""
     from kerastl.tuning.oracle import make_oracle
     from kerastl.tuning.search_folder import SearchFolder
 
-    oracle = make_oracle(tuner, space, "min", trials, 5, 0)
-    search(oracle, SearchFolder(folder), run)
+    oracle = make_oracle(tuner, space, "min", trials, 5, seed, first)
+    oracle.open(SearchFolder(folder))
+    return oracle
+
+
+def searched(folder: Path, run: Any, trials: int = 4, tuner: str = "random", space: Space = LINE) -> Any:
+    from kerastl.tuning.loop import search
+
+    oracle = opened(folder, tuner, space, trials)
+    search(oracle, run)
     return oracle
 
 
@@ -246,9 +251,10 @@ def test_a_trial_that_diverges_fails_alone(tmp_path: Path) -> None:
 def test_a_trial_whose_answers_are_no_numbers_fails_though_its_loss_is_one(
     solid_colours: Path, tmp_path: Path, shared_of: Any
 ) -> None:
+    from kerastl.report.search import FAILED
     from kerastl.tuning.head_phases import HeadPhases
     from kerastl.tuning.loop import TrialRunner
-    from kerastl.tuning.search_folder import FAILED, SearchFolder, read_record
+    from kerastl.tuning.search_folder import SearchFolder, read_record
 
     # One step an epoch: its loss is that of the weights before it.
     recipe = tiny(
@@ -286,9 +292,11 @@ def test_a_search_goes_on_where_it_was_stopped(tuner: str, tmp_path: Path) -> No
             stopped.append(trial_id)
             raise KeyboardInterrupt
         ran.append(trial_id)
+        values.append(raw["head.dropout"])
         return raw["head.dropout"]
 
     stopped: list[str] = []
+    values: list[int] = []
     space = Space((Hyperparameter("head.dropout", values=tuple(n / 10 for n in range(9)), ordered=True),))
     with pytest.raises(KeyboardInterrupt):
         searched(tmp_path, run, 6, tuner, space)
@@ -296,6 +304,7 @@ def test_a_search_goes_on_where_it_was_stopped(tuner: str, tmp_path: Path) -> No
     assert len(ran) == 6 and sorted(set(ran)) == sorted(ran) and stopped[0] in ran
     searched(tmp_path, run, 6, tuner, space)
     assert len(ran) == 6
+    assert tuner == "hyperband" or len(set(values)) == 6, "no setting is trained twice"
 
 
 def test_a_trial_written_down_as_finished_is_not_run_again(tmp_path: Path) -> None:
@@ -338,15 +347,41 @@ def test_a_trial_whose_folder_was_removed_is_counted_and_left_out(tmp_path: Path
     assert ran == ["0", "1", "2"]
 
 
+def test_a_search_that_keras_tuner_itself_wrote_down_goes_on(tmp_path: Path) -> None:
+    """Earlier versions left its files, with the interrupted trial on its list of running ones."""
+    import keras_tuner
+
+    from kerastl.tuning.oracle import hyperparameters
+
+    objective = keras_tuner.Objective("score", "min")
+    theirs: Any = keras_tuner.oracles.RandomSearchOracle(objective, 4, 1, hyperparameters(LINE))
+    theirs._set_project_dir(str(tmp_path), "store")
+    theirs.verbose = 0
+    done, interrupted = theirs.create_trial("a"), theirs.create_trial("b")
+    theirs.update_trial(done.trial_id, {"score": 0.25})
+    done.status = "COMPLETED"
+    theirs.end_trial(done)
+    theirs.save()
+    ran: dict[str, Any] = {}
+
+    def run(trial_id: str, raw: dict[str, Any]) -> float:
+        ran[trial_id] = raw
+        return 0.5
+
+    oracle = searched(tmp_path, run, 4)
+    assert list(ran) == ["1", "2", "3"] and ran["1"] == interrupted.hyperparameters.values
+    assert oracle.trials["0"].score == 0.25 and oracle.end_order == ["0", "1", "2", "3"]
+    values = [trial.hyperparameters.values["head.dropout"] for trial in oracle.trials.values()]
+    assert len(set(values)) == 4, "none is tried twice"
+
+
 def test_a_search_begins_with_what_the_recipe_says(tmp_path: Path) -> None:
-    from kerastl.tuning.hyperparameters import values_of
-    from kerastl.tuning.oracle import first_values, make_oracle
+    from kerastl.tuning.hyperparameters import first_values, values_of
 
     resolved = resolve(load_recipe("digits"), 1000, 10)
     space = load_space(None, load_recipe("digits"), resolved)
     first = first_values(space, values_of(resolved, space))
-    oracle: Any = make_oracle("bayesian", space, "min", 4, 5, 0, first)
-    oracle._set_project_dir(str(tmp_path), "store")
+    oracle: Any = opened(tmp_path, "bayesian", space, 4, 0, first)
     values = space.decoded(oracle.create_trial("tuner0").hyperparameters.values)
     assert set(values) == {axis.key for axis in space}
     assert resolve(with_values(load_recipe("digits"), values), 1000, 10) == resolved
@@ -367,7 +402,8 @@ def best_in(tuner: str, space: Space, trials: int, seed: int, folder: Path) -> f
     found: list[float] = []
     oracle = make_oracle(tuner, space, "min", trials, 5, seed)
     score = lambda trial_id, raw: found.append(bowl(space, space.decoded(raw))) or found[-1]  # noqa: E731
-    search(oracle, SearchFolder(folder / f"{tuner}-{seed}"), score)
+    oracle.open(SearchFolder(folder / f"{tuner}-{seed}"))
+    search(oracle, score)
     assert len(found) == trials
     return min(found)
 
@@ -407,26 +443,20 @@ def test_a_bayesian_choice_asks_its_model_once_and_is_better_than_chance(
 
 def test_no_trial_begins_after_the_budget(tmp_path: Path) -> None:
     from kerastl.tuning.loop import search
-    from kerastl.tuning.oracle import make_oracle
-    from kerastl.tuning.search_folder import SearchFolder
 
     ran: list[str] = []
-    oracle = make_oracle("random", LINE, "min", 9, 5, 0)
+    oracle = opened(tmp_path, "random", LINE, 9)
     oracle.out_of_time = lambda: len(ran) == 2
-    search(oracle, SearchFolder(tmp_path), lambda trial_id, raw: ran.append(trial_id) or 0.5)
+    search(oracle, lambda trial_id, raw: ran.append(trial_id) or 0.5)
     assert len(ran) == 2
 
 
 def test_an_interrupted_trial_waits_too_where_the_budget_is_spent(tmp_path: Path) -> None:
-    from kerastl.tuning.oracle import make_oracle
 
-    oracle: Any = make_oracle("random", LINE, "min", 9, 5, 0)
-    oracle._set_project_dir(str(tmp_path), "store")
+    oracle: Any = opened(tmp_path, "random", LINE, 9)
     interrupted = oracle.create_trial("tuner0").trial_id
     oracle.save()
-    again: Any = make_oracle("random", LINE, "min", 9, 5, 0)
-    again._set_project_dir(str(tmp_path), "store")
-    again.reload()
+    again: Any = opened(tmp_path, "random", LINE, 9)
     again.out_of_time = lambda: True
     assert again.create_trial("tuner0").status == "STOPPED"
     again.out_of_time = lambda: False
@@ -703,12 +733,12 @@ def fit_a_line() -> None:
 
 
 def test_graphs_of_a_training_are_forgotten_with_it() -> None:
-    from kerastl.tuning.forgetting import traces_forgotten
+    from kerastl.training.reuse import leak_workaround
 
-    with traces_forgotten():  # lets go of what the control leaves
+    with leak_workaround():  # lets go of what the control leaves
         fit_a_line()
         before = graphs_alive()
-        with traces_forgotten():
+        with leak_workaround():
             fit_a_line()
         assert graphs_alive() == before
         fit_a_line()
@@ -742,55 +772,56 @@ def test_hyperbands_share_is_of_both_phases_epochs(
 
 
 def test_noise_alone_gives_an_apparent_gain_and_no_expected_one() -> None:
-    from kerastl.tuning.analysis import luck_of
+    from kerastl.tuning.analysis import selection_bias_of
 
     generator = np.random.default_rng(0)
     noise = generator.exponential(1.0, (50, 200))
-    luck = luck_of(noise[1:], noise[0])
-    assert luck.apparent > 0.1 and luck.expected < luck.apparent / 2 and luck.low < 0 < luck.high
+    bias = selection_bias_of(noise[1:], noise[0])
+    assert bias.apparent > 0.1 and bias.expected < bias.apparent / 2 and bias.low < 0 < bias.high
 
 
 def test_a_real_gain_is_mostly_kept() -> None:
-    from kerastl.tuning.analysis import luck_of
+    from kerastl.tuning.analysis import selection_bias_of
 
     generator = np.random.default_rng(0)
     losses = generator.exponential(1.0, (20, 400))
     losses[7] *= 0.5
-    luck = luck_of(losses[1:], losses[0])
-    assert luck.expected > 0.8 * luck.apparent and luck.low > 0
+    bias = selection_bias_of(losses[1:], losses[0])
+    assert bias.expected > 0.8 * bias.apparent and bias.low > 0
 
 
 def test_images_of_one_group_are_drawn_together() -> None:
-    from kerastl.tuning.analysis import luck_of
+    from kerastl.tuning.analysis import selection_bias_of
 
     generator = np.random.default_rng(0)
     patients = generator.exponential(1.0, (40, 20))  # losses of trials on patients; noise alone
     images = np.repeat(patients, 30, axis=1)
     groups = np.repeat(np.arange(20), 30)
-    alone = luck_of(patients[1:], patients[0])
-    together = luck_of(images[1:], images[0], groups)
+    alone = selection_bias_of(patients[1:], patients[0])
+    together = selection_bias_of(images[1:], images[0], groups)
     assert together.expected == pytest.approx(alone.expected, abs=0.1)
-    # the control: as if each image stood for itself, nearly all of the luck is taken for a gain
-    apart = luck_of(images[1:], images[0])
+    # the control: as if each image stood for itself, nearly all of the selection bias is taken for a gain
+    apart = selection_bias_of(images[1:], images[0])
     assert apart.expected > 0.95 * apart.apparent and together.expected < 0.7 * together.apparent
     assert together.low < 0 < apart.low
 
 
 def test_the_report_draws_groups_together(tmp_path: Path) -> None:
+    from kerastl.report.search import TrialRecord
     from kerastl.tuning.results import make_report
-    from kerastl.tuning.search_folder import COMPLETED, SearchFolder, TrialRecord, read_records, write_record
+    from kerastl.tuning.search_folder import SearchFolder, read_records, write_record
 
     folder, generator = SearchFolder(tmp_path), np.random.default_rng(0)
     patients = generator.exponential(1.0, (6, 5)).astype(np.float32)
     losses = np.repeat(patients, 8, axis=1)
-    write_record(
-        folder.baseline, TrialRecord("baseline", {}, 1.0, COMPLETED, float(losses[0].mean())), losses[0]
-    )
+    baseline = TrialRecord("baseline", {}, score=float(losses[0].mean()), losses=losses[0])
+    write_record(folder.baseline, baseline)
     for number, row in enumerate(losses[1:]):
-        record = TrialRecord(str(number), {"head.dropout": number / 10}, 1.0, COMPLETED, float(row.mean()))
-        write_record(folder.of_trial(str(number)), record, row)
+        values = {"head.dropout": number / 10}
+        record = TrialRecord(str(number), values, score=float(row.mean()), losses=row)
+        write_record(folder.of_trial(str(number)), record)
     words = (folder, "d", LINE, "random", "val_loss", "", read_records(folder), "")
-    apart, together = make_report(*words).luck, make_report(*words, np.repeat(np.arange(5), 8)).luck
+    apart, together = make_report(*words).bias, make_report(*words, np.repeat(np.arange(5), 8)).bias
     assert apart is not None and together is not None
     assert together.high - together.low > 1.3 * (apart.high - apart.low)
 
@@ -799,16 +830,19 @@ def report_of(
     folder: Path, baseline: np.ndarray, trials: np.ndarray, shares: dict[int, float] | None = None
 ) -> Any:
     """The report of a search whose trials lost so much on each image."""
+    from kerastl.report.search import COMPLETED, TrialRecord
     from kerastl.tuning.results import make_report
-    from kerastl.tuning.search_folder import COMPLETED, SearchFolder, TrialRecord, read_records, write_record
+    from kerastl.tuning.search_folder import SearchFolder, read_records, write_record
 
     place = SearchFolder(folder)
     score = float(baseline.mean())
-    write_record(place.baseline, TrialRecord("baseline", {}, 1.0, COMPLETED, score), baseline)
+    write_record(place.baseline, TrialRecord("baseline", {}, score=score, losses=baseline))
     for number, row in enumerate(trials):
         values, share = {"head.dropout": number / 50}, (shares or {}).get(number, 1.0)
-        record = TrialRecord(str(number), values, share, COMPLETED, float(row.mean()), seconds=2.0)
-        write_record(place.of_trial(str(number)), record, row)
+        record = TrialRecord(
+            str(number), values, share, COMPLETED, float(row.mean()), seconds=2.0, losses=row
+        )
+        write_record(place.of_trial(str(number)), record)
     return make_report(place, "d", LINE, "random", "val_loss", "", read_records(place), "")
 
 
@@ -821,7 +855,7 @@ def test_a_gain_that_is_no_better_than_chance_leaves_the_recipe_as_it_is(tmp_pat
     noise[0] *= 0.88 / noise[0].mean()  # the recipe is a little better than what the trials draw from
     report = report_of(tmp_path / "noise", noise[0], noise[1:])
     looks_best = int(noise[1:].mean(axis=1).argmin())
-    assert report.luck.apparent > 0 >= report.luck.expected, "what the test needs"
+    assert report.bias.apparent > 0 >= report.bias.expected, "what the test needs"
     assert (report.best, report.chance, winning_values(report)) == ("", str(looks_best), {})
     assert report.best_score == report.baseline
     assert f"trial {looks_best} with" in search_text(report) and "no better than chance" in search_text(
@@ -918,23 +952,24 @@ def test_another_search_gets_a_folder_of_its_own(solid_colours: Path, tmp_path: 
 
 
 def test_a_shortened_trial_never_wins(tmp_path: Path) -> None:
+    from kerastl.report.search import TrialRecord
     from kerastl.tuning.results import make_report
-    from kerastl.tuning.search_folder import COMPLETED, SearchFolder, TrialRecord, read_records, write_record
+    from kerastl.tuning.search_folder import SearchFolder, read_records, write_record
 
     folder, losses = SearchFolder(tmp_path), np.ones(4, np.float32)
-    write_record(folder.baseline, TrialRecord("baseline", {}, 1.0, COMPLETED, 0.5), losses)
-    short = TrialRecord("0", {"head.dropout": 0.1}, 0.4, COMPLETED, 0.1)
-    write_record(folder.of_trial("0"), short, losses * 0.1)
+    write_record(folder.baseline, TrialRecord("baseline", {}, score=0.5, losses=losses))
+    short = TrialRecord("0", {"head.dropout": 0.1}, 0.4, score=0.1, losses=losses * 0.1)
+    write_record(folder.of_trial("0"), short)
     report = make_report(folder, "d", LINE, "hyperband", "val_loss", "", read_records(folder), "")
-    assert (report.best, report.best_score, report.luck) == ("", 0.5, None)
-    write_record(folder.of_trial("1"), dataclasses.replace(short, trial_id="1", share=1.0), losses * 0.1)
+    assert (report.best, report.best_score, report.bias) == ("", 0.5, None)
+    write_record(folder.of_trial("1"), dataclasses.replace(short, trial_id="1", share=1.0))
     report = make_report(folder, "d", LINE, "hyperband", "val_loss", "", read_records(folder), "")
-    assert (report.best, report.best_score) == ("1", 0.1) and report.luck is not None
+    assert (report.best, report.best_score) == ("1", 0.1) and report.bias is not None
 
 
 def test_a_dead_key_has_no_importance_and_a_live_one_has() -> None:
+    from kerastl.report.search import COMPLETED, TrialRecord
     from kerastl.tuning.analysis import importance_of
-    from kerastl.tuning.search_folder import COMPLETED, TrialRecord
 
     space = Space(
         (Hyperparameter("head.dropout", low=0.0, high=1.0), Hyperparameter("head.l2", low=0.0, high=1.0))
@@ -953,25 +988,20 @@ def test_a_dead_key_has_no_importance_and_a_live_one_has() -> None:
 
 
 def test_a_recipe_that_fails_as_it_is_loses_to_any_trial(tmp_path: Path) -> None:
+    from kerastl.report.search import COMPLETED, FAILED, TrialRecord
     from kerastl.tuning.results import make_report, winning_values, write_results
-    from kerastl.tuning.search_folder import (
-        COMPLETED,
-        FAILED,
-        SearchFolder,
-        TrialRecord,
-        read_records,
-        write_record,
-    )
+    from kerastl.tuning.search_folder import SearchFolder, read_records, write_record
 
     folder, recipe = SearchFolder(tmp_path), load_recipe("digits")
     write_record(folder.baseline, TrialRecord("baseline", {}, 1.0, FAILED, reason="the loss is nan"))
     for number, score in enumerate((0.5, 0.2, None)):
         status, values = COMPLETED if score else FAILED, {"head.dropout": number / 10}
         record = TrialRecord(str(number), values, 1.0, status, score, reason="" if score else "a | b\nc")
-        write_record(folder.of_trial(str(number)), record, np.zeros(4, np.float32) if score else None)
+        losses = np.zeros(4, np.float32) if score else None
+        write_record(folder.of_trial(str(number)), dataclasses.replace(record, losses=losses))
     records = read_records(folder)
     report = make_report(folder, "digits", LINE, "random", "val_loss", "", records, "")
-    assert winning_values(report) == {"head.dropout": 0.1} and report.luck is None
+    assert winning_values(report) == {"head.dropout": 0.1} and report.bias is None
     best = resolve(with_values(recipe, winning_values(report)), 1000, 10)
     write_results(folder, report, best, LINE, records)
     assert resolve(load_recipe(folder.winner_toml), 1, 2) == best
@@ -1021,12 +1051,11 @@ def test_scratch_of_killed_processes_is_removed_and_that_of_others_is_not(tmp_pa
 def test_a_worker_without_work_asks_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from keras_tuner.engine.trial import Trial
 
-    from kerastl.tuning import loop as searching
-    from kerastl.tuning.oracle import make_oracle
-    from kerastl.tuning.search_folder import SearchFolder
+    from kerastl.tuning import oracle as oracles
+    from kerastl.tuning.loop import search
 
     asked: list[float] = []
-    oracle: Any = make_oracle("random", LINE, "min", 2, 5, 0)
+    oracle = opened(tmp_path, "random", LINE, 2)
     create = oracle.create_trial
 
     def idle_at_first(tuner_id: str) -> Any:
@@ -1036,9 +1065,9 @@ def test_a_worker_without_work_asks_now_and_then(tmp_path: Path, monkeypatch: py
         return create(tuner_id)
 
     oracle.create_trial = idle_at_first
-    monkeypatch.setattr(searching, "IDLE_SECONDS", 0.2)
+    monkeypatch.setattr(oracles, "IDLE_SECONDS", 0.2)
     ran: list[str] = []
-    searching.search(oracle, SearchFolder(tmp_path), lambda trial_id, raw: ran.append(trial_id) or 0.5)
+    search(oracle, lambda trial_id, raw: ran.append(trial_id) or 0.5)
     pauses = np.diff(asked)
     assert len(ran) == 2 and len(asked) == 6
     assert (pauses[1:4] > 0.19).all(), "no answer but idle: it waits"
@@ -1201,8 +1230,6 @@ def test_each_worker_gets_a_gpu_of_its_own_where_there_are_enough(
 
     from kerastl.progress import Progress
     from kerastl.tuning import workers
-    from kerastl.tuning.oracle import make_oracle
-    from kerastl.tuning.search_folder import SearchFolder
 
     processes = Played()
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["a GPU"] * gpus)
@@ -1210,9 +1237,7 @@ def test_each_worker_gets_a_gpu_of_its_own_where_there_are_enough(
     monkeypatch.delenv(workers.GPUS, raising=False)
     if visible is not None:
         monkeypatch.setenv(workers.GPUS, visible)
-    workers.search_with_workers(
-        make_oracle("random", LINE, "min", 2, 5, 0), SearchFolder(tmp_path), {}, 3, Progress()
-    )
+    workers.search_with_workers(opened(tmp_path, "random", LINE, 2), {}, 3, Progress())
     assert [environment.get(workers.GPUS) for environment in processes.environments] == dealt
 
 
@@ -1222,8 +1247,6 @@ def test_the_trial_of_a_worker_that_is_silent_goes_to_another(
 ) -> None:
     from kerastl.progress import Progress
     from kerastl.tuning import workers
-    from kerastl.tuning.oracle import make_oracle
-    from kerastl.tuning.search_folder import SearchFolder
 
     warned: list[str] = []
 
@@ -1231,7 +1254,7 @@ def test_the_trial_of_a_worker_that_is_silent_goes_to_another(
         def warn(self, message: str) -> None:
             warned.append(message)
 
-    oracle: Any = make_oracle("random", LINE, "min", 2, 5, 0)
+    oracle = opened(tmp_path, "random", LINE, 2)
     lost: list[Any] = []
 
     def finish(tuner_id: str) -> Any:
@@ -1252,7 +1275,7 @@ def test_the_trial_of_a_worker_that_is_silent_goes_to_another(
     processes = Played(play)
     monkeypatch.setattr(workers.subprocess, "Popen", processes)
     monkeypatch.setattr(workers, "SILENT_SECONDS", 0.5)
-    workers.search_with_workers(oracle, SearchFolder(tmp_path), {}, 1, Listening())
+    workers.search_with_workers(oracle, {}, 1, Listening())
     assert len(processes.environments) == 2 and oracle.end_order == ["1", "0"]
     assert len(warned) == 1 and "machine 2/ü was silent" in warned[0] and "trial 0" in warned[0]
     # if it lives after all, what it says of a trial that has ended changes nothing

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from kerastl.markdown import render
 from kerastl.task import MONITORS, sign_of
@@ -13,10 +15,11 @@ from kerastl.wording import counted, duration
 from kerastl.writing import write_text_atomic
 
 BEST_SHOWN = 10
+COMPLETED, FAILED = "completed", "failed"
 
 
 @dataclass(frozen=True)
-class Luck:
+class SelectionBias:
     """Selection bias: the part of a gain that is owed to having picked the best of many.
 
     Attributes:
@@ -52,36 +55,60 @@ class Importance:
 
 
 @dataclass(frozen=True)
-class SearchTrial:
-    """A trial as the page shows it.
+class TrialRecord:
+    """A trial: what it set, and what came of it.
 
     Attributes:
-        name: its number.
-        values: recipe key -> value, of the keys that had a meaning.
-        places: recipe key -> place on its axis, 0..1.
-        score: None where it failed.
-        share: of the epochs that it was allowed.
-        reason: why it failed.
+        trial_id: its number, as text.
+        values: recipe keys that it set, those without a meaning left out.
+        share: of the epochs that it was allowed, 1 for all.
+        status: `completed` or `failed`.
+        score: mean of the monitored validation metric over all trainings of the trial; None where it failed.
+        metrics: means of all validation metrics.
+        scores: the monitored metric of each training.
+        winner: phase that was kept, of the first training.
         seconds: wall time.
+        reason: why it failed.
+        forward_passes: of the frozen part that it needed; none where all features were stored.
+        heads: head phases that it ran.
+        worker: name of the process that ran it; empty where the search has one alone.
+        losses: float32 [images], what each validation image adds to the score, less is better; a file of its own, None
+            unless it was read.
     """
 
-    name: str
-    values: Mapping[str, Any]
-    places: Mapping[str, float]
-    score: float | None
-    share: float
-    reason: str
-    seconds: float
+    trial_id: str
+    values: dict[str, Any]
+    share: float = 1.0
+    status: str = COMPLETED
+    score: float | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    scores: tuple[float, ...] = ()
+    winner: str = ""
+    seconds: float = 0.0
+    reason: str = ""
+    forward_passes: int = 0
+    heads: int = 0
+    worker: str = ""
+    losses: np.ndarray | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
-class SearchAxis:
-    """A searched key: its name, the labels of its values (none for a range), and its ends."""
+class SearchedKey:
+    """A recipe key that was searched.
+
+    Attributes:
+        key: its dotted name.
+        labels: of its values; none for a range.
+        low: its lower end, or first value.
+        high: its upper end, or last value.
+        places: of each trial, in their order: 0..1 from one end to the other, None where the key had no meaning.
+    """
 
     key: str
     labels: tuple[str, ...]
     low: str
     high: str
+    places: tuple[float | None, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -93,12 +120,12 @@ class SearchReport:
         tuner: that chose the trials.
         monitor: the validation metric that is the score.
         measured: what a score is the mean of, in words.
-        axes: what was searched.
+        keys: what was searched.
         trials: in their order.
         baseline: score of the recipe as it was given; None where it failed.
         best: name of the winning trial; empty where the recipe stays as it was given.
         chance: name of the trial that scored best, where no gain of it is to be expected on other images; else empty.
-        luck: of the choice; None where it was not measured.
+        bias: of the choice; None where it was not measured.
         importance: of the keys; None where there were too few trials.
         work: what was computed, in words.
         seconds: of all trials, added up.
@@ -110,11 +137,11 @@ class SearchReport:
     tuner: str
     monitor: str
     measured: str
-    axes: tuple[SearchAxis, ...]
-    trials: tuple[SearchTrial, ...]
+    keys: tuple[SearchedKey, ...]
+    trials: tuple[TrialRecord, ...]
     baseline: float | None
     best: str
-    luck: Luck | None
+    bias: SelectionBias | None
     importance: Importance | None
     work: str
     seconds: float
@@ -129,17 +156,13 @@ class SearchReport:
 
     def score_of(self, name: str) -> float:
         """Score of a trial by its name; of the recipe as it was given by none."""
-        scores = {trial.name: trial.score for trial in self.trials} | {"": self.baseline}
+        scores = {trial.trial_id: trial.score for trial in self.trials} | {"": self.baseline}
         return float(scores[name] or 0.0)
 
     @property
-    def baseline_words(self) -> str:
+    def baseline_text(self) -> str:
         """Score of the recipe as it was, or that it failed."""
         return "failed" if self.baseline is None else f"{self.baseline:.4f}"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
 
 
 def search_text(report: SearchReport) -> str:
@@ -149,11 +172,11 @@ def search_text(report: SearchReport) -> str:
         f"{counted(len(report.trials), 'trial')} in {duration(report.wall_seconds)}, of which trials took "
         f"{duration(report.seconds)}" + (f", {failed} failed" if failed else ""),
         f"  {report.monitor:<20}{report.best_score:.4f} (trial {report.best})" if report.best
-        else f"  {report.monitor:<20}{no_winner_words(report)}",
-        f"  recipe as it was    {report.baseline_words}",
+        else f"  {report.monitor:<20}{no_winner_text(report)}",
+        f"  recipe as it was    {report.baseline_text}",
     ]  # fmt: skip
-    if report.luck:
-        lines.append(f"  {'gain':<20}{luck_words(report.luck)}")
+    if report.bias:
+        lines.append(f"  {'gain':<20}{gain_text(report.bias)}")
     if report.importance:
         named = by_importance(report.importance)
         lines.append(f"  {'importance':<20}" + ", ".join(f"{key} {value:.2f}" for key, value in named))
@@ -161,22 +184,22 @@ def search_text(report: SearchReport) -> str:
     return "\n".join(lines)
 
 
-def no_winner_words(report: SearchReport) -> str:
+def no_winner_text(report: SearchReport) -> str:
     """Reason for which the recipe stays as it was."""
     if not report.chance:
         return "no trial was better than the recipe as it is, which stays"
     return f"trial {report.chance} with {report.score_of(report.chance):.4f} is no better than chance: the recipe stays as it is"
 
 
-def luck_words(luck: Luck) -> str:
+def gain_text(bias: SelectionBias) -> str:
     """A gain and how much of it to expect on other images."""
-    if luck.apparent <= 0:
+    if bias.apparent <= 0:
         return "none"
-    text = f"{luck.apparent:.4f} on validation; {luck.expected:.4f} to expect on other images"
-    text += f" (95 % interval {luck.low:.4f} to {luck.high:.4f})"
-    if luck.expected <= 0:
-        return f"{text}: no better than chance, the best of {luck.trials} is luck"
-    return f"{text}, the rest is luck of picking the best of {luck.trials}"
+    text = f"{bias.apparent:.4f} on validation; {bias.expected:.4f} to expect on other images"
+    text += f" (95 % interval {bias.low:.4f} to {bias.high:.4f})"
+    if bias.expected <= 0:
+        return f"{text}: no better than chance, the best of {bias.trials} is selection bias"
+    return f"{text}, the rest is selection bias of the best of {bias.trials}"
 
 
 def write_search_page(folder: Path, page: Path, report: SearchReport, winner_toml: str) -> None:
@@ -204,7 +227,7 @@ def write_search_page(folder: Path, page: Path, report: SearchReport, winner_tom
         winner_toml=winner_toml,
         best=done[:BEST_SHOWN],
         failed=[trial for trial in report.trials if trial.score is None],
-        luck=luck_words(report.luck) if report.luck else "",
+        gain=gain_text(report.bias) if report.bias else "",
         importance=by_importance(report.importance) if report.importance else (),
         pictures=[each for each in pictures if (folder / each[1]).exists()],
         value_text=value_text,

@@ -9,7 +9,7 @@ import numpy as np
 from kerastl.report.plots import _figure as make_figure
 from kerastl.report.plots import _save as save_figure
 from kerastl.report.plots import _shades as shades_of_blue
-from kerastl.report.search import Importance, SearchAxis, SearchReport
+from kerastl.report.search import Importance, SearchedKey, SearchReport
 from kerastl.task import sign_of
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"
@@ -39,22 +39,23 @@ def plot_keys(report: SearchReport, path: Path | str) -> None:
 
     Trials in which the key had no meaning are left out.
     """
-    columns = min(COLUMNS, len(report.axes))
-    rows = -(-len(report.axes) // columns)
+    columns = min(COLUMNS, len(report.keys))
+    rows = -(-len(report.keys) // columns)
     figure = make_figure(3.4 * columns, 2.7 * rows + 0.4)
     grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
-    for place in range(rows * columns):
-        axis = grid[place // columns, place % columns]
-        if place >= len(report.axes):
+    for number in range(rows * columns):
+        axis = grid[number // columns, number % columns]
+        if number >= len(report.keys):
             axis.set_visible(False)
             continue
-        key = report.axes[place]
-        shown = [t for t in report.trials if t.score is not None and key.key in t.places]
+        key = report.keys[number]
+        placed = zip(key.places, report.trials, strict=True)
+        shown = [(place, t) for place, t in placed if t.score is not None and place is not None]
         for whole in (False, True):
-            of_kind = [t for t in shown if (t.share >= 1) == whole]
+            of_kind = [(place, t.score) for place, t in shown if (t.share >= 1) == whole]
             axis.plot(
-                [t.places[key.key] for t in of_kind],
-                [t.score for t in of_kind],
+                [place for place, _ in of_kind],
+                [score for _, score in of_kind],
                 "o",
                 color=BLUE,
                 # Fewer epochs give another score: such a trial is no dot among those with all of theirs.
@@ -62,8 +63,8 @@ def plot_keys(report: SearchReport, path: Path | str) -> None:
                 markersize=5 if whole else 3.5,
                 alpha=0.7,
             )
-        best = [t for t in shown if t.name == report.best]
-        axis.plot([t.places[key.key] for t in best], [t.score for t in best], "D", color=ORANGE, markersize=8)
+        best = [(place, t.score) for place, t in shown if t.trial_id == report.best]
+        axis.plot([at for at, _ in best], [score for _, score in best], "D", color=ORANGE, markersize=8)
         if report.baseline is not None:
             axis.axhline(report.baseline, color=GREY, linestyle="--", linewidth=1)
         axis.set_xlim(-0.06, 1.06)
@@ -73,7 +74,7 @@ def plot_keys(report: SearchReport, path: Path | str) -> None:
         axis.set_xticks(*_ticks(key), fontsize=8, **options)
         axis.set_title(key.key, fontsize=9)
         axis.spines[["top", "right"]].set_visible(False)
-        if place % columns == 0:
+        if number % columns == 0:
             axis.set_ylabel(report.monitor)
     legend = [
         ("orange: the winner", bool(report.best)),
@@ -89,23 +90,25 @@ def plot_parallel(report: SearchReport, path: Path | str) -> None:
 
     A key without meaning is a gap. Trials with fewer epochs are left out, and counted in the title.
     """
-    figure = make_figure(1.8 * (len(report.axes) + 1) + 1.0, 4.2)
+    figure = make_figure(1.8 * (len(report.keys) + 1) + 1.0, 4.2)
     axis = figure.add_subplot()
-    finished = [trial for trial in report.trials if trial.score is not None and trial.share >= 1]
-    scores = np.array([trial.score for trial in finished], np.float64)
+    finished = [n for n, trial in enumerate(report.trials) if trial.score is not None and trial.share >= 1]
+    scores = np.array([report.trials[n].score for n in finished], np.float64)
     sign = sign_of(report.monitor)
     ranks = (sign * scores).argsort().argsort() / max(len(scores) - 1, 1)
     spread = float(np.ptp(scores)) or 1.0
-    positions = [float(place) for place in range(len(report.axes) + 1)]
-    for trial, rank in sorted(zip(finished, ranks, strict=True), key=lambda pair: -pair[1]):
-        heights = [trial.places.get(key.key, np.nan) for key in report.axes]
+    positions = [float(place) for place in range(len(report.keys) + 1)]
+    for number, rank in sorted(zip(finished, ranks, strict=True), key=lambda pair: -pair[1]):
+        trial = report.trials[number]
+        places = (key.places[number] for key in report.keys)
+        heights = [np.nan if place is None else place for place in places]
         heights.append((float(trial.score or 0.0) - scores.min()) / spread)
-        best = trial.name == report.best
+        best = trial.trial_id == report.best
         axis.plot(
             positions, heights, marker=".", color=ORANGE if best else shades_of_blue()(0.95 - 0.75 * rank),
             linewidth=2.5 if best else 1.2, zorder=3 if best else 2,
         )  # fmt: skip
-    for position, key in zip(positions, report.axes, strict=False):
+    for position, key in zip(positions, report.keys, strict=False):
         axis.axvline(position, color="#bbbbbb", linewidth=0.8, zorder=1)
         for height, label in zip(*_ticks(key), strict=True):
             axis.annotate(label, (position, height), (3, 0), "data", "offset points", fontsize=7, va="center")
@@ -115,7 +118,7 @@ def plot_parallel(report: SearchReport, path: Path | str) -> None:
             f"{score:.3f}", (positions[-1], height), (3, 0), "data", "offset points", fontsize=8, va="center"
         )
     axis.set_xticks(
-        positions, [*(key.key.replace(".", "\n") for key in report.axes), report.monitor], fontsize=8
+        positions, [*(key.key.replace(".", "\n") for key in report.keys), report.monitor], fontsize=8
     )
     axis.set_yticks([])
     axis.spines[:].set_visible(False)
@@ -125,9 +128,9 @@ def plot_parallel(report: SearchReport, path: Path | str) -> None:
     save_figure(figure, path)
 
 
-def _ticks(axis: SearchAxis) -> tuple[list[float], list[str]]:
-    if not axis.labels:
-        return [0.0, 1.0], [axis.low, axis.high]
-    count = len(axis.labels)
+def _ticks(key: SearchedKey) -> tuple[list[float], list[str]]:
+    if not key.labels:
+        return [0.0, 1.0], [key.low, key.high]
+    count = len(key.labels)
     shown = range(count) if count <= LABELS_UP_TO else (0, count // 2, count - 1)
-    return [place / max(count - 1, 1) for place in shown], [axis.labels[place] for place in shown]
+    return [place / max(count - 1, 1) for place in shown], [key.labels[place] for place in shown]

@@ -1,4 +1,4 @@
-"""What each step trains on: a pure function of the step, whatever ran before it."""
+"""Batches of a phase: each a pure function of its step, whatever ran before it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MIXING = "mixing"
 
 @dataclass(frozen=True)
 class PhaseData:
-    """What a phase trains on and is judged by: how to read a batch of inputs, for each split."""
+    """Training and validation data of a phase, each with a function that reads a batch of its inputs."""
 
     train: Features
     train_inputs: BatchReader

@@ -1,4 +1,4 @@
-"""The learning-rate range test: how high a rate may be, from one short run that leaves no trace.
+"""Learning-rate range test: how high a rate may be, from one short run after which the model is as before.
 
 Smith 2017, "Cyclical Learning Rates for Training Neural Networks" (WACV, arXiv:1506.01186), section 3.3: the rate
 grows from step to step while the loss is watched. Here it grows geometrically, because useful rates lie decades
@@ -9,21 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 from keras import ops
-
-# Neither library says in public whether it has made its global generator yet; to ask for it would make it.
-from keras.src.backend.common import global_state
-from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
-from tensorflow.python.ops import stateful_random_ops
 
 from kerastl.progress import Progress
 from kerastl.recipe import PhaseRecipe
@@ -45,7 +38,7 @@ SUGGESTED_SHARE = 1 / 30
 
 @dataclass(frozen=True)
 class RateRange:
-    """What a range test saw.
+    """Result of a range test.
 
     Attributes:
         phase: the recipe's table, `head_phase` or `finetune_phase`.
@@ -95,7 +88,7 @@ def run_rate_range(
     factors: Callable[[Any], float] = lambda variable: 1.0,
     progress: Progress = Progress(),
 ) -> RateRange:
-    """Train for some steps at growing rates, and put everything back.
+    """Train for some steps at growing rates, and put the model back.
 
     Args:
         name: the recipe's table, `head_phase` or `finetune_phase`.
@@ -132,42 +125,16 @@ def run_rate_range(
 
 @contextmanager
 def untouched(model: keras.Model) -> Iterator[None]:
-    """Whatever the body trains or draws: afterwards weights, and states of random numbers, are what they were.
+    """Put the model's variables back after the body, also after an error: weights, moving statistics and seeds of dropout.
 
-    The model's own optimizer is not among them: train with another one. Nor are the streams behind `tf.random.uniform`
-    and its like, which TensorFlow lets nobody read; training with Keras' layers draws nothing from them.
-
-    Args:
-        model: its weights, moving statistics, seeds of dropout and metrics are put back, also after an error.
+    The model's own optimizer is not among them: train with another one.
     """
     values = [variable.numpy() for variable in model.variables]
-    restore_random = _random_states()
     try:
         yield
     finally:
         for variable, value in zip(model.variables, values, strict=True):
             variable.assign(value)
-        restore_random()
-
-
-def _random_states() -> Callable[[], None]:
-    python_state, numpy_state = random.getstate(), np.random.get_state()
-    keras_generator = global_state.get_global_attribute(GLOBAL_SEED_GENERATOR)
-    keras_state = None if keras_generator is None else keras_generator.state.numpy()
-    generator = stateful_random_ops.global_generator
-    generator_state = None if generator is None else generator.state.numpy()
-
-    def restore() -> None:
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)
-        global_state.set_global_attribute(GLOBAL_SEED_GENERATOR, keras_generator)
-        if keras_generator is not None:
-            keras_generator.state.assign(keras_state)
-        stateful_random_ops.global_generator = generator
-        if generator is not None:
-            generator.state.assign(generator_state)
-
-    return restore
 
 
 def _for_steps(settings: PhaseRecipe, epochs: int) -> PhaseRecipe:
@@ -178,7 +145,7 @@ def _for_steps(settings: PhaseRecipe, epochs: int) -> PhaseRecipe:
 def _training_step(
     model: keras.Model, loss: keras.losses.Loss, optimizer: keras.optimizers.Optimizer
 ) -> Callable[..., tf.Tensor]:
-    """What `fit` does in a step, without compiling: that would replace the model's own optimizer."""
+    """The step of `fit`, without compiling, which would replace the model's own optimizer."""
     variables = model.trainable_variables
     optimizer.build(variables)
 
@@ -204,7 +171,7 @@ def smooth(losses: Sequence[float], steps: int) -> list[float]:
 
 
 def has_diverged(losses: Sequence[float], steps: int) -> bool:
-    """Whether the loss is no number, or its running mean far above both the lowest it was and its start."""
+    """True where the loss is no number, or its running mean far above both the lowest it was and its start."""
     if not math.isfinite(losses[-1]):
         return True
     smoothed = smooth(losses, steps)

@@ -24,7 +24,7 @@ from kerastl.recipe import HeadPhaseRecipe, PhaseRecipe
 from kerastl.task import Task
 from kerastl.task.classification import CLASSIFICATION
 from kerastl.training.batches import BatchReader, PhaseData, batches, class_weights
-from kerastl.training.trainer import Infer, Trainers
+from kerastl.training.reuse import Infer, compile_for, inference_of
 
 # Images whose logits are computed together, at most. Where a backbone has a part in it, only twice as many as in a training
 # step: forward and backward pass of those took more memory.
@@ -36,7 +36,7 @@ PHASE_TITLES = {"head_phase": "head phase", "finetune_phase": "fine-tune phase"}
 
 @dataclass(frozen=True)
 class PhaseResult:
-    """How a phase went.
+    """Result of a phase.
 
     Attributes:
         name: `head_phase` or `finetune_phase`, the recipe's table.
@@ -72,7 +72,6 @@ def run_phase(
     task: Task = CLASSIFICATION,
     factors: Callable[[Any], float] = lambda variable: 1.0,
     start: dict[str, float] | None = None,
-    trainers: Trainers | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     tensorboard: Path | None = None,
     progress: Progress = Progress(),
@@ -89,7 +88,6 @@ def run_phase(
         factors: each trainable variable's share of the learning rate.
         start: validation metrics of the weights that the phase begins with, measured here without them. An epoch has to
             be better, and the beginning's weights are restored where none is.
-        trainers: of the model, from its earlier phases: what they traced is not traced again.
         callbacks: of the user's own. They see the validation metrics in the logs of an epoch, and may stop the phase.
         tensorboard: folder for TensorBoard logs.
         progress: listens.
@@ -102,11 +100,10 @@ def run_phase(
     """
     count = data.train.count
     steps = math.ceil(count / settings.batch_size)
-    trainers = trainers or Trainers()
-    trainers.ready(model, settings, factors, steps, task)
+    compile_for(model, settings, factors, steps, task)
     started = time.perf_counter()
     with progress.track(PHASE_TITLES[name], settings.epochs * count) as tracker:
-        infer = trainers.inference(model)
+        infer = inference_of(model)
         watch = _Watch(name, model, infer, data, settings, task, start, tracker)
         every: list[keras.callbacks.Callback] = [watch, *callbacks]
         if tensorboard is not None:
@@ -174,7 +171,7 @@ def predict_logits(infer: Infer, count: int, inputs: BatchReader, batch_size: in
 
 
 def evaluation_batch(settings: PhaseRecipe) -> int:
-    """How many images' logits are computed together by what a phase trains."""
+    """Images whose logits the model of a phase computes together."""
     if isinstance(settings, HeadPhaseRecipe):
         return EVALUATION_BATCH
     return min(EVALUATION_BATCH, 2 * settings.batch_size)
@@ -224,8 +221,8 @@ class _Watch(keras.callbacks.Callback):
             metrics = self._validate()
         except TrainingError as error:
             # The loss is that of the weights before the last step, and of batches' own statistics where BatchNorm trains.
-            said = f"The {PHASE_TITLES[self.name]} gives validation images no finite answer"
-            raise self._diverged(said) from error
+            what = f"The {PHASE_TITLES[self.name]} gives validation images no finite answer"
+            raise self._diverged(what) from error
         logs.update(metrics)
         row = {"epoch": epoch + 1, "loss": float(logs["loss"]), "accuracy": float(logs["accuracy"])}
         row |= {"learning_rate": rate, **metrics, "seconds": time.perf_counter() - self._began}

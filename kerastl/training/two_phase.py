@@ -24,7 +24,6 @@ from kerastl.progress import Progress
 from kerastl.recipe import Asked, FinetunePhaseRecipe, PhaseRecipe, Settings
 from kerastl.training.batches import PhaseData
 from kerastl.training.phase import PhaseResult, run_phase
-from kerastl.training.trainer import Trainers
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,6 @@ def transfer(
     recipe: Settings,
     *,
     head_phase: PhaseResult | None = None,
-    trainers: Trainers | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     tensorboard: Path | None = None,
     progress: Progress = Progress(),
@@ -66,7 +64,6 @@ def transfer(
         validation: features of the validation images, one view.
         recipe: fully resolved.
         head_phase: how the head phase went, where it ran before on the same features: its weights are taken over.
-        trainers: of this network and cut, from earlier trainings; what they traced is not traced again.
         callbacks: of the user's own, for both phases.
         tensorboard: folder for TensorBoard logs.
         progress: listens.
@@ -77,7 +74,7 @@ def transfer(
     Raises:
         TrainingError: where a loss is not finite.
     """
-    run = Steps(trainers, callbacks, tensorboard, progress)
+    run = Steps(callbacks, tensorboard, progress)
     if head_phase is None:
         head = run.head_phase(network, train, validation, recipe)
     else:
@@ -98,7 +95,6 @@ def transfer(
 class Steps:
     """The two phases one by one, with what both have in common; see `transfer`."""
 
-    trainers: Trainers | None = None
     callbacks: Sequence[keras.callbacks.Callback] = ()
     tensorboard: Path | None = None
     progress: Progress = Progress()
@@ -150,7 +146,6 @@ class Steps:
             phase,
             seed=recipe.seed,
             task=recipe.task,
-            trainers=self.trainers,
             callbacks=self.callbacks,
             tensorboard=self.tensorboard and self.tensorboard / name,
             progress=self.progress,
@@ -180,7 +175,7 @@ def without_finetuning(recipe: Asked) -> Asked:
 
 
 def finetunes(settings: FinetunePhaseRecipe) -> bool:
-    """Whether there is anything to do in the fine-tune phase."""
+    """True where the fine-tune phase has anything to train."""
     return settings.unfreeze_from != "backbone" and settings.epochs != 0
 
 

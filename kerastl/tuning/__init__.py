@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kerastl.tuning.hyperparameters import Hyperparameter, Space
-    from kerastl.tuning.job import TuneSummary, tune
+    from kerastl.tuning.job import tune
+    from kerastl.tuning.results import TuneSummary
     from kerastl.tuning.space import load_space, shipped_spaces
     from kerastl.tuning.spec import SearchSettings
 
@@ -19,7 +20,7 @@ _HOMES = {
     "Hyperparameter": "hyperparameters",
     "SearchSettings": "spec",
     "Space": "hyperparameters",
-    "TuneSummary": "job",
+    "TuneSummary": "results",
     "load_space": "space",
     "shipped_spaces": "space",
     "tune": "job",

@@ -1,4 +1,4 @@
-"""What a search found out: which keys mattered, and how much of the gain is luck."""
+"""Importance of the searched keys, and selection bias of the best trial."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from kerastl.report.search import Importance, Luck
+from kerastl.report.search import Importance, SelectionBias, TrialRecord
 from kerastl.tuning.hyperparameters import Space
-from kerastl.tuning.search_folder import TrialRecord, whole_trials
+from kerastl.tuning.search_folder import whole_trials
 
 RESAMPLINGS = 1000
 FEWEST_TRIALS = 10
@@ -17,16 +17,16 @@ TREES, FOLDS, SHUFFLES = 200, 5, 10
 INACTIVE = -0.5
 
 
-def luck_of(
+def selection_bias_of(
     losses: np.ndarray, baseline: np.ndarray, groups: np.ndarray | None = None, seed: int = 0
-) -> Luck:
-    """How much of the best trial's gain over the unchanged recipe is owed to having picked the best of many.
+) -> SelectionBias:
+    """Estimate how much of the best trial's gain over the unchanged recipe is owed to having picked the best of many.
 
     The whole choice is repeated on bootstrap samples of the validation images: the best trial is picked on those
     that were drawn and measured on those that were not (BBC-CV: Tsamardinos, Greasidou and Borboudakis 2018,
     "Bootstrapping the out-of-sample predictions for efficient and accurate cross-validation"; on the bias itself
     Cawley and Talbot 2010, "On over-fitting in model selection"). Images of one group are drawn together, as they
-    are split together: of images that are alike those left out would tell nothing new. It does not cover luck with
+    are split together: of images that are alike those left out would tell nothing new. It does not cover chance in
     the training images or the seed, nor that temperature and best epoch of each trial were chosen on all images.
 
     Args:
@@ -51,11 +51,11 @@ def luck_of(
     apparent = float(means[0] - means.min())
     low, high = np.percentile(gains, [2.5, 97.5])
     expected = float(np.mean(gains))
-    return Luck(apparent, expected, float(low), float(high), len(losses), images)
+    return SelectionBias(apparent, expected, float(low), float(high), len(losses), images)
 
 
 def importance_of(space: Space, records: Sequence[TrialRecord], seed: int = 0) -> Importance | None:
-    """How much each key matters: by how much a forest predicts unseen trials worse once the key is shuffled.
+    """Importance of each key: by how much a forest predicts unseen trials worse once the key is shuffled.
 
     Random forests and permutation importance are Breiman's (2001, "Random forests"); the importance is taken on
     trials that the forest has not seen, so that a key without effect comes out near zero, below it as often as

@@ -24,8 +24,8 @@ CANDIDATES = 4000
 BEST, NEIGHBOURS, NEAR = 4, 250, 0.1
 
 
-class Proposing(BayesianOptimizationOracle):
-    """Keras Tuner's model of the score and its measure of what is promising, with a cheap search for the best of it.
+class BayesianOracle(BayesianOptimizationOracle):
+    """Keras Tuner's model of the score and its acquisition function, with a cheap search for the best candidate.
 
     Attributes:
         space: what is searched; set by `make_oracle`.

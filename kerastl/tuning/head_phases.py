@@ -81,7 +81,7 @@ class HeadPhases:
         return result
 
     def _run(self, path: Path, key: str, train: Callable[[], PhaseResult]) -> PhaseResult:
-        """Of several processes that want the same head phase one runs it, and the others wait and read it."""
+        """Run a head phase, or wait for the process that runs the same one and read its result."""
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")) as lock:
             while not lock.acquire(exclusive=True):

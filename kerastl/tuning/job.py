@@ -5,28 +5,32 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib.util
-import json
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from kerastl.errors import Interrupted, TrainingError, UserError
 from kerastl.features.cache import Cache
 from kerastl.locking import FileLock
 from kerastl.progress import Progress
 from kerastl.recipe import Recipe, load_recipe
-from kerastl.report.search import Importance, Luck, SearchReport, search_text, write_search_page
+from kerastl.report.search import SearchReport, search_text, write_search_page
 from kerastl.task import MONITORS
 from kerastl.tuning.head_phases import HeadPhases
-from kerastl.tuning.hyperparameters import values_of
+from kerastl.tuning.hyperparameters import first_values, values_of
 from kerastl.tuning.loop import BAD_SETTING, TrialRunner, search
-from kerastl.tuning.oracle import Durable, first_values, hyperband_trials, make_oracle
-from kerastl.tuning.results import make_report, winning_values, write_ledger, write_results
+from kerastl.tuning.oracle import Oracle, hyperband_trials, make_oracle
+from kerastl.tuning.results import (
+    TuneSummary,
+    append_log,
+    make_report,
+    read_summary,
+    winning_values,
+    write_results,
+    write_summary,
+)
 from kerastl.tuning.search_folder import (
     SearchFolder,
-    damaged,
     read_record,
     read_records,
     scratch_folder,
@@ -50,58 +54,11 @@ from kerastl.tuning.workers import IP, search_with_workers
 from kerastl.wording import interval
 from kerastl.workflow import FitSummary, fit
 from kerastl.workflow.prepare import make_repeatable, open_splits
-from kerastl.writing import explain_write_errors, write_json_atomic
+from kerastl.writing import explain_write_errors
 
 NEEDED = {"keras_tuner": "keras-tuner", "sklearn": "scikit-learn", "tensorboard": "tensorboard"}
 UNLIMITED = 10**6
 BASELINE = "baseline"
-
-
-@dataclass(frozen=True)
-class TuneSummary:
-    """What a search left behind.
-
-    Attributes:
-        folder: of the search.
-        winner: the winning recipe, a TOML file.
-        page: the result, for people.
-        text: the result, for a terminal.
-        score: of the winner, on validation.
-        baseline: score of the recipe as it was given; None where it failed.
-        monitor: the metric that is the score.
-        trials: that ended.
-        run: folder of the winner's own run.
-        test_accuracy: of the winner, measured once.
-        model: the exported model; None where it was not asked for.
-        winning_trial: its name; empty where the recipe stays as it was.
-        values: recipe keys that the winner sets, and their values.
-        no_better_than_chance: name of the trial that scored best without a gain to expect on other images; else empty.
-        gain: of the best trial over the recipe as it was: apparent, expected, and its 95 % interval; None where not measured.
-        importance: of the searched keys; None where there were too few trials.
-        failed: trials that failed.
-        seconds: that the search took, without the winner's own training.
-        trial_seconds: of all trials, added up.
-    """
-
-    folder: Path
-    winner: Path
-    page: Path
-    text: str
-    score: float
-    baseline: float | None
-    monitor: str
-    trials: int
-    run: Path
-    test_accuracy: float
-    model: Path | None
-    winning_trial: str = ""
-    values: dict[str, Any] = field(default_factory=dict)
-    no_better_than_chance: str = ""
-    gain: Luck | None = None
-    importance: Importance | None = None
-    failed: int = 0
-    seconds: float = 0.0
-    trial_seconds: float = 0.0
 
 
 def tune(
@@ -149,7 +106,6 @@ def tune(
     )  # what was learnt of the images holds for all trials
     spec = SearchSpec(recipe, resolved, load_space(space, recipe, resolved), settings, splits)
     check_folds(recipe, resolved, spec.space, settings)
-    assert resolved.name
     if directory is not None:
         folder = SearchFolder(Path(directory))
     else:
@@ -167,7 +123,7 @@ def tune(
                 f"This search has ended and its winner was tested, which happens once. Choose another --directory than "
                 f"{folder.path} to search on"
             )
-            return _read_summary(folder)
+            return read_summary(folder)
         for warning in splits.warnings:
             progress.warn(warning)
         try:
@@ -198,24 +154,29 @@ def _search(spec: SearchSpec, folder: SearchFolder, progress: Progress) -> Searc
             )
         for line in plan_store(spec.recipe, spec.space, runner.shared).lines():
             progress.note(line)
-        with TrialLog(folder, monitor, expected, settings.budget_seconds, progress) as table:
+        with TrialLog(folder, monitor, expected, settings.budget_seconds, progress) as log:
             # A baseline that diverges is no reason to stop: then every trial is better.
             with contextlib.suppress(*BAD_SETTING):
                 runner.run(folder.baseline, BASELINE, {})
-            table.start(read_record(folder.baseline))
-            oracle.ended, oracle.out_of_time = table.ended, table.out_of_time
-            # Who says where a chief listens wants to be one, for workers on other machines.
+            log.start(read_record(folder.baseline))
+            oracle.open(folder)
+            oracle.ended, oracle.out_of_time = log.ended, log.out_of_time
+            # An address to listen at asks for a chief, for workers on other machines.
             if settings.workers > 1 or IP in os.environ:
-                search_with_workers(oracle, folder, spec.to_dict(), settings.workers, progress)
+                search_with_workers(oracle, spec.to_dict(), settings.workers, progress)
             else:
-                search(oracle, folder, runner)
+                search(oracle, runner)
         records, baseline = read_records(folder), read_record(folder.baseline)
         if not whole_trials(records):
             reasons = "; ".join(dict.fromkeys(filter(None, (record.reason for record in records))))
-            said = f"No trial was finished with all its epochs: {reasons[:600] or 'no time was left for one'}"
+            message = (
+                f"No trial was finished with all its epochs: {reasons[:600] or 'no time was left for one'}"
+            )
             if baseline is None or baseline.score is None:
-                raise TrainingError(said)
-            progress.warn(f"{said}. The recipe as it is stays the best; --budget and --trials may be raised")
+                raise TrainingError(message)
+            progress.warn(
+                f"{message}. The recipe as it is stays the best; --budget and --trials may be raised"
+            )
         every = [*records, *filter(None, [baseline])]
         work = (
             f"{sum(record.forward_passes for record in every):,} forward passes and "
@@ -231,8 +192,8 @@ def _search(spec: SearchSpec, folder: SearchFolder, progress: Progress) -> Searc
         return report
 
 
-def oracle_of(spec: SearchSpec) -> Durable:
-    """Who chooses the trials of a search."""
+def oracle_of(spec: SearchSpec) -> Oracle:
+    """The oracle that chooses the trials of a search."""
     direction = "max" if MONITORS[spec.monitor] else "min"
     first = first_values(spec.space, values_of(spec.resolved, spec.space))
     return make_oracle(
@@ -250,7 +211,7 @@ def oracle_of(spec: SearchSpec) -> Durable:
 def open_runner(
     spec: SearchSpec, folder: SearchFolder, progress: Progress = Progress()
 ) -> Iterator[TrialRunner]:
-    """What runs trials in this process, with its hold on the store."""
+    """Open the runner of this process' trials, with its hold on the store."""
     make_repeatable(spec.resolved)
     settings = spec.settings
     with scratch_folder(folder) as scratch, Cache(spec.resolved.cache, scratch) as cache:
@@ -265,7 +226,7 @@ def open_runner(
 def _finish(
     spec: SearchSpec, report: SearchReport, folder: SearchFolder, fitted: FitSummary, default_place: bool
 ) -> TuneSummary:
-    """Write down what the winner, trained as anybody would, said of the test split."""
+    """Write down the winner's result on the test split, after a training like any other."""
     metrics = fitted.report.metrics
     between = interval(*metrics.accuracy_interval, metrics.groups)
     words = f"accuracy {metrics.accuracy:.4f} ({between}) on {metrics.count:,} images"
@@ -286,29 +247,16 @@ def _finish(
         winning_trial=report.best,
         values=winning_values(report),
         no_better_than_chance=report.chance,
-        gain=report.luck,
+        gain=report.bias,
         importance=report.importance,
         failed=sum(trial.score is None for trial in report.trials),
         seconds=report.wall_seconds,
         trial_seconds=report.seconds,
     )
     if default_place:
-        write_ledger(folder.path.parent / "ledger.csv", spec, report, words)
-    plain = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(summary).items()}
-    write_json_atomic(folder.result_json, plain)
+        append_log(folder.path.parent / "ledger.csv", spec, report, words)
+    write_summary(folder, summary)
     return summary
-
-
-def _read_summary(folder: SearchFolder) -> TuneSummary:
-    try:
-        values = json.loads(folder.result_json.read_text(encoding="utf-8"))
-        for name in ("folder", "winner", "page", "run", "model"):
-            values[name] = Path(values[name]) if values[name] else None
-        for name, kind in (("gain", Luck), ("importance", Importance)):
-            values[name] = kind(**values[name]) if values.get(name) else None
-        return TuneSummary(**values)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise damaged(folder.result_json, error) from error
 
 
 def check_packages() -> None:

@@ -1,43 +1,30 @@
-"""The search itself: Keras Tuner asks, a trial answers, and what failed says why."""
+"""Loop of a search: ask the oracle for a trial, run it, write it down, and tell the oracle its score."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import io
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
-from keras_tuner.engine.base_tuner import BaseTuner
-from keras_tuner.errors import FailedTrialError, FatalError
 
 from kerastl.errors import TrainingError
-from kerastl.recipe import Recipe
+from kerastl.recipe import Recipe, Settings
+from kerastl.report.search import FAILED, TrialRecord
 from kerastl.tuning.head_phases import HeadPhases
 from kerastl.tuning.hyperparameters import Space
-from kerastl.tuning.oracle import SCORE, Durable, epochs_share
-from kerastl.tuning.search_folder import (
-    COMPLETED,
-    FAILED,
-    SearchFolder,
-    TrialRecord,
-    read_losses,
-    read_record,
-    write_record,
-)
+from kerastl.tuning.oracle import ask, epochs_share, tell
+from kerastl.tuning.search_folder import SearchFolder, read_losses, read_record, write_record
 from kerastl.tuning.shared import Shared
 from kerastl.tuning.trial import run_trial, trial_recipe
 
-# A setting that does not learn, or does not fit into memory, is a bad setting; anything else is a fault.
+# A setting that does not learn, or does not fit into memory, is a bad setting; anything else is a fault and ends the search.
 BAD_SETTING = (TrainingError, tf.errors.ResourceExhaustedError, MemoryError)
-# Keras Tuner's name for a process of several.
-NAME = "KERASTUNER_TUNER_ID"
-IDLE_SECONDS = 0.5
+# Keras Tuner's name for a process of several, and of the only one.
+NAME, ALONE = "KERASTUNER_TUNER_ID", "tuner0"
 RunTrial = Callable[[str, dict[str, Any]], float]
 
 
@@ -73,113 +60,71 @@ class TrialRunner:
         """The score of what an oracle chose.
 
         Raises:
-            TrainingError and other `BAD_SETTING`: the trial failed; its record says why.
+            TrainingError: the trial failed; its record says why.
         """
         share = epochs_share(raw, self.full_epochs)
         return self.run(self.folder.of_trial(trial_id), trial_id, self.space.decoded(raw), share)
 
     def run(self, place: Path, trial_id: str, values: dict[str, Any], share: float = 1.0) -> float:
-        """Run one trial, write it down in `place`, and return its score; one that was written down is not run again."""
-        known = read_record(place)
-        if known is not None and (known.values, known.share) == (values, share):
-            if known.score is None:
-                raise TrainingError(known.reason)
-            return known.score
-        recipe = trial_recipe(self.base, values, self.shared, share)
-        if values and recipe == trial_recipe(self.base, {}, self.shared):
-            # The first trial is the recipe itself, which was measured before the search.
-            baseline = read_record(self.folder.baseline)
-            if baseline is not None and baseline.score is not None:
-                copied = dataclasses.replace(
-                    baseline, trial_id=trial_id, values=values, seconds=0.0, forward_passes=0, heads=0,
-                    worker=os.environ.get(NAME, ""),
-                )  # fmt: skip
-                write_record(place, copied, read_losses(self.folder.baseline))
-                return baseline.score
+        """Run one trial, write it down in `place`, and return its score; one that was written down is not run again.
+
+        Raises:
+            TrainingError: the trial failed; its record says why.
+        """
+        record = read_record(place)
+        if record is None or (record.values, record.share) != (values, share):
+            recipe = trial_recipe(self.base, values, self.shared, share)
+            record = dataclasses.replace(
+                (self._baseline(recipe) if values else None) or self._trained(recipe),
+                trial_id=trial_id,
+                values=values,
+                share=share,
+                worker=os.environ.get(NAME, ""),
+            )
+            write_record(place, record)
+        if record.score is None:
+            raise TrainingError(record.reason)
+        return record.score
+
+    def _baseline(self, recipe: Settings) -> TrialRecord | None:
+        """The record of the recipe as it is, which was run before the search, where the trial is no other."""
+        record = read_record(self.folder.baseline)
+        if record is None or record.score is None or recipe != trial_recipe(self.base, {}, self.shared):
+            return None
+        losses = read_losses(self.folder.baseline)
+        return dataclasses.replace(record, seconds=0.0, forward_passes=0, heads=0, losses=losses)
+
+    def _trained(self, recipe: Settings) -> TrialRecord:
         started, passes, heads = time.perf_counter(), self.shared.forward_passes, self.heads.trained
-        losses: np.ndarray | None = None
-        found: dict[str, Any] = {}
-        failure: Exception | None = None
         try:
-            result = run_trial(recipe, self.shared, self.heads, monitor=self.monitor, repeats=self.repeats)
-            losses = result.losses
-            found = {
-                "status": COMPLETED,
-                "score": result.score,
-                "metrics": result.metrics,
-                "scores": result.scores,
-                "winner": result.winner,
-            }
+            record = run_trial(recipe, self.shared, self.heads, monitor=self.monitor, repeats=self.repeats)
         except BAD_SETTING as error:
-            failure = error
-            found = {
-                "status": FAILED,
-                "reason": (str(error).strip().splitlines() or [type(error).__name__])[0],
-            }
-        record = TrialRecord(
-            trial_id=trial_id,
-            values=values,
-            share=share,
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            record = TrialRecord("", {}, status=FAILED, reason=reason)
+        return dataclasses.replace(
+            record,
             seconds=time.perf_counter() - started,
             forward_passes=self.shared.forward_passes - passes,
             heads=self.heads.trained - heads,
-            worker=os.environ.get(NAME, ""),
-            **found,
         )
-        write_record(place, record, losses)
-        if failure is not None:
-            raise failure
-        return float(found["score"])
 
 
-class _Tuner(BaseTuner):
-    """Keras Tuner's loop around our trial; it builds no model and keeps no state of its own."""
+def search(oracle: Any, run: RunTrial, worker: str = ALONE) -> None:
+    """Run trials until the oracle has no more.
 
-    def __init__(self, oracle: Durable, folder: SearchFolder, run: RunTrial) -> None:
-        self._run, self._idle = run, False
-        super().__init__(oracle, directory=str(folder.path), project_name=folder.store.name)
-
-    def pre_create_trial(self) -> None:
-        """Wait before asking again where there was nothing to do: Hyperband waits for others, Keras Tuner does not."""
-        if self._idle:
-            time.sleep(IDLE_SECONDS)
-        self._idle = True
-
-    def run_trial(self, trial: Any, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """One trial. What is no bad setting must stop the search: Keras Tuner takes all but its own for one."""
-        self._idle = False
-        try:
-            return {SCORE: self._run(trial.trial_id, dict(trial.hyperparameters.values))}
-        except BAD_SETTING as error:
-            raise FailedTrialError(str(error)) from error
-        except Exception as error:
-            raise FatalError(str(error)) from error
-
-    def save(self) -> None:
-        """Write the oracle's state; a worker's oracle is the chief's."""
-        if not self._is_worker():
-            self.oracle.save()
-
-
-def search(oracle: Durable, folder: SearchFolder, run: RunTrial) -> None:
-    """Run trials until the oracle says that it is enough.
+    Args:
+        oracle: an `Oracle` that was opened, or Keras Tuner's client of one in another process.
+        run: gives the score of a trial from its identity and its values in the oracle's terms.
+        worker: name of this process.
 
     Raises:
         KeyboardInterrupt: the user stopped it; the same search can go on.
         Exception: what a trial raised that was not the fault of its setting.
     """
-    with silent_keras_tuner():
-        tuner = _Tuner(oracle, folder, run)
-        if folder.oracle_json.exists() and not tuner._is_worker():
-            oracle.reload()
+    while (trial := ask(oracle, worker)) is not None:
+        score, reason = None, ""
         try:
-            tuner.search(verbose=0)
-        except FatalError as error:
-            raise error.__cause__ or error from None
-
-
-@contextlib.contextmanager
-def silent_keras_tuner() -> Iterator[None]:
-    """Keras Tuner prints to stdout, where results belong."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        yield
+            score = run(trial.trial_id, dict(trial.hyperparameters.values))
+        except BAD_SETTING as error:
+            reason = str(error)
+        tell(oracle, trial, score, reason)

@@ -1,12 +1,14 @@
-"""What a search leaves behind when its trials are done: a table, a page, pictures and the winning recipe."""
+"""Results of a search: a table of its trials, a page, pictures, the winning recipe and a summary."""
 
 from __future__ import annotations
 
 import csv
 import io
+import json
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -15,31 +17,79 @@ import numpy as np
 
 from kerastl.recipe import Recipe, recipe_to_toml
 from kerastl.report.search import (
-    Luck,
-    SearchAxis,
+    Importance,
+    SearchedKey,
     SearchReport,
-    SearchTrial,
-    no_winner_words,
+    SelectionBias,
+    TrialRecord,
+    no_winner_text,
     value_text,
     write_search_page,
 )
 from kerastl.report.search_plots import plot_importance, plot_keys, plot_parallel
 from kerastl.run import environment
 from kerastl.task import sign_of
-from kerastl.tuning.analysis import importance_of, luck_of
-from kerastl.tuning.hyperparameters import Space
+from kerastl.tuning.analysis import importance_of, selection_bias_of
+from kerastl.tuning.hyperparameters import Hyperparameter, Space
 from kerastl.tuning.search_folder import (
     SearchFolder,
-    TrialRecord,
     best_of,
+    damaged,
     read_losses,
     read_record,
     whole_trials,
-    write_trials,
 )
 from kerastl.tuning.spec import SearchSpec
 from kerastl.tuning.trial_log import seconds_in
-from kerastl.writing import explain_write_errors, write_text_atomic
+from kerastl.workflow.records import write_rows
+from kerastl.writing import explain_write_errors, write_json_atomic, write_text_atomic
+
+
+@dataclass(frozen=True)
+class TuneSummary:
+    """Summary of a search.
+
+    Attributes:
+        folder: of the search.
+        winner: the winning recipe, a TOML file.
+        page: the result, for people.
+        text: the result, for a terminal.
+        score: of the winner, on validation.
+        baseline: score of the recipe as it was given; None where it failed.
+        monitor: the metric that is the score.
+        trials: that ended.
+        run: folder of the winner's own run.
+        test_accuracy: of the winner, measured once.
+        model: the exported model; None without one.
+        winning_trial: its name; empty where the recipe stays as it was.
+        values: recipe keys that the winner sets, and their values.
+        no_better_than_chance: name of the trial that scored best without a gain to expect on other images; else empty.
+        gain: of the best trial over the recipe as it was: apparent, expected, and its 95 % interval; None where not measured.
+        importance: of the searched keys; None where there were too few trials.
+        failed: trials that failed.
+        seconds: that the search took, without the winner's own training.
+        trial_seconds: of all trials, added up.
+    """
+
+    folder: Path
+    winner: Path
+    page: Path
+    text: str
+    score: float
+    baseline: float | None
+    monitor: str
+    trials: int
+    run: Path
+    test_accuracy: float
+    model: Path | None
+    winning_trial: str = ""
+    values: dict[str, Any] = field(default_factory=dict)
+    no_better_than_chance: str = ""
+    gain: SelectionBias | None = None
+    importance: Importance | None = None
+    failed: int = 0
+    seconds: float = 0.0
+    trial_seconds: float = 0.0
 
 
 def make_report(
@@ -53,7 +103,7 @@ def make_report(
     work: str,
     groups: np.ndarray | None = None,
 ) -> SearchReport:
-    """What a search found, from the records of its trials; `groups` as `luck_of` takes them."""
+    """Make the report of a search from the records of its trials; `groups` as `selection_bias_of` takes them."""
     sign = sign_of(monitor)
     baseline = read_record(folder.baseline)
     best = best_of(records, sign)
@@ -61,27 +111,19 @@ def make_report(
     better = best is not None and (
         baseline.score is None or sign * float(best.score or 0.0) < sign * baseline.score
     )
-    luck = _luck(folder, baseline, records, groups)
-    # What looks better and is no better on other images is the luck of many tries.
-    wins = better and (luck is None or luck.expected > 0)
+    bias = _selection_bias(folder, baseline, records, groups)
+    # What looks better and is no better on other images was only picked from many.
+    wins = better and (bias is None or bias.expected > 0)
     return SearchReport(
         name=name,
         tuner=tuner,
         monitor=monitor,
         measured=measured,
-        axes=tuple(
-            SearchAxis(
-                a.key,
-                tuple(value_text(v) for v in a.values),
-                value_text(a.corners()[0]),
-                value_text(a.corners()[-1]),
-            )
-            for a in space
-        ),
-        trials=tuple(_shown(space, record) for record in records),
+        keys=tuple(_searched_key(hp, records) for hp in space),
+        trials=tuple(records),
         baseline=baseline.score,
         best=best.trial_id if best and wins else "",
-        luck=luck,
+        bias=bias,
         importance=importance_of(space, records),
         work=work,
         seconds=sum(record.seconds for record in records),
@@ -92,7 +134,7 @@ def make_report(
 
 def winning_values(report: SearchReport) -> dict[str, Any]:
     """The keys that the winner sets; none where the recipe as it was given was best."""
-    return next((dict(trial.values) for trial in report.trials if trial.name == report.best), {})
+    return next((dict(trial.values) for trial in report.trials if trial.trial_id == report.best), {})
 
 
 def write_results(
@@ -102,7 +144,7 @@ def write_results(
 
     Args:
         folder: of the search.
-        report: what was found.
+        report: of the search.
         recipe: the winner's, resolved.
         space: what was searched.
         records: of all trials.
@@ -112,8 +154,8 @@ def write_results(
     set_keys = "\n".join(f"  {key} = {value_text(value)}" for key, value in values.items())
     heading = (
         f"Found by kerastl tune among {len(records)} trials ({report.tuner}): {report.monitor} {report.best_score:.4f} on "
-        f"validation, {report.baseline_words} as it was.\n"
-        + (f"What the search set:\n{set_keys}\n" if values else f"{no_winner_words(report).capitalize()}.\n")
+        f"validation, {report.baseline_text} as it was.\n"
+        + (f"What the search set:\n{set_keys}\n" if values else f"{no_winner_text(report).capitalize()}.\n")
         + f"Train it with: kerastl fit {folder.winner_toml}"
     )
     text = recipe_to_toml(recipe, heading)
@@ -127,24 +169,48 @@ def write_results(
     write_search_page(folder.path, folder.page_md, report, text)
 
 
-def _shown(space: Space, record: TrialRecord) -> SearchTrial:
-    places = {hp.key: hp.encoded(record.values[hp.key]) for hp in space if hp.key in record.values}
-    return SearchTrial(
-        record.trial_id, record.values, places, record.score, record.share, record.reason, record.seconds
+def write_trials(path: Path, records: Sequence[TrialRecord], space: Space) -> None:
+    """Write all trials as a table that every spreadsheet reads."""
+    metrics = list(dict.fromkeys(name for record in records for name in record.metrics))
+    rows = []
+    for one in records:
+        values = {hp.key: one.values.get(hp.key, "") for hp in space}
+        rows.append(
+            {
+                "trial": one.trial_id,
+                "status": one.status,
+                "score": "" if one.score is None else one.score,
+                **{key: list(value) if isinstance(value, tuple) else value for key, value in values.items()},
+                "share_of_epochs": one.share,
+                **{name: one.metrics.get(name, "") for name in metrics},
+                "kept_phase": one.winner,
+                "seconds": round(one.seconds, 2),
+                "reason": one.reason,
+            }
+        )
+    write_rows(path, rows)
+
+
+def _searched_key(hp: Hyperparameter, records: Sequence[TrialRecord]) -> SearchedKey:
+    ends = hp.corners()
+    places = tuple(
+        hp.encoded(record.values[hp.key]) if hp.key in record.values else None for record in records
     )
+    labels = tuple(value_text(value) for value in hp.values)
+    return SearchedKey(hp.key, labels, value_text(ends[0]), value_text(ends[-1]), places)
 
 
-def _luck(
+def _selection_bias(
     folder: SearchFolder, baseline: TrialRecord, records: Sequence[TrialRecord], groups: np.ndarray | None
-) -> Luck | None:
+) -> SelectionBias | None:
     losses = [read_losses(folder.of_trial(one.trial_id)) for one in whole_trials(records)]
     if baseline.score is None or not losses:
         return None
-    return luck_of(np.stack(losses), read_losses(folder.baseline), groups)
+    return selection_bias_of(np.stack(losses), read_losses(folder.baseline), groups)
 
 
-def write_ledger(path: Path, spec: SearchSpec, report: SearchReport, tested: str) -> None:
-    """Add a search to the list of all searches: when, what was asked, on which machine, and what came of it."""
+def append_log(path: Path, spec: SearchSpec, report: SearchReport, test_text: str) -> None:
+    """Add a line to the log of all searches: when, which command, on which machine, and the result."""
     facts, settings = environment(), spec.settings
     row = {
         "ended": datetime.now().isoformat(timespec="minutes"),
@@ -159,10 +225,10 @@ def write_ledger(path: Path, spec: SearchSpec, report: SearchReport, tested: str
         "seconds": round(report.wall_seconds),
         "hardware": f"{facts['machine']}, {facts['cpu_count']} cores",
         "monitor": report.monitor,
-        "as_it_was": report.baseline_words,
+        "as_it_was": report.baseline_text,
         "winner": round(report.best_score, 4),
-        "expected_gain": round(report.luck.expected, 4) if report.luck else "",
-        "test": tested,
+        "expected_gain": round(report.bias.expected, 4) if report.bias else "",
+        "test": test_text,
         "set": "; ".join(f"{key} = {value_text(value)}" for key, value in winning_values(report).items()),
     }
     text = io.StringIO()
@@ -179,3 +245,26 @@ def _command() -> str:
     """The command line of this process, where it is kerastl's."""
     program = Path(sys.argv[0])
     return shlex.join(["kerastl", *sys.argv[1:]]) if "kerastl" in program.parts[-2:] else "from Python"
+
+
+def write_summary(folder: SearchFolder, summary: TuneSummary) -> None:
+    """Write the summary for programs: the mark that a search has ended."""
+    plain = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(summary).items()}
+    write_json_atomic(folder.result_json, plain)
+
+
+def read_summary(folder: SearchFolder) -> TuneSummary:
+    """The summary of a search that has ended.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    try:
+        values = json.loads(folder.result_json.read_text(encoding="utf-8"))
+        for name in ("folder", "winner", "page", "run", "model"):
+            values[name] = Path(values[name]) if values[name] else None
+        for name, kind in (("gain", SelectionBias), ("importance", Importance)):
+            values[name] = kind(**values[name]) if values.get(name) else None
+        return TuneSummary(**values)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise damaged(folder.result_json, error) from error

@@ -1,16 +1,15 @@
-"""The folder of one search: where each piece lies, and what each finished trial left there."""
+"""The folder of one search: paths of its pieces, and the records of its trials."""
 
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
+import dataclasses
 import json
 import os
 import shutil
 import socket
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,76 +17,49 @@ import numpy as np
 
 from kerastl.errors import UserError
 from kerastl.locking import FileLock
-from kerastl.tuning.hyperparameters import Space
-from kerastl.writing import replace_atomically, write_json_atomic, write_text_atomic
+from kerastl.report.search import TrialRecord
+from kerastl.writing import replace_atomically, write_json_atomic
 
-COMPLETED, FAILED = "completed", "failed"
+
+def _at(name: str) -> Any:
+    return property(lambda folder: folder.path / name)
 
 
 @dataclass(frozen=True)
 class SearchFolder:
-    """The folder of one search. Each property is the path of one piece, whether or not it exists yet."""
+    """The folder of one search; each attribute is the path of one piece, whether or not it exists yet.
+
+    Attributes:
+        path: of the folder.
+        search_json: the search spec; another search may not go on here.
+        store: Keras Tuner's state, and a folder for each trial.
+        oracle_json: Keras Tuner's state of the search.
+        heads: head phases that were run.
+        baseline: the record of the recipe as it was given.
+        lock: held by the process that searches here.
+        clock_json: how long the search took so far, over all its starts.
+        trials_csv: all trials as a table.
+        winner_toml: the winning recipe, ready for `kerastl fit`.
+        page_md: the result, for people.
+        result_json: the result, for programs; it appears when all is done.
+    """
 
     path: Path
-
-    @property
-    def search_json(self) -> Path:
-        """What was asked; another search may not go on here."""
-        return self.path / "search.json"
-
-    @property
-    def store(self) -> Path:
-        """Keras Tuner's own trial store."""
-        return self.path / "store"
-
-    @property
-    def oracle_json(self) -> Path:
-        """Keras Tuner's state of the search."""
-        return self.store / "oracle.json"
-
-    @property
-    def heads(self) -> Path:
-        """Head phases that were run."""
-        return self.path / "heads"
-
-    @property
-    def baseline(self) -> Path:
-        """What the recipe scored as it was given."""
-        return self.path / "baseline"
-
-    @property
-    def lock(self) -> Path:
-        """Held by the process that searches here."""
-        return self.path / ".lock"
-
-    @property
-    def clock_json(self) -> Path:
-        """How long the search took so far, over all its starts."""
-        return self.path / "clock.json"
-
-    @property
-    def trials_csv(self) -> Path:
-        """All trials as a table."""
-        return self.path / "trials.csv"
-
-    @property
-    def winner_toml(self) -> Path:
-        """The winning recipe, ready for `kerastl fit`."""
-        return self.path / "winner.toml"
-
-    @property
-    def page_md(self) -> Path:
-        """The result, for people."""
-        return self.path / "search.md"
-
-    @property
-    def result_json(self) -> Path:
-        """The result, for programs; it appears when all is done."""
-        return self.path / "result.json"
+    search_json = _at("search.json")
+    store = _at("store")
+    oracle_json = _at("store/oracle.json")
+    heads = _at("heads")
+    baseline = _at("baseline")
+    lock = _at(".lock")
+    clock_json = _at("clock.json")
+    trials_csv = _at("trials.csv")
+    winner_toml = _at("winner.toml")
+    page_md = _at("search.md")
+    result_json = _at("result.json")
 
     def of_trial(self, trial_id: str) -> Path:
         """Folder of one trial, the same as Keras Tuner's."""
-        return self.store / f"trial_{trial_id}"
+        return self.path / "store" / f"trial_{trial_id}"
 
 
 @contextlib.contextmanager
@@ -113,48 +85,15 @@ def _remove_scratch(lock: Path) -> None:
     lock.unlink(missing_ok=True)
 
 
-@dataclass(frozen=True)
-class TrialRecord:
-    """What is written down of a trial.
-
-    Attributes:
-        trial_id: its number, as text.
-        values: recipe keys that it set.
-        share: of the epochs that it was allowed, 1 for all.
-        status: `completed` or `failed`.
-        score: mean of the monitored metric; None where it failed.
-        metrics: means of all validation metrics.
-        scores: the monitored metric of each training.
-        winner: phase that was kept.
-        seconds: wall time.
-        reason: why it failed.
-        forward_passes: of the frozen part that it needed; none where all features lay there.
-        heads: head phases that it ran.
-        worker: name of the process that ran it; empty where the search has one alone.
-    """
-
-    trial_id: str
-    values: dict[str, Any]
-    share: float
-    status: str
-    score: float | None = None
-    metrics: dict[str, float] = field(default_factory=dict)
-    scores: tuple[float, ...] = ()
-    winner: str = ""
-    seconds: float = 0.0
-    reason: str = ""
-    forward_passes: int = 0
-    heads: int = 0
-    worker: str = ""
-
-
-def write_record(folder: Path, record: TrialRecord, losses: np.ndarray | None = None) -> None:
-    """Write a trial's record, and before it what each validation image added to the score."""
+def write_record(folder: Path, record: TrialRecord) -> None:
+    """Write a trial's record, and before it its losses in a file of their own."""
     folder.mkdir(parents=True, exist_ok=True)
-    if losses is not None:
+    if record.losses is not None:
         with replace_atomically(folder / "losses.npy") as temporary:
-            np.save(temporary, losses)
-    write_json_atomic(folder / "result.json", asdict(record))
+            np.save(temporary, record.losses)
+    values = asdict(dataclasses.replace(record, losses=None))
+    del values["losses"]
+    write_json_atomic(folder / "result.json", values)
 
 
 def read_record(folder: Path) -> TrialRecord | None:
@@ -178,7 +117,7 @@ def read_record(folder: Path) -> TrialRecord | None:
 
 
 def read_losses(folder: Path) -> np.ndarray:
-    """What each validation image added to the score of a finished trial.
+    """Losses of a finished trial: what each validation image added to its score.
 
     Raises:
         UserError: the file is missing or damaged.
@@ -190,7 +129,7 @@ def read_losses(folder: Path) -> np.ndarray:
 
 
 def damaged(path: Path, error: Exception) -> UserError:
-    """What to say of a file of the search that cannot be read."""
+    """The error of a file of the search that cannot be read."""
     return UserError(
         f"{path} is damaged ({error}). Expected what a trial of this search wrote. Remove the folder {path.parent} to go on "
         "without that trial, or the whole folder of the search to begin anew."
@@ -216,33 +155,3 @@ def best_of(records: Sequence[TrialRecord], sign: int) -> TrialRecord | None:
         sign: 1 where a smaller score is better, -1 where a larger one is.
     """
     return min(whole_trials(records), key=lambda record: sign * float(record.score or 0.0), default=None)
-
-
-def write_trials(path: Path, records: Sequence[TrialRecord], space: Space) -> None:
-    """Write all trials as a table that every spreadsheet reads."""
-    text = io.StringIO()
-    keys = [hp.key for hp in space]
-    metrics = list(dict.fromkeys(name for record in records for name in record.metrics))
-    rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(
-        ["trial", "status", "score", *keys, "share_of_epochs", *metrics, "kept_phase", "seconds", "reason"]
-    )
-    for one in records:
-        values = [one.values.get(key, "") for key in keys]
-        shown = [list(value) if isinstance(value, tuple) else value for value in values]
-        score = "" if one.score is None else one.score
-        numbers = [one.metrics.get(name, "") for name in metrics]
-        rows.writerow(
-            [
-                one.trial_id,
-                one.status,
-                score,
-                *shown,
-                one.share,
-                *numbers,
-                one.winner,
-                round(one.seconds, 2),
-                one.reason,
-            ]
-        )
-    write_text_atomic(path, text.getvalue())

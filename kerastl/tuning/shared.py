@@ -22,11 +22,13 @@ from kerastl.features.extract import extract
 from kerastl.features.frozen import Frozen
 from kerastl.features.readers import Features
 from kerastl.features.views import Pixels
+from kerastl.model.build import Network
+from kerastl.model.cut import Cut
 from kerastl.progress import Progress
 from kerastl.recipe import Settings
 from kerastl.recipe.keys import affecting, value_at
+from kerastl.training.reuse import NetworkPool
 from kerastl.training.two_phase import unfreeze_point
-from kerastl.tuning.benches import Bench, Benches
 from kerastl.tuning.hyperparameters import UNFREEZE_POINT
 from kerastl.workflow.beginning import (
     Statistics,
@@ -64,7 +66,7 @@ class Shared:
         cache: keeps images and features.
         folds: 0, or how many.
         decoded: how often images were made ready, once for each size and way of resizing.
-        benches: where trials train.
+        pool: networks that trials train.
     """
 
     def __init__(
@@ -78,7 +80,7 @@ class Shared:
         self._frozen: dict[str, Frozen] = {}
         self._features: dict[str, list[Features]] = {}
         self._statistics: dict[str, Statistics] = {}
-        self.benches = Benches(len(splits.class_names))
+        self.pool = NetworkPool(len(splits.class_names))
 
     @property
     def forward_passes(self) -> int:
@@ -122,8 +124,8 @@ class Shared:
         held = [positions for _, positions in fold_positions(splits.train, self.folds)]
         return groups_of(splits.train)[np.concatenate(held)]
 
-    def bench(self, recipe: Settings, train: Features, fold: int | None) -> Bench:
-        """A network for one training, with the pretrained weights and a fresh head.
+    def network(self, recipe: Settings, train: Features, fold: int | None) -> tuple[Network, Cut]:
+        """A network for one training, with the pretrained weights and a fresh head, and its cut.
 
         Args:
             recipe: resolved; Keras' random state is that of its seed.
@@ -132,7 +134,8 @@ class Shared:
         """
         key = [*_features_key(recipe), fold]
         statistics = _once(self._statistics, key, lambda: feature_statistics(train))
-        return self.benches.take(recipe, self._backbone(recipe), statistics, first_bias(recipe, train))
+        bias = first_bias(recipe, train)
+        return self.pool.take(recipe, unfreeze_point(recipe), self._backbone(recipe), statistics, bias)
 
     def _extract(self, recipe: Settings) -> list[Features]:
         prepared = self.prepared(recipe)

@@ -23,7 +23,7 @@ from typing import Any
 
 from kerastl.backbones import BackboneSpec, get_backbone
 from kerastl.errors import RecipeError, nearest
-from kerastl.recipe import Recipe, Settings, recipe_keys
+from kerastl.recipe import Recipe, Settings, recipe_from_dict, recipe_keys
 from kerastl.recipe.keys import affecting
 from kerastl.recipe.load import read_toml
 from kerastl.tuning.hyperparameters import (
@@ -54,7 +54,7 @@ def load_space(path: Path | str | None, recipe: Recipe, resolved: Settings) -> S
 
     Args:
         path: a TOML file or the name of a shipped space; the default space without it.
-        recipe: what the trials vary, as it was asked for.
+        recipe: what the trials vary, as it was given.
         resolved: the same without open keys; `around` and `joins` refer to it.
 
     Raises:
@@ -65,23 +65,23 @@ def load_space(path: Path | str | None, recipe: Recipe, resolved: Settings) -> S
     frozen = resolved.finetune_phase.unfreeze_from == NOTHING_THAWED or resolved.finetune_phase.epochs == 0
     problems: list[str] = []
     hints = {name: (hint, item.metadata) for name, item, hint in recipe_keys()}
-    found: list[Hyperparameter] = []
+    parameters: list[Hyperparameter] = []
     added: list[str] = []
     for key, form in _flat(tables, hints):
         if path is None and frozen and key.startswith(FINETUNE):
-            continue  # who asks for a head alone and names no space wants the head's keys
+            continue  # a recipe of a head alone, without a named space: the head's keys
         hp = _hyperparameter(key, form, recipe, resolved, hints, problems)
         if hp is not None:
-            found.append(_with_own(hp, resolved, hints[key][1]["choices"]))
-            more = len(found[-1].corners()) != len(hp.corners())
-            if more or (not hp.values and found[-1].corners() != hp.corners()):
+            parameters.append(_with_own(hp, resolved, hints[key][1]["choices"]))
+            more = len(parameters[-1].corners()) != len(hp.corners())
+            if more or (not hp.values and parameters[-1].corners() != hp.corners()):
                 added.append(f"{key} = {values_of(resolved, Space((hp,)))[key]}")
-    problems += _conflicts(found, frozen)
-    if not found and not problems:
+    problems += _conflicts(parameters, frozen)
+    if not parameters and not problems:
         problems.append(f"expected at least one recipe key, each with {FORMS}")
     if problems:
         raise RecipeError(problems, origin)
-    return Space(tuple(sorted(found, key=lambda hp: hp.needs_finetuning)), origin, tuple(added))
+    return Space(tuple(sorted(parameters, key=lambda hp: hp.needs_finetuning)), origin, tuple(added))
 
 
 def _flat(tables: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -100,7 +100,11 @@ def _hyperparameter(
 ) -> Hyperparameter | None:
     if key not in hints:
         # The recipe's own complaint names the nearest key.
-        problems += _complaints(recipe, key, 0)
+        table, _, name = key.rpartition(".")
+        try:
+            recipe_from_dict({table: {name: 0}} if table else {name: 0})
+        except RecipeError as error:
+            problems += error.problems
         return None
     if key in affecting(Recipe, "run", "data"):
         problems.append(f"{key}: cannot be searched: all trials are compared on the same images and terms")
@@ -112,16 +116,16 @@ def _hyperparameter(
     except ValueError as error:
         problems.append(f"{key} = {form!r}: {error}")
         return None
-    found = [line for value in hp.corners() for line in _complaints(recipe, key, value)]
-    problems += list(dict.fromkeys(found))
-    return None if found else hp
+    wrong = [line for value in hp.corners() for line in _complaints(recipe, key, value)]
+    problems += list(dict.fromkeys(wrong))
+    return None if wrong else hp
 
 
 def _with_own(hp: Hyperparameter, resolved: Settings, choices: Sequence[str] | None) -> Hyperparameter:
     """The hyperparameter with what the recipe says on it: in its place among ordered values, or within the range."""
-    said = values_of(resolved, Space((hp,)))
-    own = said[hp.key]
-    if own is None or (hp.needs_finetuning and said[UNFREEZE_POINT] == NOTHING_THAWED):
+    given = values_of(resolved, Space((hp,)))
+    own = given[hp.key]
+    if own is None or (hp.needs_finetuning and given[UNFREEZE_POINT] == NOTHING_THAWED):
         return hp
     if not hp.values and (own > 0 or hp.scale == "linear"):
         return dataclasses.replace(hp, low=min(hp.low, own), high=max(hp.high, own), own=own)
@@ -276,8 +280,8 @@ def _only(form: Mapping[str, Any], names: Sequence[str]) -> None:
             )
 
 
-def _conflicts(found: Sequence[Hyperparameter], frozen: bool) -> list[str]:
-    keys = {hp.key for hp in found}
+def _conflicts(parameters: Sequence[Hyperparameter], frozen: bool) -> list[str]:
+    keys = {hp.key for hp in parameters}
     problems = []
     if "backbone.name" in keys and UNFREEZE_POINT in keys:
         problems.append(
@@ -286,7 +290,7 @@ def _conflicts(found: Sequence[Hyperparameter], frozen: bool) -> list[str]:
     if frozen and UNFREEZE_POINT not in keys:
         problems += [
             f"{hp.key}: the recipe thaws nothing: search {UNFREEZE_POINT} as well, or leave this key out"
-            for hp in found
+            for hp in parameters
             if hp.needs_finetuning
         ]
     return problems

@@ -1,4 +1,4 @@
-"""What a search is asked: recipe, space and settings, in one value that all its processes agree on."""
+"""Search spec: recipe, space and settings in one value that all processes of a search agree on."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DEFAULT_TRIALS = 20
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """How to search.
+    """Settings of a search.
 
     Attributes:
         tuner: `bayesian`, `hyperband`, `random` or `grid`.
@@ -48,7 +48,7 @@ class SearchSettings:
 
 @dataclass(frozen=True, eq=False)
 class SearchSpec:
-    """What a search is asked, all of it.
+    """Search spec: all that a search depends on.
 
     Attributes:
         recipe: as it was given.
@@ -82,7 +82,7 @@ class SearchSpec:
 
     @property
     def measured(self) -> str:
-        """What a score is the mean of, in words."""
+        """The measure of a score, in words."""
         folds, repeats = self.settings.folds, self.settings.repeats
         where = f"{folds} folds of train and validation" if folds else "the validation split"
         return f"`{self.monitor}` on {where}" + (f", mean over {repeats} seeds" if repeats > 1 else "")
@@ -93,7 +93,7 @@ class SearchSpec:
         return last if finetunes(last) else self.resolved.head_phase
 
     def identity(self) -> dict[str, Any]:
-        """What may not change while a search goes on; more trials or time, other workers and another name may."""
+        """Plain values that may not change while a search goes on; more trials or time, other workers and another name may."""
         tables = recipe_to_dict(self.recipe)
         for word in ("name", "cache", "calibration"):  # no score depends on them
             tables.pop(word, None)
@@ -161,9 +161,9 @@ def check_folds(recipe: Recipe, resolved: Settings, space: Space, settings: Sear
         values = dict(zip((hp.key for hp in mixing), corner, strict=True))
         augment = resolve_augment(with_values(recipe, values).augment, 1, spec)
         if augment.mixup_alpha or augment.cutmix_alpha:
-            said = ", ".join(f"{key} = {value}" for key, value in values.items()) or "the recipe"
+            shown = ", ".join(f"{key} = {value}" for key, value in values.items()) or "the recipe"
             raise UserError(
-                f"folds: the augmentation mixes images ({said}), and would mix those that a fold holds out into those "
+                f"folds: the augmentation mixes images ({shown}), and would mix those that a fold holds out into those "
                 "that it learns from. Use repeats, or an augmentation without MixUp and CutMix"
             )
 
@@ -180,17 +180,17 @@ def folder_for(spec: SearchSpec, first: Path, progress: Progress) -> SearchFolde
 
 
 def _differing(folder: SearchFolder, spec: SearchSpec) -> list[str]:
-    """In what this search differs from that in a folder."""
-    asked = json.loads(json.dumps(spec.identity()))
+    """Names of what differs between this search and that in a folder."""
+    wanted = json.loads(json.dumps(spec.identity()))
     try:
         known = json.loads(folder.search_json.read_text(encoding="utf-8"))
-        return [name for name in asked if known.get(name) != asked[name]]
+        return [name for name in wanted if known.get(name) != wanted[name]]
     except (OSError, ValueError, AttributeError) as error:
         raise damaged(folder.search_json, error) from error
 
 
 def check_same(folder: SearchFolder, spec: SearchSpec) -> None:
-    """Take down what is asked, or raise UserError where the folder belongs to another search."""
+    """Write the spec into a folder, or raise UserError where the folder belongs to another search."""
     if not folder.search_json.is_file():
         others = sorted(each.name for each in folder.path.iterdir() if not each.name.startswith("."))
         if others:

@@ -1,11 +1,10 @@
-"""One trial as a function: a recipe and what the search shares in, a score out. It knows nothing of Keras Tuner."""
+"""One trial as a function of its recipe and of the work that all trials share. It knows nothing of Keras Tuner."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -14,40 +13,22 @@ import numpy as np
 from kerastl.evaluation.monitors import image_losses
 from kerastl.progress import Progress
 from kerastl.recipe import Recipe, Settings, resolve
+from kerastl.report.search import TrialRecord
 from kerastl.training.batches import class_weights
 from kerastl.training.phase import evaluation_batch, predict_logits
+from kerastl.training.reuse import inference_of, leak_workaround
 from kerastl.training.two_phase import FitResult, transfer, without_finetuning
-from kerastl.tuning.forgetting import traces_forgotten
 from kerastl.tuning.head_phases import HeadPhases, head_key
 from kerastl.tuning.hyperparameters import with_values
 from kerastl.tuning.shared import Shared, Sides
 from kerastl.workflow.prepare import precision_of
 
 
-@dataclass(frozen=True, eq=False)
-class TrialResult:
-    """What a trial found.
-
-    Attributes:
-        score: mean of the monitored validation metric over all trainings of the trial.
-        metrics: means of all validation metrics.
-        scores: the monitored metric of each training.
-        winner: phase that was kept, of the first training.
-        losses: float32 [images], what each validation image adds to the score, less is better.
-    """
-
-    score: float
-    metrics: dict[str, float]
-    scores: tuple[float, ...]
-    winner: str
-    losses: np.ndarray
-
-
 def trial_recipe(base: Recipe, values: dict[str, Any], shared: Shared, share: float = 1.0) -> Settings:
     """The resolved recipe of a trial.
 
     Args:
-        base: what was asked for, with its keys open where a rule decides.
+        base: the recipe as it was given, with its keys open where a rule decides.
         values: recipe keys that the trial sets.
         shared: knows the data.
         share: of the epochs of both phases that the trial may take, above 0 and up to 1.
@@ -72,7 +53,7 @@ def run_trial(
     monitor: str,
     repeats: int = 1,
     progress: Progress = Progress(),
-) -> TrialResult:
+) -> TrialRecord:
     """Run both phases of a recipe, once or several times, and measure it on validation images alone.
 
     Args:
@@ -83,14 +64,17 @@ def run_trial(
         repeats: trainings with seeds of their own, for each fold.
         progress: listens to the phases.
 
+    Returns:
+        A record of the scores and losses, without the identity of a trial and its values.
+
     Raises:
         TrainingError: a loss is not finite.
         KeyboardInterrupt: the user stopped the trial.
     """
-    found: list[dict[str, float]] = []
+    measured: list[dict[str, float]] = []
     losses: list[np.ndarray] = []
     winner = ""
-    with traces_forgotten(), precision_of(recipe):
+    with leak_workaround(), precision_of(recipe):
         sides = shared.sides(recipe)
         for repeat in range(repeats):
             seeded = dataclasses.replace(recipe, seed=(recipe.seed + repeat) % 2**31)
@@ -100,14 +84,16 @@ def run_trial(
                     seeded, side, fold if shared.folds else None, shared, heads, monitor, progress
                 )
                 winner = winner or result.winner
-                found.append(result.validation)
+                measured.append(result.validation)
                 of_folds.append(loss)
             losses.append(np.concatenate(of_folds))
-    metrics = {name: float(np.mean([one[name] for one in found])) for name in found[0]}
-    return TrialResult(
+    metrics = {name: float(np.mean([one[name] for one in measured])) for name in measured[0]}
+    return TrialRecord(
+        trial_id="",
+        values={},
         score=metrics[monitor],
         metrics=metrics,
-        scores=tuple(one[monitor] for one in found),
+        scores=tuple(one[monitor] for one in measured),
         winner=winner,
         losses=np.asarray(np.mean(losses, axis=0), np.float32),
     )
@@ -123,14 +109,13 @@ def _train(
     progress: Progress,
 ) -> tuple[FitResult, np.ndarray]:
     keras.utils.set_random_seed(recipe.seed)
-    bench = shared.bench(recipe, side.train, fold)
+    network, parts = shared.network(recipe, side.train, fold)
     train = functools.partial(
         transfer,
-        bench.network,
-        bench.parts,
+        network,
+        parts,
         side.train,
         side.validation,
-        trainers=bench.trainers,
         progress=progress,
     )
     head = heads.get(
@@ -142,10 +127,10 @@ def _train(
     if result.interrupted:
         raise KeyboardInterrupt
     thawed = result.winner == "finetune_phase"
-    model = bench.parts.suffix if thawed else bench.network.head
+    model = parts.suffix if thawed else network.head
     read = side.validation.activation_batch if thawed else side.validation.pooled_batch
     settings = recipe.finetune_phase if thawed else recipe.head_phase
-    infer = bench.trainers.inference(model)
+    infer = inference_of(model)
     logits = predict_logits(infer, side.validation.count, read, evaluation_batch(settings))
     labels, weights = side.validation.views.classes, class_weights(settings, side.validation)
     image_weights = None if weights is None else weights[labels]

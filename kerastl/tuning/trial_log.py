@@ -1,4 +1,4 @@
-"""What is said while a search goes on: a line for each trial, the best so far, and the time that is left."""
+"""Log of a running search: a line for each trial, the best so far, and the time that is left; also its clock."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import time
 from types import TracebackType
 
 from kerastl.progress import Progress
+from kerastl.report.search import TrialRecord
 from kerastl.task import sign_of
 from kerastl.tuning.hyperparameters import NOTHING_THAWED, UNFREEZE_POINT
-from kerastl.tuning.search_folder import SearchFolder, TrialRecord, damaged, read_record, read_records
+from kerastl.tuning.search_folder import SearchFolder, damaged, read_record, read_records
 from kerastl.wording import duration, wrapped
 from kerastl.writing import write_json_atomic
 
@@ -20,12 +21,12 @@ VALUES_INDENT = 9
 
 
 class TrialLog:
-    """Listens to a search and tells of it; also its clock.
+    """Writes the log of a search, and keeps its clock.
 
     Args:
         folder: of the search.
         monitor: metric that is the score.
-        trials: how many are expected; None where nobody knows.
+        trials: how many are expected; None where that is not known.
         budget_seconds: after which no trial begins, counted over all restarts; None for no limit.
         progress: listens.
     """
@@ -62,11 +63,11 @@ class TrialLog:
         self._tracker.__exit__(kind, error, traceback)
 
     def out_of_time(self) -> bool:
-        """Whether no further trial may begin."""
+        """True where no further trial may begin."""
         return self.budget_seconds is not None and self._seconds() >= self.budget_seconds
 
     def start(self, baseline: TrialRecord | None) -> None:
-        """Say what the recipe scored as it was given, and where an earlier search was left."""
+        """Log the score of the recipe as it is, and how far an earlier search came."""
         if baseline is not None and baseline.score is not None:
             self.progress.note(
                 f"recipe as it is: {self.monitor} {baseline.score:.4f}, {baseline.seconds:.1f} s"
@@ -76,12 +77,12 @@ class TrialLog:
             best = f", the best {self._best.score:.4f}" if self._best and self._best.score is not None else ""
             self.progress.note(f"Going on in {self.folder.path}: {self.done} trials have ended{best}")
             self._tracker.advance(self.done)
-        self._say(
+        self._line(
             "trial", "score", "", "best", "seconds", "in all", "left", f"values; the score is {self.monitor}"
         )
 
     def ended(self, trial_id: str) -> None:
-        """Tell of a trial that ended."""
+        """Log a trial that ended."""
         record = read_record(self.folder.of_trial(trial_id))
         if record is None:
             return
@@ -92,7 +93,7 @@ class TrialLog:
         score = "failed" if record.score is None else f"{record.score:.4f}"
         mark = "*" if record is self._best else ""
         count = f"{self.done}/{self.trials}" if self.trials else f"{self.done}"
-        self._say(
+        self._line(
             count,
             score,
             mark,
@@ -104,7 +105,7 @@ class TrialLog:
         )
         self._tracker.advance(1, f"best {best}")
 
-    def _say(
+    def _line(
         self, count: str, score: str, mark: str, best: str, seconds: str, wall: str, left: str, values: str
     ) -> None:
         """A line of the table, as long as a line of the terminal at most."""
@@ -137,7 +138,7 @@ class TrialLog:
 
 
 def seconds_in(folder: SearchFolder) -> float:
-    """What all starts of the search took, up to the last trial that ended."""
+    """Seconds of all starts of the search, up to the last trial that ended."""
     if not folder.clock_json.is_file():
         return 0.0
     try:

@@ -40,16 +40,18 @@ def main(path: str) -> None:
         sys.stderr.write(f"{folder.path}: the search has ended\n")
         return
     spec = SearchSpec.from_dict(read_spec(folder))
+    from keras_tuner.src.distribute.oracle_client import OracleClient  # Keras Tuner has no public name for it
+
     # Scores on other images, or of another version's keys, would be compared with the chief's.
     check_same(folder, spec)
     parent = os.getppid() if name.startswith("worker-") else None
     threading.Thread(target=_live, args=(parent, folder, name), daemon=True).start()
     with open_runner(spec, folder) as runner:
-        search(oracle_of(spec), folder, runner)
+        search(OracleClient(oracle_of(spec)), runner, name)
 
 
 def await_chief(folder: SearchFolder) -> bool:
-    """Wait until the chief says what is asked; False where the search has ended.
+    """Wait for the chief's search spec; False where the search has ended.
 
     A cluster starts chief and workers at the same moment, and the chief has work to do before it wants them.
 
@@ -57,7 +59,7 @@ def await_chief(folder: SearchFolder) -> bool:
         UserError: it did not come within an hour.
     """
     last = time.monotonic() + WAIT_SECONDS
-    said = False
+    noted = False
     while not worker_file(folder).is_file():
         if folder.result_json.is_file():
             return False
@@ -66,9 +68,9 @@ def await_chief(folder: SearchFolder) -> bool:
                 f"No chief asked for workers in {folder.path} within {WAIT_SECONDS / 60:.0f} minutes. Start `kerastl tune` with "
                 f"--directory {folder.path} and {IP} and {PORT} first, or at the same time."
             )
-        if not said:
+        if not noted:
             sys.stderr.write(f"{folder.path}: waiting for the chief\n")
-            said = True
+            noted = True
         time.sleep(WATCH_SECONDS)
     return True
 

@@ -25,8 +25,8 @@ import grpc
 
 from kerastl.errors import KerastlError
 from kerastl.progress import Progress
-from kerastl.tuning.loop import NAME, silent_keras_tuner
-from kerastl.tuning.oracle import Durable
+from kerastl.tuning.loop import NAME
+from kerastl.tuning.oracle import Oracle
 from kerastl.tuning.search_folder import SearchFolder
 from kerastl.writing import write_json_atomic
 
@@ -79,14 +79,11 @@ class Worker:
             self.process.wait()
 
 
-def search_with_workers(
-    oracle: Durable, folder: SearchFolder, spec: dict[str, Any], count: int, progress: Progress
-) -> None:
+def search_with_workers(oracle: Oracle, spec: dict[str, Any], count: int, progress: Progress) -> None:
     """Be the chief of some workers on this machine, and of those that join from others.
 
     Args:
-        oracle: chooses the trials.
-        folder: of the search.
+        oracle: chooses the trials; it was opened.
         spec: what the workers need to know, in plain values.
         count: workers to start here.
         progress: listens.
@@ -97,63 +94,58 @@ def search_with_workers(
     from keras_tuner.src import protos  # Keras Tuner has no public name for its server
     from keras_tuner.src.distribute.oracle_chief import OracleServicer
 
+    folder = oracle.folder
     write_json_atomic(worker_file(folder), spec)
-    oracle._set_project_dir(str(folder.path), folder.store.name)  # type: ignore[attr-defined]
-    if folder.oracle_json.exists():
-        oracle.reload()
-    else:
-        oracle.save()
     host, port = os.environ.get(IP, "127.0.0.1"), int(os.environ.get(PORT, "0")) or free_port()
-    with silent_keras_tuner():
-        server = grpc.server(futures.ThreadPoolExecutor(max_workers=1))
-        protos.get_service_grpc().add_OracleServicer_to_server(OracleServicer(oracle), server)
-        server.add_insecure_port(f"{host}:{port}")
-        server.start()
-        threads = max(1, (os.cpu_count() or 1) // max(count, 1))
-        gpus = visible_gpus()
-        workers = [
-            Worker(
-                f"worker-{number + 1}",
-                folder,
-                (host, port),
-                threads,
-                gpus[number % len(gpus)] if gpus else None,
-            )
-            for number in range(count)
-        ]
-        silence = Silence(folder)
-        try:
-            for worker in workers:
-                worker.start()
-            while True:
-                running = _go_on(workers, progress)
-                for name in silence.lost(set(oracle.ongoing_trials) - {worker.name for worker in workers}):  # type: ignore[attr-defined]
-                    trial = oracle.take_back(name)
-                    progress.warn(
-                        f"{name} was silent for {SILENT_SECONDS / 60:.0f} minutes: its trial {trial} goes to another worker"
-                    )
-                if not running and workers and oracle.waits() and not oracle.out_of_time():
-                    workers[0].start()  # all had been told that nothing was left to do
-                elif not running and not oracle.ongoing_trials:  # type: ignore[attr-defined]
-                    break
-                time.sleep(PAUSE_SECONDS)
-            # Those on other machines are told that it is over when they ask for their next trial.
-            last = time.monotonic() + FAREWELL_SECONDS
-            while oracle.tuner_ids and time.monotonic() < last:  # type: ignore[attr-defined]
-                time.sleep(PAUSE_SECONDS)
-        finally:
-            for worker in workers:
-                worker.stop()
-            # Workers that are late, or were not heard of, see by this that the search is over.
-            worker_file(folder).unlink(missing_ok=True)
-            for left in folder.path.glob("*.alive"):
-                left.unlink(missing_ok=True)
-            server.stop(None).wait()
-            oracle.save()
+    server = grpc.server(futures.ThreadPoolExecutor(max_workers=1))
+    protos.get_service_grpc().add_OracleServicer_to_server(OracleServicer(oracle), server)
+    server.add_insecure_port(f"{host}:{port}")
+    server.start()
+    threads = max(1, (os.cpu_count() or 1) // max(count, 1))
+    gpus = visible_gpus()
+    workers = [
+        Worker(
+            f"worker-{number + 1}",
+            folder,
+            (host, port),
+            threads,
+            gpus[number % len(gpus)] if gpus else None,
+        )
+        for number in range(count)
+    ]
+    silence = Silence(folder)
+    try:
+        for worker in workers:
+            worker.start()
+        while True:
+            running = _go_on(workers, progress)
+            for name in silence.lost(set(oracle.ongoing_trials) - {worker.name for worker in workers}):
+                trial = oracle.take_back(name)
+                progress.warn(
+                    f"{name} was silent for {SILENT_SECONDS / 60:.0f} minutes: its trial {trial} goes to another worker"
+                )
+            if not running and workers and oracle.waiting and not oracle.out_of_time():
+                workers[0].start()  # all had been told that nothing was left to do
+            elif not running and not oracle.ongoing_trials:
+                break
+            time.sleep(PAUSE_SECONDS)
+        # Those on other machines are told that it is over when they ask for their next trial.
+        last = time.monotonic() + FAREWELL_SECONDS
+        while oracle.tuner_ids and time.monotonic() < last:
+            time.sleep(PAUSE_SECONDS)
+    finally:
+        for worker in workers:
+            worker.stop()
+        # Workers that are late, or were not heard of, see by this that the search is over.
+        worker_file(folder).unlink(missing_ok=True)
+        for left in folder.path.glob("*.alive"):
+            left.unlink(missing_ok=True)
+        server.stop(None).wait()
+        oracle.save()
 
 
 class Silence:
-    """How long workers of other machines have not been heard of, by the clock of this one.
+    """Silence of workers on other machines, by the clock of this one.
 
     Args:
         folder: of the search, in which they touch their files.
@@ -165,7 +157,7 @@ class Silence:
 
     def lost(self, names: Iterable[str]) -> list[str]:
         """Those of some workers with a trial whose file has not changed for too long."""
-        now, found = time.monotonic(), []
+        now, lost = time.monotonic(), []
         for name in names:
             try:
                 touched = life_file(self._folder, name).stat().st_mtime_ns
@@ -175,12 +167,12 @@ class Silence:
                 self._heard[name] = (touched, now)
             elif now - self._heard[name][1] > SILENT_SECONDS:
                 del self._heard[name]
-                found.append(name)
-        return found
+                lost.append(name)
+        return lost
 
 
 def life_file(folder: SearchFolder, name: str) -> Path:
-    """What a worker of another machine touches while it lives."""
+    """The file that a worker of another machine touches while it lives."""
     return folder.path / f"{urllib.parse.quote(name, safe='')}.alive"
 
 
@@ -219,18 +211,18 @@ def _go_on(workers: list[Worker], progress: Progress) -> bool:
 
 
 def worker_file(folder: SearchFolder) -> Path:
-    """What workers read to know the search."""
+    """The file from which workers read the search spec."""
     return folder.path / "workers.json"
 
 
 def read_spec(folder: SearchFolder) -> dict[str, Any]:
-    """What the chief wrote for its workers."""
+    """Read what the chief wrote for its workers."""
     values: dict[str, Any] = json.loads(worker_file(folder).read_text(encoding="utf-8"))
     return values
 
 
 def free_port() -> int:
-    """A port of this machine that nobody uses now."""
+    """A free port of this machine."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -24,7 +24,7 @@ from kerastl.model.weights import LoadedWeights, load_weights
 from kerastl.progress import Progress
 from kerastl.recipe import Settings
 from kerastl.training.phase import evaluation_batch, predict_logits
-from kerastl.training.trainer import Trainers
+from kerastl.training.reuse import inference_of
 from kerastl.training.two_phase import finetunes, unfreeze_point
 from kerastl.workflow.prepare import Prepared, decode_splits, make_repeatable
 from kerastl.writing import NoSpaceError
@@ -44,7 +44,6 @@ class Beginning:
         train: features of the training images, all views.
         validation: features of the validation images.
         weights: what the backbone was loaded with.
-        trainers: of the network, with what they traced.
         test: features of the test images, where they had to be made in the same stream.
     """
 
@@ -54,7 +53,6 @@ class Beginning:
     train: Features
     validation: Features
     weights: LoadedWeights
-    trainers: Trainers
     test: Features | None = None
 
 
@@ -117,7 +115,7 @@ def begin(prepared: Prepared, cache: Cache, progress: Progress = Progress()) -> 
     network = network_on(backbone, recipe, train.views.class_count, statistics, first_bias(recipe, train))
     parts = cut(network, unfreeze_point(recipe))
     test = others[0] if others else None
-    return Beginning(network, parts, frozen, train, validation, loaded, Trainers(), test)
+    return Beginning(network, parts, frozen, train, validation, loaded, test)
 
 
 def load_backbone(recipe: Settings, progress: Progress = Progress()) -> tuple[keras.Model, LoadedWeights]:
@@ -151,7 +149,6 @@ def network_on(
     class_count: int,
     statistics: Statistics,
     bias: np.ndarray | None = None,
-    adjustable: bool = False,
 ) -> Network:
     """A backbone with a fresh head.
 
@@ -161,12 +158,9 @@ def network_on(
         class_count: number of logits.
         statistics: by which the head standardises features, from `feature_statistics`.
         bias: what the logits begin with, from `first_bias`; zeros without it.
-        adjustable: for a network that is trained again and again; see `kerastl.model.heads.make_head`.
     """
     spec, (mean, variance) = _spec_of(recipe), statistics
-    return build_model(
-        backbone, spec, recipe.head, class_count, mean, variance, bias, recipe.seed, adjustable
-    )
+    return build_model(backbone, spec, recipe.head, class_count, mean, variance, bias, recipe.seed)
 
 
 def first_bias(recipe: Settings, train: Features) -> np.ndarray | None:
@@ -258,7 +252,7 @@ def logits_of(
         if thawed
         else (beginning.network.head, features.pooled_batch, prepared.recipe.head_phase)
     )
-    infer = beginning.trainers.inference(model)
+    infer = inference_of(model)
     return predict_logits(infer, features.count, read, evaluation_batch(settings))
 
 

@@ -22,7 +22,7 @@ from kerastl.progress import Progress
 from kerastl.run import open_run
 from kerastl.task import Task
 from kerastl.training.phase import predict_logits
-from kerastl.training.trainer import inference_of
+from kerastl.training.reuse import inference_of
 from kerastl.workflow.calibrating import read_threshold
 from kerastl.workflow.exporting import serving_of
 from kerastl.workflow.labelled import class_names_of, decode_labelled, model_of, recipe_of, some_of

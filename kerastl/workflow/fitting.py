@@ -106,7 +106,6 @@ def fit(
                 beginning.train,
                 beginning.validation,
                 recipe,
-                trainers=beginning.trainers,
                 callbacks=callbacks,
                 tensorboard=run.tensorboard if tensorboard else None,
                 progress=log,

@@ -32,7 +32,7 @@ from kerastl.recipe.schema import HANDED
 from kerastl.run import Run, open_run
 from kerastl.task import Task
 from kerastl.training.phase import evaluation_batch, predict_logits
-from kerastl.training.trainer import inference_of
+from kerastl.training.reuse import inference_of
 from kerastl.workflow.calibrating import read_threshold
 from kerastl.workflow.exporting import export_network, readable_images, serving_of
 from kerastl.workflow.facts import measured, model_facts

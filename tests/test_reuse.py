@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -52,17 +54,17 @@ def trial(solid_colours: Path, tmp_path: Path, shared_of: Any) -> Any:  # noqa: 
 
 
 @pytest.mark.slow
-def test_a_trial_on_a_used_bench_is_the_trial_on_a_new_one_to_the_bit(trial: Any) -> None:
+def test_a_trial_on_a_used_network_is_the_trial_on_a_new_one_to_the_bit(trial: Any) -> None:
     new, _ = trial({})
     other, shared = trial(OTHERS)
     used, _ = trial({}, shared)
-    assert shared.benches.made == 1 and new.winner == "finetune_phase"
+    assert shared.pool.made == 1 and new.winner == "finetune_phase"
     assert used.metrics == new.metrics
     np.testing.assert_array_equal(used.losses, new.losses)
     assert other.score != new.score, "the control: the trials differ"
     # seeds, too, are those of the trial at hand
     seeded, _ = trial({}, shared, repeats=2)
-    assert seeded.scores == trial({}, repeats=2)[0].scores and shared.benches.made == 1
+    assert seeded.scores == trial({}, repeats=2)[0].scores and shared.pool.made == 1
     assert seeded.scores[0] == new.score != seeded.scores[1]
 
 
@@ -73,12 +75,12 @@ def test_a_trial_that_diverged_leaves_nothing_behind(trial: Any) -> None:
     with pytest.raises(TrainingError):
         trial({"finetune_phase.learning_rate": 3e38, "finetune_phase.warmup_epochs": 0.0}, shared)
     after, _ = trial({}, shared)
-    assert shared.benches.made == 1
+    assert shared.pool.made == 1
     np.testing.assert_array_equal(after.losses, new.losses)
 
 
 @pytest.mark.slow
-def test_what_changes_a_graph_gets_a_bench_of_its_own(trial: Any) -> None:
+def test_what_changes_a_graph_gets_a_network_of_its_own(trial: Any) -> None:
     _, shared = trial({})
     made = 1
     for values in (
@@ -91,7 +93,7 @@ def test_what_changes_a_graph_gets_a_bench_of_its_own(trial: Any) -> None:
     ):
         one, _ = trial(values, shared)
         made += 1
-        assert shared.benches.made == made
+        assert shared.pool.made == made
         alone, _ = trial(values)
         np.testing.assert_array_equal(one.losses, alone.losses)
 
@@ -114,26 +116,29 @@ def test_trials_that_differ_in_values_trace_nothing(trial: Any, monkeypatch: pyt
     assert traced, "the control: another loss is traced"
 
 
-def test_a_bench_that_was_let_go_of_is_made_again(trial: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from kerastl.tuning import benches
+def test_a_network_that_was_let_go_of_is_made_again(trial: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from kerastl.training import reuse
 
-    monkeypatch.setattr(benches, "MOST_BYTES", 1)
+    monkeypatch.setattr(reuse, "MOST_BYTES", 1)
     first, shared = trial({})
+    (pooled,) = shared.pool._pooled.values()
+    gone = weakref.ref(pooled.parts.suffix)
+    del pooled
     trial({UNFREEZE_POINT: "conv_pw_11_relu"}, shared)
     again, _ = trial({}, shared)
-    assert shared.benches.made == 3
-    ((base, _),) = shared.benches._benches.values()
-    assert len(base.trainers._trainers) == 2, "the head's, and that of one cut"
+    assert shared.pool.made == 3 and len(shared.pool._pooled) == 1
+    gc.collect()
+    assert gone() is None, "with its optimizer and traced steps"
     np.testing.assert_array_equal(again.losses, first.losses)
 
 
 @pytest.mark.slow
-def test_benches_that_were_let_go_of_leave_no_graphs(
+def test_networks_that_were_let_go_of_leave_no_graphs(
     trial: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # fmt: skip
-    from kerastl.tuning import benches
+    from kerastl.training import reuse
 
-    monkeypatch.setattr(benches, "MOST", 1)
+    monkeypatch.setattr(reuse, "MOST", 1)
     _, shared = trial({})
     for key in ("head.l2", "finetune_phase.label_smoothing"):  # another head, and another cut of the same
         counts = []
@@ -141,13 +146,13 @@ def test_benches_that_were_let_go_of_leave_no_graphs(
             trial({key: 0.01 * number}, shared)
             counts.append(graphs_alive())
         assert counts[1] == counts[2] == counts[3], key
-    monkeypatch.setattr(benches, "MOST", 3)
+    monkeypatch.setattr(reuse, "MOST", 3)
     trial({}, shared)
-    assert graphs_alive() > counts[3], "the control: two benches hold more than one"
+    assert graphs_alive() > counts[3], "the control: two networks hold more than one"
 
 
 @pytest.mark.slow
-def test_folds_have_benches_of_their_own(
+def test_folds_have_networks_of_their_own(
     solid_colours: Path, tmp_path: Path, shared_of: Any  # noqa: F811
 ) -> None:  # fmt: skip
     from kerastl.tuning.head_phases import HeadPhases
@@ -156,7 +161,7 @@ def test_folds_have_benches_of_their_own(
     shared = shared_of(recipe, 2)
     scored(recipe, OTHERS, shared, HeadPhases(tmp_path / "a"))
     used = scored(recipe, {}, shared, HeadPhases(tmp_path / "b"))
-    assert shared.benches.made == 2, "their heads standardise by other images"
+    assert shared.pool.made == 2, "their heads standardise by other images"
     new = scored(recipe, {}, shared_of(recipe, 2), HeadPhases(tmp_path / "c"))
     np.testing.assert_array_equal(used.losses, new.losses)
 
@@ -191,10 +196,10 @@ def test_layers_of_the_backbone_that_draw_begin_anew(
     shared, states = shared_of(recipe), []
     for name in "ab":
         scored(recipe, {}, shared, HeadPhases(tmp_path / name))
-        ((base, _),) = shared.benches._benches.values()
-        states.append([state.numpy().tolist() for state, _ in base.random_states])
-    assert shared.benches.made == 1 and states[0] == states[1]
-    starts = [start.tolist() for _, start in base.random_states]
+        (pooled,) = shared.pool._pooled.values()
+        states.append([state.numpy().tolist() for state, _ in pooled.random_states])
+    assert shared.pool.made == 1 and states[0] == states[1]
+    starts = [start.tolist() for _, start in pooled.random_states]
     assert any(now != start for now, start in zip(states[0], starts, strict=True)), "the control: they draw"
     scored(recipe, {}, shared, HeadPhases(tmp_path / "c"), repeats=2)
-    assert shared.benches.made == 2, "another seed makes other layers"
+    assert shared.pool.made == 2, "another seed makes other layers"
