@@ -1370,6 +1370,27 @@ def test_a_search_goes_on_under_another_name_and_not_with_another_seed(
         check_same(folder, asked(seed=7))
 
 
+def test_a_search_does_not_go_on_with_another_file_of_weights_under_the_same_name(
+    solid_colours: Path, tmp_path: Path
+) -> None:
+    from kerastl.tuning.search_folder import SearchFolder
+    from kerastl.tuning.spec import SearchSettings, SearchSpec, check_same
+    from kerastl.workflow.prepare import open_splits
+
+    weights = tmp_path / "mine.weights.h5"
+    weights.write_bytes(b"some")
+    recipe = tiny(solid_colours, tmp_path / "store", **{"backbone.weights": str(weights)})
+    resolved, splits = open_splits(recipe)
+    spec = SearchSpec(recipe, resolved, LINE, SearchSettings(), splits)
+    folder = SearchFolder(tmp_path / "search")
+    folder.path.mkdir()
+    for _ in range(2):
+        check_same(folder, spec)
+    weights.write_bytes(b"other")
+    with pytest.raises(UserError, match="other than there: files"):
+        check_same(folder, spec)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

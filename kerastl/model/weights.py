@@ -73,7 +73,7 @@ def load_weights(
         return LoadedWeights("none", None, None)
     if spec.file and weights == "pretrained":  # it was built with them
         own = Path(spec.file).expanduser()
-        return LoadedWeights("file", _sha256(own), str(own))
+        return LoadedWeights("file", sha256_of(own), str(own))
     if spec.file and weights == "imagenet":
         raise WeightsError(
             f"backbone.weights = 'imagenet': Keras publishes none for '{spec.file}'. Expected pretrained (those in it), none or a file."
@@ -86,7 +86,7 @@ def load_weights(
         origin, path = "file", Path(weights).expanduser()
     _check_is_file(path, weights)
     load_file(backbone, spec, path)
-    return LoadedWeights(origin, _sha256(path), str(path))
+    return LoadedWeights(origin, sha256_of(path), str(path))
 
 
 def load_file(backbone: keras.Model, spec: BackboneSpec, path: Path) -> None:
@@ -237,6 +237,7 @@ def _check_is_file(path: Path, weights: str) -> None:
         )
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """sha256 hex of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

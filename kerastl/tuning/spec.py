@@ -12,6 +12,7 @@ from typing import Any
 from kerastl.backbones import get_backbone
 from kerastl.data.examples import Splits, listed
 from kerastl.errors import UserError, nearest
+from kerastl.model.weights import sha256_of
 from kerastl.progress import Progress
 from kerastl.recipe import PhaseRecipe, Recipe, Settings, recipe_from_dict, recipe_to_dict
 from kerastl.recipe.rule import resolve_augment
@@ -23,6 +24,8 @@ from kerastl.writing import write_json_atomic
 
 TUNERS = ("bayesian", "hyperband", "random", "grid")
 DEFAULT_TRIALS = 20
+# Keys whose values may be names of files.
+FROM_FILES = ("backbone.name", "backbone.weights")
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,15 @@ class SearchSpec:
             "repeats": self.settings.repeats,
             "folds": self.settings.folds,
             "data": self.splits.fingerprint,
+            **({"files": files} if (files := self._files()) else {}),
         }
+
+    def _files(self) -> dict[str, str]:
+        """sha256 hex of each file that networks or weights are read from: another file may come to have the same name."""
+        asked = [self.recipe.backbone.name, self.recipe.backbone.weights]
+        asked += [value for hp in self.space if hp.key in FROM_FILES for value in hp.values]
+        paths = {name: Path(name).expanduser() for name in asked if isinstance(name, str)}
+        return {name: sha256_of(path) for name, path in sorted(paths.items()) if path.is_file()}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values from which another process makes the same spec."""
