@@ -37,14 +37,18 @@ if TYPE_CHECKING:
     )
     from kerastl.workflow import export as export_run
     from kerastl.workflow.fitted import Fitted, load
-    from kerastl.workflow.python import fit, run
+    from kerastl.workflow.net import Net
+    from kerastl.workflow.python import build, fit, run
+    from kerastl.workflow.steps import FeatureArrays, features, finetune, finish, train_head, unfreeze
 
 __version__ = "0.1.0"
 
 __all__ = [
     "BackboneSpec",
+    "FeatureArrays",
     "Fitted",
     "KerastlError",
+    "Net",
     "Progress",
     "Recipe",
     "Tracker",
@@ -52,11 +56,15 @@ __all__ = [
     "__version__",
     "backbone_names",
     "benchmark",
+    "build",
     "check",
     "convert",
     "datasets",
     "evaluate",
     "export_run",
+    "features",
+    "finetune",
+    "finish",
     "fit",
     "from_arrays",
     "from_dataset",
@@ -75,7 +83,9 @@ __all__ = [
     "resolve",
     "run",
     "shipped_recipes",
+    "train_head",
     "tune",
+    "unfreeze",
 ]
 
 _HOMES = {
@@ -104,7 +114,16 @@ _HOMES = {
         "rank",
     ),
     "kerastl.workflow.fitted": ("Fitted", "load"),
-    "kerastl.workflow.python": ("fit", "run"),
+    "kerastl.workflow.net": ("Net",),
+    "kerastl.workflow.python": ("build", "fit", "run"),
+    "kerastl.workflow.steps": (
+        "FeatureArrays",
+        "features",
+        "finetune",
+        "finish",
+        "train_head",
+        "unfreeze",
+    ),
 }
 _HOME_OF = {name: (home, name) for home, names in _HOMES.items() for name in names}
 # Not `export`: that is a package, and importing it would hide a function of the same name.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import importlib.util
+import json
 import re
 import shlex
 import shutil
@@ -165,6 +166,34 @@ def test_the_examples_of_the_python_page_run(
     assert "Did you mean 'unfreeze_from'" in said and "head 0" in said
     assert names["fitted"].report.metrics.accuracy > 0.5  # type: ignore[attr-defined]
     assert (tmp_path / "saved_models" / "digits" / "1").is_dir()
+
+
+def cells_of(notebook: Path) -> list[dict[str, object]]:
+    return [
+        cell
+        for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+        if cell["cell_type"] == "code"
+    ]
+
+
+NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.name)
+def test_a_notebook_runs(notebook: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {"__name__": "notebook"}
+    for cell in cells_of(notebook):
+        exec(compile("".join(cell["source"]), notebook.name, "exec"), names)  # type: ignore[arg-type]
+    assert names["fitted"].report.metrics.accuracy > 0.8  # type: ignore[attr-defined]
+    assert names["exported"].path.is_dir()  # type: ignore[attr-defined]
+
+
+def test_a_notebook_holds_no_outputs() -> None:
+    assert NOTEBOOKS
+    for notebook in NOTEBOOKS:
+        assert all(not cell["outputs"] and cell["execution_count"] is None for cell in cells_of(notebook))
 
 
 def test_an_example_that_fails_is_noticed(tmp_path: Path) -> None:

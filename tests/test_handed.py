@@ -94,6 +94,7 @@ WRONG = [
     (X[:, 0, 0, 0], Y, r"has the shape \(40,\)"),
     ([*list(X[:3]), X[:2]], Y[:4], r"x\[3\] has the shape"),
     (X[:0], Y[:0], "0 images and y 0 labels"),
+    (Image.fromarray(X[0]), Y[:1], "x is one Image"),
     ("photos", Y, "x is one str"),
     (X, Y[:39], "40 images and y 39 labels"),
     (X, Y + 0.5, r"y\[0\] = 0.5"),
@@ -160,17 +161,16 @@ def test_the_task_says_what_rows_mean() -> None:
 
 
 def test_a_split_depends_on_neither_order_nor_other_images() -> None:
-    def test_ids(x: np.ndarray, y: np.ndarray) -> set[str]:
+    def test_images(x: np.ndarray, y: np.ndarray) -> set[bytes]:
         examples = kerastl.from_arrays(x, y)
         assert examples.recipe is not None
-        return set(make_splits(examples, examples.recipe).test.ids)
+        return {x[index].tobytes() for index in make_splits(examples, examples.recipe).test.indices}
 
     more = np.random.default_rng(1).integers(0, 256, (400, 6, 9, 3)).astype(np.uint8)
     labels = np.arange(400) % 2
-    whole = test_ids(more, labels)
-    assert test_ids(more[::-1], labels[::-1]) == whole
-    known = set(kerastl.from_arrays(more[:300], labels[:300]).ids)
-    assert test_ids(more[:300], labels[:300]) == whole & known
+    whole = test_images(more, labels)
+    assert test_images(more[::-1], labels[::-1]) == whole
+    assert test_images(more[100:], labels[100:]) == whole & {each.tobytes() for each in more[100:]}
 
 
 def test_equal_images_are_copies_and_keep_names_of_their_own() -> None:

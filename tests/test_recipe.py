@@ -205,7 +205,11 @@ def random_recipe(generator: random.Random) -> Recipe:
     """A recipe with a right value in about half of its keys."""
     values: dict[str, Any] = {}
     for dotted, item, hint in recipe_keys():
-        if generator.random() < 0.5 or dotted in ("backbone.name", "finetune_phase.unfreeze_from"):
+        if generator.random() < 0.5 or dotted in (
+            "backbone.name",
+            "head.layers",
+            "finetune_phase.unfreeze_from",
+        ):
             continue
         *parents, last = dotted.split(".")
         inner = values

@@ -30,7 +30,8 @@ def images_of(x: Any, name: str = "x") -> Sequence[Any] | np.ndarray:
         or not hasattr(x, "__array__")
         or str(getattr(x, "dtype", "")) == "object"
     ):
-        if hasattr(x, "mode") or isinstance(x, (str, bytes)) or not hasattr(x, "__iter__"):
+        picture = isinstance(getattr(x, "mode", None), str)
+        if picture or isinstance(x, (str, bytes)) or not hasattr(x, "__iter__"):
             raise DataError(
                 f"{name} is one {type(x).__name__}; expected several images, in an array or a list"
             )

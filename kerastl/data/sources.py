@@ -51,8 +51,8 @@ def _open(data: DataRecipe) -> Examples:
         raise DataError(f"data.source is empty. {EXPECTED}.")
     if source.startswith(HANDED):
         raise DataError(
-            f"data.source = '{source}': these images were handed over in Python, and a recipe cannot open them again. Measure a run "
-            "on images that are named (kerastl evaluate RUN --data FOLDER), or in Python: kerastl.load(RUN).evaluate(data)."
+            f"data.source = '{source}': these images were handed over in Python, and a recipe cannot open them again. Name images "
+            "(--data FOLDER), or pass the data in Python: kerastl.load(RUN).evaluate(data), kerastl.fit(RECIPE, data)."
         )
     path = Path(source).expanduser()
     is_manifest = path.suffix.lower() in MANIFEST_SUFFIXES and not path.is_dir()

@@ -10,7 +10,9 @@ import numpy as np
 import tensorflow as tf
 from keras import layers, ops
 
+from kerastl.errors import UserError
 from kerastl.model.graph import trace
+from kerastl.model.own_head import gives_logits, load_layers
 from kerastl.recipe.schema import HeadRecipe
 
 # Generalised-mean pooling with the exponent that Radenović, Tolias and Chum start from and end near
@@ -114,17 +116,24 @@ def make_head(
         stack.append(AdjustableDropout(recipe.dropout, seed))
     elif recipe.dropout:
         stack.append(layers.Dropout(recipe.dropout, seed=seed, dtype="float32", name="dropout"))
-    stack.append(
-        layers.Dense(
-            class_count,
-            # From zero, as BiT does: on standardised features random logits are noise that early stopping keeps.
-            kernel_initializer="zeros",
-            bias_initializer=_first_bias(bias),
-            kernel_regularizer=penalty,
-            dtype="float32",
-            name="logits",
+    if recipe.layers and adjustable:
+        raise UserError(
+            "head.layers: a search has no trials with layers of one's own yet. Expected head.hidden"
         )
-    )
+    if recipe.layers:
+        stack += load_layers(recipe.layers, feature_count, class_count)
+    if not (recipe.layers and gives_logits(stack[-1], class_count)):
+        stack.append(
+            layers.Dense(
+                class_count,
+                # From zero, as BiT does: on standardised features random logits are noise that early stopping keeps.
+                kernel_initializer="zeros",
+                bias_initializer=_first_bias(bias),
+                kernel_regularizer=penalty,
+                dtype="float32",
+                name="logits",
+            )
+        )
     features = keras.Input((feature_count,), dtype="float32", name="features")
     logits = features
     for layer in stack:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,51 @@ def _spec(name: str, changed: int, size: int) -> BackboneSpec:
     )
 
 
+def save_own(model: keras.Model, path: Path) -> str:
+    """Write a network that is handed over in Python into a file, and make sure that it can be used from there.
+
+    Args:
+        model: functional, of images.
+        path: of the file, ending in `.keras`.
+
+    Returns:
+        The path.
+
+    Raises:
+        UserError: it is no functional model of images, or has layers of one's own that Keras cannot load again.
+    """
+    problem = _problem(model)
+    if problem:
+        raise UserError(f"The backbone '{model.name}': {problem}")
+    save_whole(model, path, f"The backbone '{model.name}'")
+    try:
+        own_spec(str(path))
+    except UserError as error:
+        raise UserError(
+            str(error).replace(f"backbone.name = '{path}'", f"The backbone '{model.name}'")
+        ) from error
+    return str(path)
+
+
+def save_whole(model: keras.Model, path: Path, what: str) -> None:
+    """Save a model whose layers Keras can load again; else UserError, which begins with `what`."""
+    try:
+        model.save(path)
+        keras.saving.load_model(path, compile=False)
+    except Exception as error:  # whatever saving or loading layers of one's own makes Keras raise
+        raise UserError(
+            f"{what} cannot be saved and loaded again: {reason_of(error)} Layers of one's own need get_config(), "
+            "build() where they have weights, and @keras.saving.register_keras_serializable()"
+        ) from error
+
+
+def reason_of(error: BaseException) -> str:
+    """Why Keras could not load a model: the class that it did not find, wherever that stands in what it says, or its first line."""
+    text = str(error).strip()
+    known = re.search(r"Could not locate class '[^']+'", text)
+    return f"{known[0]}." if known else (text.splitlines() or [type(error).__name__])[0]
+
+
 def load_own(name: str, image_size: int) -> keras.Model:
     """The network in a file, from float32 [b, image_size, image_size, 3] RGB 0..255 to its last activation, with its weights.
 
@@ -106,23 +152,26 @@ def _opened(name: str) -> keras.Model:
         model = keras.saving.load_model(Path(name).expanduser(), compile=False)
     except Exception as error:  # whatever a file that is none makes Keras raise
         raise UserError(
-            f"backbone.name = '{name}': Keras cannot load it: {str(error).strip().splitlines()[0]}. Expected a functional model "
+            f"backbone.name = '{name}': Keras cannot load it: {reason_of(error)}. Expected a functional model "
             "of Keras' own layers, saved by model.save('NAME.keras')."
         ) from error
-    problem = None
+    if problem := _problem(model):
+        raise UserError(f"backbone.name = '{name}': {problem}")
+    return model
+
+
+def _problem(model: keras.Model) -> str:
+    """Why a model is no backbone, and what is expected; empty where it may be one."""
+    found = ""
     try:
         if len(model.inputs) != 1:
-            problem = f"it has {len(model.inputs)} inputs"
+            found = f"it has {len(model.inputs)} inputs"
         elif len(shape := tuple(model.inputs[0].shape)) != 4 or shape[3] != 3 or shape[1] != shape[2]:
-            problem = f"its input has the shape {shape}"
-    except (AttributeError, ValueError):
-        problem = "it is no functional model"
-    if problem:
-        raise UserError(
-            f"backbone.name = '{name}': {problem}. Expected a functional Keras model with one input [batch, side, side, 3]: "
-            "RGB pixels, 0..255."
-        )
-    return model
+            found = f"its input has the shape {shape}"
+    except (AttributeError, ValueError, TypeError):
+        found = "it is no functional model"
+    expected = "Expected a functional Keras model with one input [batch, side, side, 3]: RGB pixels, 0..255."
+    return f"{found}. {expected}" if found else ""
 
 
 def _called(model: keras.Model, inputs: list[keras.KerasTensor]) -> keras.KerasTensor:

@@ -30,6 +30,21 @@ def check_recipe(recipe: Recipe) -> None:
         raise RecipeError(problems)
 
 
+def head_checks(recipe: Recipe) -> list[str]:
+    """What is wrong with a head of one's own layers."""
+    head = recipe.head
+    if head.layers is None:
+        return []
+    if not Path(head.layers).expanduser().is_file():
+        return [
+            f"head.layers = '{head.layers}': no such file. Expected a .keras file with the layers of a head"
+        ]
+    others = [name for name in ("hidden", "dropout", "l2") if getattr(head, name)]
+    return [
+        f"head.layers and head.{name}: expected one of them; the file holds all layers" for name in others
+    ]
+
+
 def task_checks(recipe: Recipe) -> list[str]:
     """What the task does not have of what is asked for."""
     task = recipe.task
@@ -108,7 +123,9 @@ def _cross_checks(recipe: Recipe) -> list[str]:
             f"backbone.weights = '{weights}': no such file. "
             "Expected pretrained, imagenet, none or the path of a .weights.h5, .h5 or .keras file"
         )
-    return problems + task_checks(recipe) + group_checks(recipe) + abstain_checks(recipe)
+    return (
+        problems + head_checks(recipe) + task_checks(recipe) + group_checks(recipe) + abstain_checks(recipe)
+    )
 
 
 def backbone_checks(recipe: Recipe, spec: BackboneSpec) -> list[str]:

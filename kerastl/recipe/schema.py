@@ -134,6 +134,12 @@ class HeadRecipe:
     hidden: tuple[int, ...] = key((), "units of hidden layers before the last one", low=1, affects="head")
     dropout: float = key(0.0, "share of features dropped in training", low=0, below=1, affects="value")
     l2: float = key(0.0, "L2 penalty on the head's kernels, added to the loss", low=0, affects="head")
+    layers: str | None = key(
+        None,
+        "path of a .keras file with layers of your own between the pooled features and the last layer, in place of hidden and "
+        "dropout; `kerastl.build(head=[...])` writes one",
+        affects="head",
+    )
 
 
 @dataclass(frozen=True)

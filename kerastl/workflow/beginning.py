@@ -231,22 +231,7 @@ def logits_of(
         progress: listens.
     """
     thawed = winner == "finetune_phase"
-    # A thawed backbone says something else of the images than the one whose features are kept: its own part
-    # above the cut runs here, on what lies below.
-    wanted = dataclasses.replace(
-        wanted_features(prepared.recipe), pooled=not thawed, activations=thawed, finetune_epochs=0
-    )
-    known = {"validation": beginning.validation, "test": beginning.test}.get(name)
-    if known is not None:
-        features = known
-    else:
-        # After hours of training a full disk is no reason to stop.
-        try:
-            (features,) = extract(beginning.frozen, [prepared.frozen_views(name)], cache, wanted, progress)
-        except NoSpaceError as error:
-            progress.warn(f"The features of the {name} images are not kept: {error}")
-            views = [prepared.frozen_views(name)]
-            (features,) = extract(beginning.frozen, views, cache, wanted, progress, ("disk",))
+    features = features_of(beginning, prepared, name, cache, progress, thawed)
     model, read, settings = (
         (beginning.parts.suffix, features.activation_batch, prepared.recipe.finetune_phase)
         if thawed
@@ -254,6 +239,62 @@ def logits_of(
     )
     infer = inference_of(model)
     return predict_logits(infer, features.count, read, evaluation_batch(settings))
+
+
+def features_of(
+    beginning: Beginning,
+    prepared: Prepared,
+    name: str,
+    cache: Cache,
+    progress: Progress = Progress(),
+    thawed: bool = False,
+) -> Features:
+    """Features of a split's images without augmentation: those that training began with, or from the store, or computed now.
+
+    Args:
+        beginning: the network.
+        prepared: the images.
+        name: of the split.
+        cache: keeps the features.
+        progress: listens.
+        thawed: activations at the unfreeze point in place of pooled features. A thawed backbone says something else of the
+            images than the one whose features are kept: its own part above the cut runs on what lies below.
+    """
+    known = {"train": beginning.train, "validation": beginning.validation, "test": beginning.test}.get(name)
+    if known is not None:
+        return known
+    wanted = dataclasses.replace(
+        wanted_features(prepared.recipe), pooled=not thawed, activations=thawed, finetune_epochs=0
+    )
+    views = [prepared.frozen_views(name)]
+    # After hours of training a full disk is no reason to stop.
+    try:
+        (features,) = extract(beginning.frozen, views, cache, wanted, progress)
+    except NoSpaceError as error:
+        progress.warn(f"The features of the {name} images are not kept: {error}")
+        (features,) = extract(beginning.frozen, views, cache, wanted, progress, ("disk",))
+    return features
+
+
+def at_unfreeze_point(
+    beginning: Beginning, prepared: Prepared, cache: Cache, progress: Progress = Progress()
+) -> Beginning:
+    """The same network with the weights that it has, cut at another unfreeze point, and its features there.
+
+    Args:
+        beginning: of the network.
+        prepared: the images, with the recipe that names the point.
+        cache: keeps the features.
+        progress: listens.
+    """
+    recipe, network = prepared.recipe, beginning.network
+    frozen = frozen_part(network.backbone, recipe, len(prepared.splits.class_names))
+    views = [prepared.frozen_views(name) for name in ("train", "validation")]
+    train, validation = extract(frozen, views, cache, wanted_features(recipe), progress)
+    parts = cut(network, unfreeze_point(recipe))
+    return dataclasses.replace(
+        beginning, parts=parts, frozen=frozen, train=train, validation=validation, test=None
+    )
 
 
 def metrics_of(logits: np.ndarray, prepared: Prepared, name: str) -> Metrics:

@@ -16,7 +16,7 @@ from kerastl.run import Run
 
 # Keys that hold a path, or may.
 _PATHS = (
-    ("data", "source"), ("data", "data_dir"), ("backbone", "name"), ("backbone", "weights"), ("backbone", "weights_dir"), ("cache", "directory")
+    ("data", "source"), ("data", "data_dir"), ("backbone", "name"), ("backbone", "weights"), ("backbone", "weights_dir"), ("head", "layers"), ("cache", "directory")
 )  # fmt: skip
 
 
@@ -73,7 +73,7 @@ def measured(run: Run) -> Mapping[str, Any]:
 
 def published_recipe(recipe: Settings) -> str:
     """The recipe as TOML for whoever gets the model: of paths, which tell users and machines, the last parts alone."""
-    changes: dict[str, dict[str, str]] = {"data": {}, "backbone": {}, "cache": {}}
+    changes: dict[str, dict[str, str]] = {"data": {}, "backbone": {}, "head": {}, "cache": {}}
     for part, name in _PATHS:
         if value := getattr(getattr(recipe, part), name):
             changes[part][name] = without_folders(value)

@@ -1,4 +1,4 @@
-"""What Python gets back from a fit: a trained model, what it was measured at, and what can be done with it."""
+"""A trained model as Python gets it back: its figures, its answers, and its export."""
 
 from __future__ import annotations
 
@@ -227,7 +227,7 @@ def _columns(path: Path) -> dict[str, list[float]]:
 
 
 def _encoded(x: Any, progress: Progress) -> tuple[bool, list[tuple[str, bytes | str]]]:
-    """Whether it is one image, and name and bytes of each."""
+    """True for one image alone; and name and bytes of each."""
     if isinstance(x, (bytes, bytearray)):
         return True, [("bytes", bytes(x))]
     if isinstance(x, (str, Path)):

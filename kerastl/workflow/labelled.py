@@ -20,6 +20,7 @@ from kerastl.errors import DataError, UserError, nearest
 from kerastl.features.cache import Cache
 from kerastl.features.pixels import decode_split
 from kerastl.features.views import Pixels
+from kerastl.model.own import reason_of
 from kerastl.progress import Progress
 from kerastl.recipe import CacheRecipe, DataRecipe, Settings, recipe_from_dict, resolve, settings_from_dict
 from kerastl.run import Run
@@ -46,9 +47,8 @@ def model_of(run: Run) -> keras.Model:
     try:
         return keras.saving.load_model(run.model_keras, compile=False)
     except TypeError as error:  # what Keras says of a class that it cannot find
-        reason = str(error).strip().splitlines()[0]
         raise UserError(
-            f"Keras cannot load {run.model_keras}: {reason} Layers of one's own have to be registered "
+            f"Keras cannot load {run.model_keras}: {reason_of(error)} Layers of one's own have to be registered "
             "(@keras.saving.register_keras_serializable()), and their module imported first: in Python, before kerastl.load. An "
             "exported model needs neither"
         ) from error

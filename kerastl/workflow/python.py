@@ -2,27 +2,83 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
 
-from kerastl.backbones import backbone_names, is_file_name
+from kerastl.backbones import get_backbone
 from kerastl.data.examples import Examples
-from kerastl.errors import UserError, nearest
+from kerastl.model.own import save_own
+from kerastl.model.own_head import save_layers
 from kerastl.progress import Logging, Progress
-from kerastl.recipe import DataRecipe, Recipe, load_recipe, recipe_to_dict, shipped_recipes
-from kerastl.recipe.flags import keys_from_options
-from kerastl.recipe.load import recipe_from_dict
-from kerastl.recipe.schema import HANDED
+from kerastl.recipe import Recipe, load_recipe
+from kerastl.wording import safe_name
 from kerastl.workflow.fitted import Fitted
 from kerastl.workflow.fitting import fit as fit_recipe
+from kerastl.workflow.net import Net
+from kerastl.workflow.recipes import recipe_for, usable
+
+
+def build(
+    backbone: keras.Model | Recipe | str | Path,
+    data: Examples | str | Path | None = None,
+    *,
+    head: Sequence[keras.Layer] = (),
+    progress: Progress | None = None,
+    **options: Any,
+) -> Net:
+    """A pretrained backbone with a fresh head for some data; nothing is trained or decoded yet.
+
+    Args:
+        backbone: a functional Keras model of RGB images 0..255 [n, side, side, 3], with its weights; a `.keras` file of one; the
+            name of a backbone; or a recipe. What stands on its last activation is left out, its cut points are found on its graph.
+        data: as `fit` takes it.
+        head: layers between the pooled, standardised features and the last one, which gives a logit for each class: that is
+            added, unless the last of these is a Dense layer without activation that has as many units as there are classes.
+        progress: listens; without it warnings go to `logging`.
+        **options: as `fit` takes them.
+
+    Returns:
+        The network, for `kerastl.fit`, `features`, or the phases step by step. Models and layers that were handed over are copied,
+        and runs keep them as `backbone.keras` and `head.keras`.
+
+    Raises:
+        UserError: the model is no functional one of images, or has layers of one's own that Keras cannot load again; or recipe,
+            options or data cannot be used.
+
+    Example:
+        >>> net = kerastl.build("resnet50", data, head=[keras.layers.Dense(256, "relu"), keras.layers.Dropout(0.3)])
+        >>> kerastl.fit(net, unfreeze_from="conv4_block6_out")
+    """
+    examples = data if isinstance(data, Examples) else None
+    if data is not None and examples is None:
+        options["data.source"] = str(data)
+    files = (
+        tempfile.TemporaryDirectory(prefix="kerastl-") if head or isinstance(backbone, keras.Model) else None
+    )
+    if isinstance(backbone, keras.Model):
+        assert files is not None
+        file = save_own(backbone, Path(files.name) / "backbone.keras")
+        named = recipe_for(file, examples, {"name": None, **options})
+        if named.name is None:
+            source = named.data.source.removeprefix("tfds:").rpartition(":")[2].rstrip("/").rpartition("/")[2]
+            options["name"] = safe_name(f"{source}-{backbone.name}".lower())
+        backbone = file
+    recipe = recipe_for(backbone, examples, options)
+    if head:
+        assert files is not None
+        file = save_layers(
+            head, get_backbone(recipe.backbone.name), recipe.head, Path(files.name) / "head.keras"
+        )
+        recipe = recipe_for(recipe, examples, {"head.layers": file})
+    return Net(recipe, examples, files, progress)
 
 
 def fit(
-    recipe: Recipe | str | Path | None = None,
+    recipe: Net | Recipe | str | Path | None = None,
     data: Examples | str | Path | None = None,
     *,
     callbacks: Sequence[keras.callbacks.Callback] = (),
@@ -38,8 +94,8 @@ def fit(
     """Transfer a pretrained network to labelled images: train both phases, keep the better one, and test it once.
 
     Args:
-        recipe: a recipe, the name of a shipped one or its TOML file; or the name of a backbone, or a `.keras` file with one.
-            The defaults without it.
+        recipe: a network from `kerastl.build`; or a recipe, the name of a shipped one or its TOML file; or the name of a
+            backbone, or a `.keras` file with one. The defaults without it.
         data: examples (`kerastl.from_folder`, `from_arrays`, `from_frame`, `from_dataset`, `from_tfds`), or what `--data`
             takes; those that the recipe names without it.
         callbacks: Keras callbacks for both phases: the head's, whose model takes pooled features, then that of the blocks above
@@ -67,20 +123,24 @@ def fit(
         >>> kerastl.fit("resnet50", kerastl.from_arrays(x, y), unfreeze_from="conv4_block6_out").report.metrics.accuracy
         0.93
     """
+    net = recipe if isinstance(recipe, Net) else None
     examples = data if isinstance(data, Examples) else None
     if data is not None and examples is None:
         options["data.source"] = str(data)
-    asked = recipe_for(recipe, examples, options)
+    elif net is not None and data is None:
+        examples = net.examples
+    asked = recipe_for(recipe.asked if isinstance(recipe, Net) else recipe, examples, options)
     summary = fit_recipe(
         asked,
         runs_dir=runs_dir,
         models_dir=models_dir,
-        export_model=data is None if export_model is None else export_model,
+        export_model=data is net is None if export_model is None else export_model,
         tensorboard=tensorboard,
         keep=keep,
         warmup=warmup,
         progress=progress or Logging(),
         examples=usable(examples, asked),
+        files=net.files if net else None,
         callbacks=callbacks,
     )
     return Fitted(summary.run, summary.report, summary.exported, examples)
@@ -99,61 +159,3 @@ def run(recipe: Recipe | str | Path | None = None, sets: Sequence[str] = (), **o
         PosixPath('runs/20260731-120000-digits')
     """
     return fit(load_recipe(recipe, sets) if not isinstance(recipe, Recipe) else recipe, **options)
-
-
-def recipe_for(
-    recipe: Recipe | str | Path | None, examples: Examples | None, options: Mapping[str, Any]
-) -> Recipe:
-    """The checked recipe of a Python call.
-
-    Args:
-        recipe: as `fit` takes it.
-        examples: whose source it will name.
-        options: as `fit` takes them; they win over the recipe.
-    """
-    flags = keys_from_options(options)
-    if examples is not None:
-        defaults = DataRecipe()
-        given = vars(examples.recipe) if examples.recipe else {}
-        own = {f"data.{key}": value for key, value in given.items() if value != getattr(defaults, key)}
-        flags = {"data.source": defaults.source, **own, **flags}
-    if isinstance(recipe, Recipe):
-        return _changed(recipe, flags)
-    name = None if recipe is None else str(recipe)
-    if name is not None and (is_file_name(name) or name in backbone_names()):
-        return load_recipe(None, flags={"backbone.name": name, **flags})
-    if name is not None and name not in shipped_recipes() and not Path(name).expanduser().exists():
-        raise UserError(
-            f"'{name}' is no recipe and no backbone.{nearest(name, [*shipped_recipes(), *backbone_names()])} Expected the name of "
-            "one (`kerastl backbones` lists these), a .toml file or a .keras file"
-        )
-    return load_recipe(recipe, flags=flags)
-
-
-def usable(examples: Examples | None, recipe: Recipe) -> Examples | None:
-    """The examples where the recipe means them as they are; None where they have to be opened anew by other keys."""
-    if examples is None or recipe.data.source.startswith(HANDED) or examples.recipe is None:
-        return examples
-    opened = dataclasses.replace(
-        examples.recipe, **{key: getattr(recipe.data, key) for key in _AFTER_OPENING}
-    )
-    return examples if opened == recipe.data else None
-
-
-# Keys of `[data]` that are read when examples are split and decoded, not when they are opened.
-_AFTER_OPENING = (
-    "split_salt", "validation_fraction", "test_fraction", "examples_per_class", "min_images_per_class",
-    "max_unreadable_fraction", "resize", "significant_bits",
-)  # fmt: skip
-
-
-def _changed(recipe: Recipe, flags: Mapping[str, Any]) -> Recipe:
-    if not flags:
-        return recipe
-    values = recipe_to_dict(recipe)
-    for dotted, value in flags.items():
-        *table, last = dotted.split(".")
-        inner = values.setdefault(table[0], {}) if table else values
-        if value is not None:
-            inner[last] = value
-    return recipe_from_dict(values)

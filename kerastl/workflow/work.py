@@ -236,7 +236,7 @@ def save_model(run: Run, network: Network) -> None:
 def _with_own_files(recipe: Settings, run: Run, files: Path | None) -> Settings:
     if files is None:
         return recipe
-    for table, key, target in (("backbone", "name", run.backbone_keras),):
+    for table, key, target in (("backbone", "name", run.backbone_keras), ("head", "layers", run.head_keras)):
         part = getattr(recipe, table)
         value = getattr(part, key)
         if value and Path(value).parent == files:
