@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from test_tuning import graphs_alive, scored, shared_of, tiny  # noqa: F401
 
 from kerastl.tuning.hyperparameters import UNFREEZE_POINT
@@ -203,3 +204,16 @@ def test_layers_of_the_backbone_that_draw_begin_anew(
     assert any(now != start for now, start in zip(states[0], starts, strict=True)), "the control: they draw"
     scored(recipe, {}, shared, HeadPhases(tmp_path / "c"), repeats=2)
     assert shared.pool.made == 2, "another seed makes other layers"
+
+
+def test_a_traced_inference_stays_with_its_model_and_is_not_exported_with_it(tmp_path: Path) -> None:
+    from kerastl.training.reuse import inference_of
+
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    rows = tf.ones((4, 3))
+    before = inference_of(model)(rows)
+    assert inference_of(model) is inference_of(model)
+    model.layers[0].bias.assign([1.0, 1.0])
+    np.testing.assert_allclose(inference_of(model)(rows), before + 1.0, rtol=1e-6)
+    model.export(tmp_path / "model", verbose=False)
+    assert b"_kept_inference" not in (tmp_path / "model" / "saved_model.pb").read_bytes()

@@ -77,17 +77,12 @@ def compile_for(
 
 def inference_of(model: Callable[..., Any]) -> Infer:
     """A model in inference mode, traced when it is first called; it reads whatever weights the model then has."""
-    kept: Infer | None = getattr(model, "_inference", None)
+    kept: Infer | None = getattr(model, "_kept_inference", None)
     if kept is not None:
         return kept
-    traced = tf.function(functools.partial(model, training=False), reduce_retracing=True)
-
-    def infer(inputs: tf.Tensor) -> tf.Tensor:
-        return traced(inputs)
-
+    infer: Infer = tf.function(functools.partial(model, training=False), reduce_retracing=True)
     if isinstance(model, keras.Model):
-        # Past Keras, which would take it for a part of the model. A traced function would be exported with it, a plain one is not.
-        object.__setattr__(model, "_inference", infer)
+        object.__setattr__(model, "_kept_inference", infer)  # past Keras: it is no part of the model
     return infer
 
 

@@ -7,7 +7,6 @@ import hashlib
 import json
 import time
 import zipfile
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,6 @@ from kerastl.training.phase import PhaseResult
 from kerastl.tuning.hyperparameters import FINETUNE
 from kerastl.writing import replace_atomically
 
-IN_MEMORY = 16
 PAUSE_SECONDS = 0.2
 
 
@@ -50,7 +48,7 @@ def head_key(recipe: Settings, data: str, fold: int | None) -> dict[str, Any]:
 
 
 class HeadPhases:
-    """Head phases by what they depend on, in memory and on disk.
+    """Head phases on disk, by what they depend on.
 
     Args:
         folder: where they are kept; made when the first is written.
@@ -64,20 +62,15 @@ class HeadPhases:
     def __init__(self, folder: Path, progress: Progress = Progress()) -> None:
         self.folder, self._progress = folder, progress
         self.trained = self.reused = 0
-        self._recent: OrderedDict[str, PhaseResult] = OrderedDict()
 
     def get(self, key: Mapping[str, Any], train: Callable[[], PhaseResult]) -> PhaseResult:
-        """The head phase under this key: from memory, from disk, or run now."""
+        """The head phase under this key: read, or run now."""
         text = json.dumps(key, sort_keys=True)
         name = hashlib.sha256(text.encode()).hexdigest()[:32]
         path = self.folder / f"{name}.npz"
         before = self.trained
-        result = self._recent.get(name) or self._read(path, text) or self._run(path, text, train)
+        result = self._read(path, text) or self._run(path, text, train)
         self.reused += self.trained == before
-        self._recent[name] = result
-        self._recent.move_to_end(name)
-        if len(self._recent) > IN_MEMORY:
-            self._recent.popitem(last=False)
         return result
 
     def _run(self, path: Path, key: str, train: Callable[[], PhaseResult]) -> PhaseResult:
