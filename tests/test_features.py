@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
-import hashlib
-import os
 import shutil
-import time
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -16,18 +13,18 @@ import pytest
 
 from kerastl.backbones import get_backbone
 from kerastl.errors import TrainingError, UserError
-from kerastl.features.arrays import new_array
 from kerastl.features.cache import Cache
 from kerastl.features.extract import Wanted, extract
-from kerastl.features.frozen import Frozen, Overflow, narrowed
+from kerastl.features.frozen import Frozen, as_kept, narrowed
 from kerastl.features.readers import Features
-from kerastl.features.unit import Unit
 from kerastl.features.views import FrozenViews, Views
 from kerastl.model.build import Network, build_backbone, build_model
 from kerastl.model.cut import cut
 from kerastl.progress import Progress
 from kerastl.recipe import AugmentRecipe, CacheRecipe, HeadRecipe
 from kerastl.recipe.rule import resolve_augment
+from kerastl.store.array import Array, digests
+from kerastl.store.block import BLOCK, BLOCK_ROWS
 from kerastl.writing import NoSpaceError
 
 SIZE = 32
@@ -75,17 +72,18 @@ def features_of(
 ) -> Features:
     """Features of one split; what is kept lies in `folder`, and stays held."""
     recipe = CacheRecipe(mode=mode, directory=str(folder / "store"), dtype=dtype)
-    facts = {"images": images_digest_of(images)}
-    split = FrozenViews("train", images, view_count, facts, {"data": "noise"})
+    split = frozen_views(images, view_count)
     wanted = Wanted(pooling, pooled=True, activations=True, finetune_epochs=epochs)
     (found,) = extract(frozen, [split], Cache(recipe, folder / "scratch"), wanted, progress)
     return found
 
 
-def images_digest_of(images: Views) -> str:
-    return hashlib.sha256(
-        np.ascontiguousarray(images.pixels).tobytes() + repr(list(images.ids)).encode()
-    ).hexdigest()
+def frozen_views(images: Views, view_count: int) -> FrozenViews:
+    """A training split as it comes from decoding."""
+    contents = digests(
+        [np.ascontiguousarray(each).tobytes() for each in images.pixels[np.arange(images.count)]]
+    )
+    return FrozenViews("train", images, view_count, contents, {"image_size": SIZE}, {"data": "noise"})
 
 
 def frozen_at(network: Network, point: str) -> Frozen:
@@ -198,11 +196,13 @@ def test_without_room_activations_are_computed_live_and_it_is_said(
     images, said = views(level="light"), Said()
     stored = features_of(frozen_at(network, POINT), images, 2, tmp_path / "stored")
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr("kerastl.features.store.shutil.disk_usage", lambda path: usage)
+    monkeypatch.setattr("kerastl.store.folder.shutil.disk_usage", lambda path: usage)
     monkeypatch.setattr("kerastl.features.cache.available_memory", lambda: 2 * 10 * 2 * 3 * 256 * 4)
     frozen = frozen_at(network, POINT)
     live = features_of(frozen, images, 2, tmp_path / "live", "auto", progress=said)
-    assert any("activations computed live: room for" in line for line in said.lines), said.lines
+    assert "Features: pooled (61 KB) kept in memory, activations (20 KB) computed live" in said.lines[0], (
+        said.lines
+    )
     before = frozen.forward_passes
     batch = np.asarray(live.activation_batch(EVERYTHING, 1), np.float32)
     assert frozen.forward_passes == before + 10
@@ -219,7 +219,7 @@ def test_what_is_kept_already_is_read_from_the_disk_though_the_rest_goes_to_memo
     images = views(level="light")
     features_of(frozen_at(network, POINT), images, 2, tmp_path)
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr("kerastl.features.store.shutil.disk_usage", lambda path: usage)
+    monkeypatch.setattr("kerastl.store.folder.shutil.disk_usage", lambda path: usage)
     frozen, said = frozen_at(network, POINT), Said()
     features_of(frozen, images, 3, tmp_path, "auto", progress=said)
     assert frozen.forward_passes == 10, "only the third view"
@@ -246,10 +246,10 @@ def test_live_views_of_a_batch_are_computed_together(network: Network, tmp_path:
     assert calls == [10]
 
 
-def test_auto_keeps_where_there_is_room_and_says_why(network: Network, tmp_path: Path) -> None:
+def test_auto_keeps_where_there_is_room_and_says_where(network: Network, tmp_path: Path) -> None:
     said = Said()
     features_of(frozen_at(network, POINT), views(level="light"), 2, tmp_path, "auto", progress=said)
-    assert "kept in" in said.lines[0] and "live about" in said.lines[0] and "(82 KB" in said.lines[0]
+    assert said.lines[0] == f"Features: pooled (61 KB) and activations (20 KB) kept in {tmp_path / 'store'}"
 
 
 def test_every_image_and_view_runs_through_the_frozen_part_exactly_once(
@@ -271,7 +271,7 @@ def test_every_image_and_view_runs_through_the_frozen_part_exactly_once(
 
 
 @pytest.mark.parametrize("count", [10, 40, 100])
-def test_batches_that_were_timed_are_kept(network: Network, tmp_path: Path, count: int) -> None:
+def test_a_new_view_is_all_that_is_computed(network: Network, tmp_path: Path, count: int) -> None:
     images, frozen, positions = views(count, level="light"), frozen_at(network, POINT), np.arange(count)
     features_of(frozen, images, 2, tmp_path, "auto")
     assert frozen.forward_passes == 2 * count
@@ -286,46 +286,74 @@ def test_batches_that_were_timed_are_kept(network: Network, tmp_path: Path, coun
             )
 
 
-def test_the_network_runs_ahead_of_a_slow_disk_by_one_shard_and_no_more(
-    network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Shards that wait for the disk wait in memory."""
-    frozen, write, ahead = frozen_at(network, POINT), Unit.write, []
+def full_after(writes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that is full after so many blocks."""
+    add, count = Array.add, iter(range(10**9))
 
-    def slow(unit: Unit, shard: int, *rest: object) -> None:
-        before = frozen.forward_passes
-        time.sleep(0.5)
-        ahead.append((shard, before, frozen.forward_passes))
-        write(unit, shard, *rest)  # type: ignore[arg-type]
+    def full(array: Array, keys: np.ndarray, rows: Any, notes: Any, on_disk: bool) -> None:
+        if on_disk and next(count) >= writes:
+            raise NoSpaceError("the disk is full")
+        add(array, keys, rows, notes, on_disk)
 
-    monkeypatch.setattr(Unit, "write", slow)
-    features_of(frozen, views(4 * 256, level="none"), 1, tmp_path, "disk")
-    assert all(passes <= (shard + 2) * 256 for shard, _, passes in ahead), ahead
-    assert any(passes > before for _, before, passes in ahead), "the network waited for the disk"
+    monkeypatch.setattr(Array, "add", full)
 
 
 def test_a_disk_that_fills_up_in_the_middle_is_no_reason_to_stop(
     network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was reserved can be written, but for the file systems that reserve nothing."""
-    images, write = views(300, level="none"), Unit.write
-
-    def full(unit: Unit, shard: int, *rest: object) -> None:
-        if shard == 1:
-            raise NoSpaceError("the disk is full")
-        write(unit, shard, *rest)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(Unit, "write", full)
-    frozen, positions = frozen_at(network, POINT), np.arange(300)
-    found = features_of(frozen, images, 1, tmp_path, "auto")
-    with pytest.raises(NoSpaceError):
-        features_of(frozen_at(network, POINT), images, 1, tmp_path / "disk", "disk")
-    monkeypatch.setattr(Unit, "write", write)
+    images, frozen, positions = views(300, level="none"), frozen_at(network, POINT), np.arange(300)
+    with monkeypatch.context() as patch:
+        full_after(2, patch)
+        found = features_of(frozen, images, 1, tmp_path, "auto")
+        with pytest.raises(NoSpaceError):
+            features_of(frozen_at(network, POINT), images, 1, tmp_path / "disk", "disk")
     whole = features_of(frozen_at(network, POINT), images, 1, tmp_path / "whole", "disk")
     np.testing.assert_array_equal(found.activation_batch(positions, 0), whole.activation_batch(positions, 0))
+    np.testing.assert_array_equal(found.pooled_batch(positions, 0), whole.pooled_batch(positions, 0))
     again = frozen_at(network, POINT)
     features_of(again, images, 1, tmp_path, "disk")
-    assert again.forward_passes == 300 - 256, "what was written before is taken up"
+    assert again.forward_passes == 300 - BLOCK_ROWS, "what was written before is taken up"
+
+
+# The figures that the store is for
+
+
+def test_one_more_image_is_one_more_forward_pass_a_view(network: Network, tmp_path: Path) -> None:
+    images, frozen = views(1001, level="light"), frozen_at(network, POINT)
+    features_of(frozen, taken(images, slice(1000)), 2, tmp_path)
+    assert frozen.forward_passes == 2000
+    features_of(frozen, images, 2, tmp_path)
+    assert frozen.forward_passes == 2000 + 1 * 2
+
+
+def test_folds_thinned_sets_and_another_set_of_the_same_pictures_run_nothing(
+    network: Network, tmp_path: Path
+) -> None:
+    images, frozen = views(100, level="light"), frozen_at(network, POINT)
+    features_of(frozen, images, 2, tmp_path)
+    whole = frozen.forward_passes
+    fold = np.delete(np.arange(100), np.arange(20, 40))
+    for part in (fold, np.arange(20, 40), np.arange(0, 100, 3)):
+        some = dataclasses.replace(
+            images, **{n: getattr(images, n)[part] for n in ("pixels", "classes", "ids")}
+        )
+        found = features_of(frozen, some, 2, tmp_path)
+        assert found.count == len(part)
+    elsewhere = dataclasses.replace(images, ids=np.array([f"copy-{index}" for index in range(100)], object))
+    features_of(frozen, elsewhere, 1, tmp_path)
+    assert frozen.forward_passes == whole
+    # Views beyond the first are a function of an image's identity: under another name they are other pictures.
+    features_of(frozen, elsewhere, 2, tmp_path)
+    assert frozen.forward_passes == whole + 100, "the control"
+
+
+def test_mixed_views_depend_on_the_whole_split_and_the_images_themselves_do_not(
+    network: Network, tmp_path: Path
+) -> None:
+    images, frozen = views(20, level="light", mixup_alpha=0.5), frozen_at(network, POINT)
+    features_of(frozen, images, 2, tmp_path)
+    features_of(frozen, taken(images, slice(15)), 2, tmp_path)
+    assert frozen.forward_passes == 2 * 20 + 15, "view 1 has other partners"
 
 
 @pytest.mark.parametrize(
@@ -388,7 +416,9 @@ def test_at_the_input_the_activations_are_the_pixels(network: Network, tmp_path:
     np.testing.assert_array_equal(batch, images.images(np.array([3, 1]), 1))
 
 
-def test_sixteen_bits_are_the_bits_that_numpy_gives_and_too_large_a_value_is_refused() -> None:
+def test_sixteen_bits_are_the_bits_that_numpy_gives_and_a_batch_with_too_large_a_value_stays_as_it_is() -> (
+    None
+):
     bits = np.random.default_rng(0).integers(0, 2**32, 300_000, dtype=np.uint32).view(np.float32)
     ordinary = bits[np.isfinite(bits) & (np.abs(bits) < np.finfo(np.float16).max)]
     below_normal = np.linspace(-7e-5, 7e-5, 100_001, dtype=np.float32)
@@ -397,15 +427,14 @@ def test_sixteen_bits_are_the_bits_that_numpy_gives_and_too_large_a_value_is_ref
     assert stored.dtype == np.float16
     np.testing.assert_array_equal(stored.view(np.uint16), values.astype(np.float16).view(np.uint16))
     assert narrowed(values[:0], "float16").shape == (0,)
-    with pytest.raises(Overflow):
-        narrowed(np.append(values, np.float32(65_505)), "float16")
+    assert narrowed(np.append(values, np.float32(65_505)), "float16").dtype == np.float32, (
+        "the store decides row by row"
+    )
     assert narrowed(np.float32([65_505]), "float32") == 65_505
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_what_is_no_number_is_neither_narrowed_nor_kept(tmp_path: Path, value: float) -> None:
-    with pytest.raises(Overflow):
-        narrowed(np.array([1.0, value], np.float32), "float16")
+def test_what_is_no_number_is_not_kept(tmp_path: Path, value: float) -> None:
     keras.utils.set_random_seed(0)
     spec = get_backbone("mobilenet_025")
     network = build_model(build_backbone(spec, SIZE), spec, HeadRecipe(), class_count=3)
@@ -415,34 +444,51 @@ def test_what_is_no_number_is_neither_narrowed_nor_kept(tmp_path: Path, value: f
         TrainingError, match=r"frozen part of mobilenet_025 gives .* no finite numbers.*backbone.weights"
     ):
         features_of(frozen_at(network, POINT), views(level="none"), 1, tmp_path)
-    assert not list(tmp_path.rglob("manifest.json"))
+    assert not list(tmp_path.rglob(f"*{BLOCK}"))
 
 
-def test_activations_beyond_sixteen_bits_are_kept_in_thirty_two(tmp_path: Path) -> None:
-    keras.utils.set_random_seed(0)
-    spec = get_backbone("mobilenet_025")
-    network = build_model(build_backbone(spec, SIZE), spec, HeadRecipe(), class_count=3)
-    parts = cut(network, POINT)
-    scale = keras.Model(parts.prefix.inputs[0], parts.prefix.outputs[0] * 1e6 + 1e5)
-    both = keras.Model(scale.inputs, [scale.outputs[0], parts.pooled(scale.inputs[0])])
-    huge = dataclasses.replace(parts, prefix=scale, both=both)
-    said = Said()
-    found = features_of(Frozen(huge, network.backbone), views(level="none"), 1, tmp_path, progress=said)
-    batch = found.activation_batch(EVERYTHING, 0)
-    assert batch.dtype == np.float32 and np.isfinite(batch).all() and batch.max() >= 1e5
-    assert any("do not fit sixteen bits" in line for line in said.lines)
-    again = Frozen(huge, network.backbone)
-    features_of(again, views(level="none"), 1, tmp_path)
-    assert again.forward_passes == 0, "the next run remembers"
+def huge(network: Network, point: str = POINT, scale: float = 1e6) -> Frozen:
+    """The frozen part of a network of which some activations do not fit sixteen bits."""
+    parts = cut(network, point)
+    scaled = keras.Model(parts.prefix.inputs[0], parts.prefix.outputs[0] * scale)
+    both = keras.Model(scaled.inputs, [scaled.outputs[0], parts.pooled(scaled.inputs[0])])
+    return Frozen(dataclasses.replace(parts, prefix=scaled, both=both), network.backbone)
 
 
-def test_a_full_disk_is_an_error_before_anything_is_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_rows_beyond_sixteen_bits_are_kept_exactly_and_live_ones_are_the_same(
+    network: Network, tmp_path: Path
 ) -> None:
-    def full(descriptor: int, start: int, length: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+    images = views(level="none")
+    exact = huge(network, scale=1.0).run(images.pixels, pooled=False, activations=True)["activations"]
+    largest = exact.reshape(10, -1).max(axis=1)
+    scale = 65_504 / float(np.sort(largest)[5]) * 0.999  # about half of the images fit
+    frozen = huge(network, scale=scale)
+    kept = features_of(frozen, images, 1, tmp_path).activation_batch(EVERYTHING, 0)
+    live = features_of(frozen, images, 1, tmp_path, "off").activation_batch(EVERYTHING, 0)
+    values = frozen.run(images.pixels, pooled=False, activations=True)["activations"]
+    fits = values.reshape(10, -1).max(axis=1) <= np.finfo(np.float16).max
+    assert 0 < fits.sum() < 10, "the control: some fit and some do not"
+    assert kept.dtype == np.float32
+    np.testing.assert_array_equal(kept, live)
+    np.testing.assert_array_equal(kept[~fits], values[~fits])
+    np.testing.assert_array_equal(kept[fits], values[fits].astype(np.float16).astype(np.float32))
+    np.testing.assert_array_equal(as_kept(values, "float32"), values)
+    again = huge(network, scale=scale)
+    features_of(again, images, 1, tmp_path)
+    assert again.forward_passes == 0
 
-    monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(NoSpaceError, match=r"array\.npy"):
-        new_array(tmp_path / "array.npy", (100, 100), np.float32)
-    assert not list(tmp_path.iterdir())
+
+def test_old_features_are_told_of_and_not_read(network: Network, tmp_path: Path) -> None:
+    old = tmp_path / "store" / ("pooled-" + "a" * 24)
+    old.mkdir(parents=True)
+    (old / "rows.npy").write_bytes(b"x" * 5000)
+    said, frozen = Said(), frozen_at(network, POINT)
+    features_of(frozen, views(level="none"), 1, tmp_path, progress=said)
+    assert frozen.forward_passes == 10
+    assert (
+        "5.0 KB" in said.lines[0]
+        and "earlier version" in said.lines[0]
+        and "kerastl cache prune" in said.lines[0]
+    )
+    features_of(frozen, views(level="none"), 1, tmp_path / "other", progress=(quiet := Said()))
+    assert not any("earlier version" in line for line in quiet.lines), "the control"

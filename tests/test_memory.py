@@ -1,4 +1,4 @@
-"""What memory may be taken: what is free, less what the limits of a container forbid; and who asks for more is told."""
+"""What memory may be taken: what is free, less what the limits of a container forbid."""
 
 from __future__ import annotations
 
@@ -6,12 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kerastl.features.cache import Cache
-from kerastl.features.memory import available_memory
-from kerastl.features.unit import UnitKey
-from kerastl.progress import Progress
-from kerastl.recipe import CacheRecipe
-from kerastl.writing import NoSpaceError
+from kerastl.store.memory import available_memory
 
 GIB = 2**30
 FREE = {"proc/meminfo": f"MemTotal: 99 kB\nMemAvailable:   {64 * GIB // 1024} kB\n"}
@@ -86,18 +81,3 @@ def test_limits_of_containers_are_heeded(tmp_path: Path, files: dict[str, str], 
 def test_the_memory_of_this_machine_is_known() -> None:
     if Path("/proc/meminfo").exists():
         assert available_memory() > 0
-
-
-def test_who_asks_for_more_memory_than_there_is_is_told_before_it_is_taken(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    key = UnitKey("pooled", {}, 100, (1000,), "float32")
-    with Cache(CacheRecipe(mode="memory"), tmp_path) as cache:
-        leased = cache.lease([{"pooled": key}], (), Progress())
-        monkeypatch.setattr("kerastl.features.cache.available_memory", lambda: int(key.bytes / 0.8) + 8)
-        assert cache.choose(leased, 0, lambda: 1.0, Progress()).pooled == "memory"
-        monkeypatch.setattr("kerastl.features.cache.available_memory", lambda: key.bytes)
-        with pytest.raises(NoSpaceError, match=r"memory: the features need 400 KB, and 320 KB may be taken"):
-            cache.choose(leased, 0, lambda: 1.0, Progress())
-        asked_last = cache.choose(leased, 0, lambda: 1.0, Progress(), excluded=("disk",))
-        assert asked_last.pooled == "live", "the test images, after hours of training"

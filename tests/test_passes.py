@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import errno
 import fcntl
-import json
 import os
 import shutil
 import subprocess
@@ -16,20 +15,19 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from test_features import POINT, SIZE, Said, frozen_at, images_digest_of, views
+from test_features import POINT, SIZE, Said, frozen_at, frozen_views, full_after, views
 
 from kerastl.backbones import get_backbone
 from kerastl.features.cache import Cache
 from kerastl.features.extract import Wanted, extract
 from kerastl.features.frozen import Frozen
 from kerastl.features.readers import Features
-from kerastl.features.sealing import MANIFEST
-from kerastl.features.unit import Unit
-from kerastl.features.views import FrozenViews, Views
+from kerastl.features.views import Views
 from kerastl.model.build import Network, build_backbone, build_model
-from kerastl.model.cut import cut
 from kerastl.progress import Progress
 from kerastl.recipe import CacheRecipe, HeadRecipe, load_recipe
+from kerastl.store.array import Array
+from kerastl.store.block import BLOCK_ROWS
 from kerastl.writing import NoSpaceError
 
 LATER, EARLIER = "conv_pw_11_relu", "conv_pw_3_relu"
@@ -59,77 +57,41 @@ def run(
     progress: Progress = Progress(),
     epochs: int = 10,
 ) -> Features:
-    split = FrozenViews("train", images, view_count, {"images": images_digest_of(images)}, {"data": "noise"})
     wanted = Wanted("avg", pooled=True, activations=True, finetune_epochs=epochs)
-    (found,) = extract(frozen, [split], cache, wanted, progress)
+    (found,) = extract(frozen, [frozen_views(images, view_count)], cache, wanted, progress)
     return found
 
 
-def stopped_after_a_shard(network: Network, images: Views, view_count: int, cache: Cache) -> None:
-    """A build that ends in the middle, with its space reserved and shard 0 in the journal."""
-    write = Unit.write
+def stopped_after_a_block(network: Network, images: Views, view_count: int, cache: Cache) -> None:
+    """A process that is stopped when the first block of pooled features and the first of activations are there."""
+    add, count = Array.add, iter(range(10**9))
 
-    def stop(unit: Unit, shard: int, *rest: object) -> None:
-        if shard == 1:
+    def stop(array: Array, *rest: Any) -> None:
+        if next(count) >= 2:
             raise KeyboardInterrupt
-        write(unit, shard, *rest)  # type: ignore[arg-type]
+        add(array, *rest)
 
     with pytest.MonkeyPatch.context() as patch, cache, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Unit, "write", stop)
+        patch.setattr(Array, "add", stop)
         run(frozen_at(network, POINT), images, view_count, cache)
 
 
-def overflowing(network: Network, point: str) -> Frozen:
-    """The frozen part of a network whose activations do not fit sixteen bits."""
-    parts = cut(network, point)
-    huge = keras.Model(parts.prefix.inputs[0], parts.prefix.outputs[0] * 1e6 + 1e5)
-    both = keras.Model(huge.inputs, [huge.outputs[0], parts.pooled(huge.inputs[0])])
-    return Frozen(dataclasses.replace(parts, prefix=huge, both=both), network.backbone)
-
-
 @pytest.mark.parametrize("mode", ["auto", "disk"])
-def test_a_build_that_was_stopped_goes_on_in_the_room_that_it_has(
+def test_what_was_stopped_goes_on_in_the_room_that_is_left(
     network: Network, tmp_path: Path, mode: str
 ) -> None:
     images, said = views(300, level="none"), Said()
     gigabytes = 1.2 * 300 * ROW_BYTES / 1e9
-    stopped_after_a_shard(network, images, 1, cache_at(tmp_path, mode="disk", max_gigabytes=gigabytes))
+    stopped_after_a_block(network, images, 1, cache_at(tmp_path, mode="disk", max_gigabytes=gigabytes))
     frozen = frozen_at(network, POINT)
     with cache_at(tmp_path, mode=mode, max_gigabytes=gigabytes) as cache:
         run(frozen, images, 1, cache, said)
-        assert all(unit.complete for unit in cache.store.units()) and len(cache.store.units()) == 2
-    assert frozen.forward_passes == 300 - 256
+        assert len(cache.folder.arrays()) == 2
+    assert frozen.forward_passes == 300 - BLOCK_ROWS
     assert said.lines[-1] == "Features of train: 44 forward passes"
-    other = views(300, level="none")
-    other = dataclasses.replace(other, ids=other.ids + "x")
+    others = dataclasses.replace(images, pixels=255 - images.pixels)
     with cache_at(tmp_path, mode="disk", max_gigabytes=gigabytes / 1.3) as cache, pytest.raises(NoSpaceError):
-        run(frozen_at(network, POINT), other, 1, cache)  # the control: another build finds no room
-
-
-def test_what_is_timed_are_rows_that_are_missing(network: Network, tmp_path: Path) -> None:
-    images, said, frozen = views(300, level="light"), Said(), frozen_at(network, POINT)
-    stopped_after_a_shard(network, images, 2, cache_at(tmp_path, mode="disk"))
-    with cache_at(tmp_path, mode="auto") as cache:
-        run(frozen, images, 2, cache, said)
-    assert frozen.forward_passes == 2 * 300 - 256
-    assert "kept in" in said.lines[0] and said.lines[-1] == "Features of train: 344 forward passes"
-
-
-def test_a_single_batch_is_timed_by_the_one_time_that_it_runs(network: Network, tmp_path: Path) -> None:
-    frozen, calls = frozen_at(network, POINT), []
-    once = frozen.run
-    frozen.run = lambda images, **which: (calls.append(len(images)), once(images, **which))[1]  # type: ignore[method-assign,assignment]
-    with cache_at(tmp_path, mode="auto") as cache:
-        run(frozen, views(10, level="light"), 2, cache)
-    assert calls == [10, 10] and frozen.forward_passes == 20
-
-
-def test_forward_passes_of_all_attempts_are_told(network: Network, tmp_path: Path) -> None:
-    frozen, said = overflowing(network, POINT), Said()
-    with cache_at(tmp_path, mode="disk") as cache:
-        run(frozen, views(100, level="none"), 1, cache, said)
-    assert frozen.forward_passes > 100, "the control: the first attempt ran some images"
-    assert said.lines[-1] == f"Features of train: {frozen.forward_passes} forward passes"
+        run(frozen_at(network, POINT), others, 1, cache)  # the control
 
 
 TOGETHER = """
@@ -167,59 +129,28 @@ def test_of_two_processes_that_begin_together_one_computes_all_and_the_other_not
     ]
 
 
-@pytest.mark.parametrize("trouble", ["overflow", "full disk"])
 def test_an_attempt_that_fails_lets_go_of_nothing_that_was_extracted_before(
-    network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: str
+    network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = views(level="none")
     with cache_at(tmp_path, mode="auto") as cache:
         run(frozen_at(network, POINT), images, 1, cache)
-        before = {unit.name for unit in cache.store.units()}
-        if trouble == "full disk":
-            write = Unit.write
-
-            def full(unit: Unit, *rest: Any) -> None:
-                raise NoSpaceError("the disk is full")
-
-            monkeypatch.setattr(Unit, "write", full)
+        before = {array.name for array in cache.folder.arrays()}
+        with monkeypatch.context() as patch:
+            full_after(0, patch)
             run(frozen_at(network, LATER), images, 1, cache)
-            monkeypatch.setattr(Unit, "write", write)
-        else:
-            run(overflowing(network, LATER), images, 1, cache)
-        assert not any(cache.store.remove(name) for name in before), "they are still being read"
+        assert not any(cache.folder.remove(name) for name in before), "they are still being read"
         run(frozen_at(network, EARLIER), images, 1, cache)
-        dtypes = dict.fromkeys((POINT, LATER, EARLIER), "")
-        for manifest in (tmp_path / "store").glob(f"activations-*/{MANIFEST}"):
-            content = json.loads(manifest.read_text())
-            dtypes[content["facts"]["unfreeze_point"]] = content["dtype"]
-        assert dtypes == {
-            POINT: "float16", LATER: "float32" if trouble == "overflow" else "", EARLIER: "float16"
-        }  # fmt: skip
-    assert all(cache.store.remove(name) for name in before), "the control: now nobody reads them"
-
-
-def test_what_does_not_fit_sixteen_bits_is_known_whoever_kept_it_in_thirty_two(
-    network: Network, tmp_path: Path
-) -> None:
-    images = views(level="none")
-    for frozen, dtypes, passes in (
-        (overflowing, ("float32", "auto"), [10, 0]),
-        (frozen_at, ("float32", "auto"), [10, 10]),  # the control: what fits is kept in sixteen
-    ):
-        found = []
-        for dtype in dtypes:
-            part = frozen(network, POINT)
-            with cache_at(tmp_path / frozen.__name__, mode="disk", dtype=dtype) as cache:
-                run(part, images, 1, cache)
-            found.append(part.forward_passes)
-        assert found == passes
+        points = {array.facts.get("unfreeze_point") for array in cache.folder.arrays() if array.bytes}
+        assert points == {None, POINT, EARLIER}, "what did not fit on the disk went to memory"
+    assert all(cache.folder.remove(name) for name in before), "the control: now nobody reads them"
 
 
 def test_where_there_is_room_nowhere_all_is_computed_live(
     network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr("kerastl.features.store.shutil.disk_usage", lambda path: usage)
+    monkeypatch.setattr("kerastl.store.folder.shutil.disk_usage", lambda path: usage)
     monkeypatch.setattr("kerastl.features.cache.available_memory", lambda: 0)
     frozen, said = frozen_at(network, POINT), Said()
     with cache_at(tmp_path, mode="auto") as cache:
@@ -227,9 +158,9 @@ def test_where_there_is_room_nowhere_all_is_computed_live(
         before = frozen.forward_passes
         found.pooled_batch(np.arange(10), 0)
         assert frozen.forward_passes == before + 10
-    assert "pooled features computed live" in said.lines[0], said.lines
+    assert "pooled (31 KB) and activations (10 KB) computed live" in said.lines[0], said.lines
     assert any("in every epoch of the head phase" in line and "(31 KB)" in line for line in said.warnings)
-    assert not list((tmp_path / "store").iterdir()), "no lock file is left of what was never built"
+    assert not (tmp_path / "store").exists(), "nothing is left of what was never kept"
 
 
 def test_a_store_without_locks_is_no_reason_to_stop(

@@ -46,7 +46,7 @@ def features(count: int, seed: int, views: int = 1) -> Features:
 
 
 def features_of(views: Views, *pooled: np.ndarray) -> Features:
-    return Features(views, len(pooled), reader_of(pooled))
+    return Features(views, len(pooled), reader_of(np.concatenate(pooled), 0, views.count))
 
 
 def data(train: Features | None = None) -> PhaseData:

@@ -1,26 +1,25 @@
-"""Decoded images that are kept: keyed by all that they depend on, and unreadable ones looked at again."""
+"""Decoded images that are kept: by their content and all that decoding depends on; unreadable ones are looked at again."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import os
 import shutil
-import tracemalloc
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from kerastl.backbones import get_backbone
-from kerastl.data.examples import Split
+from kerastl.data.examples import Examples, Split
 from kerastl.data.sources import open_examples
-from kerastl.features import pixels as pixels_module
+from kerastl.features import inputs as inputs_module
 from kerastl.features import views as views_module
 from kerastl.features.cache import Cache
-from kerastl.features.pixels import KeptPixels, _readable_by_now, decode_split, image_facts
-from kerastl.features.sealing import MANIFEST, sealed
-from kerastl.features.unit import UnitKey
+from kerastl.features.contents import content_keys
+from kerastl.features.inputs import decode_split, input_facts
 from kerastl.features.views import Views
 from kerastl.progress import Progress
 from kerastl.recipe import AugmentRecipe, CacheRecipe, DataRecipe
@@ -38,10 +37,25 @@ def split_of(data: Path) -> Split:
     return Split("train", examples, np.arange(len(examples)))
 
 
-def decoded(data: Path, store: Path) -> tuple[np.ndarray, dict[int, str]]:
-    with Cache(CacheRecipe(mode="disk", directory=str(store)), store / "scratch") as cache:
-        pixels, reasons, _ = decode_split(split_of(data), DataRecipe(), 16, cache, Progress())
+def decoded(data: Path, store: Path, **keys: Any) -> tuple[np.ndarray, dict[int, str]]:
+    size, mode = keys.pop("size", 16), keys.pop("mode", "disk")
+    with Cache(CacheRecipe(mode=mode, directory=str(store)), store / "scratch") as cache:
+        pixels, reasons = decode_split(split_of(data), DataRecipe(**keys), size, cache, Progress())
         return pixels[np.arange(pixels.shape[0])], reasons
+
+
+@pytest.fixture
+def counts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many images each pass decoded."""
+    found: list[int] = []
+    once = inputs_module.decode_in_chunks
+
+    def counted(encoded: Any, indices: np.ndarray, *rest: Any) -> Iterator[Any]:
+        found.append(len(indices))
+        return once(encoded, indices, *rest)
+
+    monkeypatch.setattr(inputs_module, "decode_in_chunks", counted)
+    return found
 
 
 def relabel(data: Path) -> None:
@@ -67,39 +81,116 @@ def add(data: Path) -> None:
     shutil.copy(sorted((data / "green").iterdir())[3], data / "green" / "zzz.png")
 
 
+def copied(data: Path) -> None:
+    shutil.copytree(data, data.parent / "elsewhere")
+    shutil.rmtree(data)
+    (data.parent / "elsewhere").rename(data)
+
+
+def renamed(data: Path) -> None:
+    for path in sorted((data / "blue").iterdir()):
+        path.rename(path.with_name(f"other-{path.name}"))
+
+
+def thinned(data: Path) -> None:
+    for path in sorted((data / "blue").iterdir())[::2]:
+        path.unlink()
+
+
+def another(data: Path) -> None:
+    Image.fromarray(np.full((16, 16, 3), 7, np.uint8)).save(data / "green" / "zzz.png")
+
+
 @pytest.mark.parametrize(
-    ("change", "same"), [(relabel, True), (rewrite_with_its_old_time, False), (touch, False), (add, False)]
+    ("change", "passes"),
+    [
+        (relabel, 0),
+        (touch, 0),
+        (add, 0),
+        (copied, 0),
+        (renamed, 0),
+        (thinned, 0),
+        (another, 1),
+        (rewrite_with_its_old_time, 1),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
 )
-def test_the_images_are_part_of_the_key(data: Path, change, same: bool) -> None:  # type: ignore[no-untyped-def]
-    before = image_facts(split_of(data), DataRecipe(), 16)
+def test_an_image_is_known_by_its_content(
+    data: Path, tmp_path: Path, counts: list[int], change: Callable[[Path], None], passes: int
+) -> None:
+    decoded(data, tmp_path / "store")
+    counts.clear()
     change(data)
-    assert (image_facts(split_of(data), DataRecipe(), 16) == before) is same
+    pixels, _ = decoded(data, tmp_path / "store")
+    assert sum(counts) == passes
+    counts.clear()
+    fresh, _ = decoded(data, tmp_path / "fresh")
+    np.testing.assert_array_equal(pixels, fresh)
+    assert sum(counts) > 16, "the control: another store has none of them"
 
 
-def test_how_they_are_decoded_is_part_of_the_key(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    split = split_of(data)
-    facts = [
-        image_facts(split, DataRecipe(), 16),
-        image_facts(split, DataRecipe(), 17),
-        image_facts(split, DataRecipe(resize="pad"), 16),
-        image_facts(dataclasses.replace(split, indices=split.indices[1:]), DataRecipe(), 16),
-    ]
-    monkeypatch.setattr(pixels_module, "DECODE_VERSION", -1)
-    facts.append(image_facts(split, DataRecipe(), 16))
-    monkeypatch.setattr(pixels_module.tf, "__version__", "0")
-    facts.append(image_facts(split, DataRecipe(), 16))
+def test_files_that_did_not_change_are_not_read_again(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    indexed = Examples.indexed
+    monkeypatch.setattr(
+        Examples, "indexed", lambda self, indices: read.append(len(indices)) or indexed(self, indices)
+    )  # type: ignore[func-returns-value]
+    sizes = []
+    for change in (lambda data: None, lambda data: None, touch):
+        change(data)
+        read.clear()
+        with Cache(
+            CacheRecipe(mode="disk", directory=str(tmp_path / "store")), tmp_path / "scratch"
+        ) as cache:
+            split = split_of(data)
+            keys = content_keys(split, cache)
+            assert len(keys) == split.count
+        sizes.append(sum(read))
+    assert sizes == [72, 16, 17], "all of them, some to make sure, and the one that was touched"
+
+
+@pytest.mark.parametrize("mode", ["off", "memory"])
+def test_where_nothing_is_kept_beyond_the_run_no_file_is_read_for_its_content(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    monkeypatch.setattr(Examples, "indexed", lambda self, indices: pytest.fail("a file is read"))
+    with Cache(CacheRecipe(mode=mode), tmp_path / "scratch") as cache:
+        assert len(np.unique(content_keys(split_of(data), cache), axis=0)) == 72
+
+
+@pytest.mark.parametrize("keys", [{"size": 17}, {"resize": "pad"}, {"significant_bits": 12}], ids=str)
+def test_how_they_are_decoded_is_part_of_the_key(
+    data: Path, tmp_path: Path, counts: list[int], keys: dict[str, Any]
+) -> None:
+    decoded(data, tmp_path / "store")
+    counts.clear()
+    decoded(data, tmp_path / "store", **keys)
+    assert sum(counts) > 16
+
+
+def test_decoder_and_tensorflow_are_part_of_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = [input_facts(DataRecipe(), 16)]
+    monkeypatch.setattr(inputs_module, "DECODE_VERSION", -1)
+    facts.append(input_facts(DataRecipe(), 16))
+    monkeypatch.setattr(inputs_module.tf, "__version__", "0")
+    facts.append(input_facts(DataRecipe(), 16))
     assert all(one != other for i, one in enumerate(facts) for other in facts[:i])
 
 
 def test_a_view_is_keyed_by_knobs_seed_and_version(monkeypatch: pytest.MonkeyPatch) -> None:
-    def facts(view: int, **augment: object) -> dict[str, object]:
+    def facts(view: int, ids: tuple[str, str] = ("a", "b"), **augment: object) -> bytes:
         recipe = resolve_augment(AugmentRecipe(**augment), 100, get_backbone("mobilenet_025"))  # type: ignore[arg-type]
         pixels = np.zeros((2, 8, 8, 3), np.uint8)
-        return Views(pixels, np.zeros(2, int), 1, np.array(["a", "b"], object), recipe).facts(view)
+        images = Views(pixels, np.zeros(2, int), 1, np.array(ids, object), recipe)
+        return images.keys(np.arange(4, dtype=np.uint64).reshape(2, 2), view).tobytes()
 
     assert facts(0) == facts(0, level="strong", seed=3), "view 0 is the image itself"
+    assert facts(0) == facts(0, ids=("c", "d")), "and whose it is does not matter"
     assert facts(1) == facts(1, views=9), "how many views there are does not change one of them"
     found = [facts(1), facts(2), facts(1, seed=1), facts(1, level="medium"), facts(1, rotation_degrees=3.0)]
+    found += [facts(1, ids=("a", "c")), facts(1, mixup_alpha=0.5), facts(1, ("a", "c"), mixup_alpha=0.5)]
     monkeypatch.setattr(views_module, "AUGMENT_VERSION", -1)
     found.append(facts(1))
     assert all(one != other for i, one in enumerate(found) for other in found[:i])
@@ -118,48 +209,48 @@ def test_an_image_that_could_not_be_read_for_a_while_is_looked_at_again(data: Pa
     os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
     pixels, reasons = decoded(data, tmp_path / "store")
     assert not reasons and len(pixels) == 72
+    path.with_name("zzz.png").write_bytes(b"x" * len(content))
+    _, reasons = decoded(data, tmp_path / "store")
+    assert list(reasons) == [24], "it is not taken for what was mended: another file has that content"
 
 
-def test_decoding_that_was_killed_before_it_was_published_is_taken_up(data: Path, tmp_path: Path) -> None:
-    pixels, _ = decoded(data, tmp_path / "store")
-    (manifest,) = (tmp_path / "store").glob(f"pixels-*/{MANIFEST}")
-    unit, facts = manifest.parent, json.loads(manifest.read_text())
-    key = {name: facts[name] for name in ("format", "kind", "rows", "row_shape", "dtype", "facts", "about")}
-    lines = [key, *({"shard": i, "crc32": crc, "notes": {}} for i, crc in enumerate(facts["crc32"]))]
-    (unit / "journal.jsonl").write_text("".join(json.dumps(sealed(line)) + "\n" for line in lines))
-    (unit / MANIFEST).unlink()
-    again, _ = decoded(data, tmp_path / "store")
-    assert (again == pixels).all() and (unit / MANIFEST).is_file()
-
-
-def test_decoding_that_was_stopped_goes_on_in_the_room_that_it_has(data: Path, tmp_path: Path) -> None:
-    split, size = split_of(data), 72 * 16 * 16 * 3
-    key = UnitKey("pixels", image_facts(split, DataRecipe(), 16), 72, (16, 16, 3), "uint8")
-    recipe = CacheRecipe(mode="auto", directory=str(tmp_path / "store"), max_gigabytes=1.2 * size / 1e9)
-    with Cache(recipe, tmp_path / "scratch") as cache:
-        cache.hold_pixels(key, "disk", Progress()).begin()
-    assert not list((tmp_path / "store").rglob(MANIFEST)), "the control: it is begun, not built"
-    with Cache(recipe, tmp_path / "scratch") as cache:
-        for image_size in (16, 17):  # no room is left for a second, which goes to memory
-            pixels, _, _ = decode_split(split, DataRecipe(), image_size, cache, Progress())
-            assert isinstance(pixels, KeptPixels) and pixels.shape == (72, image_size, image_size, 3)
-            assert [path.parent.name for path in tmp_path.rglob(MANIFEST)] == [key.name]
-
-
-def test_images_that_could_not_be_read_are_looked_at_again_a_few_at_a_time(
-    data: Path, monkeypatch: pytest.MonkeyPatch
+def test_of_images_that_cannot_be_read_all_are_named_though_they_are_equal(
+    data: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(pixels_module, "REREAD_ROWS", 4)
-    for path in list(data.rglob("*.png")):
-        for copy in range(3):
-            shutil.copy(path, path.with_name(f"{path.stem}-{copy}.png"))
-    image_bytes, rows = 256 * 256 * 3, list(range(4 * 72))
-    tracemalloc.start()
-    try:
-        assert _readable_by_now(split_of(data), DataRecipe(), 256, rows)
-        assert tracemalloc.get_traced_memory()[1] < 100 * image_bytes  # decoding alone holds 64
-    finally:
-        tracemalloc.stop()
-    for path in data.rglob("*.png"):
-        path.write_bytes(b"x")
-    assert not _readable_by_now(split_of(data), DataRecipe(), 16, rows[:9])
+    bad = sorted((data / "blue").iterdir())[2:5]
+    for path in bad:
+        path.write_bytes(b"no picture")
+    pixels, reasons = decoded(data, tmp_path / "store")
+    assert list(reasons) == [2, 3, 4] and len(pixels) == 69 and len(set(reasons.values())) == 1
+
+
+def test_decoding_that_was_stopped_goes_on(
+    data: Path, tmp_path: Path, counts: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kerastl.store.store.BLOCK_ROWS", 8)
+    monkeypatch.setattr(inputs_module, "BLOCK_ROWS", 8)
+    remember, calls = inputs_module._remember_looks, iter(range(10**6))
+
+    def stops(*rest: Any) -> None:
+        if next(calls) == 3:
+            raise KeyboardInterrupt
+        remember(*rest)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(inputs_module, "_remember_looks", stops)
+        decoded(data, tmp_path / "store")
+    counts.clear()
+    pixels, _ = decoded(data, tmp_path / "store")
+    assert sum(counts) == 72 - 3 * 8 and len(pixels) == 72
+
+
+def test_where_the_disk_has_no_room_decoded_images_go_to_memory(data: Path, tmp_path: Path) -> None:
+    size = 72 * 16 * 16 * 3
+    recipe = CacheRecipe(mode="auto", directory=str(tmp_path / "store"), max_gigabytes=1.5 * size / 1e9)
+    with Cache(recipe, tmp_path / "scratch") as cache:
+        for image_size in (16, 17):  # no room is left for a second, as the first is being read
+            pixels, _ = decode_split(split_of(data), DataRecipe(), image_size, cache, Progress())
+            assert pixels.kept and pixels.shape == (72, image_size, image_size, 3)
+            assert (
+                len([array for array in cache.folder.arrays() if array.kind == "inputs" and array.bytes]) == 1
+            )

@@ -15,12 +15,13 @@ from test_features import Said
 
 from kerastl.data.examples import Splits
 from kerastl.errors import DataError
-from kerastl.features import pixels as pixels_module
+from kerastl.features import inputs as inputs_module
 from kerastl.features.cache import Cache
-from kerastl.features.pixels import AGAIN, CHECKED, LivePixels, decode_split
-from kerastl.features.unit import ROWS
+from kerastl.features.contents import names_of
+from kerastl.features.inputs import AGAIN, CHECKED, Inputs, decode_split
 from kerastl.progress import Progress
-from kerastl.recipe import Recipe, load_recipe
+from kerastl.recipe import DataRecipe, Recipe, load_recipe
+from kerastl.store.block import BLOCK
 from kerastl.workflow.beginning import Beginning, logits_of, prepare_and_begin
 from kerastl.workflow.prepare import Prepared, decode_splits, lost_images_named, open_splits
 
@@ -61,20 +62,20 @@ def assert_same(ours: list[np.ndarray], theirs: list[np.ndarray]) -> None:
 
 def pixel_bytes(folder: Path) -> int:
     """Of decoded images anywhere below a folder."""
-    return sum(path.stat().st_size for path in folder.rglob(f"pixels-*/{ROWS}"))
+    return sum(path.stat().st_size for path in folder.rglob(f"inputs-*/*{BLOCK}"))
 
 
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many images each pass decoded."""
     counts: list[int] = []
-    once = pixels_module.decode_in_chunks
+    once = inputs_module.decode_in_chunks
 
     def counted(encoded: Any, indices: np.ndarray, *rest: Any) -> Iterator[Any]:
         counts.append(len(indices))
         return once(encoded, indices, *rest)
 
-    monkeypatch.setattr(pixels_module, "decode_in_chunks", counted)
+    monkeypatch.setattr(inputs_module, "decode_in_chunks", counted)
     return counts
 
 
@@ -87,7 +88,7 @@ def data(solid_colours: Path, tmp_path: Path) -> Path:
 def no_room(monkeypatch: pytest.MonkeyPatch, free: int = 0) -> None:
     """Neither on the disk nor in memory."""
     usage = shutil.disk_usage("/")._replace(free=free)
-    monkeypatch.setattr("kerastl.features.store.shutil.disk_usage", lambda path: usage)
+    monkeypatch.setattr("kerastl.store.folder.shutil.disk_usage", lambda path: usage)
     monkeypatch.setattr("kerastl.features.cache.available_memory", lambda: 0)
 
 
@@ -162,7 +163,7 @@ def test_where_there_is_room_nowhere_images_are_decoded_anew_and_all_is_the_same
     recipe, splits = recipe_for(data, tmp_path / "none", cache__mode=mode, **changes)
     cache, prepared, start = begun(recipe, splits, tmp_path / "none", said)
     with cache:
-        assert isinstance(prepared.pixels["train"], LivePixels)
+        assert not prepared.pixels["train"].kept
         assert_same(all_rows(start), rows)
         assert pixel_bytes(tmp_path / "none") == 0
     assert any("are not kept" in line and "decoded whenever it is read" in line for line in said.lines)
@@ -182,10 +183,8 @@ def test_an_image_that_cannot_be_read_is_found_and_the_result_is_the_same(
     cache, prepared, start = begun(recipe, splits, tmp_path, said)
     with cache:
         rows = all_rows(start)
-        units = cache.store.units()
     assert set(prepared.unreadable) >= set(bad) and start.train.count == splits.train.count - len(bad)
     assert any("cannot be read" in line and "looked at first" in line for line in said.lines)
-    assert all(unit.complete for unit in units), "what was begun with the unreadable ones is removed"
     kept, _ = recipe_for(data, tmp_path / "kept", data__max_unreadable_fraction=0.1)
     with Cache(kept.cache, tmp_path / "kept" / "scratch") as other:
         decode_splits(kept, splits, other, Progress(), reading=AGAIN)
@@ -200,7 +199,15 @@ def test_an_image_that_cannot_be_read_is_found_and_the_result_is_the_same(
 def test_images_are_kept_after_all_where_activations_turn_out_to_be_live(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kerastl.features.choosing.Demand.live_is_cheaper", lambda demand, rate, memory: True)
+    places = Cache.places
+
+    def no_activations(cache: Cache, missing: dict[str, int], *rest: Any, **more: Any) -> dict[str, str]:
+        return {
+            **places(cache, missing, *rest, **more),
+            **({"activations": "live"} if "activations" in missing else {}),
+        }
+
+    monkeypatch.setattr(Cache, "places", no_activations)
     recipe, splits = recipe_for(data, tmp_path)
     said = Said()
     cache, _, start = begun(recipe, splits, tmp_path, said)
@@ -241,19 +248,19 @@ def test_what_is_read_from_the_front_is_streamed_or_kept_but_never_read_at_rando
             part = split if not at_random else splits.train
             return decode_split(part, recipe.data, SIZE, cache, Progress(), reading)[0]
 
-    assert isinstance(made(CHECKED, at_random=False), LivePixels)
+    assert not made(CHECKED, at_random=False).kept
     no_room(monkeypatch, free=10**9)
     shutil.rmtree(tmp_path / "store")
     recipe = dataclasses.replace(recipe, cache=dataclasses.replace(recipe.cache, max_gigabytes=1e-6))
-    assert not isinstance(made(AGAIN, at_random=False), LivePixels)
+    assert made(AGAIN, at_random=False).kept
     assert pixel_bytes(tmp_path / "scratch") > IMAGE_BYTES * split.count
-    assert isinstance(made(AGAIN, at_random=True), LivePixels), "the control: files are read at random"
+    assert not made(AGAIN, at_random=True).kept, "the control: files are read at random"
 
 
 def test_the_stream_decodes_no_further_ahead_than_it_computes(data: Path, tmp_path: Path) -> None:
     """Whatever the number of images, a few batches of them are in memory."""
     _, splits = recipe_for(data, tmp_path)
-    pixels = LivePixels(splits.train, "stretch", SIZE, CHECKED)
+    pixels = Inputs(splits.train, names_of(splits.train), DataRecipe(resize="stretch"), SIZE, CHECKED)
     batches = [np.arange(start, start + 8) for start in range(0, 40, 8)]
     held = pixels.in_turn(batches)
     first: Sequence[int] = next(held).shape

@@ -11,12 +11,13 @@ from kerastl.cli.helping import Group
 from kerastl.cli.options import Number, debug_option, json_option
 from kerastl.cli.terminal import print_json, table
 from kerastl.features.cache import cache_directory
-from kerastl.features.store import FeatureStore, Stored
 from kerastl.progress import size_text
 from kerastl.recipe.schema import CacheRecipe
+from kerastl.store.folder import Folder, Stored
 
 # So that a row of a usual network fits 80 columns.
 ORIGIN_COLUMNS = 16
+OLD = "of an earlier version of kerastl, which this one does not read"
 
 directory_option = click.option(
     "--directory",
@@ -37,16 +38,16 @@ def cache() -> None:
 @json_option
 @debug_option
 def list_(directory: Path | None, as_json: bool) -> None:
-    """List what is kept, the most recently used first; with --json each unit by itself."""
+    """List what is kept, the most recently used first; with --json each array by itself."""
     store = _store(directory)
-    units = store.units()
+    arrays = store.arrays()
     if as_json:
-        print_json(units)
+        print_json(arrays)
         return
-    if units:
-        click.echo(table(("kind", "size", "used", "belongs to (× views)", "state"), _grouped(units)))
-    total = sum(unit.bytes for unit in units)
-    click.echo(f"{store.root}: {len(units)} units, {size_text(total)}")
+    if arrays:
+        click.echo(table(("kind", "size", "used", "belongs to", "state"), _grouped(arrays)))
+    total = sum(array.bytes for array in arrays)
+    click.echo(f"{store.root}: {len(arrays)} arrays, {size_text(total)}")
 
 
 @cache.command()
@@ -56,7 +57,7 @@ def list_(directory: Path | None, as_json: bool) -> None:
 def clear(directory: Path | None, as_json: bool) -> None:
     """Remove everything that no process is using."""
     store = _store(directory)
-    _remove(store, store.units(), as_json)
+    _remove(store, store.arrays(), as_json)
 
 
 @cache.command()
@@ -75,62 +76,65 @@ def clear(directory: Path | None, as_json: bool) -> None:
 def prune(
     directory: Path | None, max_gigabytes: float | None, older_than_days: float | None, as_json: bool
 ) -> None:
-    """Remove interrupted builds, and what is too old or too much."""
+    """Remove what an earlier version kept in another format, and what is too old or too much."""
     store = _store(directory)
-    units = store.units()
-    doomed = {unit.name for unit in units if not unit.complete}
+    arrays = store.arrays()
+    doomed = {array.name for array in arrays if not array.complete}
     if older_than_days is not None:
-        doomed |= {unit.name for unit in units if unit.used < time.time() - older_than_days * 86_400}
+        doomed |= {array.name for array in arrays if array.used < time.time() - older_than_days * 86_400}
     if max_gigabytes is not None:
         left = 0
-        for unit in units:
-            if unit.name in doomed:
+        for array in arrays:
+            if array.name in doomed:
                 continue
-            left += unit.bytes
+            left += array.bytes
             if left > max_gigabytes * 1e9:
-                doomed.add(unit.name)
-    _remove(store, [unit for unit in units if unit.name in doomed], as_json)
+                doomed.add(array.name)
+    _remove(store, [array for array in arrays if array.name in doomed], as_json)
 
 
-def _store(directory: Path | None) -> FeatureStore:
+def _store(directory: Path | None) -> Folder:
     recipe = CacheRecipe(directory=str(directory) if directory else None)
-    return FeatureStore(cache_directory(recipe), int(recipe.max_gigabytes * 1e9))
+    return Folder(cache_directory(recipe), int(recipe.max_gigabytes * 1e9))
 
 
-def _remove(store: FeatureStore, units: list[Stored], as_json: bool) -> None:
-    removed = [unit for unit in units if store.remove(unit.name)]
+def _remove(store: Folder, arrays: list[Stored], as_json: bool) -> None:
+    removed = [array for array in arrays if store.remove(array.name)]
     if as_json:
-        stay = [unit for unit in units if unit not in removed]
+        stay = [array for array in arrays if array not in removed]
         print_json({"folder": store.root, "removed": removed, "not_removed": stay})
         return
-    kept = len(units) - len(removed)
+    kept = len(arrays) - len(removed)
     in_use = f"; {kept} stay, in use or not yours to remove" if kept else ""
-    click.echo(f"removed {len(removed)} units, {size_text(sum(unit.bytes for unit in removed))}{in_use}")
+    click.echo(f"removed {len(removed)} arrays, {size_text(sum(array.bytes for array in removed))}{in_use}")
 
 
-def _grouped(units: list[Stored]) -> list[tuple[str, str, str, str, str]]:
-    """A row for each split and network: its views together."""
+def _grouped(arrays: list[Stored]) -> list[tuple[str, str, str, str, str]]:
+    """A row for each output of each network."""
     groups: dict[tuple[str, str, str], list[Stored]] = {}
-    for unit in units:
-        state = "in use" if unit.in_use else "kept" if unit.complete else "partial"
-        groups.setdefault((unit.kind, _belongs_to(unit), state), []).append(unit)
+    for array in arrays:
+        state = "in use" if array.in_use else "kept" if array.complete else "old"
+        groups.setdefault((array.kind, _belongs_to(array), state), []).append(array)
     return [
         (
             kind,
-            size_text(sum(unit.bytes for unit in members)),
-            _age(max(unit.used for unit in members)),
-            belongs_to + _views(members),
+            size_text(sum(array.bytes for array in members)),
+            _age(max(array.used for array in members)),
+            belongs_to,
             state,
         )
         for (kind, belongs_to, state), members in groups.items()
     ]
 
 
-def _belongs_to(unit: Stored) -> str:
-    facts, about = unit.facts, unit.about
+def _belongs_to(array: Stored) -> str:
+    if not array.complete:
+        return OLD
+    facts, about = array.facts, array.about
     network = [str(facts[name]) for name in ("backbone", "unfreeze_point") if name in facts]
-    where = " ".join([*network, f"{facts.get('image_size', '?')} px"])
-    return f"{_shortened(str(about.get('data', 'unknown data')))}, {about.get('split', '?')}, {where}"
+    size = [f"{facts['image_size']} px"] if "image_size" in facts else []
+    # Rows of other data with the same network lie beside those of the first.
+    return ", ".join(filter(None, [" ".join([*network, *size]), _shortened(str(about.get("data", "")))]))
 
 
 def _shortened(text: str) -> str:
@@ -138,11 +142,6 @@ def _shortened(text: str) -> str:
     if len(text) <= ORIGIN_COLUMNS:
         return text
     return "…" + text[1 - ORIGIN_COLUMNS :] if "/" in text else text[: ORIGIN_COLUMNS - 1].rstrip() + "…"
-
-
-def _views(units: list[Stored]) -> str:
-    count = len({unit.about["view"] for unit in units if "view" in unit.about})
-    return f" × {count}" if count > 1 else ""
 
 
 def _age(used: float) -> str:

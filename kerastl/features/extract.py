@@ -1,4 +1,4 @@
-"""What the frozen part of the network says about every image, computed once and kept.
+"""Outputs of the frozen prefix for every image, computed once and kept.
 
 Below the unfreeze point nothing changes while training, so its outputs are kept and both phases train on
 them: the head phase on pooled features, the fine-tune phase on the activations at the unfreeze point. One
@@ -8,22 +8,25 @@ training code cannot tell the difference.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from kerastl.features.cache import Cache, Leased
-from kerastl.features.choosing import Keeping
-from kerastl.features.filling import BEYOND_SIXTEEN_BITS, Sample, fill
-from kerastl.features.frozen import Frozen, Overflow, narrowed
-from kerastl.features.pixels import CHECKED, LivePixels, OtherReading
+from kerastl.features.cache import Cache
+from kerastl.features.compute import compute_rows
+from kerastl.features.frozen import Frozen, as_kept
+from kerastl.features.inputs import Inputs
 from kerastl.features.readers import Features, Reader, live_reader, reader_of
-from kerastl.features.unit import MemoryUnit, Unit, UnitKey
 from kerastl.features.views import FrozenViews
 from kerastl.model.heads import POOLINGS, pooled_features
-from kerastl.progress import Progress, size_text
+from kerastl.progress import Progress, Tracker, size_text
+from kerastl.store.array import ArrayKey, Rows
+from kerastl.store.store import Part
 from kerastl.writing import WriteError
+
+POOLED, ACTIVATIONS = "pooled", "activations"
 
 
 @dataclass(frozen=True)
@@ -34,31 +37,13 @@ class Wanted:
         pooling: `avg`, `max`, `avgmax` or `gem`.
         pooled: whether the head phase will need pooled features.
         activations: whether the fine-tune phase will need the activations at the cut.
-        finetune_epochs: of that phase, to weigh the ways of keeping them against each other.
+        finetune_epochs: of that phase; 0 where features are read once.
     """
 
     pooling: str
     pooled: bool
     activations: bool
     finetune_epochs: int
-
-
-@dataclass(frozen=True)
-class _Call:
-    """What one call of `extract` was asked."""
-
-    frozen: Frozen
-    splits: Sequence[FrozenViews]
-    cache: Cache
-    wanted: Wanted
-    progress: Progress
-
-    @property
-    def live_passes(self) -> int:
-        """Forward passes for activations that are not kept: once for each epoch, and at least once."""
-        if not self.wanted.activations or self.frozen.cut.unfreeze_point == "input":
-            return 0
-        return max(1, self.wanted.finetune_epochs) * sum(split.views.count for split in self.splits)
 
 
 def extract(
@@ -83,39 +68,22 @@ def extract(
         NoSpaceError: the recipe asks for the disk or the memory, and has no room there.
         OtherReading: the images cannot be read as it was thought when they were made ready.
     """
-    call, before, may_fail = (
-        _Call(frozen, splits, cache, wanted, progress),
-        frozen.forward_passes,
-        bool(excluded),
-    )
-    sample: Sample | None = None
+    before, may_fail = frozen.forward_passes, bool(excluded)
+    arrays, keys = array_keys(frozen, splits, cache, wanted), row_keys(splits)
+    cache.tell_of_old(progress)
     while True:
-        keys = unit_keys(frozen, splits, cache, wanted)
+        call = _Call(frozen, splits, cache, wanted, progress, arrays, excluded)
         try:
-            leased = cache.lease(keys, excluded, progress)
-            with leased.stack:
-                if sample is None or not sample.measured:
-                    sample = Sample(frozen, splits, keys, leased.gaps)
-                features, kept = _attempt(call, leased, sample, excluded)
-                cache.keep(leased)
+            if cache.recipe.mode == "off":
+                progress.note("Features: computed live, anew in every epoch (cache.mode = off)")
+                rows: Mapping[str, Rows | None] = {}
+                call.check_reading({key.output for key in arrays})
+            else:
+                with call.stack:
+                    pixels = [split.views.pixels for split in splits]
+                    in_one = any(isinstance(each, Inputs) and each.from_front for each in pixels)
+                    rows = cache.store.open(arrays, keys, call.compute, call.place, progress, in_one)
             break
-        except Overflow:
-            progress.note(
-                f"Activations at '{frozen.cut.unfreeze_point}' do not fit sixteen bits: kept in thirty-two"
-            )
-            cache.widen(_place(frozen))
-            for of_view in keys:
-                cache.store.remove(of_view["activations"].name)
-        except OtherReading as other:
-            # Other images are other units: what was begun of these would never be used.
-            for key in (key for of_view in keys for key in of_view.values()):
-                if (
-                    other.reading == CHECKED
-                    and key.about["split"] == other.split
-                    and not cache.store.has(key)
-                ):
-                    cache.store.remove(key.name)
-            raise
         except (WriteError, MemoryError) as error:
             place = "memory" if isinstance(error, MemoryError) else "disk"
             if place in excluded or (cache.recipe.mode in ("disk", "memory") and not may_fail):
@@ -123,162 +91,156 @@ def extract(
             progress.warn(f"Features cannot be kept: {error}")
             excluded = (*excluded, place)
     computed = frozen.forward_passes - before
-    if kept or computed:
+    if computed or any(found is not None for found in rows.values()):
         names = [split.name for split in splits]
         done = f"{computed:,} forward passes" if computed else "read from the store, no forward pass"
         progress.note(f"Features of {' and '.join(filter(None, [', '.join(names[:-1]), names[-1]]))}: {done}")
-    return features
+    dtype = _dtype(cache)
+    return [
+        _features(frozen, split, start, rows, wanted, dtype)
+        for split, start in zip(splits, _starts(splits), strict=True)
+    ]
 
 
-def unit_keys(
-    frozen: Frozen, splits: Sequence[FrozenViews], cache: Cache, wanted: Wanted
-) -> list[dict[str, UnitKey]]:
-    """The units that features are made of, by kind, for each view of each split; nothing is computed.
+def array_keys(frozen: Frozen, splits: Sequence[FrozenViews], cache: Cache, wanted: Wanted) -> list[ArrayKey]:
+    """The arrays that features are kept in: `pooled`, and `activations`, where they are wanted."""
+    facts, about = {**splits[0].facts, **frozen.facts}, dict(splits[0].about)
+    channels, shape = int(frozen.cut.pooled.outputs[0].shape[-1]), frozen.cut.prefix.outputs[0].shape[1:]
+    point = frozen.cut.unfreeze_point
+    found = []
+    if wanted.pooled:
+        found.append(ArrayKey(POOLED, facts, (len(POOLINGS), channels), "float32", about))
+    if wanted.activations and point != "input":
+        at = {**facts, "unfreeze_point": point}
+        found.append(ArrayKey(ACTIVATIONS, at, tuple(map(int, shape)), _dtype(cache), about))
+    return found
 
-    Where activations are known not to fit sixteen bits, the cache is widened at this cut.
-    """
-    if _was_too_wide(frozen, splits, cache, wanted):
-        cache.widen(_place(frozen))
-    dtype = cache.dtype_at(_place(frozen))
-    return [_keys(frozen, split, view, wanted, dtype) for split in splits for view in range(split.view_count)]
 
-
-def _was_too_wide(frozen: Frozen, splits: Sequence[FrozenViews], cache: Cache, wanted: Wanted) -> bool:
-    """Whether the store holds any of these activations in thirty-two bits with values that do not fit sixteen."""
-    if not wanted.activations or cache.dtype_at(_place(frozen)) == "float32":
-        return False
-    every = (
-        _keys(frozen, split, view, wanted, "float32") for split in splits for view in range(split.view_count)
+def row_keys(splits: Sequence[FrozenViews]) -> np.ndarray:
+    """Keys of all rows, uint64 [n, 2]: split by split, view by view, image by image."""
+    return np.concatenate(
+        [split.views.keys(split.contents, view) for split in splits for view in range(split.view_count)]
     )
-    keys = (of_view["activations"] for of_view in every if "activations" in of_view)
-    return any(BEYOND_SIXTEEN_BITS in cache.store.notes(key) for key in keys)
 
 
-def _place(frozen: Frozen) -> str:
-    """One cut of one backbone."""
-    return f"{frozen.facts['weights']} {frozen.cut.unfreeze_point}"
+def _dtype(cache: Cache) -> str:
+    return "float32" if cache.recipe.dtype == "float32" else "float16"
 
 
-def _attempt(
-    call: _Call, leased: Leased, sample: Sample, excluded: Sequence[str]
-) -> tuple[list[Features], bool]:
-    """The features, and whether any of them are kept."""
-    cache, progress, frozen = call.cache, call.progress, call.frozen
-    keeping = cache.choose(leased, call.live_passes, sample.rate, progress, excluded)
-    _check_reading(call, keeping)
-    trains = call.wanted.finetune_epochs or len(call.splits) > 1  # else these are the test images, read once
-    if keeping.pooled == "live" and call.wanted.pooled and cache.recipe.mode == "auto" and trains:
-        lacking = sum(
-            key.bytes for of_view in leased.keys for kind, key in of_view.items() if kind == "pooled"
-        )
-        progress.warn(
-            f"Pooled features ({size_text(lacking)}) have room neither on the disk nor in memory: the network runs over all images "
-            "again in every epoch of the head phase. Free that much in either, lower augment.views, or lower "
-            "head_phase.epochs (up to 100 by the rule)"
-        )
-    units = cache.units(leased, keeping)
-    if call.wanted.pooled and any(not unit.complete for unit in units.values()):
-        frozen.check_untouched()
-    features = []
-    remaining = iter(leased.keys)
-    for split in call.splits:
-        of_views = [
-            {kind: units.get(key) for kind, key in next(remaining).items()} for _ in range(split.view_count)
-        ]
-        work = {
-            view: gaps
-            for view, of_view in enumerate(of_views)
-            if (gaps := {kind: unit for kind, unit in of_view.items() if unit and not unit.complete})
-        }
-        if work:
-            with progress.track(f"features {split.name}", split.views.count * len(work)) as tracker:
-                for view, gaps in work.items():
-                    fill(frozen, split.views, view, gaps, sample.of(split, view), tracker)
-        features.append(_features(frozen, split, of_views, call.wanted, cache.dtype_at(_place(frozen))))
-    return features, bool(units)
+def _starts(splits: Sequence[FrozenViews]) -> list[int]:
+    """The place of each split's first row among all rows."""
+    counts = [split.views.count * split.view_count for split in splits]
+    return (np.cumsum(counts) - counts).tolist()
 
 
-def _check_reading(call: _Call, keeping: Keeping) -> None:
-    """Let images that are going to be read in every epoch be kept first, where that was not foreseen.
+class _Call:
+    """One attempt of `extract`: where features are to be kept, and computing them.
 
-    Raises:
-        OtherReading: it was not.
+    Attributes:
+        stack: closes the bar of progress.
     """
-    live = {
-        kind
-        for kind in ("pooled", "activations")
-        if keeping.of(kind) == "live" and getattr(call.wanted, kind)
-    }
-    if call.wanted.activations and call.frozen.cut.unfreeze_point == "input":
-        live.add("activations")
-    for split in call.splits:
-        if live and isinstance(split.views.pixels, LivePixels):
-            split.views.pixels.check_read_again()
+
+    def __init__(
+        self,
+        frozen: Frozen,
+        splits: Sequence[FrozenViews],
+        cache: Cache,
+        wanted: Wanted,
+        progress: Progress,
+        arrays: Sequence[ArrayKey],
+        excluded: Collection[str],
+    ) -> None:
+        self._frozen, self._splits, self._cache, self._wanted = frozen, splits, cache, wanted
+        self._progress, self._arrays, self._excluded = progress, arrays, excluded
+        self.stack = contextlib.ExitStack()
+        self._tracker = Tracker()
+
+    def place(self, missing: Mapping[str, int], room: int) -> Mapping[str, str]:
+        """Where to keep what is missing; said in one line."""
+        cache, progress = self._cache, self._progress
+        places = cache.places(missing, room, (POOLED, ACTIVATIONS), self._excluded)
+        self.check_reading({name for name, place in places.items() if place == "live"})
+        where = {"disk": f"kept in {cache.folder.root}", "memory": "kept in memory", "live": "computed live"}
+        named = [
+            f"{' and '.join(f'{name} ({size_text(missing[name])})' for name in chosen)} {where[place]}"
+            for place in where
+            if (chosen := [name for name in (POOLED, ACTIVATIONS) if places.get(name) == place])
+        ]
+        if {*places.values()} - {"disk"} and cache.recipe.mode != "memory":
+            named.append(f"there is room for {size_text(room)} on disk")
+        progress.note(f"Features: {', '.join(named)}")
+        trains = (
+            self._wanted.finetune_epochs or len(self._splits) > 1
+        )  # else these are the test images, read once
+        if places.get(POOLED) == "live" and cache.recipe.mode == "auto" and trains:
+            progress.warn(
+                f"Pooled features ({size_text(missing[POOLED])}) have room neither on the disk nor in memory: the network runs over all "
+                "images again in every epoch of the head phase. Free that much in either, lower augment.views, or lower "
+                "head_phase.epochs (up to 100 by the rule)"
+            )
+        kept = [
+            missing[key.output] // key.row_bytes
+            for key in self._arrays
+            if places.get(key.output, "live") != "live"
+        ]
+        if kept:
+            if self._wanted.pooled:
+                self._frozen.check_untouched()
+            names = " and ".join(split.name for split in self._splits)
+            self._tracker = self.stack.enter_context(progress.track(f"features {names}", max(kept)))
+        return places
+
+    def compute(self, positions: np.ndarray, outputs: Collection[str]) -> Iterator[Part]:
+        """Rows at some positions of all rows."""
+        dtype = _dtype(self._cache)
+        for split, start in zip(self._splits, _starts(self._splits), strict=True):
+            for view in range(split.view_count):
+                first = start + view * split.views.count
+                inside = positions[(positions >= first) & (positions < first + split.views.count)] - first
+                for part in compute_rows(
+                    self._frozen, split.views, view, inside, outputs, dtype, self._tracker
+                ):
+                    yield Part(part.positions + first, part.outputs)
+
+    def check_reading(self, live: set[str]) -> None:
+        """Let images that are going to be read in every epoch be kept first, where that was not foreseen.
+
+        Raises:
+            OtherReading: it was not.
+        """
+        if self._wanted.activations and self._frozen.cut.unfreeze_point == "input":
+            live = {*live, ACTIVATIONS}
+        for split in self._splits:
+            if live and isinstance(split.views.pixels, Inputs):
+                split.views.pixels.check_read_again()
 
 
 def _features(
     frozen: Frozen,
     split: FrozenViews,
-    units: Sequence[Mapping[str, Unit | MemoryUnit | None]],
+    start: int,
+    rows: Mapping[str, Rows | None],
     wanted: Wanted,
     dtype: str,
 ) -> Features:
-    pooled_rows = _rows(units, "pooled")
-    activation_rows = _rows(units, "activations")
-
-    exact = dtype != "float16"
-
     def live_pooled(images: np.ndarray) -> np.ndarray:
-        return pooled_features(frozen.run(images, pooled=True, activations=False)["pooled"], wanted.pooling)
+        return pooled_features(frozen.run(images, pooled=True, activations=False)[POOLED], wanted.pooling)
 
     def live_activations(images: np.ndarray) -> np.ndarray:
-        nonlocal exact
-        values = frozen.run(images, pooled=False, activations=True)["activations"]
-        if exact:
-            return values
-        try:
-            return narrowed(values, dtype).astype(np.float32)  # as if it had been kept
-        except Overflow:
-            exact = True
-            return values
+        return as_kept(frozen.run(images, pooled=False, activations=True)[ACTIVATIONS], dtype)
 
     read_pooled = live_reader(split.views, live_pooled)
-    if pooled_rows is not None:
-        stored = reader_of(pooled_rows)
-        read_pooled = lambda positions, view: pooled_features(stored(positions, view), wanted.pooling)  # noqa: E731
     read_activations: Reader | None = None
+    if (pooled_rows := rows.get(POOLED)) is not None:
+        stored = reader_of(pooled_rows, start, split.views.count)
+        read_pooled = lambda positions, view: pooled_features(stored(positions, view), wanted.pooling)  # noqa: E731
     if wanted.activations and frozen.cut.unfreeze_point == "input":
         read_activations = split.views.images
     elif wanted.activations:
+        kept = rows.get(ACTIVATIONS)
         read_activations = (
             live_reader(split.views, live_activations)
-            if activation_rows is None
-            else reader_of(activation_rows)
+            if kept is None
+            else reader_of(kept, start, split.views.count)
         )
     return Features(split.views, split.view_count, read_pooled, read_activations)
-
-
-def _rows(units: Sequence[Mapping[str, Unit | MemoryUnit | None]], kind: str) -> list[np.ndarray] | None:
-    found = [unit for of_view in units if (unit := of_view.get(kind)) is not None]
-    return [unit.rows() for unit in found] if found else None
-
-
-def _keys(
-    frozen: Frozen,
-    split: FrozenViews,
-    view: int,
-    wanted: Wanted,
-    dtype: str,
-) -> dict[str, UnitKey]:
-    """The units of one view: `pooled`, and `activations` in `dtype`, where they are wanted."""
-    facts = {**split.facts, **frozen.facts, "view": split.views.facts(view)}
-    about = {**split.about, "split": split.name, "view": view}
-    channels = int(frozen.cut.pooled.outputs[0].shape[-1])
-    count, shape = split.views.count, frozen.cut.prefix.outputs[0].shape[1:]
-    keys: dict[str, UnitKey] = {}
-    if wanted.pooled:
-        keys["pooled"] = UnitKey("pooled", facts, count, (len(POOLINGS), channels), "float32", about)
-    if wanted.activations and frozen.cut.unfreeze_point != "input":
-        at = {**facts, "unfreeze_point": frozen.cut.unfreeze_point}
-        keys["activations"] = UnitKey("activations", at, count, tuple(map(int, shape)), dtype, about)
-    return keys

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from kerastl.features.frozen import BATCH_SIZE
-from kerastl.features.views import Views, by_view
+from kerastl.features.views import Views
+from kerastl.store.array import Rows
 
 Reader = Callable[[np.ndarray, int | np.ndarray], np.ndarray]
 
@@ -40,9 +41,9 @@ class Features:
         return self.activations(positions, view)
 
 
-def reader_of(arrays: Sequence[np.ndarray]) -> Reader:
-    """Reads from one array a view."""
-    return lambda positions, view: by_view(lambda chosen, one: arrays[one][chosen], positions, view)
+def reader_of(rows: Rows, start: int, count: int) -> Reader:
+    """Reads rows that are kept view by view, each of `count` images, from `start` on."""
+    return lambda positions, view: rows[start + np.asarray(view) * count + positions]
 
 
 def live_reader(views: Views, compute: Callable[[np.ndarray], np.ndarray]) -> Reader:

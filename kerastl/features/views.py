@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -20,6 +21,7 @@ from kerastl.image.augment import batch_augment
 from kerastl.image.keys import example_keys
 from kerastl.image.mix import MixPlan, mix, mix_labels, mix_plan
 from kerastl.recipe import AugmentRecipe
+from kerastl.store.array import digests
 from kerastl.task import Task
 from kerastl.task.classification import CLASSIFICATION
 
@@ -75,6 +77,23 @@ class Views:
             knobs["views"],
         )  # how many views there are, and what the knobs were called together
         return {"number": view, "augment": knobs, "version": AUGMENT_VERSION}
+
+    def keys(self, contents: np.ndarray, view: int) -> np.ndarray:
+        """What the rows of a view are made from, as keys of the store, uint64 [n, 2].
+
+        Args:
+            contents: keys of the images themselves, uint64 [n, 2], which are those of view 0.
+            view: its number.
+        """
+        if view == 0:
+            return contents
+        salt = json.dumps(self.facts(view), sort_keys=True).encode()
+        ids = [str(each).encode("utf-8", "surrogatepass") for each in self.ids]
+        if self.recipe.mixup_alpha or self.recipe.cutmix_alpha:
+            salt += digests(
+                [contents.tobytes() + b"\0".join(ids)]
+            ).tobytes()  # any other image may be a partner
+        return digests([content.tobytes() + salt + name for content, name in zip(contents, ids, strict=True)])
 
     def targets(self, positions: np.ndarray) -> np.ndarray:
         """Labels as float32 [b, classes], one-hot or multi-hot."""
@@ -171,12 +190,14 @@ class FrozenViews:
         name: of the split, for messages.
         views: its images.
         view_count: how many views, from 0 on.
-        facts: what the images depend on, apart from the network.
+        contents: keys of the images, uint64 [n, 2].
+        facts: what decoded images depend on, apart from the files.
         about: what a listing of the store says of them.
     """
 
     name: str
     views: Views
     view_count: int
+    contents: np.ndarray
     facts: Mapping[str, object]
     about: Mapping[str, object]

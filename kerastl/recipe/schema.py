@@ -247,7 +247,7 @@ class CacheRecipe:
     AFFECTS: ClassVar[Affects] = "run"
     mode: str = key(
         "auto",
-        "auto weighs the ways against each other and says what it chose; disk keeps for later runs; memory for this "
+        "auto keeps on disk where there is room, else in memory, else nothing, and says so; disk keeps for later runs; memory for this "
         "run; off computes everything anew in every epoch",
         choices=("auto", "disk", "memory", "off"),
     )

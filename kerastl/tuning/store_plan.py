@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from kerastl.errors import RecipeError
-from kerastl.features.cache import Cache
-from kerastl.features.extract import unit_keys
-from kerastl.features.pixels import image_facts
-from kerastl.features.unit import UnitKey
+from kerastl.features.extract import array_keys, row_keys
+from kerastl.features.inputs import input_facts
 from kerastl.progress import size_text
 from kerastl.recipe import Recipe, Settings
 from kerastl.recipe.keys import affecting
+from kerastl.store.array import Array, ArrayKey, first_of_each
 from kerastl.training.two_phase import unfreeze_point
 from kerastl.tuning.hyperparameters import UNFREEZE_POINT, Hyperparameter, Space
 from kerastl.tuning.shared import Shared
@@ -75,9 +73,8 @@ class StorePlan:
         cuts: of them, as many as were looked at.
         combinations: how many there are.
         endless: ranges of keys that each value of makes other views for.
-        bytes: of the units of all cuts, what several share counted once.
+        bytes: of the rows of all cuts, what several share counted once.
         missing_bytes: of that, what the store does not hold.
-        lacking_bytes: of that, what the disk still has to find room for; builds that were begun have theirs.
         forward_passes: at most, if all cuts are reached.
         room: bytes that the store has room for.
         kept: whether features are kept at all.
@@ -88,7 +85,6 @@ class StorePlan:
     endless: tuple[str, ...]
     bytes: int
     missing_bytes: int
-    lacking_bytes: int
     forward_passes: int
     room: int
     kept: bool
@@ -104,7 +100,7 @@ class StorePlan:
             f": {size_text(self.bytes)}, {size_text(self.bytes - self.missing_bytes)} of it there already; "
         )
         total += f"at most {self.forward_passes:,} forward passes"
-        if self.lacking_bytes > self.room:
+        if self.missing_bytes > self.room:
             total += f". Room is left for {size_text(self.room)}: not all can be kept"
         if self.endless:
             total += f". Each value of {', '.join(self.endless)} makes other views: only the ends are counted"
@@ -115,19 +111,18 @@ class StorePlan:
         return [total, *(f"  {cut.line}" for cut in self.cuts[:SHOWN]), *([rest] if more else [])]
 
 
-class _Unread:
-    """The place of decoded images where only their number matters."""
+class _Seen:
+    """Rows that were counted before, in each array."""
 
-    def __init__(self, *shape: int) -> None:
-        self._shape = shape
+    def __init__(self) -> None:
+        self._arrays: dict[str, Array] = {}
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """[n, size, size, 3]."""
-        return self._shape
-
-    def __getitem__(self, positions: np.ndarray) -> np.ndarray:
-        raise AssertionError("a plan reads no image")
+    def add(self, key: ArrayKey, rows: np.ndarray) -> np.ndarray:
+        """Count rows; bools [n]: which of them are new."""
+        array = self._arrays.setdefault(key.name, Array(key, None))
+        new = ~array.has(rows)
+        array.add(rows[new], np.zeros((int(new.sum()), 0), key.dtype), {}, on_disk=False)
+        return new
 
 
 def plan_store(base: Recipe, space: Space, shared: Shared) -> StorePlan:
@@ -147,69 +142,53 @@ def plan_store(base: Recipe, space: Space, shared: Shared) -> StorePlan:
     ]
     first = trial_recipe(base, {}, shared)
     cuts: list[CutPlan] = []
-    held: dict[UnitKey, bool] = {}
-
-    def asked_by(recipe: Settings) -> tuple[Sequence[Mapping[str, UnitKey]], list[UnitKey], set[UnitKey]]:
-        keys = units_of(recipe, first, shared)
-        every = [key for of_view in keys for key in of_view.values()]
-        missing = {key for key in every if not shared.cache.store.has(key)}
-        held.update({key: key in missing for key in every})
-        return keys, every, missing
-
+    # A trial that needs pooled features alone finds those of any cut before it, but may come before all of them.
+    every, with_activations, alone = _Seen(), _Seen(), _Seen()
+    total, lost, passes = 0, 0, 0
     with precision_of(first):
-        # The recipe as it is runs first, and what it leaves serves the others. A trial that needs pooled features alone
-        # finds those of any cut before it, but may come before all of them.
-        keys, every, missing = asked_by(first)
-        passes = _passes(keys, missing)
-        built, built_alone = set(every), set(every)
-        for values, recipe in itertools.islice(_reached(base, axes, shared), MOST):
-            keys, every, missing = asked_by(recipe)
-            needed = _passes(keys, missing)
-            before = built if any("activations" in of_view for of_view in keys) else built_alone
-            passes += _passes(keys, missing - before)
-            before.update(every)
-            others = {key: value for key, value in values.items() if key != UNFREEZE_POINT}
-            cuts.append(
-                CutPlan(
-                    unfreeze_point(recipe), others, recipe.backbone.image_size, recipe.augment.views,
-                    sum(key.bytes for key in every), sum(key.bytes for key in missing), needed,
-                )
-            )  # fmt: skip
+        # The recipe as it is runs first, and what it leaves serves the others.
+        reached = itertools.islice(_reached(base, axes, shared), MOST)
+        for number, (values, recipe) in enumerate(itertools.chain([({}, first)], reached)):
+            arrays, rows = _needed(recipe, first, shared)
+            missing = {key.name: ~shared.cache.store.look(key, rows) for key in arrays}
+            for key in arrays:
+                new = every.add(key, rows)
+                total += int(new.sum()) * key.row_bytes
+                lost += int((new & missing[key.name]).sum()) * key.row_bytes
+            before = [with_activations] if len(arrays) > 1 else [alone]
+            for seen in [with_activations, alone] if not number else before:
+                fresh = {key.name: seen.add(key, rows) & missing[key.name] for key in arrays}
+            passes += _passes(fresh)
+            if number:
+                others = {key: value for key, value in values.items() if key != UNFREEZE_POINT}
+                cuts.append(
+                    CutPlan(
+                        unfreeze_point(recipe), others, recipe.backbone.image_size, recipe.augment.views,
+                        sum(key.row_bytes for key in arrays) * len(rows),
+                        sum(int(missing[key.name].sum()) * key.row_bytes for key in arrays), _passes(missing),
+                    )
+                )  # fmt: skip
     return StorePlan(
         cuts=tuple(cuts),
         combinations=int(np.prod([len(axis.corners()) for axis in axes])),
         endless=tuple(axis.key for axis in axes if not axis.values),
-        bytes=sum(key.bytes for key in held),
-        missing_bytes=sum(key.bytes for key, missing in held.items() if missing),
-        lacking_bytes=shared.cache.store.lacking(key for key, missing in held.items() if missing),
+        bytes=total,
+        missing_bytes=lost,
         forward_passes=passes,
-        room=shared.cache.store.room(evicting=True, keeping=list(held)),
+        room=shared.cache.store.folder.room() if shared.cache.store.folder else 0,
         kept=base.cache.mode != "off",
     )
 
 
-def units_of(recipe: Settings, first: Settings, shared: Shared) -> Sequence[Mapping[str, UnitKey]]:
-    """The units that a trial's features are made of, for each split and view; nothing is computed or kept.
-
-    Args:
-        recipe: of the trial, resolved.
-        first: the recipe as it is, resolved: in its size images are decoded.
-        shared: images, backbones and the store.
-    """
-    known = shared.prepared(first)
-    splits = [known.splits.train, *([] if shared.folds else [known.splits.validation])]
-    size = recipe.backbone.image_size
-    alike = (size, recipe.data.resize) == (first.backbone.image_size, first.data.resize)
-    prepared = dataclasses.replace(
-        known,
-        recipe=recipe,
-        pixels={split.name: _Unread(split.count, size, size, 3) for split in splits},
-        facts=known.facts if alike else {s.name: image_facts(s, recipe.data, size) for s in splits},
-    )
-    views = [prepared.frozen_views(split.name) for split in splits]
-    # A cache of its own: that of the search is widened by the trial that needs it, if any does.
-    cache = Cache(shared.cache.recipe, Path("unused"))
-    return unit_keys(shared.frozen(recipe), views, cache, wanted_features(recipe))
+def _needed(recipe: Settings, first: Settings, shared: Shared) -> tuple[list[ArrayKey], np.ndarray]:
+    """The arrays and the keys of the rows that a trial reads, each once."""
+    known, names = shared.prepared(first), ("train",) if shared.folds else ("train", "validation")
+    prepared = dataclasses.replace(known, recipe=recipe)
+    facts = input_facts(recipe.data, recipe.backbone.image_size)
+    views = [dataclasses.replace(prepared.frozen_views(name), facts=facts) for name in names]
+    rows = row_keys(views)
+    arrays = array_keys(shared.frozen(recipe), views, shared.cache, wanted_features(recipe))
+    return arrays, rows[first_of_each(rows)]
 
 
 def _reached(
@@ -223,7 +202,6 @@ def _reached(
             continue  # such a trial would say so itself
 
 
-def _passes(keys: Sequence[Mapping[str, UnitKey]], missing: Collection[UnitKey]) -> int:
-    """Images to run: those of each view of which any unit is missing."""
-    gaps = ([key.rows for key in of_view.values() if key in missing] for of_view in keys)
-    return sum(max(rows) for rows in gaps if rows)
+def _passes(missing: Mapping[str, np.ndarray]) -> int:
+    """Images to run: those of which any output is missing."""
+    return int(np.any(list(missing.values()), axis=0).sum())

@@ -16,7 +16,7 @@ from kerastl.evaluation.metrics import Metrics, evaluate_logits
 from kerastl.features.cache import Cache
 from kerastl.features.extract import Wanted, extract
 from kerastl.features.frozen import Frozen
-from kerastl.features.pixels import AGAIN, IN_TURN, OtherReading
+from kerastl.features.inputs import AGAIN, IN_TURN, OtherReading
 from kerastl.features.readers import Features
 from kerastl.model.build import Network, build_backbone, build_model
 from kerastl.model.cut import Cut, cut
@@ -108,7 +108,7 @@ def begin(prepared: Prepared, cache: Cache, progress: Progress = Progress()) -> 
     frozen = frozen_part(backbone, recipe, len(prepared.splits.class_names))
     names = ["train", "validation"]
     # What is read in one stream is read before hours of training, in which files may vanish.
-    names += ["test"] if getattr(prepared.pixels.get("test"), "once", False) else []
+    names += ["test"] if "test" in prepared.pixels and prepared.pixels["test"].once else []
     views = [prepared.frozen_views(name) for name in names]
     train, validation, *others = extract(frozen, views, cache, wanted_features(recipe), progress)
     statistics = feature_statistics(train)

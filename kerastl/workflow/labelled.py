@@ -18,7 +18,7 @@ from kerastl.data.sources import open_examples
 from kerastl.data.splits import make_splits
 from kerastl.errors import DataError, UserError, nearest
 from kerastl.features.cache import Cache
-from kerastl.features.pixels import decode_split
+from kerastl.features.inputs import decode_split
 from kerastl.features.views import Pixels
 from kerastl.model.own import reason_of
 from kerastl.progress import Progress
@@ -109,7 +109,7 @@ def decode_labelled(
     """
     labels = _labels_in(split, class_names)  # before the images: decoding them may take hours
     cache = Cache(CacheRecipe(mode="off"), scratch)
-    pixels, unreadable, _ = decode_split(split, source, image_size, cache, progress)
+    pixels, unreadable = decode_split(split, source, image_size, cache, progress)
     for position, reason in unreadable.items():
         progress.warn(f"left out {split.ids[position]}: {reason}")
     for warning in (*split.examples.warnings, *reading_warnings(unreadable.values(), {})):

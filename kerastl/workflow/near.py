@@ -10,7 +10,7 @@ import numpy as np
 from kerastl.data.examples import Split
 from kerastl.data.looks import near_copies
 from kerastl.errors import DataError
-from kerastl.features.pixels import KeptPixels, OtherReading
+from kerastl.features.inputs import OtherReading
 from kerastl.progress import Progress
 from kerastl.wording import counted
 from kerastl.workflow.prepare import Prepared
@@ -68,7 +68,7 @@ def _complete_looks(prepared: Prepared, split: Split) -> int:
     """Add what was not decoded in this run, where that costs little; how many images are left."""
     looks, pixels = split.examples.looks, prepared.pixels[split.name]
     unseen = looks.unseen(split.indices)
-    if not isinstance(pixels, KeptPixels) and len(unseen) > _MOST_DECODED:
+    if not pixels.kept and len(unseen) > _MOST_DECODED:
         return len(unseen)
     for start in range(0, len(unseen), _READ_BATCH):
         places = unseen[start : start + _READ_BATCH]

@@ -8,7 +8,6 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
@@ -30,8 +29,8 @@ from kerastl.data.splits import make_splits
 from kerastl.encoded import CONVERTED
 from kerastl.errors import DataError
 from kerastl.features.cache import Cache
-from kerastl.features.pixels import AGAIN, KeptPixels, LivePixels, decode_split
-from kerastl.features.views import FrozenViews, Pixels, Views
+from kerastl.features.inputs import AGAIN, Inputs, decode_split
+from kerastl.features.views import FrozenViews, Views
 from kerastl.image.read import bits_used
 from kerastl.progress import Progress
 from kerastl.recipe import Asked, DataRecipe, Recipe, Settings, resolve
@@ -54,14 +53,12 @@ class Prepared:
         recipe: fully resolved.
         splits: the examples of each split that could be read.
         pixels: for each split, uint8 [n, size, size, 3], read or decoded where they are asked for.
-        facts: for each split, what these pixels depend on.
         unreadable: identity of an image -> why it was left out.
     """
 
     recipe: Settings
     splits: Splits
-    pixels: dict[str, Pixels]
-    facts: dict[str, dict[str, Any]]
+    pixels: dict[str, Inputs]
     unreadable: dict[str, str]
 
     @property
@@ -69,8 +66,7 @@ class Prepared:
         """Format -> how many of the images that were read so far went through Pillow, as TensorFlow does not decode it."""
         total: Counter[str] = Counter()
         for pixels in self.pixels.values():
-            if isinstance(pixels, (KeptPixels, LivePixels)):
-                total.update(pixels.converted)
+            total.update(pixels.converted)
         return dict(total)
 
     def views(self, split: str) -> Views:
@@ -85,8 +81,8 @@ class Prepared:
         """The same with how many of them are wanted: all of the recipe's for training, else the image itself."""
         part: Split = getattr(self.splits, split)
         count = self.recipe.augment.views if split == "train" else 1
-        about = {"data": part.examples.origin}
-        return FrozenViews(split, self.views(split), count, self.facts[split], about)
+        pixels, about = self.pixels[split], {"data": part.examples.origin}
+        return FrozenViews(split, self.views(split), count, pixels.contents, pixels.facts, about)
 
 
 def open_splits(
@@ -166,22 +162,19 @@ def decode_splits(
         cache: keeps the decoded pixels.
         progress: listens.
         names: the splits to decode; the images of others are not even opened.
-        reading: how images are read; see `kerastl.features.pixels.decode_split`.
+        reading: how images are read; see `kerastl.features.inputs.decode_split`.
 
     Raises:
         DataError: where more than `data.max_unreadable_fraction` of the images cannot be read, or none of
             a split or of a training class are left.
     """
     size = recipe.backbone.image_size
-    pixels: dict[str, Pixels] = {}
-    facts: dict[str, dict[str, Any]] = {}
+    pixels: dict[str, Inputs] = {}
     kept: dict[str, Split] = {split.name: split for split in splits}
     unreadable: dict[str, str] = {}
     decoded = [split for split in splits if split.name in names]
     for split in decoded:
-        pixels[split.name], reasons, facts[split.name] = decode_split(
-            split, recipe.data, size, cache, progress, reading
-        )
+        pixels[split.name], reasons = decode_split(split, recipe.data, size, cache, progress, reading)
         ids = split.ids
         unreadable |= {str(ids[position]): reason for position, reason in reasons.items()}
         kept[split.name] = without(split, reasons)
@@ -203,7 +196,7 @@ def decode_splits(
     skipped = splits.train.examples.skipped_pictures
     _check_unreadable(unreadable, skipped, sum(split.count for split in decoded), recipe.data)
     _check_classes(readable.train, readable.class_names)
-    return Prepared(recipe, readable, pixels, facts, unreadable)
+    return Prepared(recipe, readable, pixels, unreadable)
 
 
 @contextmanager
@@ -217,7 +210,7 @@ def lost_images_named(prepared: Prepared) -> Iterator[None]:
         yield
     except tf.errors.OpError:
         for pixels in prepared.pixels.values():
-            if isinstance(pixels, LivePixels) and pixels.failure:
+            if pixels.failure:
                 raise pixels.failure from None
         raise
 

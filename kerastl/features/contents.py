@@ -1,0 +1,88 @@
+"""What an example is, as a key: a digest of its encoded bytes, remembered for files that did not change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from kerastl.data.examples import Split, spread_positions
+from kerastl.features.cache import Cache
+from kerastl.progress import Progress
+from kerastl.store.array import ArrayKey, digests
+from kerastl.store.store import Part
+from kerastl.writing import WriteError
+
+KEY = ArrayKey("contents", {"digest": "blake2b-128"}, (2,), "uint64", {"data": "digests of files"})
+# So many files are read again though they seem unchanged, in case a whole set was replaced with its times put back.
+SAMPLED = 16
+DIGESTS_AT_ONCE = 256
+
+
+def content_keys(split: Split, cache: Cache, progress: Progress = Progress()) -> np.ndarray:
+    """Keys of a split's examples, uint64 [n, 2]; equal for files of equal content, wherever they lie.
+
+    A file counts as unchanged while its path, size and time of change are. Examples that are no files (TFDS, digits, arrays)
+    are named by their place and identity, as all are where nothing is kept beyond the run.
+
+    Args:
+        split: which examples.
+        cache: remembers the digests of files.
+        progress: is told of the reading.
+    """
+    named = names_of(split)
+    if not split.examples.stamps.shape[1] or not cache.on_disk:
+        return named
+    remembered = np.flatnonzero(cache.store.look(KEY, named))
+
+    def compute(positions: np.ndarray, outputs: object) -> Iterator[Part]:
+        with progress.track(f"read {split.name}", len(positions)) as tracker:
+            for start in range(0, len(positions), DIGESTS_AT_ONCE):
+                part = positions[start : start + DIGESTS_AT_ONCE]
+                at, rows = _read(split, part)
+                tracker.advance(len(part))
+                yield Part(at, {KEY.output: rows})
+
+    def place(missing: Mapping[str, int], room: int) -> dict[str, str]:
+        return {KEY.output: "disk" if 3 * missing[KEY.output] < room else "memory"}  # with keys, and a header
+
+    try:
+        cache.store.open([KEY], named, compute, place, progress)
+    except WriteError:  # digests are no reason to stop; what is to be kept beside them will be
+        cache.store.open([KEY], named, compute, lambda missing, room: {KEY.output: "memory"}, progress)
+    there, found = cache.store.has(KEY, named), named.copy()  # of a file that cannot be read
+    found[there] = cache.store.rows(KEY, named[there])[np.arange(int(there.sum()))]
+    if len(remembered):
+        sample = remembered[spread_positions(len(remembered), SAMPLED)]
+        if (fresh_keys(split, sample, found[sample]) != found[sample]).any():
+            progress.note(
+                f"{split.examples.origin}: files were replaced and their times put back; all are read again"
+            )
+            return fresh_keys(split, np.arange(split.count), found)
+    return found
+
+
+def fresh_keys(split: Split, positions: np.ndarray, otherwise: np.ndarray) -> np.ndarray:
+    """Keys of some examples by what their files hold now; `otherwise` for those that cannot be read."""
+    found = otherwise.copy()
+    at, rows = _read(split, positions)
+    found[np.searchsorted(positions, at)] = rows
+    return found
+
+
+def names_of(split: Split) -> np.ndarray:
+    """What tells examples apart without reading them, uint64 [n, 2]: place, identity and stamps."""
+    place = split.examples.place.encode("utf-8", "surrogatepass")
+    stamps = np.ascontiguousarray(split.examples.stamps[split.indices])
+    ids = (str(each).encode("utf-8", "surrogatepass") for each in split.ids)
+    return digests(
+        [b"\0".join((place, name, stamp.tobytes())) for name, stamp in zip(ids, stamps, strict=True)]
+    )
+
+
+def _read(split: Split, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Positions that could be read, and the digests of what they hold."""
+    read = split.examples.indexed(split.indices[positions]).ignore_errors().as_numpy_iterator()
+    pairs = [(int(index), data) for index, data in read]
+    at = np.searchsorted(split.indices, np.array([index for index, _ in pairs], np.int64))
+    return at, digests([data for _, data in pairs])
