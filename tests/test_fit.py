@@ -139,14 +139,14 @@ def test_who_stops_after_training_keeps_the_model(
 ) -> None:
     from kerastl.errors import Interrupted
     from kerastl.recipe import load_recipe
-    from kerastl.workflow import fitting, use
+    from kerastl.workflow import fitting, use, work
 
     def stop(*words: Any, **named: Any) -> None:
         raise KeyboardInterrupt
 
     flags = {"data.source": str(solid_colours), "backbone.name": "mobilenet_025", "backbone.image_size": 32}
     flags |= {"head_phase.epochs": 1, "finetune_phase.unfreeze_from": "backbone", "augment.views": 1}
-    monkeypatch.setattr(fitting, step, stop)
+    monkeypatch.setattr(work, step, stop)
     with pytest.raises(Interrupted, match=saying):
         fitting.fit(load_recipe(flags={**flags, "cache.mode": "off"}), runs_dir=tmp_path, models_dir=tmp_path)
     (run,) = tmp_path.glob("*-colours*")
