@@ -21,10 +21,10 @@ from accuracy import spread
 from ours import fit_and_measure
 
 from kerastl.backbones import BackboneSpec, get_backbone
-from kerastl.image.read import decode_all
+from kerastl.jobs.prepare import open_splits
+from kerastl.modality.image.read import decode_all
 from kerastl.model.build import build_backbone, preprocess
 from kerastl.recipe import load_recipe
-from kerastl.workflow.prepare import open_splits
 
 SIDES = ("shipped", "random", "random, statistics of digits")
 

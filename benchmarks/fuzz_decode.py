@@ -140,7 +140,7 @@ def work(format_name: str, first: int, count: int, folder: Path | None, current:
     """Decode damaged files one after the other; before each, its number goes into a file that outlives this process."""
     import tensorflow as tf
 
-    from kerastl.image.decode import decode
+    from kerastl.modality.image.decode import decode
 
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     read = tf.function(

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from kerastl.features.cache import Cache
+from kerastl.jobs import beginning as start
+from kerastl.jobs.prepare import decode_splits, make_repeatable, open_splits
 from kerastl.progress import Progress
 from kerastl.recipe import load_recipe
 from kerastl.training.two_phase import transfer
-from kerastl.workflow import beginning as start
-from kerastl.workflow.prepare import decode_splits, make_repeatable, open_splits
 
 
 def fit_and_measure(recipe_name: str | None, sets: Sequence[str], flags: Mapping[str, Any]) -> dict[str, Any]:

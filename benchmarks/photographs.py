@@ -58,7 +58,7 @@ def write_photographs(folder: Path, count: int) -> list[Path]:
 def with_kerastl(folder: Path, paths: list[Path], size: int) -> None:
     """Decode all of them as `kerastl fit` does."""
     from kerastl.data.folder import open_folder
-    from kerastl.image.read import decode_all
+    from kerastl.modality.image.read import decode_all
 
     examples = open_folder(folder)
     out = np.empty((len(paths), size, size, 3), np.uint8)

@@ -17,9 +17,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from kerastl.jobs.ranking import RankedBackbone, rank
 from kerastl.progress import Progress
 from kerastl.recipe import load_recipe
-from kerastl.workflow.ranking import RankedBackbone, rank
 
 
 class Notes(Progress):

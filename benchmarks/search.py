@@ -45,18 +45,18 @@ from search_bench import (
 )
 
 from kerastl.features.cache import Cache
+from kerastl.jobs.prepare import open_splits
 from kerastl.progress import Progress
 from kerastl.report.search import TrialRecord
-from kerastl.tuning.head_phases import HeadPhases
-from kerastl.tuning.hyperparameters import with_values
-from kerastl.tuning.job import BASELINE, open_runner, oracle_of, tune
-from kerastl.tuning.loop import search
-from kerastl.tuning.search_folder import SearchFolder, read_record, read_records
-from kerastl.tuning.shared import Shared
-from kerastl.tuning.spec import SearchSettings
-from kerastl.tuning.trial import run_trial, trial_recipe
-from kerastl.tuning.workers import search_with_workers
-from kerastl.workflow.prepare import open_splits
+from kerastl.search.head_phases import HeadPhases
+from kerastl.search.hyperparameters import with_values
+from kerastl.search.job import BASELINE, open_runner, oracle_of, tune
+from kerastl.search.loop import search
+from kerastl.search.search_folder import SearchFolder, read_record, read_records
+from kerastl.search.shared import Shared
+from kerastl.search.spec import SearchSettings
+from kerastl.search.trial import run_trial, trial_recipe
+from kerastl.search.workers import search_with_workers
 
 # How many times less than the plain search the time is to be.
 AIM = 8.0

@@ -20,14 +20,14 @@ from rows import Rows, digest_of, key_of, package_files
 
 from kerastl.backbones import get_backbone
 from kerastl.features.cache import Cache
+from kerastl.jobs.beginning import load_backbone
+from kerastl.jobs.prepare import decode_splits, open_splits
 from kerastl.model.build import build_backbone
 from kerastl.progress import Progress
 from kerastl.recipe import Recipe, load_recipe
-from kerastl.tuning.hyperparameters import Hyperparameter, Space, with_values
-from kerastl.tuning.space import spread_joins
-from kerastl.tuning.spec import SearchSettings, SearchSpec
-from kerastl.workflow.beginning import load_backbone
-from kerastl.workflow.prepare import decode_splits, open_splits
+from kerastl.search.hyperparameters import Hyperparameter, Space, with_values
+from kerastl.search.space import spread_joins
+from kerastl.search.spec import SearchSettings, SearchSpec
 
 MONITOR = "val_accuracy"
 # What a score of the plain side is made by.

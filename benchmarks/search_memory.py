@@ -24,11 +24,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 from memory import memory_of
 
 from kerastl.features.cache import Cache
+from kerastl.jobs.prepare import open_splits
 from kerastl.recipe import load_recipe
-from kerastl.tuning import trial
-from kerastl.tuning.head_phases import HeadPhases
-from kerastl.tuning.shared import Shared
-from kerastl.workflow.prepare import open_splits
+from kerastl.search import trial
+from kerastl.search.head_phases import HeadPhases
+from kerastl.search.shared import Shared
 
 POINTS = ("conv_pw_12_relu", "backbone", "conv_pw_11_relu", "input")
 

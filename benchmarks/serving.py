@@ -34,7 +34,7 @@ from kerastl.export.check import check_export, expected_answers
 from kerastl.export.saved_model import write_saved_model
 from kerastl.export.signature import SERVING_BYTES, Serving
 from kerastl.export.warmup import write_warmup
-from kerastl.image.decode import decode
+from kerastl.modality.image.decode import decode
 from kerastl.model.build import Network, build_backbone, build_model
 from kerastl.model.heads import embedding_model
 from kerastl.model.weights import load_weights

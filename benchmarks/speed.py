@@ -278,11 +278,11 @@ def our_flags(
 def run_once(arguments: argparse.Namespace, flags: dict[str, Any]) -> dict[str, float]:
     """Head phase (with decoding and features) and fine-tune phase of one run, in seconds."""
     from kerastl.features.cache import Cache
+    from kerastl.jobs.beginning import begin
+    from kerastl.jobs.prepare import decode_splits, open_splits
     from kerastl.progress import Progress
     from kerastl.recipe import load_recipe
     from kerastl.training.two_phase import transfer
-    from kerastl.workflow.beginning import begin
-    from kerastl.workflow.prepare import decode_splits, open_splits
 
     recipe, splits = open_splits(load_recipe(None, (), flags))
     started = time.perf_counter()

@@ -20,13 +20,13 @@ from PIL import Image
 from kerastl.data.examples import Split
 from kerastl.features.cache import Cache
 from kerastl.features.extract import extract
+from kerastl.jobs.beginning import frozen_part, load_backbone, wanted_features
+from kerastl.jobs.prepare import decode_splits, open_splits, precision_of
 from kerastl.progress import Progress
 from kerastl.recipe import load_recipe
 from kerastl.store.array import ArrayKey, digests
 from kerastl.store.folder import Folder
 from kerastl.store.store import Part, Store
-from kerastl.workflow.beginning import frozen_part, load_backbone, wanted_features
-from kerastl.workflow.prepare import decode_splits, open_splits, precision_of
 
 WIDTH, CLASSES, SIZE = 256, 4, 32
 

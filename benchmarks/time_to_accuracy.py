@@ -23,13 +23,13 @@ from speed import add_arguments, guide_seconds, weights_of
 
 from kerastl.features.cache import Cache
 from kerastl.features.extract import extract
+from kerastl.jobs.beginning import Beginning, begin, wanted_features
+from kerastl.jobs.prepare import Prepared, decode_splits, make_repeatable, open_splits
 from kerastl.progress import Progress, Tracker
 from kerastl.recipe import load_recipe
 from kerastl.training.phase import EVALUATION_BATCH, PHASE_TITLES, predict_logits
 from kerastl.training.reuse import inference_of
 from kerastl.training.two_phase import transfer
-from kerastl.workflow.beginning import Beginning, begin, wanted_features
-from kerastl.workflow.prepare import Prepared, decode_splits, make_repeatable, open_splits
 
 EPOCHS = {"head": 10, "finetune": 5}
 

@@ -21,10 +21,7 @@ if TYPE_CHECKING:
     from kerastl.backbones import BackboneSpec, backbone_names, get_backbone
     from kerastl.data.handed import from_arrays, from_dataset, from_folder, from_frame, from_tfds
     from kerastl.errors import KerastlError, UserError
-    from kerastl.progress import Progress, Tracker
-    from kerastl.recipe import Recipe, load_recipe, recipe_from_dict, recipe_to_toml, resolve, shipped_recipes
-    from kerastl.tuning import tune
-    from kerastl.workflow import (
+    from kerastl.jobs import (
         benchmark,
         check,
         convert,
@@ -35,11 +32,14 @@ if TYPE_CHECKING:
         predict,
         rank,
     )
-    from kerastl.workflow import export as export_run
-    from kerastl.workflow.fitted import Fitted, load
-    from kerastl.workflow.net import Net
-    from kerastl.workflow.python import build, fit, run
-    from kerastl.workflow.steps import FeatureArrays, features, finetune, finish, train_head, unfreeze
+    from kerastl.jobs import export as export_run
+    from kerastl.jobs.fitted import Fitted, load
+    from kerastl.jobs.net import Net
+    from kerastl.jobs.python import build, fit, run
+    from kerastl.jobs.steps import FeatureArrays, features, finetune, finish, train_head, unfreeze
+    from kerastl.progress import Progress, Tracker
+    from kerastl.recipe import Recipe, load_recipe, recipe_from_dict, recipe_to_toml, resolve, shipped_recipes
+    from kerastl.search import tune
 
 __version__ = "0.1.0"
 
@@ -101,8 +101,8 @@ _HOMES = {
         "resolve",
         "shipped_recipes",
     ),
-    "kerastl.tuning": ("tune",),
-    "kerastl.workflow": (
+    "kerastl.search": ("tune",),
+    "kerastl.jobs": (
         "benchmark",
         "check",
         "convert",
@@ -113,10 +113,10 @@ _HOMES = {
         "predict",
         "rank",
     ),
-    "kerastl.workflow.fitted": ("Fitted", "load"),
-    "kerastl.workflow.net": ("Net",),
-    "kerastl.workflow.python": ("build", "fit", "run"),
-    "kerastl.workflow.steps": (
+    "kerastl.jobs.fitted": ("Fitted", "load"),
+    "kerastl.jobs.net": ("Net",),
+    "kerastl.jobs.python": ("build", "fit", "run"),
+    "kerastl.jobs.steps": (
         "FeatureArrays",
         "features",
         "finetune",
@@ -127,7 +127,7 @@ _HOMES = {
 }
 _HOME_OF = {name: (home, name) for home, names in _HOMES.items() for name in names}
 # Not `export`: that is a package, and importing it would hide a function of the same name.
-_HOME_OF["export_run"] = ("kerastl.workflow", "export")
+_HOME_OF["export_run"] = ("kerastl.jobs", "export")
 
 
 def __getattr__(name: str) -> Any:

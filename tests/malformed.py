@@ -19,7 +19,7 @@ from typing import Any
 import requests
 from served import StandIn
 
-from kerastl.image.decode import MAGIC
+from kerastl.modality.image.decode import MAGIC
 
 COUNT = 200
 MOST_BESIDE = 3

@@ -40,7 +40,7 @@ def write_colour_models(folder: Path) -> dict[str, Path]:
     """
     import tensorflow as tf
 
-    from kerastl.image.decode import decode
+    from kerastl.modality.image.decode import decode
 
     names, colours = tf.constant(list(PALETTE)), tf.constant(list(PALETTE.values()), tf.float32)
 

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image, ImageOps
 
-from kerastl.image.augment import (
+from kerastl.modality.image.augment import (
     CROP_HIGHEST_ASPECT,
     CROP_LOWEST_ASPECT,
     FIXED_DRAWS,
@@ -20,8 +20,8 @@ from kerastl.image.augment import (
     batch_augment,
     example_keys,
 )
-from kerastl.image.policy import OPERATIONS
-from kerastl.image.warp import affine, warp
+from kerastl.modality.image.policy import OPERATIONS
+from kerastl.modality.image.warp import affine, warp
 from kerastl.recipe.schema import AugmentRecipe
 
 NEUTRAL = AugmentRecipe(

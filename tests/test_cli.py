@@ -424,8 +424,8 @@ def test_the_package_loads_its_functions_when_they_are_used() -> None:
         "assert kerastl.load_recipe().seed == 0\n"
         "assert set(kerastl.__all__) == set(dir(kerastl))\n"
         "assert not hasattr(kerastl, 'nonsense')\n"
-        "import kerastl.data, kerastl.workflow\n"
-        "assert {'evaluate', 'export', 'fit', 'plan', 'predict'} <= set(kerastl.workflow.__all__)\n"
+        "import kerastl.data, kerastl.jobs\n"
+        "assert {'evaluate', 'export', 'fit', 'plan', 'predict'} <= set(kerastl.jobs.__all__)\n"
         f"for name in set(kerastl.__all__) - {LOADED_WITH_KERAS!r}:\n"
         "    assert not isinstance(getattr(kerastl, name), type(sys)), name\n"
     )

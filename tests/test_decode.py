@@ -13,10 +13,10 @@ import pytest
 import tensorflow as tf
 from PIL import Image, ImageOps
 
-from kerastl.image.decode import decode, decode_original, resize_pixels
-from kerastl.image.header import PIXELS_AT_MOST
-from kerastl.image.orientation import jpeg_orientation
-from kerastl.image.read import decode_all
+from kerastl.modality.image.decode import decode, decode_original, resize_pixels
+from kerastl.modality.image.header import PIXELS_AT_MOST
+from kerastl.modality.image.orientation import jpeg_orientation
+from kerastl.modality.image.read import decode_all
 
 HEIGHT, WIDTH = 37, 53
 STRING = tf.TensorSpec([], tf.string)

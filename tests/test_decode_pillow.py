@@ -16,7 +16,7 @@ import tensorflow as tf
 from PIL import Image, ImageOps
 
 from kerastl.encoded import reason_of
-from kerastl.image.decode import MAGIC, decode_original
+from kerastl.modality.image.decode import MAGIC, decode_original
 
 LEVELS = 8
 

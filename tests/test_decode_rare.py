@@ -16,7 +16,7 @@ import tensorflow as tf
 from PIL import Image, ImageOps
 
 from kerastl.encoded import reason_of
-from kerastl.image.decode import decode_original
+from kerastl.modality.image.decode import decode_original
 
 HEIGHT, WIDTH = 17, 29
 ROWS, COLUMNS = np.mgrid[0:HEIGHT, 0:WIDTH]
@@ -53,7 +53,7 @@ def refusal(data: bytes) -> str:
 PROBE = """
 import sys
 import numpy as np
-from kerastl.image.decode import decode_original
+from kerastl.modality.image.decode import decode_original
 for path in sys.argv[1:]:
     data = open(path, "rb").read()
     for _ in range(3):

@@ -90,7 +90,7 @@ def export(
     threshold: float | None = None,
     served_threshold: float | None = None,
 ) -> ExportedModel:
-    """What the workflow does; `exported`, `names` and `resize` can be made to differ from what is expected."""
+    """What an export does; `exported`, `names` and `resize` can be made to differ from what is expected."""
     from kerastl.export.saved_model import write_saved_model
 
     expected = expected or tiny_model()

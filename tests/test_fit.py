@@ -105,11 +105,11 @@ def test_the_log_holds_epochs_and_the_result_and_the_environment_what_it_ran_on(
 
 def test_answers_are_written_although_the_files_are_gone_by_then(solid_colours: Path, tmp_path: Path) -> None:
     from kerastl.features.cache import Cache
+    from kerastl.jobs.prepare import decode_splits, open_splits
+    from kerastl.jobs.records import write_answers
     from kerastl.progress import Progress
     from kerastl.recipe import load_recipe
     from kerastl.run import create_run
-    from kerastl.workflow.prepare import decode_splits, open_splits
-    from kerastl.workflow.records import write_answers
 
     photos = shutil.copytree(solid_colours, tmp_path / "photos")
     flags = {"data.source": str(photos), "backbone.name": "mobilenet_025", "backbone.image_size": 32}
@@ -138,8 +138,8 @@ def test_who_stops_after_training_keeps_the_model(
     solid_colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, saying: str
 ) -> None:
     from kerastl.errors import Interrupted
+    from kerastl.jobs import fitting, use, work
     from kerastl.recipe import load_recipe
-    from kerastl.workflow import fitting, use, work
 
     def stop(*words: Any, **named: Any) -> None:
         raise KeyboardInterrupt
@@ -324,7 +324,7 @@ def test_a_refused_export_leaves_what_was_measured_and_says_why(
 
     import kerastl
     from kerastl.errors import ExportError
-    from kerastl.workflow import exporting
+    from kerastl.jobs import exporting
 
     right = exporting.write_saved_model
 
@@ -354,7 +354,7 @@ def test_files_that_vanish_while_a_run_works_do_not_cost_its_export(
     solid_colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import kerastl
-    from kerastl.workflow import beginning, fitting
+    from kerastl.jobs import beginning, fitting
 
     data = shutil.copytree(solid_colours, tmp_path / "data")
     decode_splits, transfer = beginning.decode_splits, fitting.transfer
@@ -391,8 +391,8 @@ def test_files_that_vanish_while_a_run_works_do_not_cost_its_export(
 
 def test_a_neighbour_stands_in_for_an_image_that_cannot_be_read(tmp_path: Path, solid_colours: Path) -> None:
     from kerastl.data.folder import open_folder
+    from kerastl.jobs.exporting import PARITY_IMAGES, readable_images
     from kerastl.progress import Progress
-    from kerastl.workflow.exporting import PARITY_IMAGES, readable_images
 
     data = shutil.copytree(solid_colours, tmp_path / "data")
     examples = open_folder(data)
@@ -422,7 +422,7 @@ def test_what_keeps_a_trained_model_from_its_export_is_said_before_training_or_s
 ) -> None:
     import kerastl
     from kerastl.errors import DataError
-    from kerastl.workflow import beginning, exporting
+    from kerastl.jobs import beginning, exporting
     from kerastl.writing import WriteError
 
     data = shutil.copytree(solid_colours, tmp_path / "data")
@@ -465,10 +465,10 @@ def test_nothing_is_published_where_features_and_model_disagree(
 
     from kerastl.errors import ExportError
     from kerastl.export.check import expected_answers
+    from kerastl.jobs.exporting import Trained, export_network, serving_of
+    from kerastl.jobs.facts import measured, model_facts
     from kerastl.recipe import load_recipe
     from kerastl.run import Run
-    from kerastl.workflow.exporting import Trained, export_network, serving_of
-    from kerastl.workflow.facts import measured, model_facts
 
     run = Run(run_of(fitted))
     model = keras.saving.load_model(run_of(fitted) / "model.keras")
@@ -618,8 +618,8 @@ def test_a_stop_before_the_first_epoch_leaves_no_model(
     import keras
 
     from kerastl.errors import Interrupted
+    from kerastl.jobs import fit
     from kerastl.recipe import load_recipe
-    from kerastl.workflow import fit
 
     def stopped(model: keras.Model, *words: object, **options: object) -> None:
         raise KeyboardInterrupt
@@ -652,7 +652,7 @@ def test_mixed_precision_learns_and_tensorboard_logs_both_phases(
             assert b"epoch_loss" in written and b"epoch_accuracy" in written
     import keras
 
-    from kerastl.workflow.use import precision_of_model
+    from kerastl.jobs.use import precision_of_model
 
     model = keras.saving.load_model(run_of(tmp_path) / "model.keras")
     assert precision_of_model(model) == "mixed_bfloat16" and model.output.dtype == "float32"

@@ -21,14 +21,14 @@ from kerastl.cli.evaluate import overview as evaluated
 from kerastl.cli.rank import overview as ranked
 from kerastl.cli.terminal import show
 from kerastl.evaluation.metrics import evaluate_logits
+from kerastl.jobs.planning import Plan, PlanRow
+from kerastl.jobs.ranking import LeftOut, RankedBackbone, Ranking
 from kerastl.progress import Progress
 from kerastl.recipe import load_recipe
 from kerastl.report.search import TrialRecord
-from kerastl.tuning.search_folder import SearchFolder, write_record
-from kerastl.tuning.trial_log import TrialLog
+from kerastl.search.search_folder import SearchFolder, write_record
+from kerastl.search.trial_log import TrialLog
 from kerastl.wording import columns, wrapped
-from kerastl.workflow.planning import Plan, PlanRow
-from kerastl.workflow.ranking import LeftOut, RankedBackbone, Ranking
 
 LONG = "a class with quite a long and winding name, of_which_no_word_may_be_left_out_at_any_width"
 CHINESE = "写真" * 20

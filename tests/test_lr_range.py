@@ -17,6 +17,7 @@ from conftest import Kerastl
 from test_phase import CLASSES, data, features, features_of, linear_model, phase_settings
 
 from kerastl.errors import UserError
+from kerastl.jobs import lr_range
 from kerastl.recipe import load_recipe
 from kerastl.task.classification import CLASSIFICATION
 from kerastl.training import lr_range as lr_range_module
@@ -24,7 +25,6 @@ from kerastl.training.batches import batches
 from kerastl.training.lr_range import GeometricRate, RateRange, has_diverged, run_rate_range
 from kerastl.training.optimizer import make_optimizer
 from kerastl.training.phase import run_phase
-from kerastl.workflow import lr_range
 
 # Without label smoothing no rate is too high for clouds that a line can part: the logits grow, and are right.
 SMOOTHED = phase_settings(label_smoothing=0.1)

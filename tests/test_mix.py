@@ -7,8 +7,8 @@ import pytest
 import tensorflow as tf
 from scipy import stats
 
-from kerastl.image.keys import example_hashes, uniforms
-from kerastl.image.mix import MixPlan, mix, mix_labels, mix_plan
+from kerastl.modality.image.keys import example_hashes, uniforms
+from kerastl.modality.image.mix import MixPlan, mix, mix_labels, mix_plan
 
 IDS = [f"class/{n}.png" for n in range(2000)]
 

@@ -123,8 +123,8 @@ def test_a_multi_label_card_speaks_of_labels() -> None:
 
 
 def test_of_a_run_that_was_stopped_the_data_are_known_and_the_rest_is_not(tmp_path: Path) -> None:
+    from kerastl.jobs.facts import measured
     from kerastl.run import Run
-    from kerastl.workflow.facts import measured
 
     data = {
         "fingerprint": "f",
@@ -238,15 +238,15 @@ def test_warmup_batches_fit_the_servers_batches() -> None:
     ],
 )  # fmt: skip
 def test_of_a_path_the_last_part_is_told(place: str, shown: str) -> None:
-    from kerastl.workflow.facts import without_folders
+    from kerastl.jobs.facts import without_folders
 
     assert without_folders(place) == shown
 
 
 def test_nothing_published_tells_where_data_weights_and_cache_lie(tmp_path: Path) -> None:
+    from kerastl.jobs.facts import model_facts, published_recipe
     from kerastl.recipe import load_recipe, resolve
     from kerastl.run import Run
-    from kerastl.workflow.facts import model_facts, published_recipe
 
     home = tmp_path / "anna b"
     home.mkdir()

@@ -19,13 +19,13 @@ from kerastl.data.splits import make_splits
 from kerastl.encoded import as_png, find_images, format_of, is_picture
 from kerastl.errors import DataError, UserError
 from kerastl.features.cache import Cache
-from kerastl.image.decode import decode_original
-from kerastl.image.read import bits_used, decode_all, servable
+from kerastl.jobs.labelled import decode_labelled
+from kerastl.jobs.prepare import decode_splits, open_splits, reading_warnings
+from kerastl.modality.image.decode import decode_original
+from kerastl.modality.image.read import bits_used, decode_all, servable
 from kerastl.progress import Progress
 from kerastl.recipe import DataRecipe, load_recipe
 from kerastl.recipe.schema import CacheRecipe
-from kerastl.workflow.labelled import decode_labelled
-from kerastl.workflow.prepare import decode_splits, open_splits, reading_warnings
 
 ROWS, COLUMNS = np.mgrid[0:20, 0:30]
 RGB = np.stack([COLUMNS * 8, ROWS * 12, (COLUMNS + ROWS) * 5], -1).astype(np.uint8)

@@ -12,8 +12,8 @@ import pytest
 import tensorflow as tf
 from test_features import Said
 
+from kerastl.jobs.prepare import precision_of
 from kerastl.recipe import Recipe
-from kerastl.workflow.prepare import precision_of
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_what_the_recipe_says_is_taken_on_any_machine(monkeypatch: pytest.Monkey
     assert said.lines == ["Arithmetic: mixed_bfloat16 (precision = mixed_bfloat16)"]
 
 
-@pytest.mark.parametrize("module", ["kerastl.workflow", "kerastl.tuning"])
+@pytest.mark.parametrize("module", ["kerastl.jobs", "kerastl.search"])
 @pytest.mark.parametrize(("set_before", "expected"), [(None, "true"), ("false", "false")])
 def test_memory_of_a_gpu_is_taken_as_it_is_needed_unless_the_user_wants_it_otherwise(
     module: str, set_before: str | None, expected: str

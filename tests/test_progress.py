@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from kerastl.jobs.logbook import Logbook
 from kerastl.progress import Progress, Tracker, size_text
-from kerastl.workflow.logbook import Logbook
 
 
 @pytest.mark.parametrize(

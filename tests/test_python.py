@@ -253,7 +253,7 @@ def test_a_folder_from_python_is_the_fit_of_its_recipe(
 
 
 def test_keys_of_opening_count_also_when_they_come_with_the_fit(solid_colours: Path) -> None:
-    from kerastl.workflow.python import recipe_for, usable
+    from kerastl.jobs.python import recipe_for, usable
 
     examples = kerastl.from_folder(solid_colours)
     for options, as_they_are in (
@@ -267,7 +267,7 @@ def test_keys_of_opening_count_also_when_they_come_with_the_fit(solid_colours: P
 
 
 def test_a_recipe_takes_options_and_other_data(data: Any) -> None:
-    from kerastl.workflow.python import recipe_for
+    from kerastl.jobs.python import recipe_for
 
     recipe = kerastl.load_recipe("digits", ["seed=3"])
     changed = recipe_for(recipe, data, {"dropout": 0.3})

@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 from test_tuning import graphs_alive, scored, shared_of, tiny  # noqa: F401
 
-from kerastl.tuning.hyperparameters import UNFREEZE_POINT
+from kerastl.search.hyperparameters import UNFREEZE_POINT
 
 POINT = "conv_pw_12_relu"
 # Every phase learns, so that what is left of one trial would be seen in the next.
@@ -41,7 +41,7 @@ OTHERS: dict[str, Any] = {
 @pytest.fixture
 def trial(solid_colours: Path, tmp_path: Path, shared_of: Any) -> Any:  # noqa: F811
     """`trial(values, shared=None)`: the result of a trial and what it shared; no head phase is taken over."""
-    from kerastl.tuning.head_phases import HeadPhases
+    from kerastl.search.head_phases import HeadPhases
 
     recipe = tiny(solid_colours, tmp_path / "store", **LEARNING)
     number = iter(range(100))
@@ -156,7 +156,7 @@ def test_networks_that_were_let_go_of_leave_no_graphs(
 def test_folds_have_networks_of_their_own(
     solid_colours: Path, tmp_path: Path, shared_of: Any  # noqa: F811
 ) -> None:  # fmt: skip
-    from kerastl.tuning.head_phases import HeadPhases
+    from kerastl.search.head_phases import HeadPhases
 
     recipe = tiny(solid_colours, tmp_path / "store", **LEARNING)
     shared = shared_of(recipe, 2)
@@ -168,8 +168,8 @@ def test_folds_have_networks_of_their_own(
 
 
 def test_a_fit_repeats_what_the_search_found(trial: Any, tmp_path: Path, solid_colours: Path) -> None:
-    from kerastl.tuning.hyperparameters import with_values
-    from kerastl.workflow import fit
+    from kerastl.jobs import fit
+    from kerastl.search.hyperparameters import with_values
 
     _, shared = trial({})
     values = {"head.dropout": 0.5, "finetune_phase.learning_rate": 2e-3}
@@ -187,7 +187,7 @@ def test_a_fit_repeats_what_the_search_found(trial: Any, tmp_path: Path, solid_c
 def test_layers_of_the_backbone_that_draw_begin_anew(
     solid_colours: Path, tmp_path: Path, shared_of: Any  # noqa: F811
 ) -> None:  # fmt: skip
-    from kerastl.tuning.head_phases import HeadPhases
+    from kerastl.search.head_phases import HeadPhases
 
     recipe = tiny(
         solid_colours, tmp_path / "store", backbone__name="efficientnet_b0", backbone__weights="none",

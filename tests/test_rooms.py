@@ -27,7 +27,7 @@ FLOORS = {
     "recipe": 3,
     "client": 3,
     "data": 4,
-    "image": 4,
+    "modality": 4,
     "model": 4,
     "run": 4,
     "store": 4,
@@ -36,8 +36,8 @@ FLOORS = {
     "export": 5,
     "report": 6,
     "training": 6,
-    "workflow": 7,
-    "tuning": 8,
+    "jobs": 7,
+    "search": 8,
     "cli": 9,
     "__main__": 10,
     "__init__": 10,
@@ -156,12 +156,12 @@ def writes_trainable(tree: ast.Module) -> bool:
 
 
 def compiles_or_fits(tree: ast.Module) -> bool:
-    """Calls a method `compile` or `fit`; `re.compile` and our own `workflow.fit` are neither."""
+    """Calls a method `compile` or `fit`; `re.compile` and our own `jobs.fit` are neither."""
     return any(
         isinstance(node, ast.Call)
         and isinstance(node.func, ast.Attribute)
         and node.func.attr in ("compile", "fit", "train_on_batch")
-        and ast.unparse(node.func.value) not in ("re", "workflow")
+        and ast.unparse(node.func.value) not in ("re", "jobs")
         for node in ast.walk(tree)
     )
 
@@ -181,23 +181,23 @@ ONLY = {
     # the others fit models of scikit-learn: a forest and a Gaussian process to scores of trials, a linear probe to features
     "calls compile() or fit()": (
         compiles_or_fits,
-        ("training/", "tuning/analysis.py", "tuning/bayesian.py", "evaluation/label_probe.py"),
+        ("training/", "search/analysis.py", "search/bayesian.py", "evaluation/label_probe.py"),
     ),
     "imports tensorflow_datasets": (import_of("tensorflow_datasets"), ("data/",)),
-    "imports keras_tuner": (import_of("keras_tuner"), ("tuning/",)),
+    "imports keras_tuner": (import_of("keras_tuner"), ("search/",)),
     "imports httpx or grpc": (
         import_of("httpx", "requests", "grpc", "tensorflow_serving"),
-        ("client/", "tuning/workers.py"),
+        ("client/", "search/workers.py"),
     ),
     "imports matplotlib": (import_of("matplotlib"), ("report/plots", "report/search_plots")),
     "imports click, prints or exits": (
         prints_or_exits,
-        ("cli/", "tuning/worker.py"),
+        ("cli/", "search/worker.py"),
     ),
     # the others only hold it as the default of an argument
     "names saved_models": (
         names_saved_models,
-        ("export/", "workflow/", "workflow.py", "tuning/job.py", "cli/options.py"),
+        ("export/", "jobs/", "jobs.py", "search/job.py", "cli/options.py"),
     ),
 }
 
@@ -222,8 +222,8 @@ def test_the_house_holds(check: Callable[[Path], Violations]) -> None:
     ("check", "place", "source"),
     [
         (floor_violations, "data/files.py", "from kerastl.training import phase"),
-        (floor_violations, "data/files.py", "def f():\n    from kerastl.image.decode import decode"),
-        (floor_violations, "data/files.py", "from kerastl import workflow"),
+        (floor_violations, "data/files.py", "def f():\n    from kerastl.modality.image.decode import decode"),
+        (floor_violations, "data/files.py", "from kerastl import jobs"),
         (floor_violations, "data/files.py", "import kerastl"),
         (floor_violations, "recipe/load.py", "import kerastl.run"),
         (floor_violations, "attic/dust.py", ""),
@@ -232,13 +232,13 @@ def test_the_house_holds(check: Callable[[Path], Violations]) -> None:
         (heavy_imports, "recipe/load.py", "try:\n    from keras import ops\nexcept ImportError:\n    pass"),
         (only_violations, "model/build.py", "layer.trainable = False"),
         (only_violations, "model/build.py", "setattr(layer, 'trainable', False)"),
-        (only_violations, "workflow.py", "model.fit(data)"),
+        (only_violations, "jobs.py", "model.fit(data)"),
         (only_violations, "evaluation/metrics.py", "model.compile()"),
-        (only_violations, "workflow.py", "def f():\n    import tensorflow_datasets as tfds"),
-        (only_violations, "workflow/fitting.py", "import keras_tuner"),
-        (floor_violations, "workflow/fitting.py", "from kerastl.tuning import tune"),
+        (only_violations, "jobs.py", "def f():\n    import tensorflow_datasets as tfds"),
+        (only_violations, "jobs/fitting.py", "import keras_tuner"),
+        (floor_violations, "jobs/fitting.py", "from kerastl.search import tune"),
         (only_violations, "report/page.py", "from matplotlib import pyplot"),
-        (only_violations, "workflow/use.py", "import httpx"),
+        (only_violations, "jobs/use.py", "import httpx"),
         (heavy_imports, "client/rest.py", "from tensorflow_serving.apis import predict_pb2"),
         (only_violations, "training/phase.py", "print('epoch 1')"),
         (only_violations, "run.py", "import sys\nsys.exit(1)"),
@@ -258,8 +258,8 @@ def test_a_crooked_wall_is_caught(
 @pytest.mark.parametrize(
     ("place", "source"),
     [
-        ("cli/fit.py", "from kerastl import __version__, workflow\nworkflow.fit()\nprint(1)"),
-        ("workflow.py", "import re\nre.compile('x')\nfrom kerastl.training.phase import run_phase"),
+        ("cli/fit.py", "from kerastl import __version__, jobs\njobs.fit()\nprint(1)"),
+        ("jobs.py", "import re\nre.compile('x')\nfrom kerastl.training.phase import run_phase"),
         ("model/freezing.py", "layer.trainable = False\nlayer.trainable_variables"),
         ("cli/fit.py", "def f():\n    import tensorflow"),
         ("data/files.py", "from kerastl.data import folder\nfrom kerastl.errors import DataError"),

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from kerastl.errors import RecipeError
+from kerastl.jobs.labelled import recipe_of
 from kerastl.recipe import (
     BackboneRecipe,
     DataRecipe,
@@ -26,7 +27,6 @@ from kerastl.recipe import (
 from kerastl.recipe.keys import Affects, affecting, key, keys_of, value_at
 from kerastl.recipe.schema import FinetunePhaseRecipe
 from kerastl.run import Run
-from kerastl.workflow.labelled import recipe_of
 
 EVERY: tuple[Affects, ...] = ("run", "data", "features", "head", "step", "value")
 

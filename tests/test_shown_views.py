@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from kerastl.features.cache import Cache
+from kerastl.jobs.beginning import prepare_and_begin
+from kerastl.jobs.prepare import open_splits, view_warnings
 from kerastl.recipe import AugmentRecipe, Recipe, load_recipe, resolve
 from kerastl.training.two_phase import transfer
-from kerastl.workflow.beginning import prepare_and_begin
-from kerastl.workflow.prepare import open_splits, view_warnings
 
 LATER = "conv_pw_11_relu"
 

@@ -24,8 +24,8 @@ from conftest import Kerastl
 from kerastl.backbones import backbone_names
 from kerastl.errors import RecipeError, TrainingError, UserError
 from kerastl.recipe import Recipe, load_recipe, resolve, shipped_recipes
-from kerastl.tuning.hyperparameters import UNFREEZE_POINT, Hyperparameter, Space, with_values
-from kerastl.tuning.space import load_space, shipped_spaces
+from kerastl.search.hyperparameters import UNFREEZE_POINT, Hyperparameter, Space, with_values
+from kerastl.search.space import load_space, shipped_spaces
 
 TINY = {
     "backbone.name": "mobilenet_025",
@@ -131,7 +131,7 @@ def test_a_step_makes_a_ladder_of_exact_values(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", [None, *sorted(shipped_spaces())])
 def test_the_recipe_as_it_is_belongs_to_every_shipped_space(name: str | None) -> None:
-    from kerastl.tuning.hyperparameters import first_values, values_of
+    from kerastl.search.hyperparameters import first_values, values_of
 
     for backbone, count in itertools.product(backbone_names(), (200, 2000)):
         recipe = load_recipe("photos", flags={"backbone.name": backbone})
@@ -179,7 +179,7 @@ def test_what_the_recipe_says_is_added_to_a_list_in_its_place(
 
 
 def test_a_range_reaches_to_what_the_recipe_says(tmp_path: Path) -> None:
-    from kerastl.tuning.hyperparameters import combinations, first_values, values_of
+    from kerastl.search.hyperparameters import combinations, first_values, values_of
 
     for flags, ends in (
         ({"finetune_phase.learning_rate": 3.14159e-3}, (1e-5, 3.14159e-3)),
@@ -200,7 +200,7 @@ def test_a_range_reaches_to_what_the_recipe_says(tmp_path: Path) -> None:
 
 
 def test_fine_tune_keys_are_not_searched_where_nothing_is_thawed(tmp_path: Path) -> None:
-    from kerastl.tuning.hyperparameters import combinations
+    from kerastl.search.hyperparameters import combinations
 
     recipe = load_recipe("digits")
     space = load_space(None, recipe, resolve(recipe, 1000, 10))
@@ -221,8 +221,8 @@ def test_fine_tune_keys_are_not_searched_where_nothing_is_thawed(tmp_path: Path)
 
 def opened(folder: Path, tuner: str, space: Space, trials: int, seed: int = 0, first: Any = None) -> Any:
     """An oracle that begins, or goes on, in a folder."""
-    from kerastl.tuning.oracle import make_oracle
-    from kerastl.tuning.search_folder import SearchFolder
+    from kerastl.search.oracle import make_oracle
+    from kerastl.search.search_folder import SearchFolder
 
     oracle = make_oracle(tuner, space, "min", trials, 5, seed, first)
     oracle.open(SearchFolder(folder))
@@ -230,7 +230,7 @@ def opened(folder: Path, tuner: str, space: Space, trials: int, seed: int = 0, f
 
 
 def searched(folder: Path, run: Any, trials: int = 4, tuner: str = "random", space: Space = LINE) -> Any:
-    from kerastl.tuning.loop import search
+    from kerastl.search.loop import search
 
     oracle = opened(folder, tuner, space, trials)
     search(oracle, run)
@@ -252,9 +252,9 @@ def test_a_trial_whose_answers_are_no_numbers_fails_though_its_loss_is_one(
     solid_colours: Path, tmp_path: Path, shared_of: Any
 ) -> None:
     from kerastl.report.search import FAILED
-    from kerastl.tuning.head_phases import HeadPhases
-    from kerastl.tuning.loop import TrialRunner
-    from kerastl.tuning.search_folder import SearchFolder, read_record
+    from kerastl.search.head_phases import HeadPhases
+    from kerastl.search.loop import TrialRunner
+    from kerastl.search.search_folder import SearchFolder, read_record
 
     # One step an epoch: its loss is that of the weights before it.
     recipe = tiny(
@@ -351,7 +351,7 @@ def test_a_search_that_keras_tuner_itself_wrote_down_goes_on(tmp_path: Path) -> 
     """Earlier versions left its files, with the interrupted trial on its list of running ones."""
     import keras_tuner
 
-    from kerastl.tuning.oracle import hyperparameters
+    from kerastl.search.oracle import hyperparameters
 
     objective = keras_tuner.Objective("score", "min")
     theirs: Any = keras_tuner.oracles.RandomSearchOracle(objective, 4, 1, hyperparameters(LINE))
@@ -376,7 +376,7 @@ def test_a_search_that_keras_tuner_itself_wrote_down_goes_on(tmp_path: Path) -> 
 
 
 def test_a_search_begins_with_what_the_recipe_says(tmp_path: Path) -> None:
-    from kerastl.tuning.hyperparameters import first_values, values_of
+    from kerastl.search.hyperparameters import first_values, values_of
 
     resolved = resolve(load_recipe("digits"), 1000, 10)
     space = load_space(None, load_recipe("digits"), resolved)
@@ -395,9 +395,9 @@ def bowl(space: Space, values: dict[str, Any]) -> float:
 
 def best_in(tuner: str, space: Space, trials: int, seed: int, folder: Path) -> float:
     """The best score of a bowl that a tuner finds, without noise."""
-    from kerastl.tuning.loop import search
-    from kerastl.tuning.oracle import make_oracle
-    from kerastl.tuning.search_folder import SearchFolder
+    from kerastl.search.loop import search
+    from kerastl.search.oracle import make_oracle
+    from kerastl.search.search_folder import SearchFolder
 
     found: list[float] = []
     oracle = make_oracle(tuner, space, "min", trials, 5, seed)
@@ -442,7 +442,7 @@ def test_a_bayesian_choice_asks_its_model_once_and_is_better_than_chance(
 
 
 def test_no_trial_begins_after_the_budget(tmp_path: Path) -> None:
-    from kerastl.tuning.loop import search
+    from kerastl.search.loop import search
 
     ran: list[str] = []
     oracle = opened(tmp_path, "random", LINE, 9)
@@ -465,8 +465,8 @@ def test_an_interrupted_trial_waits_too_where_the_budget_is_spent(tmp_path: Path
 
 def test_the_budget_counts_all_starts_of_a_search(tmp_path: Path) -> None:
     from kerastl.progress import Progress
-    from kerastl.tuning.search_folder import SearchFolder
-    from kerastl.tuning.trial_log import TrialLog
+    from kerastl.search.search_folder import SearchFolder
+    from kerastl.search.trial_log import TrialLog
 
     folder = SearchFolder(tmp_path)
     with TrialLog(folder, "val_loss", 9, 0.2, Progress()) as table:
@@ -489,8 +489,8 @@ def shared_of(solid_colours: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     from contextlib import ExitStack
 
     from kerastl.features.cache import Cache
-    from kerastl.tuning.shared import Shared
-    from kerastl.workflow.prepare import open_splits
+    from kerastl.jobs.prepare import open_splits
+    from kerastl.search.shared import Shared
 
     with ExitStack() as stack:
 
@@ -503,7 +503,7 @@ def shared_of(solid_colours: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def scored(recipe: Recipe, values: dict[str, Any], shared: Any, heads: Any, **options: Any) -> Any:
-    from kerastl.tuning.trial import run_trial, trial_recipe
+    from kerastl.search.trial import run_trial, trial_recipe
 
     options = {"monitor": "val_calibrated_loss", **options}
     return run_trial(trial_recipe(recipe, values, shared), shared, heads, **options)
@@ -513,7 +513,7 @@ def scored(recipe: Recipe, values: dict[str, Any], shared: Any, heads: Any, **op
 def test_each_image_view_and_cut_passes_the_frozen_part_once(
     solid_colours: Path, tmp_path: Path, shared_of: Any
 ) -> None:
-    from kerastl.tuning.head_phases import HeadPhases
+    from kerastl.search.head_phases import HeadPhases
 
     recipe = tiny(solid_colours, tmp_path / "store")
     shared, heads = shared_of(recipe), HeadPhases(tmp_path / "heads")
@@ -545,7 +545,7 @@ def test_each_image_view_and_cut_passes_the_frozen_part_once(
 
 @pytest.mark.slow
 def test_features_in_memory_serve_all_trials_too(solid_colours: Path, tmp_path: Path, shared_of: Any) -> None:
-    from kerastl.tuning.head_phases import HeadPhases
+    from kerastl.search.head_phases import HeadPhases
 
     recipe = tiny(
         solid_colours, tmp_path / "store", cache__mode="memory", finetune_phase__unfreeze_from="backbone"
@@ -566,8 +566,8 @@ def test_features_in_memory_serve_all_trials_too(solid_colours: Path, tmp_path: 
 def test_the_plan_of_the_store_foretells_what_a_search_runs_and_keeps(
     solid_colours: Path, tmp_path: Path, shared_of: Any
 ) -> None:
-    from kerastl.tuning.head_phases import HeadPhases
-    from kerastl.tuning.store_plan import plan_store
+    from kerastl.search.head_phases import HeadPhases
+    from kerastl.search.store_plan import plan_store
 
     first, second = "conv_pw_12_relu", "conv_pw_11_relu"
     recipe = tiny(solid_colours, tmp_path / "store", finetune_phase__unfreeze_from=first)
@@ -608,7 +608,7 @@ def test_the_plan_of_the_store_foretells_what_a_search_runs_and_keeps(
 
 
 def test_the_plan_says_where_not_all_can_be_kept(solid_colours: Path, tmp_path: Path, shared_of: Any) -> None:
-    from kerastl.tuning.store_plan import plan_store
+    from kerastl.search.store_plan import plan_store
 
     recipe = tiny(solid_colours, tmp_path / "store", finetune_phase__unfreeze_from="conv_pw_12_relu")
     shared = shared_of(recipe)
@@ -624,7 +624,7 @@ def test_the_plan_says_where_not_all_can_be_kept(solid_colours: Path, tmp_path: 
 def test_a_head_phase_that_is_taken_over_changes_no_score(
     solid_colours: Path, tmp_path: Path, shared_of: Any
 ) -> None:
-    from kerastl.tuning.head_phases import HeadPhases
+    from kerastl.search.head_phases import HeadPhases
 
     phases = {"head_phase__epochs": 1, "finetune_phase__epochs": 3, "finetune_phase__learning_rate": 1e-3}
     recipe = tiny(solid_colours, tmp_path / "store", head__dropout=0.5, **phases)
@@ -650,7 +650,7 @@ def test_a_head_phase_that_is_taken_over_changes_no_score(
 def test_two_processes_run_a_head_phase_once(tmp_path: Path) -> None:
     code = (
         "import sys, time; from pathlib import Path; import numpy as np\n"
-        "from kerastl.tuning.head_phases import HeadPhases; from kerastl.training.phase import PhaseResult\n"
+        "from kerastl.search.head_phases import HeadPhases; from kerastl.training.phase import PhaseResult\n"
         "def train():\n"
         "    time.sleep(1.5)\n"
         "    return PhaseResult('head_phase', (), 1, 'val_loss', {}, (np.ones(3),), 1.0, 1.0, 'epochs')\n"
@@ -679,7 +679,7 @@ def test_two_processes_run_a_head_phase_once(tmp_path: Path) -> None:
 def test_folds_measure_every_image_once_and_repeats_are_averaged(
     solid_colours: Path, tmp_path: Path, shared_of: Any
 ) -> None:
-    from kerastl.tuning.head_phases import HeadPhases
+    from kerastl.search.head_phases import HeadPhases
 
     recipe = tiny(solid_colours, tmp_path / "store", finetune_phase__unfreeze_from="backbone")
     shared = shared_of(recipe, 3)
@@ -692,8 +692,8 @@ def test_folds_measure_every_image_once_and_repeats_are_averaged(
 
 def test_folds_keep_groups_whole_and_hold_out_every_image_once(solid_colours: Path, tmp_path: Path) -> None:
     from kerastl.data.examples import text_column
-    from kerastl.tuning.shared import fold_positions, pooled_splits
-    from kerastl.workflow.prepare import open_splits
+    from kerastl.jobs.prepare import open_splits
+    from kerastl.search.shared import fold_positions, pooled_splits
 
     split = pooled_splits(open_splits(tiny(solid_colours, tmp_path))[1]).train
     groups = text_column([f"g{number // 4}" for number in range(len(split.examples))])
@@ -735,7 +735,7 @@ def test_graphs_of_a_training_are_forgotten_with_it() -> None:
 
 
 def test_trials_leave_no_graphs_behind(solid_colours: Path, tmp_path: Path, shared_of: Any) -> None:
-    from kerastl.tuning.head_phases import HeadPhases
+    from kerastl.search.head_phases import HeadPhases
 
     recipe = tiny(solid_colours, tmp_path / "store", head_phase__epochs=1)
     shared, heads, counts = shared_of(recipe), HeadPhases(tmp_path / "heads"), []
@@ -748,8 +748,8 @@ def test_trials_leave_no_graphs_behind(solid_colours: Path, tmp_path: Path, shar
 def test_hyperbands_share_is_of_both_phases_epochs(
     solid_colours: Path, tmp_path: Path, shared_of: Any
 ) -> None:
-    from kerastl.tuning.oracle import EPOCHS, epochs_share
-    from kerastl.tuning.trial import trial_recipe
+    from kerastl.search.oracle import EPOCHS, epochs_share
+    from kerastl.search.trial import trial_recipe
 
     recipe = tiny(solid_colours, tmp_path, head_phase__epochs=100, finetune_phase__epochs=20)
     third = trial_recipe(recipe, {}, shared_of(recipe), epochs_share({EPOCHS: 5}, 20))
@@ -761,7 +761,7 @@ def test_hyperbands_share_is_of_both_phases_epochs(
 
 
 def test_noise_alone_gives_an_apparent_gain_and_no_expected_one() -> None:
-    from kerastl.tuning.analysis import selection_bias_of
+    from kerastl.search.analysis import selection_bias_of
 
     generator = np.random.default_rng(0)
     noise = generator.exponential(1.0, (50, 200))
@@ -770,7 +770,7 @@ def test_noise_alone_gives_an_apparent_gain_and_no_expected_one() -> None:
 
 
 def test_a_real_gain_is_mostly_kept() -> None:
-    from kerastl.tuning.analysis import selection_bias_of
+    from kerastl.search.analysis import selection_bias_of
 
     generator = np.random.default_rng(0)
     losses = generator.exponential(1.0, (20, 400))
@@ -780,7 +780,7 @@ def test_a_real_gain_is_mostly_kept() -> None:
 
 
 def test_images_of_one_group_are_drawn_together() -> None:
-    from kerastl.tuning.analysis import selection_bias_of
+    from kerastl.search.analysis import selection_bias_of
 
     generator = np.random.default_rng(0)
     patients = generator.exponential(1.0, (40, 20))  # losses of trials on patients; noise alone
@@ -797,8 +797,8 @@ def test_images_of_one_group_are_drawn_together() -> None:
 
 def test_the_report_draws_groups_together(tmp_path: Path) -> None:
     from kerastl.report.search import TrialRecord
-    from kerastl.tuning.results import make_report
-    from kerastl.tuning.search_folder import SearchFolder, read_records, write_record
+    from kerastl.search.results import make_report
+    from kerastl.search.search_folder import SearchFolder, read_records, write_record
 
     folder, generator = SearchFolder(tmp_path), np.random.default_rng(0)
     patients = generator.exponential(1.0, (6, 5)).astype(np.float32)
@@ -820,8 +820,8 @@ def report_of(
 ) -> Any:
     """The report of a search whose trials lost so much on each image."""
     from kerastl.report.search import COMPLETED, TrialRecord
-    from kerastl.tuning.results import make_report
-    from kerastl.tuning.search_folder import SearchFolder, read_records, write_record
+    from kerastl.search.results import make_report
+    from kerastl.search.search_folder import SearchFolder, read_records, write_record
 
     place = SearchFolder(folder)
     score = float(baseline.mean())
@@ -837,8 +837,8 @@ def report_of(
 
 def test_a_gain_that_is_no_better_than_chance_leaves_the_recipe_as_it_is(tmp_path: Path) -> None:
     from kerastl.report.search import search_text
-    from kerastl.tuning.results import winning_values, write_results
-    from kerastl.tuning.search_folder import SearchFolder, read_records
+    from kerastl.search.results import winning_values, write_results
+    from kerastl.search.search_folder import SearchFolder, read_records
 
     noise = np.random.default_rng(1).exponential(1.0, (31, 100)).astype(np.float32)
     noise[0] *= 0.88 / noise[0].mean()  # the recipe is a little better than what the trials draw from
@@ -891,8 +891,8 @@ def test_pictures_tell_short_trials_apart_and_name_a_winner_only_where_there_is_
 def test_a_search_says_how_long_it_took_beside_its_trials(tmp_path: Path) -> None:
     from kerastl.progress import Progress
     from kerastl.report.search import search_text
-    from kerastl.tuning.search_folder import SearchFolder
-    from kerastl.tuning.trial_log import TrialLog
+    from kerastl.search.search_folder import SearchFolder
+    from kerastl.search.trial_log import TrialLog
 
     said: list[str] = []
 
@@ -917,10 +917,10 @@ def test_a_search_says_how_long_it_took_beside_its_trials(tmp_path: Path) -> Non
 
 
 def test_another_search_gets_a_folder_of_its_own(solid_colours: Path, tmp_path: Path) -> None:
+    from kerastl.jobs.prepare import open_splits
     from kerastl.progress import Progress
-    from kerastl.tuning.search_folder import SearchFolder
-    from kerastl.tuning.spec import SearchSettings, SearchSpec, check_same, folder_for
-    from kerastl.workflow.prepare import open_splits
+    from kerastl.search.search_folder import SearchFolder
+    from kerastl.search.spec import SearchSettings, SearchSpec, check_same, folder_for
 
     recipe = tiny(solid_colours, tmp_path / "store")
     resolved, splits = open_splits(recipe)
@@ -942,8 +942,8 @@ def test_another_search_gets_a_folder_of_its_own(solid_colours: Path, tmp_path: 
 
 def test_a_shortened_trial_never_wins(tmp_path: Path) -> None:
     from kerastl.report.search import TrialRecord
-    from kerastl.tuning.results import make_report
-    from kerastl.tuning.search_folder import SearchFolder, read_records, write_record
+    from kerastl.search.results import make_report
+    from kerastl.search.search_folder import SearchFolder, read_records, write_record
 
     folder, losses = SearchFolder(tmp_path), np.ones(4, np.float32)
     write_record(folder.baseline, TrialRecord("baseline", {}, score=0.5, losses=losses))
@@ -958,7 +958,7 @@ def test_a_shortened_trial_never_wins(tmp_path: Path) -> None:
 
 def test_a_dead_key_has_no_importance_and_a_live_one_has() -> None:
     from kerastl.report.search import COMPLETED, TrialRecord
-    from kerastl.tuning.analysis import importance_of
+    from kerastl.search.analysis import importance_of
 
     space = Space(
         (Hyperparameter("head.dropout", low=0.0, high=1.0), Hyperparameter("head.l2", low=0.0, high=1.0))
@@ -978,8 +978,8 @@ def test_a_dead_key_has_no_importance_and_a_live_one_has() -> None:
 
 def test_a_recipe_that_fails_as_it_is_loses_to_any_trial(tmp_path: Path) -> None:
     from kerastl.report.search import COMPLETED, FAILED, TrialRecord
-    from kerastl.tuning.results import make_report, winning_values, write_results
-    from kerastl.tuning.search_folder import SearchFolder, read_records, write_record
+    from kerastl.search.results import make_report, winning_values, write_results
+    from kerastl.search.search_folder import SearchFolder, read_records, write_record
 
     folder, recipe = SearchFolder(tmp_path), load_recipe("digits")
     write_record(folder.baseline, TrialRecord("baseline", {}, 1.0, FAILED, reason="the loss is nan"))
@@ -1005,10 +1005,10 @@ def test_a_recipe_that_fails_as_it_is_loses_to_any_trial(tmp_path: Path) -> None
 
 
 def test_scratch_of_killed_processes_is_removed_and_that_of_others_is_not(tmp_path: Path) -> None:
-    from kerastl.tuning.search_folder import SearchFolder, scratch_folder
+    from kerastl.search.search_folder import SearchFolder, scratch_folder
 
     code = (
-        "import os, sys; from pathlib import Path; from kerastl.tuning.search_folder import SearchFolder, scratch_folder\n"
+        "import os, sys; from pathlib import Path; from kerastl.search.search_folder import SearchFolder, scratch_folder\n"
         "with scratch_folder(SearchFolder(Path(sys.argv[1]))) as place:\n"
         "    place.mkdir(); (place / 'pixels.npy').write_text('x'); print(place, flush=True); sys.stdin.readline()\n"
     )
@@ -1040,8 +1040,8 @@ def test_scratch_of_killed_processes_is_removed_and_that_of_others_is_not(tmp_pa
 def test_a_worker_without_work_asks_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from keras_tuner.engine.trial import Trial
 
-    from kerastl.tuning import oracle as oracles
-    from kerastl.tuning.loop import search
+    from kerastl.search import oracle as oracles
+    from kerastl.search.loop import search
 
     asked: list[float] = []
     oracle = opened(tmp_path, "random", LINE, 2)
@@ -1156,7 +1156,7 @@ def test_workers_share_a_search_and_a_killed_one_takes_its_trial_up_again(
 def test_a_worker_of_another_machine_joins_and_is_told_when_it_is_over(
     solid_colours: Path, tmp_path: Path
 ) -> None:
-    from kerastl.tuning.workers import IP, NAME, PORT, free_port
+    from kerastl.search.workers import IP, NAME, PORT, free_port
 
     words = command(solid_colours, "--trials", "6", "--set", f"cache.directory={tmp_path / 'store'}")
     place = {**os.environ, IP: "127.0.0.1", PORT: str(free_port())}
@@ -1164,7 +1164,7 @@ def test_a_worker_of_another_machine_joins_and_is_told_when_it_is_over(
     options: Any = {"cwd": tmp_path, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     # A cluster starts all at once: the worker comes first, and the folder is not there yet.
     remote = subprocess.Popen(
-        [sys.executable, "-m", "kerastl.tuning.worker", "tuning/colours"], env={**place, NAME: "machine-2"}, **options
+        [sys.executable, "-m", "kerastl.search.worker", "tuning/colours"], env={**place, NAME: "machine-2"}, **options
     )  # fmt: skip
     chief = subprocess.Popen([sys.executable, "-m", "kerastl", *words], env=place, **options)
     try:
@@ -1218,7 +1218,7 @@ def test_each_worker_gets_a_gpu_of_its_own_where_there_are_enough(
     import tensorflow as tf
 
     from kerastl.progress import Progress
-    from kerastl.tuning import workers
+    from kerastl.search import workers
 
     processes = Played()
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["a GPU"] * gpus)
@@ -1235,7 +1235,7 @@ def test_the_trial_of_a_worker_that_is_silent_goes_to_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from kerastl.progress import Progress
-    from kerastl.tuning import workers
+    from kerastl.search import workers
 
     warned: list[str] = []
 
@@ -1275,8 +1275,8 @@ def test_the_trial_of_a_worker_that_is_silent_goes_to_another(
 
 
 def test_a_worker_that_is_heard_of_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from kerastl.tuning import workers
-    from kerastl.tuning.search_folder import SearchFolder
+    from kerastl.search import workers
+    from kerastl.search.search_folder import SearchFolder
 
     clock = [100.0]
     monkeypatch.setattr(workers.time, "monotonic", lambda: clock[0])
@@ -1295,9 +1295,9 @@ def test_a_worker_that_is_heard_of_is_not_lost(tmp_path: Path, monkeypatch: pyte
 def test_a_worker_waits_for_its_chief_and_not_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from kerastl.tuning import worker
-    from kerastl.tuning.search_folder import SearchFolder
-    from kerastl.tuning.workers import NAME, worker_file
+    from kerastl.search import worker
+    from kerastl.search.search_folder import SearchFolder
+    from kerastl.search.workers import NAME, worker_file
 
     folder = SearchFolder(tmp_path / "search")
     monkeypatch.setattr(worker, "WATCH_SECONDS", 0.05)
@@ -1322,11 +1322,11 @@ def test_a_worker_waits_for_its_chief_and_not_for_ever(
 def test_a_worker_with_other_data_is_refused(
     solid_colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from kerastl.tuning import worker
-    from kerastl.tuning.search_folder import SearchFolder
-    from kerastl.tuning.spec import SearchSettings, SearchSpec, check_same
-    from kerastl.tuning.workers import NAME, worker_file
-    from kerastl.workflow.prepare import open_splits
+    from kerastl.jobs.prepare import open_splits
+    from kerastl.search import worker
+    from kerastl.search.search_folder import SearchFolder
+    from kerastl.search.spec import SearchSettings, SearchSpec, check_same
+    from kerastl.search.workers import NAME, worker_file
 
     recipe, folder = tiny(solid_colours, tmp_path / "store"), SearchFolder(tmp_path / "search")
     spec = SearchSpec(recipe, *open_splits(recipe)[:1], LINE, SearchSettings(), open_splits(recipe)[1])
@@ -1343,9 +1343,9 @@ def test_a_worker_with_other_data_is_refused(
 def test_a_search_goes_on_under_another_name_and_not_with_another_seed(
     solid_colours: Path, tmp_path: Path
 ) -> None:
-    from kerastl.tuning.search_folder import SearchFolder
-    from kerastl.tuning.spec import SearchSettings, SearchSpec, check_same
-    from kerastl.workflow.prepare import open_splits
+    from kerastl.jobs.prepare import open_splits
+    from kerastl.search.search_folder import SearchFolder
+    from kerastl.search.spec import SearchSettings, SearchSpec, check_same
 
     def asked(**sets: Any) -> SearchSpec:
         recipe = tiny(solid_colours, tmp_path / "store", **sets)
@@ -1362,9 +1362,9 @@ def test_a_search_goes_on_under_another_name_and_not_with_another_seed(
 def test_a_search_does_not_go_on_with_another_file_of_weights_under_the_same_name(
     solid_colours: Path, tmp_path: Path
 ) -> None:
-    from kerastl.tuning.search_folder import SearchFolder
-    from kerastl.tuning.spec import SearchSettings, SearchSpec, check_same
-    from kerastl.workflow.prepare import open_splits
+    from kerastl.jobs.prepare import open_splits
+    from kerastl.search.search_folder import SearchFolder
+    from kerastl.search.spec import SearchSettings, SearchSpec, check_same
 
     weights = tmp_path / "mine.weights.h5"
     weights.write_bytes(b"some")
@@ -1403,8 +1403,8 @@ def test_values_are_checked_as_the_recipes_own() -> None:
 
 
 def test_a_folder_that_holds_something_else_is_no_search(tmp_path: Path) -> None:
-    from kerastl.tuning.search_folder import SearchFolder
-    from kerastl.tuning.spec import check_same
+    from kerastl.search.search_folder import SearchFolder
+    from kerastl.search.spec import check_same
 
     class Asked:
         def identity(self) -> dict[str, str]:

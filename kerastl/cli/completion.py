@@ -47,7 +47,7 @@ def recipes(context: click.Context, parameter: click.Parameter, begun: str) -> l
 
 def spaces(context: click.Context, parameter: click.Parameter, begun: str) -> list[CompletionItem]:
     """Offer shipped search spaces, and files."""
-    from kerastl.tuning import shipped_spaces
+    from kerastl.search import shipped_spaces
 
     return _fitting(shipped_spaces(), begun, "file")
 

@@ -50,14 +50,14 @@ def export(
     A SavedModel takes encoded images; the other formats take pixels that were decoded and resized before.
     """
     quiet_tensorflow()
-    from kerastl import workflow
+    from kerastl import jobs
 
     if format == SAVED_MODEL:
-        exported: Any = workflow.export(
+        exported: Any = jobs.export(
             run, models_dir=models_dir, name=name, keep=keep, warmup=warmup, progress=progress
         )
     else:
-        exported = workflow.convert(
+        exported = jobs.convert(
             run, format, exported_dir=exported_dir, name=name, keep=keep, progress=progress
         )
     if as_json:

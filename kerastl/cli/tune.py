@@ -113,8 +113,8 @@ def tune(
     head phases. Stopped at any moment, the same command goes on.
     """
     quiet_tensorflow()
-    from kerastl.tuning import SearchSettings
-    from kerastl.tuning import tune as search
+    from kerastl.search import SearchSettings
+    from kerastl.search import tune as search
 
     settings = SearchSettings(tuner, trials, budget, repeats, folds or 0, workers)
     summary = search(

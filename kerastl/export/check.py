@@ -61,7 +61,7 @@ def expected_answers(model: keras.Model, encoded_images: Sequence[bytes], servin
     """
     import tensorflow as tf
 
-    from kerastl.image.decode import decode
+    from kerastl.modality.image.decode import decode
     from kerastl.model.heads import embedding_model
 
     size, resize = serving.image_size, serving.resize

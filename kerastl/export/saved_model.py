@@ -22,7 +22,7 @@ from kerastl.export.signature import (
     Serving,
     write_labels,
 )
-from kerastl.image.decode import check_formats, decode
+from kerastl.modality.image.decode import check_formats, decode
 from kerastl.model.heads import embedding_model
 from kerastl.model.precision import in_float32
 

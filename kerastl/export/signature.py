@@ -5,7 +5,7 @@ As TensorFlow Serving and its clients see them (n images, k classes, s the image
 | signature           | input         |                                                                         |
 |---------------------|---------------|-------------------------------------------------------------------------|
 | `serving_default`   | `image_bytes` | string [n]: encoded images of any size and format that training reads    |
-| `serving_pixels`    | `pixels`      | float32 [n, s, s, 3]: RGB, 0..255, as `kerastl.image.decode` returns them |
+| `serving_pixels`    | `pixels`      | float32 [n, s, s, 3]: RGB, 0..255, as `kerastl.modality.image.decode` returns them |
 | `serving_embedding` | `image_bytes` | as above                                                                |
 
 | output          |                                                                                                  |
@@ -48,7 +48,7 @@ class Serving:
         resize: `stretch`, `crop` or `pad`, as in training.
         task: what the logits answer.
         threshold: lowest probability of the best class that counts as an answer, 0..1; None serves no `accepted`.
-        significant_bits: of PNG files of 16 bits, as in training; see `kerastl.image.decode.decode`.
+        significant_bits: of PNG files of 16 bits, as in training; see `kerastl.modality.image.decode.decode`.
     """
 
     class_names: tuple[str, ...]

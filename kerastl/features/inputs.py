@@ -14,8 +14,8 @@ from kerastl.data.examples import Split, without
 from kerastl.errors import DataError
 from kerastl.features.cache import Cache
 from kerastl.features.contents import content_keys, fresh_keys
-from kerastl.image.decode import DECODE_VERSION
-from kerastl.image.read import Decoded, decode_in_chunks
+from kerastl.modality.image.decode import DECODE_VERSION
+from kerastl.modality.image.read import Decoded, decode_in_chunks
 from kerastl.progress import Progress, Tracker, size_text
 from kerastl.recipe import DataRecipe
 from kerastl.store.array import ArrayKey, Rows, first_of_each

@@ -17,15 +17,15 @@ from typing import Any, Protocol
 import numpy as np
 import tensorflow as tf
 
-from kerastl.image.augment import batch_augment
-from kerastl.image.keys import example_keys
-from kerastl.image.mix import MixPlan, mix, mix_labels, mix_plan
+from kerastl.modality.image.augment import batch_augment
+from kerastl.modality.image.keys import example_keys
+from kerastl.modality.image.mix import MixPlan, mix, mix_labels, mix_plan
 from kerastl.recipe import AugmentRecipe
 from kerastl.store.array import digests
 from kerastl.task import Task
 from kerastl.task.classification import CLASSIFICATION
 
-# To be raised with any change of kerastl.image that changes a pixel of an augmented view.
+# To be raised with any change of kerastl.modality.image that changes a pixel of an augmented view.
 AUGMENT_VERSION = 1
 
 

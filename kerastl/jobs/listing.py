@@ -1,0 +1,143 @@
+"""What can be named and whether this machine is ready: `datasets` and `check`. No TensorFlow at import."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from kerastl.data.tfds_listing import prepared_datasets, tfds_folder
+from kerastl.progress import Progress
+
+
+@dataclass(frozen=True)
+class DatasetLine:
+    """A data set that can be named.
+
+    Attributes:
+        name: what `--data` takes.
+        prepared: whether it can be used on this machine right now.
+        detail: where it lies or how to get it.
+    """
+
+    name: str
+    prepared: bool
+    detail: str
+
+
+@dataclass(frozen=True)
+class CheckLine:
+    """One thing that `check` looked at."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+def datasets(data_dir: str | None = None) -> list[DatasetLine]:
+    """Data sets that can be named, with those that TFDS has prepared here."""
+    lines = [
+        DatasetLine("digits", True, "1,797 handwritten digits in 10 classes, bundled with scikit-learn"),
+        DatasetLine(
+            "DIR", True, "a folder with one folder a class, flat or under train/, validation/, test/"
+        ),
+        DatasetLine("FILE.csv", True, "a manifest with the columns path and label; .parquet as well"),
+    ]
+    prepared = prepared_datasets(data_dir)
+    lines += [DatasetLine(f"tfds:{name}", True, detail) for name, detail in prepared]
+    if not prepared:
+        lines.append(DatasetLine("tfds:NAME", False, f"nothing is prepared in {tfds_folder(data_dir)}"))
+    return lines
+
+
+def check(progress: Progress = Progress()) -> list[CheckLine]:
+    """Look at all that a fit on this machine needs, from Python to the bundled weights."""
+    return [
+        _line("Python", _python),
+        _line("TensorFlow", _tensorflow),
+        _line("Keras", _keras),
+        _line("devices", _devices),
+        _line("bundled weights", _bundled_weights),
+        _line("image decoding", _decoding),
+        _line("temporary folder", _temporary_folder),
+        _line("weights folder", _weights_folder),
+    ]
+
+
+def _line(name: str, look: Callable[[], str]) -> CheckLine:
+    try:
+        return CheckLine(name, True, look())
+    except Exception as error:
+        return CheckLine(name, False, f"{type(error).__name__}: {error}")
+
+
+def _python() -> str:
+    return sys.version.split()[0]
+
+
+def _tensorflow() -> str:
+    import tensorflow as tf
+
+    return str(tf.__version__)
+
+
+def _keras() -> str:
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        raise RuntimeError(
+            f"its backend is {keras.backend.backend()}; unset KERAS_BACKEND, or set it to tensorflow"
+        )
+    return f"{keras.__version__} on {keras.backend.backend()}"
+
+
+def _devices() -> str:
+    import tensorflow as tf
+
+    gpus = tf.config.list_physical_devices("GPU")
+    return f"{len(gpus)} GPU, {os.cpu_count()} CPU cores" if gpus else f"{os.cpu_count()} CPU cores, no GPU"
+
+
+def _bundled_weights() -> str:
+    import numpy as np
+
+    from kerastl.backbones import get_backbone
+    from kerastl.model.build import build_backbone
+    from kerastl.model.weights import load_weights
+
+    spec = get_backbone("mobilenet_025")
+    backbone = build_backbone(spec, spec.image_size)
+    loaded = load_weights(backbone, spec, "pretrained", None)
+    answer = backbone(np.zeros((1, spec.image_size, spec.image_size, 3), np.float32), training=False)
+    if not np.isfinite(np.asarray(answer)).all():
+        raise RuntimeError("the network's answer is not a number")
+    return f"{loaded.origin}, SHA-256 {str(loaded.sha256)[:12]}…"
+
+
+def _decoding() -> str:
+    import tensorflow as tf
+
+    from kerastl.modality.image.decode import DECODE_VERSION, decode
+
+    grey = tf.fill([8, 8, 3], tf.constant(127, tf.uint8))
+    if int(tf.reduce_max(tf.abs(tf.cast(decode(tf.io.encode_png(grey), 8, "stretch"), tf.int32) - 127))) != 0:
+        raise RuntimeError("a grey image does not come back as it was")
+    return f"version {DECODE_VERSION}"
+
+
+def _temporary_folder() -> str:
+    with tempfile.TemporaryFile() as file:
+        file.write(b"0" * 1024)
+    return tempfile.gettempdir()
+
+
+def _weights_folder() -> str:
+    named = os.environ.get("KERASTL_WEIGHTS_DIR")
+    if not named:
+        return "KERASTL_WEIGHTS_DIR is not set; ImageNet weights come from Keras' own cache or download"
+    if not Path(named).is_dir():
+        raise FileNotFoundError(f"KERASTL_WEIGHTS_DIR is {named}, which is not a folder")
+    return named

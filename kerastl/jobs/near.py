@@ -1,0 +1,118 @@
+"""Images that look nearly the same on two sides of a split: what makes a test better than it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from kerastl.data.examples import Split
+from kerastl.data.looks import near_copies
+from kerastl.errors import DataError
+from kerastl.features.inputs import OtherReading
+from kerastl.jobs.prepare import Prepared
+from kerastl.progress import Progress
+from kerastl.wording import counted
+
+_READ_BATCH = 256
+_SHOWN = 2
+# Of images of which only features were kept, so many are decoded once more to be looked at.
+_MOST_DECODED = 1_000
+
+
+@dataclass(frozen=True)
+class NearCopies:
+    """What was found.
+
+    Attributes:
+        rows: for each held-out image that has any its split and identity, those of the image that looks most like it,
+            and the correlation of their thumbnails.
+        warnings: how many there are, with some of them by name.
+    """
+
+    rows: tuple[dict[str, str], ...]
+    warnings: tuple[str, ...]
+
+
+def near_copies_in(prepared: Prepared, progress: Progress) -> NearCopies:
+    """Look for near copies of test and validation images among those that they are to be held out from.
+
+    Args:
+        prepared: split images, decoded in this run or kept, or few; others are passed over.
+        progress: is told of those that were passed over.
+    """
+    train, validation, test = prepared.splits
+    found: list[dict[str, str]] = []
+    warnings: list[str] = []
+    passed_over = sum(_complete_looks(prepared, split) for split in prepared.splits)
+    if passed_over:
+        progress.note(
+            f"Near copies across splits are not looked for among {counted(passed_over, 'image')}: their features were kept by "
+            "an earlier run, which decoded them and looked"
+        )
+    for held_out, others in ((test, (train, validation)), (validation, (train,))):
+        found += (rows := _pairs(held_out, others, warnings))
+        if rows:
+            shown = ", ".join(f"'{row['id']}' and '{row['near']}'" for row in rows[:_SHOWN])
+            warnings.append(
+                f"{counted(len(rows), f'{held_out.name} image')} {'looks' if len(rows) == 1 else 'look'} nearly the same as images of "
+                f"{' or '.join(other.name for other in others)}, such as {shown} (all: near_copies.csv): the figures of "
+                f"{held_out.name} are too good. If they are frames of one scene or shots of one thing, name the groups: "
+                "data.group_pattern, data.group_subfolders or a manifest's group column."
+            )
+    return NearCopies(tuple(found), tuple(warnings))
+
+
+def _complete_looks(prepared: Prepared, split: Split) -> int:
+    """Add what was not decoded in this run, where that costs little; how many images are left."""
+    looks, pixels = split.examples.looks, prepared.pixels[split.name]
+    unseen = looks.unseen(split.indices)
+    if not pixels.kept and len(unseen) > _MOST_DECODED:
+        return len(unseen)
+    for start in range(0, len(unseen), _READ_BATCH):
+        places = unseen[start : start + _READ_BATCH]
+        try:
+            looks.add(split.indices[places], pixels[places])
+        except (DataError, OtherReading):  # gone by now: no reason to lose a trained model
+            return len(unseen) - start
+    return 0
+
+
+def _pairs(held_out: Split, others: tuple[Split, ...], warnings: list[str]) -> list[dict[str, str]]:
+    examples = held_out.examples
+    looks = examples.looks
+    here = np.delete(held_out.indices, looks.unseen(held_out.indices))
+    sides = [np.delete(other.indices, looks.unseen(other.indices)) for other in others]
+    there = np.concatenate(sides)
+    names = [other.name for other, side in zip(others, sides, strict=True) for _ in side]
+    if not len(here) or not len(there):
+        return []
+    found, looked = near_copies(looks.rows(here), looks.rows(there))
+    if looked < len(here):
+        warnings.append(
+            f"Near copies were looked for among {looked:,} of {len(here):,} {held_out.name} images, spread evenly: there are "
+            "too many pairs."
+        )
+    return list(_described(found, here, there, names, held_out))
+
+
+def _described(
+    found: list[tuple[int, int, float]],
+    here: np.ndarray,
+    there: np.ndarray,
+    names: list[str],
+    held_out: Split,
+) -> Iterator[dict[str, str]]:
+    examples = held_out.examples
+    for row, other, likeness in found:
+        one, two = here[row], there[other]
+        equal = examples.contents is not None and examples.contents[one] == examples.contents[two] >= 0
+        if not equal:  # which was said when the files were compared
+            yield {
+                "split": held_out.name,
+                "id": str(examples.ids[one]),
+                "near_split": names[other],
+                "near": str(examples.ids[two]),
+                "likeness": f"{likeness:.3f}",
+            }

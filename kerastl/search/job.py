@@ -1,0 +1,268 @@
+"""`tune`: from a recipe to a better one, searched on validation, and tested once."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.util
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from kerastl.errors import Interrupted, TrainingError, UserError
+from kerastl.features.cache import Cache
+from kerastl.jobs import FitSummary, fit
+from kerastl.jobs.prepare import make_repeatable, open_splits
+from kerastl.locking import FileLock
+from kerastl.progress import Progress
+from kerastl.recipe import Recipe, load_recipe
+from kerastl.report.search import SearchReport, search_text, write_search_page
+from kerastl.search.head_phases import HeadPhases
+from kerastl.search.hyperparameters import first_values, values_of
+from kerastl.search.loop import BAD_SETTING, TrialRunner, search
+from kerastl.search.oracle import Oracle, hyperband_trials, make_oracle
+from kerastl.search.results import (
+    TuneSummary,
+    append_log,
+    make_report,
+    read_summary,
+    winning_values,
+    write_results,
+    write_summary,
+)
+from kerastl.search.search_folder import (
+    SearchFolder,
+    read_record,
+    read_records,
+    scratch_folder,
+    whole_trials,
+)
+from kerastl.search.shared import Shared
+from kerastl.search.space import load_space
+from kerastl.search.spec import (
+    DEFAULT_TRIALS,
+    SearchSettings,
+    SearchSpec,
+    check_folds,
+    check_same,
+    check_settings,
+    folder_for,
+)
+from kerastl.search.store_plan import plan_store
+from kerastl.search.trial import trial_recipe
+from kerastl.search.trial_log import TrialLog
+from kerastl.search.workers import IP, search_with_workers
+from kerastl.task import MONITORS
+from kerastl.wording import interval
+from kerastl.writing import explain_write_errors
+
+NEEDED = {"keras_tuner": "keras-tuner", "sklearn": "scikit-learn", "tensorboard": "tensorboard"}
+UNLIMITED = 10**6
+BASELINE = "baseline"
+
+
+def tune(
+    recipe: Recipe,
+    *,
+    space: Path | str | None = None,
+    settings: SearchSettings | None = None,
+    directory: Path | str | None = None,
+    runs_dir: Path | str = Path("runs"),
+    models_dir: Path | str = Path("saved_models"),
+    export_model: bool = True,
+    tensorboard: bool = False,
+    keep: int | None = None,
+    warmup: bool = True,
+    progress: Progress = Progress(),
+) -> TuneSummary:
+    """Search recipe keys on training and validation images; train the winner and test it once.
+
+    The same call goes on where an earlier one was stopped, by whatever; finished trials are not repeated.
+
+    Args:
+        recipe: from `kerastl.load_recipe`.
+        space: a TOML file or the name of a shipped space; see `kerastl.search.space`.
+        settings: how to search; the defaults without it.
+        directory: folder of the search; `tuning/<name of the recipe>` without it, with a number where another search is there.
+        runs_dir: where the winner's run is made.
+        models_dir: the folder that TensorFlow Serving watches.
+        export_model: publish the winner there.
+        tensorboard: also write TensorBoard logs of the winner's training into its run's folder.
+        keep: how many versions of the model stay there; all of them without it.
+        warmup: put warm-up requests for TensorFlow Serving beside the model; they hold some images of the data.
+        progress: listens.
+
+    Raises:
+        UserError: recipe, space, data or folder cannot be used.
+        TrainingError: no trial could be finished.
+        Interrupted: the user stopped the search.
+    """
+    settings = settings or SearchSettings()
+    check_packages()
+    check_settings(settings)
+    resolved, splits = open_splits(recipe, directory or "tuning", runs_dir, models_dir)
+    recipe = dataclasses.replace(
+        recipe, data=resolved.data
+    )  # what was learnt of the images holds for all trials
+    spec = SearchSpec(recipe, resolved, load_space(space, recipe, resolved), settings, splits)
+    check_folds(recipe, resolved, spec.space, settings)
+    if directory is not None:
+        folder = SearchFolder(Path(directory))
+    else:
+        folder = folder_for(spec, Path("tuning") / resolved.name, progress)
+    with explain_write_errors(folder.path):
+        folder.path.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.lock) as lock:
+        if not lock.acquire(exclusive=True):
+            raise UserError(
+                f"Another process searches in {folder.path}. Wait for it, or choose another folder with --directory."
+            )
+        check_same(folder, spec)
+        if folder.result_json.is_file():
+            progress.note(
+                f"This search has ended and its winner was tested, which happens once. Choose another --directory than "
+                f"{folder.path} to search on"
+            )
+            return read_summary(folder)
+        for warning in splits.warnings:
+            progress.warn(warning)
+        try:
+            report = _search(spec, folder, progress)
+        except KeyboardInterrupt:
+            ended = len(read_records(folder))
+            raise Interrupted(
+                f"Stopped after {ended} trials. The same command goes on in {folder.path}; finished trials are not repeated"
+            ) from None
+        progress.note(f"Training the winner: kerastl fit {folder.winner_toml}")
+        fitted = fit(
+            load_recipe(folder.winner_toml), runs_dir=runs_dir, models_dir=models_dir, export_model=export_model,
+            tensorboard=tensorboard, keep=keep, warmup=warmup, progress=progress,
+        )  # fmt: skip
+        return _finish(spec, report, folder, fitted, directory is None)
+
+
+def _search(spec: SearchSpec, folder: SearchFolder, progress: Progress) -> SearchReport:
+    settings, monitor = spec.settings, spec.monitor
+    oracle = oracle_of(spec)
+    expected = spec.trials
+    if settings.tuner == "hyperband":
+        expected = min(hyperband_trials(spec.full_epochs), expected or UNLIMITED)
+    with open_runner(spec, folder, progress) as runner:
+        if spec.space.added:
+            progress.note(
+                f"Added to the space, which the recipe as it is lies outside of: {', '.join(spec.space.added)}"
+            )
+        for line in plan_store(spec.recipe, spec.space, runner.shared).lines():
+            progress.note(line)
+        with TrialLog(folder, monitor, expected, settings.budget_seconds, progress) as log:
+            # A baseline that diverges is no reason to stop: then every trial is better.
+            with contextlib.suppress(*BAD_SETTING):
+                runner.run(folder.baseline, BASELINE, {})
+            log.start(read_record(folder.baseline))
+            oracle.open(folder)
+            oracle.ended, oracle.out_of_time = log.ended, log.out_of_time
+            # An address to listen at asks for a chief, for workers on other machines.
+            if settings.workers > 1 or IP in os.environ:
+                search_with_workers(oracle, spec.to_dict(), settings.workers, progress)
+            else:
+                search(oracle, runner)
+        records, baseline = read_records(folder), read_record(folder.baseline)
+        if not whole_trials(records):
+            reasons = "; ".join(dict.fromkeys(filter(None, (record.reason for record in records))))
+            message = (
+                f"No trial was finished with all its epochs: {reasons[:600] or 'no time was left for one'}"
+            )
+            if baseline is None or baseline.score is None:
+                raise TrainingError(message)
+            progress.warn(
+                f"{message}. The recipe as it is stays the best; --budget and --trials may be raised"
+            )
+        every = [*records, *filter(None, [baseline])]
+        work = (
+            f"{sum(record.forward_passes for record in every):,} forward passes and "
+            f"{sum(record.heads for record in every)} head phases for {len(every)} trials"
+        )
+        name = spec.resolved.name
+        report = make_report(
+            folder, name, spec.space, settings.tuner, monitor, spec.measured, records, work,
+            runner.shared.measured_groups(spec.resolved),
+        )  # fmt: skip
+        recipe = trial_recipe(spec.recipe, winning_values(report), runner.shared)
+        write_results(folder, report, recipe, spec.space, records)
+        return report
+
+
+def oracle_of(spec: SearchSpec) -> Oracle:
+    """The oracle that chooses the trials of a search."""
+    direction = "max" if MONITORS[spec.monitor] else "min"
+    first = first_values(spec.space, values_of(spec.resolved, spec.space))
+    return make_oracle(
+        spec.settings.tuner,
+        spec.space,
+        direction,
+        spec.trials,
+        spec.full_epochs,
+        spec.resolved.seed,
+        first,
+    )
+
+
+@contextlib.contextmanager
+def open_runner(
+    spec: SearchSpec, folder: SearchFolder, progress: Progress = Progress()
+) -> Iterator[TrialRunner]:
+    """Open the runner of this process' trials, with its hold on the store."""
+    make_repeatable(spec.resolved)
+    settings = spec.settings
+    with scratch_folder(folder) as scratch, Cache(spec.resolved.cache, scratch) as cache:
+        shared = Shared(spec.splits, cache, settings.folds, spec.trials or DEFAULT_TRIALS, progress)
+        heads = HeadPhases(folder.heads, progress)
+        yield TrialRunner(
+            spec.recipe, spec.space, shared, heads, folder,
+            spec.monitor, settings.repeats, spec.full_epochs,
+        )  # fmt: skip
+
+
+def _finish(
+    spec: SearchSpec, report: SearchReport, folder: SearchFolder, fitted: FitSummary, default_place: bool
+) -> TuneSummary:
+    """Write down the winner's result on the test split, after a training like any other."""
+    metrics = fitted.report.metrics
+    between = interval(*metrics.accuracy_interval, metrics.groups)
+    words = f"accuracy {metrics.accuracy:.4f} ({between}) on {metrics.count:,} images"
+    report = dataclasses.replace(report, test=words)
+    write_search_page(folder.path, folder.page_md, report, folder.winner_toml.read_text(encoding="utf-8"))
+    summary = TuneSummary(
+        folder=folder.path,
+        winner=folder.winner_toml,
+        page=folder.page_md,
+        text=f"{search_text(report)}\n  {'test, once':<20}{words}",
+        score=report.best_score,
+        baseline=report.baseline,
+        monitor=report.monitor,
+        trials=len(report.trials),
+        run=fitted.run,
+        test_accuracy=fitted.report.metrics.accuracy,
+        model=fitted.exported.path if fitted.exported else None,
+        winning_trial=report.best,
+        values=winning_values(report),
+        no_better_than_chance=report.chance,
+        gain=report.bias,
+        importance=report.importance,
+        failed=sum(trial.score is None for trial in report.trials),
+        seconds=report.wall_seconds,
+        trial_seconds=report.seconds,
+    )
+    if default_place:
+        append_log(folder.path.parent / "ledger.csv", spec, report, words)
+    write_summary(folder, summary)
+    return summary
+
+
+def check_packages() -> None:
+    """Raise UserError where a package that only the search needs is missing, before anything is decoded."""
+    missing = [package for module, package in NEEDED.items() if importlib.util.find_spec(module) is None]
+    if missing:
+        raise UserError(
+            f"kerastl tune needs {' and '.join(missing)}. Install: pip install {' '.join(missing)}"
+        )

@@ -1,0 +1,241 @@
+"""What all trials of a search share: decoded images, the untouched backbone, and its features at every cut.
+
+Trials differ in what they train, so all that is frozen is the same for many of them. It is made when the first
+trial asks for it and held until the search ends; the store keeps it for the search that goes on later.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from kerastl.data.examples import Split, Splits
+from kerastl.errors import DataError
+from kerastl.features.cache import Cache
+from kerastl.features.extract import extract
+from kerastl.features.frozen import Frozen
+from kerastl.features.readers import Features
+from kerastl.features.views import Pixels
+from kerastl.jobs.beginning import (
+    Statistics,
+    feature_statistics,
+    first_bias,
+    frozen_part,
+    load_backbone,
+    wanted_features,
+)
+from kerastl.jobs.prepare import Prepared, decode_splits
+from kerastl.model.build import Network
+from kerastl.model.cut import Cut
+from kerastl.progress import Progress
+from kerastl.recipe import Settings
+from kerastl.recipe.keys import affecting, value_at
+from kerastl.search.hyperparameters import UNFREEZE_POINT
+from kerastl.training.reuse import NetworkPool
+from kerastl.training.two_phase import unfreeze_point
+
+FOLD_SEED = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Sides:
+    """What one training sees: features to learn from and features to be measured on."""
+
+    train: Features
+    validation: Features
+
+
+class Shared:
+    """The work that is done once for a whole search.
+
+    Args:
+        splits: of the data; the test split is never decoded here.
+        cache: keeps images and features.
+        folds: 0, or into how many parts train and validation together are divided.
+        reads: how often features will be read, about: more trials make keeping them cheaper.
+        progress: listens to what is built.
+
+    Attributes:
+        splits: of the data.
+        cache: keeps images and features.
+        folds: 0, or how many.
+        decoded: how often images were made ready, once for each size and way of resizing.
+        pool: networks that trials train.
+    """
+
+    def __init__(
+        self, splits: Splits, cache: Cache, folds: int, reads: int, progress: Progress = Progress()
+    ) -> None:
+        self.splits, self.folds = splits, folds
+        self.decoded = 0
+        self.cache, self._reads, self._progress = cache, reads, progress
+        self._prepared: dict[str, Prepared] = {}
+        self._backbones: dict[str, keras.Model] = {}
+        self._frozen: dict[str, Frozen] = {}
+        self._features: dict[str, list[Features]] = {}
+        self._statistics: dict[str, Statistics] = {}
+        self.pool = NetworkPool(len(splits.class_names))
+
+    @property
+    def forward_passes(self) -> int:
+        """Images that the backbone, or its part below a cut, was run on so far."""
+        return sum(frozen.forward_passes for frozen in self._frozen.values())
+
+    @property
+    def digest(self) -> str:
+        """What the images and their labels are, for keys of what is kept."""
+        return self.splits.fingerprint
+
+    def prepared(self, recipe: Settings) -> Prepared:
+        """The decoded images, with this recipe's augmentation."""
+
+        def decode() -> Prepared:
+            self.decoded += 1
+            splits = pooled_splits(self.splits) if self.folds else self.splits
+            names = ("train",) if self.folds else ("train", "validation")
+            return decode_splits(recipe, splits, self.cache, self._progress, names)
+
+        found = _once(self._prepared, [recipe.backbone.image_size, recipe.data.resize], decode)
+        return dataclasses.replace(found, recipe=recipe)
+
+    def sides(self, recipe: Settings) -> list[Sides]:
+        """Features for each training of a trial: one pair, or one for each fold."""
+        features = _once(self._features, _features_key(recipe), lambda: self._extract(recipe))
+        if not self.folds:
+            return [Sides(*features)]
+        (pool,) = features
+        split = self.prepared(recipe).splits.train
+        return [
+            Sides(chosen(pool, train, pool.view_count), chosen(pool, validation, 1))
+            for train, validation in fold_positions(split, self.folds)
+        ]
+
+    def measured_groups(self, recipe: Settings) -> np.ndarray:
+        """What each image belongs to that a trial is measured on, in the order of its losses: its group, or itself."""
+        splits = self.prepared(recipe).splits
+        if not self.folds:
+            return groups_of(splits.validation)
+        held = [positions for _, positions in fold_positions(splits.train, self.folds)]
+        return groups_of(splits.train)[np.concatenate(held)]
+
+    def network(self, recipe: Settings, train: Features, fold: int | None) -> tuple[Network, Cut]:
+        """A network for one training, with the pretrained weights and a fresh head, and its cut.
+
+        Args:
+            recipe: resolved; Keras' random state is that of its seed.
+            train: features of the training images.
+            fold: which fold is held out; None without folds.
+        """
+        key = [*_features_key(recipe), fold]
+        statistics = _once(self._statistics, key, lambda: feature_statistics(train))
+        bias = first_bias(recipe, train)
+        return self.pool.take(recipe, unfreeze_point(recipe), self._backbone(recipe), statistics, bias)
+
+    def _extract(self, recipe: Settings) -> list[Features]:
+        prepared = self.prepared(recipe)
+        names = ("train",) if self.folds else ("train", "validation")
+        views = [prepared.frozen_views(name) for name in names]
+        # This backbone is never trained: what is computed live, too, stays right for later trials.
+        wanted = wanted_features(recipe)
+        wanted = dataclasses.replace(wanted, finetune_epochs=wanted.finetune_epochs * self._reads)
+        return extract(self.frozen(recipe), views, self.cache, wanted, self._progress)
+
+    def frozen(self, recipe: Settings) -> Frozen:
+        """The part below a recipe's unfreeze point, with the pretrained weights."""
+        key = [dataclasses.asdict(recipe.backbone), unfreeze_point(recipe), keras.config.dtype_policy().name]
+        classes = len(self.splits.class_names)
+        return _once(self._frozen, key, lambda: frozen_part(self._backbone(recipe), recipe, classes))
+
+    def _backbone(self, recipe: Settings) -> keras.Model:
+        key = [dataclasses.asdict(recipe.backbone), keras.config.dtype_policy().name]
+        return _once(self._backbones, key, lambda: load_backbone(recipe, self._progress)[0])
+
+
+def pooled_splits(splits: Splits) -> Splits:
+    """Train and validation as one: the images that folds are made of."""
+    indices = np.sort(np.concatenate([splits.train.indices, splits.validation.indices]))
+    pool = Split("train", splits.train.examples, indices)
+    return dataclasses.replace(splits, train=pool, validation=Split("validation", pool.examples, indices[:0]))
+
+
+def groups_of(split: Split) -> np.ndarray:
+    """The group of each image, or its own identity where it has none."""
+    groups = split.examples.groups[split.indices]
+    return np.where(groups == "", split.ids, groups).astype(str)
+
+
+def fold_positions(split: Split, folds: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Positions to learn from and to be measured on, for each fold; groups stay whole, classes are spread.
+
+    Raises:
+        DataError: there are too few images, or too few of a class.
+    """
+    from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
+
+    groups, ids = groups_of(split), split.ids
+    if len(np.unique(groups)) < folds:
+        raise DataError(f"{len(np.unique(groups))} images or groups are too few for {folds} folds.")
+    if split.labels.ndim == 2:
+        made = GroupKFold(folds).split(ids, groups=groups)
+    else:
+        divider = StratifiedGroupKFold(folds, shuffle=True, random_state=FOLD_SEED)
+        made = divider.split(ids, split.labels, groups)
+    parts = [(np.asarray(train), np.asarray(validation)) for train, validation in made]
+    if split.labels.ndim == 1 and any(
+        len(np.unique(split.labels[train])) < len(np.unique(split.labels)) or not len(validation)
+        for train, validation in parts
+    ):
+        raise DataError(
+            f"Too few images for {folds} folds: a class is missing from a fold's training images. "
+            "Lower --folds, or use --repeats."
+        )
+    return parts
+
+
+def chosen(features: Features, positions: np.ndarray, view_count: int) -> Features:
+    """The features of some of the examples."""
+    views = dataclasses.replace(
+        features.views,
+        pixels=_Rows(features.views.pixels, positions),
+        classes=features.views.classes[positions],
+        ids=features.views.ids[positions],
+    )
+    activations = features.activations
+    return Features(
+        views,
+        view_count,
+        lambda at, view: features.pooled_batch(positions[at], view),
+        None if activations is None else lambda at, view: activations(positions[at], view),
+    )
+
+
+class _Rows:
+    """Some rows of decoded images."""
+
+    def __init__(self, pixels: Pixels, positions: np.ndarray) -> None:
+        self._pixels, self._positions = pixels, positions
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self._positions), *self._pixels.shape[1:])
+
+    def __getitem__(self, positions: np.ndarray) -> np.ndarray:
+        return self._pixels[self._positions[positions]]
+
+
+def _features_key(recipe: Settings) -> list[Any]:
+    features = [value_at(recipe, name) for name in affecting(Settings, "features") if name != UNFREEZE_POINT]
+    return [features, unfreeze_point(recipe), keras.config.dtype_policy().name]
+
+
+def _once(made: dict[str, Any], key: list[Any], make: Callable[[], Any]) -> Any:
+    name = json.dumps(key)
+    if name not in made:
+        made[name] = make()
+    return made[name]
