@@ -1,0 +1,269 @@
+"""Only the modality knows what an example is: words of one kind of example stand in few places, and those are listed here."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "kerastl"
+WORDS = frozenset(["image", "images", "pixel", "pixels", "token", "tokens", "audio"])
+PHRASES = (("sample", "rate"), ("sample", "rates"))
+# `worst_images`, `ImageRecipe` and `image-size` are each two words.
+_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+
+# Where the words belong: what examples are, where they come from, what ships, and what a user types and reads.
+AT_HOME = (
+    "modality/",
+    "cli/",
+    # where examples come from: files, columns and arrays of images
+    "data/digits.py",
+    "data/folder.py",
+    "data/handed.py",
+    "data/manifest.py",
+    "data/manifest_rows.py",
+    "data/pixels.py",
+    "data/png.py",
+    "data/tfds_listing.py",
+    "data/tfds_source.py",
+    # the reader of backbones.json: `image_size` and its like are keys of that file
+    "backbones.py",
+)
+
+# Beginnings of places -> what may stand there all the same, as a regular expression, and why.
+EXCEPTIONS = {
+    "client/access.py": (r"(?i:token)s?", "a token of access"),
+    "writing.py": (r"secrets\.token_hex", "Python's own name"),
+    "run.py": (r'"images"', "the name of a folder in runs that exist"),
+}
+
+# Not clean yet; a file that has become so has to be taken off, so that the list only shrinks.
+_LIST = """
+__init__.py
+encoded.py
+markdown.py
+prediction.py
+progress.py
+run.py
+wording.py
+
+client/asking.py
+client/grpc_client.py
+client/replies.py
+client/rest.py
+
+data/__init__.py
+data/carving.py
+data/contents.py
+data/examples.py
+data/grouping.py
+data/labels.py
+data/looks.py
+data/names.py
+data/skipped.py
+data/sources.py
+data/splits.py
+
+evaluation/abstention.py
+evaluation/answers.py
+evaluation/calibration.py
+evaluation/intervals.py
+evaluation/label_probe.py
+evaluation/monitors.py
+evaluation/transferability.py
+
+export/ask_process.py
+export/card.md.j2
+export/card.py
+export/check.py
+export/compare.py
+export/folders.py
+export/formats.py
+export/models_config.py
+export/process.py
+export/publish.py
+export/reader.py
+export/saved_model.py
+export/signature.py
+export/versions.py
+export/warmup.py
+
+features/__init__.py
+features/cache.py
+features/compute.py
+features/extract.py
+features/frozen.py
+features/inputs.py
+features/readers.py
+features/views.py
+
+jobs/beginning.py
+jobs/benchmarking.py
+jobs/calibrating.py
+jobs/converting.py
+jobs/exporting.py
+jobs/facts.py
+jobs/fitted.py
+jobs/fitting.py
+jobs/labelled.py
+jobs/listing.py
+jobs/logbook.py
+jobs/near.py
+jobs/net.py
+jobs/planning.py
+jobs/predicting.py
+jobs/prepare.py
+jobs/python.py
+jobs/ranging.py
+jobs/ranking.py
+jobs/recipes.py
+jobs/records.py
+jobs/use.py
+jobs/work.py
+
+model/build.py
+model/cut.py
+model/heads.py
+model/own.py
+model/weights.py
+
+recipe/checks.py
+recipe/flags.py
+recipe/load.py
+recipe/rule.py
+recipe/schema.py
+
+report/page.py
+report/plots.py
+report/plots_choices.py
+report/plots_images.py
+report/run.md.j2
+report/search.md.j2
+report/search.py
+
+search/analysis.py
+search/job.py
+search/loop.py
+search/results.py
+search/search_folder.py
+search/shared.py
+search/space.py
+search/spec.py
+search/store_plan.py
+search/trial.py
+search/worker.py
+
+store/block.py
+store/folder.py
+store/store.py
+
+task/__init__.py
+task/classification.py
+
+training/batches.py
+training/lr_range.py
+training/phase.py
+training/reuse.py
+training/two_phase.py
+"""
+NOT_YET = frozenset(_LIST.split())
+
+
+def words_of(text: str) -> Iterator[tuple[int, str]]:
+    """The words of one kind of example in a text, each with the number of its line."""
+    for number, line in enumerate(text.splitlines(), 1):
+        parts = [part.lower() for part in _WORD.findall(line)]
+        yield from ((number, part) for part in parts if part in WORDS)
+        yield from ((number, " ".join(pair)) for pair in itertools.pairwise(parts) if pair in PHRASES)
+
+
+def places(package: Path) -> list[str]:
+    return sorted(
+        path.relative_to(package).as_posix() for path in package.rglob("*") if path.suffix in (".py", ".j2")
+    )
+
+
+def not_clean(package: Path) -> dict[str, str]:
+    """Place -> the first line with such a word, of all places where none may stand."""
+    found = {}
+    for place in places(package):
+        if not place.startswith(AT_HOME):
+            text = (package / place).read_text(encoding="utf-8")
+            for start, (allowed, _) in EXCEPTIONS.items():
+                text = re.sub(allowed, "", text) if place.startswith(start) else text
+            for number, word in words_of(text):
+                found.setdefault(place, f"kerastl/{place}:{number} says '{word}'")
+    return found
+
+
+def problems(package: Path, not_yet: frozenset[str]) -> list[str]:
+    found = not_clean(package)
+    return [
+        *(
+            f"{line}: say 'example' or 'input', or move it into kerastl/modality/"
+            for place, line in found.items()
+            if place not in not_yet
+        ),
+        *(
+            f"kerastl/{place} is clean or gone: take it off the list in tests/test_words.py"
+            for place in sorted(not_yet - found.keys())
+        ),
+    ]
+
+
+def test_words_of_one_kind_of_example_stand_in_few_places() -> None:
+    assert problems(PACKAGE, NOT_YET) == []
+
+
+def test_exceptions_are_needed_and_their_files_exist() -> None:
+    for place, (allowed, _) in EXCEPTIONS.items():
+        assert re.search(allowed, (PACKAGE / place).read_text(encoding="utf-8")), place
+    for start in AT_HOME:
+        assert any(place.startswith(start) for place in places(PACKAGE)), start
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "image_size = 3",
+        "def worst_images(): ...",
+        "class ImageX: ...",
+        "class RGBImage: ...",
+        '"""Pixels of an example."""',
+        "x = 1  # of each image",
+        "TOKENS = ()",
+        "sample_rate = 16_000",
+        '"at a sample rate of 16 kHz"',
+        "class AudioFile: ...",
+    ],
+)
+def test_each_form_of_a_word_is_found(tmp_path: Path, line: str) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "build.py").write_text(f"import keras\n{line}\n")
+    (problem,) = problems(tmp_path, frozenset())
+    assert problem.startswith("kerastl/model/build.py:2 says")
+    assert problems(tmp_path, frozenset({"model/build.py"})) == []
+
+
+@pytest.mark.parametrize("place", ["modality/text.py", "cli/fit.py", "data/folder.py"])
+def test_they_may_stand_where_they_belong(tmp_path: Path, place: str) -> None:
+    (tmp_path / place).parent.mkdir(parents=True)
+    (tmp_path / place).write_text("image_size = 3\n")
+    assert problems(tmp_path, frozenset()) == []
+
+
+@pytest.mark.parametrize(
+    "line", ["imagenet = 1", "from tokenize import open", "imagine = 2", "sample, rating = 1, 2"]
+)
+def test_words_that_only_begin_alike_are_left_alone(tmp_path: Path, line: str) -> None:
+    (tmp_path / "model.py").write_text(line)
+    assert problems(tmp_path, frozenset()) == []
+
+
+def test_a_file_that_has_become_clean_leaves_the_list(tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_text("example_count = 3\n")
+    (problem,) = problems(tmp_path, frozenset({"model.py"}))
+    assert problem.startswith("kerastl/model.py is clean or gone")
