@@ -10,7 +10,7 @@ from sklearn import metrics as theirs
 
 from kerastl.errors import TrainingError
 from kerastl.evaluation.calibration import fit_temperature
-from kerastl.evaluation.monitors import image_losses, is_better, validation_metrics
+from kerastl.evaluation.monitors import example_losses, is_better, validation_metrics
 from kerastl.task import MONITORS, Task, sign_of
 from kerastl.task.classification import CLASSIFICATION, MULTI_LABEL
 
@@ -74,7 +74,7 @@ def test_weights_count_in_losses_and_temperature() -> None:
 )
 def test_what_images_add_is_the_metric(monitor: str, task: Task) -> None:
     logits, labels = one_label() if task.exclusive else several_labels()
-    losses = image_losses(monitor, logits, labels, task)
+    losses = example_losses(monitor, logits, labels, task)
     metric = validation_metrics(logits, labels, task)[monitor]
     assert losses.shape == (300,) and losses.mean() == pytest.approx(sign_of(monitor) * metric)
 
@@ -84,7 +84,7 @@ def test_an_images_part_is_what_changes_with_its_weight(monitor: str) -> None:
     for task, (logits, labels) in ((CLASSIFICATION, one_label()), (MULTI_LABEL, several_labels())):
         if monitor not in task.monitors:
             continue
-        losses = image_losses(monitor, logits, labels, task)
+        losses = example_losses(monitor, logits, labels, task)
         whole = validation_metrics(logits, labels, task)[monitor]
         for place in (0, 1, int(labels.argmax()) if task.exclusive else 7):
             copies = np.append(np.repeat(np.arange(300), 200), place)  # one image counts a little more
@@ -97,7 +97,7 @@ def test_weighted_parts_are_the_weighted_loss() -> None:
     logits, labels = one_label()
     weights = np.where(labels == 2, 10.0, 1.0)
     for monitor in ("val_loss", "val_calibrated_loss"):
-        losses = image_losses(monitor, logits, labels, weights=weights)
+        losses = example_losses(monitor, logits, labels, weights=weights)
         assert losses.mean() == pytest.approx(validation_metrics(logits, labels, weights=weights)[monitor])
 
 
@@ -115,7 +115,7 @@ def test_memory_grows_with_the_logits_and_not_with_classes_squared() -> None:
 def test_an_answer_that_is_not_finite_is_refused() -> None:
     logits, labels = one_label()
     logits[3, 0] = np.nan
-    with pytest.raises(TrainingError, match="1 images is not finite"):
+    with pytest.raises(TrainingError, match="answers are not finite"):
         validation_metrics(logits, labels)
 
 

@@ -67,13 +67,6 @@ data/skipped.py
 data/sources.py
 data/splits.py
 
-evaluation/abstention.py
-evaluation/answers.py
-evaluation/calibration.py
-evaluation/intervals.py
-evaluation/label_probe.py
-evaluation/monitors.py
-evaluation/transferability.py
 
 export/ask_process.py
 export/card.md.j2

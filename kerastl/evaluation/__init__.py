@@ -1,1 +1,1 @@
-"""What a model is worth on data that it has not seen: `kerastl.evaluation.metrics`."""
+"""Figures of a model on data that it has not seen."""

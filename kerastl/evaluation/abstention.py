@@ -1,4 +1,4 @@
-"""When a model had better not answer: a threshold on its confidence, chosen on validation."""
+"""Threshold on a model's confidence, below which it does not answer; chosen on validation."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Accepted:
-    """The images whose confidence reaches a threshold.
+    """The examples whose confidence reaches a threshold.
 
     Attributes:
-        count: all images.
+        count: all examples.
         accepted: those that reach it.
         precision: share of these whose best class is the label; None where there is none.
         precision_interval: its 95 % interval, over groups where there are any; None likewise.
@@ -33,7 +33,7 @@ class Accepted:
 
     @property
     def coverage(self) -> float:
-        """Share of all images that reach the threshold."""
+        """Share of all examples that reach the threshold."""
         return self.accepted / self.count
 
 
@@ -47,15 +47,15 @@ def choose_threshold(
     """The confidence below which a model should not answer.
 
     Args:
-        probabilities: float [n, classes], of images that were not trained on.
+        probabilities: float [n, classes], of examples that were not trained on.
         labels: int [n].
-        precision: share of the accepted images that have to be right, below 1. As many are accepted as the lower bound
+        precision: share of the accepted examples that have to be right, below 1. As many are accepted as the lower bound
             of `lowest_precision` allows.
-        coverage: share of all images to accept; the surest ones are taken. Exactly one of both is given.
-        groups: int [n], equal for images of one group, which are taken for alike; each by itself without it.
+        coverage: share of all examples to accept; the surest ones are taken. Exactly one of both is given.
+        groups: int [n], equal for examples of one group, which are taken for alike; each by itself without it.
 
     Returns:
-        Halfway between the confidence of the last accepted image and the next lower one; 0 where all are
+        Halfway between the confidence of the last accepted example and the next lower one; 0 where all are
         accepted; None where no threshold is known to reach the precision.
     """
     if (precision is None) == (coverage is None):
@@ -63,7 +63,7 @@ def choose_threshold(
     confidence = probabilities.max(axis=1)
     order = np.argsort(-confidence, kind="stable")
     falling = confidence[order]
-    # Images of one confidence are accepted together: only the last of them can be the last accepted one.
+    # Examples of one confidence are accepted together: only the last of them can be the last accepted one.
     ends = np.flatnonzero(np.append(falling[1:] < falling[:-1], True))
     accepted = ends + 1
     if precision is not None:
@@ -85,8 +85,8 @@ def lowest_precision(right: np.ndarray, accepted: np.ndarray) -> np.ndarray:
     """The precision that is reached with 95 % confidence: the one-sided bound of Clopper and Pearson (1934, Biometrika 26:404).
 
     Args:
-        right: [m], how many accepted images have the label as their best class.
-        accepted: [m], above 0. Both count independent images, so they need not be whole.
+        right: [m], how many accepted examples have the label as their best class.
+        accepted: [m], above 0. Both count independent examples, so they need not be whole.
 
     Returns:
         float64 [m], 0..1.
@@ -98,7 +98,7 @@ def lowest_precision(right: np.ndarray, accepted: np.ndarray) -> np.ndarray:
 
 
 def independent_share(groups: np.ndarray | None) -> float:
-    """As how large a share of them images in groups count, were all of a group alike (Kish 1965, Survey Sampling); 1 without groups."""
+    """Share of independent examples that grouped ones are worth, were all of a group alike (Kish 1965, Survey Sampling); 1 without groups."""
     if groups is None:
         return 1.0
     sizes = np.bincount(groups).astype(np.float64)
@@ -106,7 +106,7 @@ def independent_share(groups: np.ndarray | None) -> float:
 
 
 def fewest_for(precision: float) -> int:
-    """How many images have to be accepted, and all of them right, before a precision is known to be reached.
+    """Smallest number of accepted examples, all of them right, by which a precision is known to be reached.
 
     Args:
         precision: above 0 and below 1.
@@ -117,13 +117,13 @@ def fewest_for(precision: float) -> int:
 def accepted_at(
     probabilities: np.ndarray, labels: np.ndarray, threshold: float, groups: np.ndarray | None = None
 ) -> Accepted:
-    """How many images reach a threshold, and how many of them are right.
+    """Counts of the examples that reach a threshold, and of those that are right.
 
     Args:
         probabilities: float [n, classes], n at least 1.
         labels: int [n].
         threshold: lowest confidence that is accepted.
-        groups: int [n], equal for images of one group; each by itself without it.
+        groups: int [n], equal for examples of one group; each by itself without it.
     """
     accepted = probabilities.max(axis=1) >= threshold
     number = int(accepted.sum())

@@ -1,4 +1,4 @@
-"""What a model answers to each labelled image: to find the images behind the figures."""
+"""Answers of a model to single labelled examples: to find the examples behind the figures."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from kerastl.task.classification import CLASSIFICATION
 
 @dataclass(frozen=True)
 class LabelledAnswer:
-    """What a model answers to one image; its figures are rounded to six decimals.
+    """Answer of a model to one example; its figures are rounded to six decimals.
 
     Attributes:
-        split: that the image belongs to.
-        id: of the image, as splits.csv has it.
+        split: that the example belongs to.
+        id: of the example, as splits.csv has it.
         true: its class; of several labels all, separated by `|`.
         predicted: the most probable class; of several labels those above one half.
         probability: of that answer, 0..1; of several labels that all of them are as answered, as if one said nothing of another.
@@ -41,11 +41,11 @@ def answers_of(
     class_names: Sequence[str],
     task: Task = CLASSIFICATION,
 ) -> list[LabelledAnswer]:
-    """The answers to images, those with the largest loss first.
+    """Returns the answers to examples, those with the largest loss first.
 
     Args:
         split: name of the split.
-        ids: of the images, [n].
+        ids: of the examples, [n].
         logits: float [n, classes].
         labels: int [n]; 0 and 1, [n, classes], for multi-label.
         class_names: in the order of the logits.

@@ -1,11 +1,11 @@
-"""How far probabilities can be trusted: temperatures for logits, fitted on validation, and what they change.
+"""Calibration: temperatures for logits, fitted on validation, and what they change.
 
 A temperature divides logits. One for all classes leaves every answer as it is and only sets right how sure it is;
-one for each class can also repair a class that is over- or underrated, where there are images enough to tell.
+one for each class can also repair a class that is over- or underrated, where there are examples enough to tell.
 
-Both are fitted with a prior, (log T)² nats beside the sum of all log-losses. Where all validation images are right, the
+Both are fitted with a prior, (log T)² nats beside the sum of all log-losses. Where all validation examples are right, the
 log-loss alone makes a model as sure as it can be, and the next wrong answer costs more than all others gain. On logits
-that were calibrated (four classes, 83 % right, 1,000 draws), the temperature of 10 / 14 / 20 / 40 / 100 images raised the
+that were calibrated (four classes, 83 % right, 1,000 draws), the temperature of 10 / 14 / 20 / 40 / 100 examples raised the
 log-loss of others by 0.62 / 0.33 / 0.15 / 0.024 / 0.006 nats without it, by 0.021 / 0.021 / 0.019 / 0.013 / 0.005 with it
 (`benchmarks/temperature.py`).
 """
@@ -25,8 +25,8 @@ from kerastl.task.classification import CLASSIFICATION
 
 LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.05, 20.0
 FOLDS = 5
-# Below this many validation images a class, temperatures of its own say more of the images than of the class.
-IMAGES_PER_CLASS = 20
+# Below this many validation examples a class, temperatures of its own say more of the examples than of the class.
+EXAMPLES_PER_CLASS = 20
 # By this many standard errors temperatures of their own have to win in cross-validation.
 STANDARD_ERRORS = 2.0
 BINS = 15
@@ -41,7 +41,7 @@ class Calibration:
     Attributes:
         kind: `temperature` (one for all classes), `per_class`, or `none`.
         temperatures: one a class; the logits are divided by them.
-        count: images that they were fitted on.
+        count: examples that they were fitted on.
     """
 
     kind: str
@@ -51,10 +51,10 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Reliability:
-    """What the temperatures changed, on images that they were not fitted on.
+    """Change by the temperatures, on examples that they were not fitted on.
 
     Attributes:
-        count: images behind all figures.
+        count: examples behind all figures.
         error_before: expected calibration error of the logits as trained.
         error_after: the same after calibration.
         log_loss_before: in nats, of the logits as trained.
@@ -82,7 +82,7 @@ def log_loss_at(
         labels: int [n]; or 0 and 1, [n, classes], for multi-label, where the mean is over labels as well.
         temperature: above 0, one or one a class; 1 leaves the logits as they are.
         task: what the logits answer.
-        weights: of each image in the mean, float [n]; all alike without it.
+        weights: of each example in the mean, float [n]; all alike without it.
     """
     return float(np.average(losses_at(logits, labels, temperature, task), weights=weights))
 
@@ -90,7 +90,7 @@ def log_loss_at(
 def losses_at(
     logits: np.ndarray, labels: np.ndarray, temperature: float | np.ndarray, task: Task = CLASSIFICATION
 ) -> np.ndarray:
-    """Log-loss of each image in nats, float64 [n]; see `log_loss_at`."""
+    """Log-loss of each example in nats, float64 [n]; see `log_loss_at`."""
     losses = np.empty(len(logits))
     for rows, exact, targets in _blocks(logits, labels):
         exact /= temperature
@@ -104,10 +104,10 @@ def fit_temperature(
     """The temperature at which the log-loss (Guo et al. 2017, "On calibration of modern neural networks") and the prior are least.
 
     Args:
-        logits: float [n, classes], of images that were not trained on.
+        logits: float [n, classes], of examples that were not trained on.
         labels: int [n], or [n, classes] for multi-label.
         task: what the logits answer.
-        weights: of each image in the mean, float [n]; all alike without it.
+        weights: of each example in the mean, float [n]; all alike without it.
 
     Returns:
         Between 0.05 and 20: above 1 where the model is too sure of itself.
@@ -130,10 +130,10 @@ def fit_temperatures(
     The prior holds each near the one for all classes.
 
     Args:
-        logits: float [n, classes], of images that were not trained on.
+        logits: float [n, classes], of examples that were not trained on.
         labels: int [n], or [n, classes] for multi-label.
         task: what the logits answer.
-        weights: of each image in the mean, float [n]; all alike without it.
+        weights: of each example in the mean, float [n]; all alike without it.
 
     Returns:
         float64 [classes], each between 0.05 and 20.
@@ -166,12 +166,12 @@ def calibrate(
     """Fit temperatures on validation.
 
     Args:
-        logits: float [n, classes], of images that were not trained on.
+        logits: float [n, classes], of examples that were not trained on.
         labels: int [n], or [n, classes] for multi-label.
         kind: `temperature`, `per_class`, `none`; or `auto`: one for each class where five-fold cross-validation
-            shows by two standard errors that this is better than one for all, and each class has 20 images.
+            shows by two standard errors that this is better than one for all, and each class has 20 examples.
         task: what the logits answer.
-        weights: of each image, float [n]; all alike without it.
+        weights: of each example, float [n]; all alike without it.
     """
     count, classes = np.shape(logits)
     if kind == "auto":
@@ -188,7 +188,7 @@ def calibrate(
 def reliability(
     logits: np.ndarray, labels: np.ndarray, temperatures: np.ndarray, task: Task = CLASSIFICATION
 ) -> Reliability:
-    """What dividing logits [n, classes] by temperatures changes; see `Reliability`."""
+    """Measures what dividing logits [n, classes] by temperatures changes; see `Reliability`."""
     before = np.asarray(logits)
     after = before / temperatures
     return Reliability(
@@ -203,7 +203,7 @@ def reliability(
 def calibration_error(logits: np.ndarray, labels: np.ndarray, task: Task = CLASSIFICATION) -> float:
     """Expected calibration error: how far accuracy and confidence lie apart, in 15 bins of equal width, 0..1.
 
-    Naeini et al. 2015, as Guo et al. 2017 use it: of the best class. Multi-label: of each image's most probable label and
+    Naeini et al. 2015, as Guo et al. 2017 use it: of the best class. Multi-label: of each example's most probable label and
     of every other that is given, with a probability above one half. Over all labels the many that are surely absent
     would hide the rest.
 
@@ -223,7 +223,7 @@ def calibration_error(logits: np.ndarray, labels: np.ndarray, task: Task = CLASS
 
 def _helps_by_class(logits: np.ndarray, labels: np.ndarray, task: Task, weights: np.ndarray | None) -> bool:
     count, classes = np.shape(logits)
-    if label_counts(labels, classes).min() < IMAGES_PER_CLASS:
+    if label_counts(labels, classes).min() < EXAMPLES_PER_CLASS:
         return False
     gains = np.empty(count)
     for fold in range(FOLDS):
@@ -240,7 +240,7 @@ def _helps_by_class(logits: np.ndarray, labels: np.ndarray, task: Task, weights:
 
 
 def _effective_count(labels: np.ndarray, weights: np.ndarray | None) -> float:
-    """How many log-losses of equal weight tell as much (Kish 1965, Survey sampling); an image of k labels has k."""
+    """Number of log-losses of equal weight that tell as much (Kish 1965, Survey sampling); an example of k labels has k."""
     count = np.size(labels)
     return count if weights is None else count * float(weights.mean() ** 2 / (weights**2).mean())
 

@@ -17,7 +17,7 @@ DRAWN_UP_TO = 1000
 
 @dataclass(frozen=True, eq=False)
 class Confusion:
-    """How often one class was taken for another: the cells of the confusion matrix that are not 0.
+    """Confusion matrix as its cells that are not 0: how often one class was taken for another.
 
     There are as many as examples at most, where the matrix itself grows with the square of the classes.
 
@@ -50,7 +50,7 @@ class Confusion:
         return wrong[np.argsort(-wrong[:, 2], kind="stable")][:most]
 
     def to_plain(self) -> list[list[int]] | dict[str, Any]:
-        """What JSON holds: the matrix, or the largest cells; `from_plain` reads either."""
+        """Plain values for JSON: the matrix, or the largest cells; `from_plain` reads either."""
         if self.size <= WHOLE_UP_TO:
             return self.dense().tolist()
         return {"size": self.size, "pairs": self.pairs, "largest": self.largest(MOST_PAIRS).tolist()}

@@ -1,4 +1,4 @@
-"""How sure an accuracy is where images come in groups, of which each says less than as many single images."""
+"""Intervals of an accuracy where examples come in groups, of which each tells less than as many single examples."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def grouped_interval(right: np.ndarray, groups: np.ndarray) -> tuple[float, floa
     Wilson's score interval for as many independent examples as would vary as much as these groups do, with Student's
     quantile for their number (N. Dean and M. Pagano 2015, "Evaluating confidence interval methods for binomial
     proportions in clustered surveys", J. Surv. Stat. Methodol. 3:484). Few groups tell little of their own variance,
-    least where errors are rare: one more group is counted that varies as groups do whose images are all alike. In draws of
+    least where errors are rare: one more group is counted that varies as groups do whose examples are all alike. In draws of
     5 to 40 groups the truth lies in 0.87 (rare errors) to 1.00 (few groups) of the intervals, mostly in 0.94 to 0.98
     (`python benchmarks/coverage.py`).
 
@@ -29,7 +29,7 @@ def grouped_interval(right: np.ndarray, groups: np.ndarray) -> tuple[float, floa
     sizes = np.bincount(codes).astype(np.float64)
     number, count = len(sizes), len(right)
     share = float(np.mean(right))
-    # As many groups of equal size would vary as much, were all images of a group alike (L. Kish 1965, Survey Sampling).
+    # As many groups of equal size would vary as much, were all examples of a group alike (L. Kish 1965, Survey Sampling).
     alike = count**2 / float((sizes**2).sum())
     if 0 < share < 1:
         between = np.bincount(codes, np.asarray(right, np.float64)) - share * sizes

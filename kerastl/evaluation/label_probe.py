@@ -1,4 +1,4 @@
-"""How well frozen features suit images with several labels each: what `kerastl rank` measures on them."""
+"""Scores of frozen features for examples with several labels each, which `kerastl rank` measures."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from kerastl.evaluation.transferability import (
 
 
 def label_folds(count: int, groups: np.ndarray, seed: int = 0) -> Folds:
-    """Divide images into five folds, or fewer where there are fewer images or groups; no group is in two of them.
+    """Divide examples into five folds, or fewer where there are fewer examples or groups; no group is in two of them.
 
     Args:
-        count: of images.
-        groups: object [n] of str; images of one group stay together; '' is a group of its own.
+        count: of examples.
+        groups: object [n] of str; examples of one group stay together; '' is a group of its own.
         seed: of the division.
     """
     from sklearn.model_selection import GroupKFold
@@ -39,7 +39,7 @@ def label_probe(features: np.ndarray, labels: np.ndarray, folds: Folds) -> Probe
 
     Labels are fitted apart (binary relevance, Tsoumakas and Katakis 2007, "Multi-label classification: an overview").
     A label's average precision is the area under its precision over recall; the score of a fold is the mean over
-    the labels that its images have (Everingham et al. 2010, "The PASCAL Visual Object Classes (VOC) challenge"), so that rare
+    the labels that its examples have (Everingham et al. 2010, "The PASCAL Visual Object Classes (VOC) challenge"), so that rare
     labels count as much as frequent ones. Each fold is judged with the penalty whose log-loss is lowest on the
     other folds, one penalty for all labels.
 
@@ -65,14 +65,14 @@ def label_probe(features: np.ndarray, labels: np.ndarray, folds: Folds) -> Probe
 
 
 def mean_average_precision(labels: np.ndarray, scores: np.ndarray) -> float:
-    """Mean over the labels that occur, of the average precision of their images in the order of their scores.
+    """Mean over the labels that occur, of the average precision of their examples in the order of their scores.
 
     Args:
         labels: 0 and 1, [n, labels].
         scores: float [n, labels], higher for what is more likely.
 
     Returns:
-        0..1; a constant score reaches the mean share of images that have a label; 0 where no label occurs.
+        0..1; a constant score reaches the mean share of examples that have a label; 0 where no label occurs.
     """
     from sklearn.metrics import average_precision_score
 
@@ -82,18 +82,18 @@ def mean_average_precision(labels: np.ndarray, scores: np.ndarray) -> float:
 
 
 def label_evidence(features: np.ndarray, labels: np.ndarray) -> float:
-    """LogME of several labels an image: the evidence of each label's 0/1 column, averaged over those that vary.
+    """LogME of several labels an example: the evidence of each label's 0/1 column, averaged over those that vary.
 
     The evidence is that of a linear model of one column of numbers, whatever they are: You et al. 2021 take the
     columns of a one-hot matrix for classes and the targets themselves for regression (arXiv:2102.11005).
-    With several labels an image the columns are no longer exclusive, which no step of it asks for.
+    With several labels an example the columns are no longer exclusive, which no step of it asks for.
 
     Args:
         features: float [n, d], not standardised.
         labels: 0 and 1, [n, labels].
 
     Returns:
-        In nats an image.
+        In nats an example.
     """
     columns = labels.astype(np.float64)
     return column_evidence(features, columns[:, columns.min(axis=0) != columns.max(axis=0)])

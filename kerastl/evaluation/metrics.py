@@ -50,7 +50,7 @@ class ClassMetrics:
 
 @dataclass(frozen=True)
 class Metrics:
-    """How well logits agree with labels.
+    """Metrics of logits against labels.
 
     Attributes:
         count: number of examples behind all figures.

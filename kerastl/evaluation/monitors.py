@@ -1,4 +1,4 @@
-"""What is measured on validation after every epoch, so that an epoch, a phase or a trial can be chosen by it."""
+"""Validation metrics of each epoch, by which an epoch, a phase or a trial is chosen."""
 
 from __future__ import annotations
 
@@ -19,18 +19,20 @@ def validation_metrics(
         logits: float [n, classes].
         labels: int [n], or 0 and 1, [n, classes], for multi-label.
         task: what the logits answer.
-        weights: of each image in the log-losses and their temperature, float [n]; all alike without it.
+        weights: of each example in the log-losses and their temperature, float [n]; all alike without it.
 
     Returns:
         Log-loss in nats without label smoothing (of a label, for multi-label), the same at the best temperature,
-        accuracy (multi-label: of images in which all labels are right), mean F1 and, for exclusive classes, mean recall of
+        accuracy (multi-label: of examples in which all labels are right), mean F1 and, for exclusive classes, mean recall of
         the classes that there are.
 
     Raises:
         TrainingError: a logit is not finite.
     """
     if not np.isfinite(logits).all():
-        raise TrainingError(f"The answer to {(~np.isfinite(logits)).any(axis=1).sum()} images is not finite.")
+        raise TrainingError(
+            f"{(~np.isfinite(logits)).any(axis=1).sum()} of {len(logits)} answers are not finite."
+        )
     temperature = fit_temperature(logits, labels, task, weights)
     decided = task.decide(logits)
     right, support, predicted = task.counts(decided, labels, logits.shape[1])
@@ -46,7 +48,7 @@ def validation_metrics(
 
 
 def is_better(monitor: str, candidate: dict[str, float], best: dict[str, float] | None) -> bool:
-    """Whether `candidate` beats `best` on the monitored metric; ties of counted ones are broken by calibrated log-loss."""
+    """True if `candidate` beats `best` on the monitored metric; ties of counted ones are broken by calibrated log-loss."""
     if best is None:
         return True
     if MONITORS[monitor] and candidate[monitor] != best[monitor]:
@@ -55,16 +57,16 @@ def is_better(monitor: str, candidate: dict[str, float], best: dict[str, float] 
     return candidate[loss] < best[loss]
 
 
-def image_losses(
+def example_losses(
     monitor: str,
     logits: np.ndarray,
     labels: np.ndarray,
     task: Task = CLASSIFICATION,
     weights: np.ndarray | None = None,
 ) -> np.ndarray:
-    """What each image adds to the monitored metric, float64 [n]: their mean is the metric, or less it where more is better.
+    """Part of each example in the monitored metric, float64 [n]: their mean is the metric, or less it where more is better.
 
-    Means over classes are none over images; to first order they are, with each image's influence on them (Hampel 1974, "The
+    Means over classes are none over examples; to first order they are, with each example's influence on them (Hampel 1974, "The
     influence curve and its role in robust estimation").
 
     Args:
@@ -72,7 +74,7 @@ def image_losses(
         logits: float [n, classes].
         labels: int [n], or 0 and 1, [n, classes], for multi-label.
         task: what the logits answer.
-        weights: of each image in the log-losses and their temperature, float [n]; all alike without it.
+        weights: of each example in the log-losses and their temperature, float [n]; all alike without it.
     """
     if not MONITORS[monitor]:
         calibrated = monitor == "val_calibrated_loss"

@@ -1,4 +1,4 @@
-"""How well a pretrained network suits labelled images, from its pooled features alone.
+"""Scores of a pretrained network for labelled examples, from its pooled features alone.
 
 Two scores that need one forward pass and no training of the network: the accuracy of a cross-validated
 linear probe, and LogME, the evidence of linear models of the labels.
@@ -21,7 +21,7 @@ Folds = Sequence[tuple[np.ndarray, np.ndarray]]
 
 MOST_FOLDS = 5
 # Inverse penalties that the probe chooses from. Features count in hundreds or thousands, so the best one lies
-# well below 1 unless there are many images.
+# well below 1 unless there are many examples.
 INVERSE_PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 SMALLEST_PROBABILITY = 1e-12
 MOST_ITERATIONS = 1_000
@@ -32,7 +32,7 @@ SMALLEST_NOISE = 1e-12
 
 @dataclass(frozen=True)
 class ProbeScore:
-    """What a linear classifier on frozen features reaches on images that it was not fitted on.
+    """Accuracy of a linear classifier on frozen features, over examples that it was not fitted on.
 
     Attributes:
         accuracy: mean over the folds.
@@ -48,16 +48,16 @@ class ProbeScore:
 
 
 def probe_folds(labels: np.ndarray, groups: np.ndarray, seed: int = 0) -> Folds:
-    """Divide images into folds with the same share of each class, and no group in two of them.
+    """Divide examples into folds with the same share of each class, and no group in two of them.
 
     Args:
         labels: int [n].
-        groups: object [n] of str; images of one group stay together; '' is a group of its own.
+        groups: object [n] of str; examples of one group stay together; '' is a group of its own.
         seed: of the division.
 
     Returns:
         For each fold the positions to fit on and the positions to measure on. There are five, or as many as the
-        rarest class has images or groups, but at least two.
+        rarest class has examples or groups, but at least two.
     """
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
@@ -75,7 +75,7 @@ def probe_folds(labels: np.ndarray, groups: np.ndarray, seed: int = 0) -> Folds:
 
 
 def group_units(groups: np.ndarray) -> np.ndarray:
-    """What folds may not tear apart: the groups, and each image without one by itself; str [n]."""
+    """Parts that folds keep together: the groups, and each example without one by itself; str [n]."""
     return np.where(groups != "", groups, [f"\0{index}" for index in range(len(groups))]).astype(str)
 
 
@@ -123,7 +123,7 @@ def probe_rows(features: np.ndarray) -> np.ndarray:
 
 
 def _standardized(features: np.ndarray) -> np.ndarray:
-    """As the head standardises: the mean variance is added to each, or features that hardly vary are all noise."""
+    """Standardises as the head does: the mean variance is added to each, or features that hardly vary are all noise."""
     rows = np.asarray(features, np.float64)
     variance = rows.var(axis=0)
     scale = np.sqrt(variance + variance.mean())
@@ -131,7 +131,7 @@ def _standardized(features: np.ndarray) -> np.ndarray:
 
 
 def _compact(rows: np.ndarray) -> np.ndarray:
-    """The same rows in as many coordinates as there are images: a penalised fit does not depend on the axes."""
+    """The same rows in as many coordinates as there are examples: a penalised fit does not depend on the axes."""
     count, width = rows.shape
     return (np.asarray(np.linalg.qr(rows.T, mode="r")).T if count < width else rows).astype(np.float32)
 
@@ -139,7 +139,7 @@ def _compact(rows: np.ndarray) -> np.ndarray:
 def _out_of_fold(
     rows: np.ndarray, codes: np.ndarray, folds: Folds, inverse_penalty: float, classes: int
 ) -> np.ndarray:
-    """Probabilities float [n, classes] of each image, from a fit without its fold."""
+    """Probabilities float [n, classes] of each example, from a fit without its fold."""
     from sklearn.model_selection import cross_val_predict
 
     with probe_of(inverse_penalty) as probe:
@@ -164,19 +164,19 @@ def probe_of(inverse_penalty: float) -> Iterator[LogisticRegression]:
 
 
 def log_evidence(features: np.ndarray, labels: np.ndarray) -> float:
-    """LogME: the largest log evidence of linear models of each class, per image, averaged over the classes.
+    """LogME: the largest log evidence of linear models of each class, per example, averaged over the classes.
 
     You et al. 2021, "LogME: Practical Assessment of Pre-trained Models for Transfer Learning" (ICML,
     arXiv:2102.11005). For features F and the 0/1 column y of a class, the weights have the prior N(0, I/α) and y the
     noise 1/β; α and β are what makes y likeliest once the weights are integrated out. Higher is better; it compares
-    networks on the same images only.
+    networks on the same examples only.
 
     Args:
         features: float [n, d], not standardised.
         labels: int [n].
 
     Returns:
-        In nats an image.
+        In nats an example.
     """
     return column_evidence(features, (labels[:, None] == np.unique(labels)).astype(np.float64))
 
@@ -203,7 +203,7 @@ def _largest_evidence(
             the determinant cancel.
         explained: squares of the columns' coordinates along them, [r, columns].
         outside: squares of what lies across them, [columns].
-        count: images, n.
+        count: examples, n.
     """
     total = explained.sum(axis=0) + outside
     alpha, beta = np.ones(len(total)), np.ones(len(total))

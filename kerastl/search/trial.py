@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from kerastl.evaluation.monitors import image_losses
+from kerastl.evaluation.monitors import example_losses
 from kerastl.jobs.prepare import precision_of
 from kerastl.progress import Progress
 from kerastl.recipe import Recipe, Settings, resolve
@@ -133,6 +133,6 @@ def _train(
     infer = inference_of(model)
     logits = predict_logits(infer, side.validation.count, read, evaluation_batch(settings))
     labels, weights = side.validation.views.classes, class_weights(settings, side.validation)
-    image_weights = None if weights is None else weights[labels]
-    losses = image_losses(monitor, logits, labels, recipe.task, image_weights)
+    example_weights = None if weights is None else weights[labels]
+    losses = example_losses(monitor, logits, labels, recipe.task, example_weights)
     return result, losses.astype(np.float32)
