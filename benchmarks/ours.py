@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kerastl.features.cache import Cache
-from kerastl.jobs import beginning as start
+from kerastl.jobs import setup as start
 from kerastl.jobs.prepare import decode_splits, make_repeatable, open_splits
 from kerastl.progress import Progress
 from kerastl.recipe import load_recipe

@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from kerastl.jobs.ranking import RankedBackbone, rank
+from kerastl.jobs.rank import RankedBackbone, rank
 from kerastl.progress import Progress
 from kerastl.recipe import load_recipe
 

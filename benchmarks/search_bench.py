@@ -20,8 +20,8 @@ from rows import Rows, digest_of, key_of, package_files
 
 from kerastl.backbones import get_backbone
 from kerastl.features.cache import Cache
-from kerastl.jobs.beginning import load_backbone
 from kerastl.jobs.prepare import decode_splits, open_splits
+from kerastl.jobs.setup import load_backbone
 from kerastl.model.build import build_backbone
 from kerastl.progress import Progress
 from kerastl.recipe import Recipe, load_recipe

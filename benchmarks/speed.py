@@ -278,8 +278,8 @@ def our_flags(
 def run_once(arguments: argparse.Namespace, flags: dict[str, Any]) -> dict[str, float]:
     """Head phase (with decoding and features) and fine-tune phase of one run, in seconds."""
     from kerastl.features.cache import Cache
-    from kerastl.jobs.beginning import begin
     from kerastl.jobs.prepare import decode_splits, open_splits
+    from kerastl.jobs.setup import begin
     from kerastl.progress import Progress
     from kerastl.recipe import load_recipe
     from kerastl.training.two_phase import transfer

@@ -20,8 +20,8 @@ from PIL import Image
 from kerastl.data.examples import Split
 from kerastl.features.cache import Cache
 from kerastl.features.extract import extract
-from kerastl.jobs.beginning import frozen_part, load_backbone, wanted_features
 from kerastl.jobs.prepare import decode_splits, open_splits, precision_of
+from kerastl.jobs.setup import frozen_part, load_backbone, wanted_features
 from kerastl.progress import Progress
 from kerastl.recipe import load_recipe
 from kerastl.store.array import ArrayKey, digests

@@ -23,8 +23,8 @@ from speed import add_arguments, guide_seconds, weights_of
 
 from kerastl.features.cache import Cache
 from kerastl.features.extract import extract
-from kerastl.jobs.beginning import Beginning, begin, wanted_features
 from kerastl.jobs.prepare import Prepared, decode_splits, make_repeatable, open_splits
+from kerastl.jobs.setup import Beginning, begin, wanted_features
 from kerastl.progress import Progress, Tracker
 from kerastl.recipe import load_recipe
 from kerastl.training.phase import EVALUATION_BATCH, PHASE_TITLES, predict_logits

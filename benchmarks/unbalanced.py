@@ -24,12 +24,12 @@ from typing import Any
 from unittest import mock
 
 import kerastl
-from kerastl.jobs.fitting import FitSummary
+from kerastl.jobs.fit import FitSummary
 
 VEHICLES = ("airplane", "automobile", "ship", "truck")
 CONTROLS = {
-    "shares": ("kerastl.jobs.beginning.first_bias", lambda *arguments: None),
-    "labels": ("kerastl.jobs.beginning.first_bias", lambda *arguments: None),
+    "shares": ("kerastl.jobs.setup.first_bias", lambda *arguments: None),
+    "labels": ("kerastl.jobs.setup.first_bias", lambda *arguments: None),
     "balanced": ("kerastl.training.phase.class_weights", lambda *arguments: None),
     "calibration": ("kerastl.evaluation.calibration._effective_count", lambda *arguments: math.inf),
 }

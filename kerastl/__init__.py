@@ -21,21 +21,19 @@ if TYPE_CHECKING:
     from kerastl.backbones import BackboneSpec, backbone_names, get_backbone
     from kerastl.data.handed import from_arrays, from_dataset, from_folder, from_frame, from_tfds
     from kerastl.errors import KerastlError, UserError
-    from kerastl.jobs import (
-        benchmark,
-        check,
-        convert,
-        datasets,
-        evaluate,
-        lr_range,
-        plan,
-        predict,
-        rank,
-    )
-    from kerastl.jobs import export as export_run
+    from kerastl.jobs.benchmark import benchmark
+    from kerastl.jobs.check import check
+    from kerastl.jobs.convert import convert
+    from kerastl.jobs.datasets import datasets
+    from kerastl.jobs.evaluate import evaluate
+    from kerastl.jobs.export import export as export_run
     from kerastl.jobs.fitted import Fitted, load
+    from kerastl.jobs.lr_range import lr_range
     from kerastl.jobs.net import Net
+    from kerastl.jobs.plan import plan
+    from kerastl.jobs.predict import predict
     from kerastl.jobs.python import build, fit, run
+    from kerastl.jobs.rank import rank
     from kerastl.jobs.steps import FeatureArrays, features, finetune, finish, train_head, unfreeze
     from kerastl.progress import Progress, Tracker
     from kerastl.recipe import Recipe, load_recipe, recipe_from_dict, recipe_to_toml, resolve, shipped_recipes
@@ -102,17 +100,15 @@ _HOMES = {
         "shipped_recipes",
     ),
     "kerastl.search": ("tune",),
-    "kerastl.jobs": (
-        "benchmark",
-        "check",
-        "convert",
-        "datasets",
-        "evaluate",
-        "lr_range",
-        "plan",
-        "predict",
-        "rank",
-    ),
+    "kerastl.jobs.benchmark": ("benchmark",),
+    "kerastl.jobs.check": ("check",),
+    "kerastl.jobs.convert": ("convert",),
+    "kerastl.jobs.datasets": ("datasets",),
+    "kerastl.jobs.evaluate": ("evaluate",),
+    "kerastl.jobs.lr_range": ("lr_range",),
+    "kerastl.jobs.plan": ("plan",),
+    "kerastl.jobs.predict": ("predict",),
+    "kerastl.jobs.rank": ("rank",),
     "kerastl.jobs.fitted": ("Fitted", "load"),
     "kerastl.jobs.net": ("Net",),
     "kerastl.jobs.python": ("build", "fit", "run"),
@@ -127,7 +123,7 @@ _HOMES = {
 }
 _HOME_OF = {name: (home, name) for home, names in _HOMES.items() for name in names}
 # Not `export`: that is a package, and importing it would hide a function of the same name.
-_HOME_OF["export_run"] = ("kerastl.jobs", "export")
+_HOME_OF["export_run"] = ("kerastl.jobs.export", "export")
 
 
 def __getattr__(name: str) -> Any:

@@ -230,7 +230,7 @@ def test_images_of_one_confidence_are_accepted_together() -> None:
 
 def test_calibrating_a_network_gives_the_logits_that_it_then_answers_with() -> None:
     from kerastl.backbones import get_backbone
-    from kerastl.jobs.calibrating import calibrate_network
+    from kerastl.jobs.calibrate import calibrate_network
     from kerastl.model.build import build_backbone, build_model
     from kerastl.progress import Progress
     from kerastl.recipe import HeadRecipe, Recipe

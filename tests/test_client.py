@@ -17,12 +17,12 @@ import requests
 from PIL import Image
 from served import BOTH, NEEDS_GRPC, PALETTE, StandIn, all_red, scripted
 
-from kerastl import jobs
 from kerastl.client.asking import BATCH_BYTES, BATCH_IMAGES, Patience, ask
 from kerastl.client.grpc_client import GrpcConnection
 from kerastl.client.replies import read_answers
 from kerastl.client.rest import RestConnection
 from kerastl.errors import KerastlError, ServingError, UserError
+from kerastl.jobs.predict import predict
 from kerastl.prediction import Prediction
 from kerastl.progress import Progress
 
@@ -56,9 +56,9 @@ def test_a_folder_a_glob_and_files_are_answered_in_their_order(
     served: StandIn, palette: Path, scheme: str
 ) -> None:
     url = served.url("flowers", scheme)
-    folder = jobs.predict(url, [str(palette)])
+    folder = predict(url, [str(palette)])
     assert [Path(each.path).stem for each in folder] == labels(folder) == sorted(PALETTE)
-    assert labels(jobs.predict(url, [str(palette / "*e*.png")])) == [
+    assert labels(predict(url, [str(palette / "*e*.png")])) == [
         "blue",
         "green",
         "red",
@@ -66,7 +66,7 @@ def test_a_folder_a_glob_and_files_are_answered_in_their_order(
         "yellow",
     ]
     red = str(palette / "red.png")
-    some = jobs.predict(url, [red, str(palette / "b*.png"), red], top=2)
+    some = predict(url, [red, str(palette / "b*.png"), red], top=2)
     assert labels(some) == ["red", "black", "blue"]
     for each in folder:
         assert len(each.top) == 5
@@ -79,7 +79,7 @@ def test_a_folder_a_glob_and_files_are_answered_in_their_order(
 
 @NEEDS_GRPC
 def test_rest_and_grpc_answer_alike(served: StandIn, palette: Path) -> None:
-    rest, grpc = (jobs.predict(served.url("careful", scheme), [str(palette)]) for scheme in ("rest", "grpc"))
+    rest, grpc = (predict(served.url("careful", scheme), [str(palette)]) for scheme in ("rest", "grpc"))
     for one, other in zip(rest, grpc, strict=True):
         assert (one.path, one.label, one.accepted) == (other.path, other.label, other.accepted)
         assert [score for _, score in one.top] == pytest.approx([score for _, score in other.top], abs=1e-7)
@@ -88,7 +88,7 @@ def test_rest_and_grpc_answer_alike(served: StandIn, palette: Path) -> None:
 def test_more_images_than_a_batch_keep_their_order(served: StandIn, tmp_path: Path) -> None:
     count = 2 * BATCH_IMAGES + 5
     paths = many(tmp_path, count)
-    predictions = jobs.predict(served.url("flowers"), [str(tmp_path)])
+    predictions = predict(served.url("flowers"), [str(tmp_path)])
     assert [each.path for each in predictions] == paths
     assert labels(predictions) == [list(PALETTE)[number % len(PALETTE)] for number in range(count)]
     with scripted(all_red) as server:
@@ -107,17 +107,17 @@ def test_large_images_make_small_batches(tmp_path: Path) -> None:
 
 
 def test_a_version_may_be_asked_for(served: StandIn, picture: str) -> None:
-    assert labels(jobs.predict(served.url("flowers/versions/3"), [picture])) == ["red"]
+    assert labels(predict(served.url("flowers/versions/3"), [picture])) == ["red"]
 
 
 @pytest.mark.parametrize("scheme", BOTH)
 def test_a_model_may_abstain(served: StandIn, picture: str, tmp_path: Path, scheme: str) -> None:
     between = tmp_path / "between.png"
     Image.new("RGB", (8, 8), (125, 125, 125)).save(between)
-    sure, unsure = jobs.predict(served.url("careful", scheme), [picture, str(between)])
+    sure, unsure = predict(served.url("careful", scheme), [picture, str(between)])
     assert sure.accepted and sure.label == "red"
     assert not unsure.accepted and unsure.label
-    assert jobs.predict(served.url("flowers", scheme), [str(between)])[0].accepted
+    assert predict(served.url("flowers", scheme), [str(between)])[0].accepted
 
 
 @pytest.mark.parametrize("scheme", BOTH)
@@ -126,9 +126,9 @@ def test_a_model_may_give_several_labels_or_none(
 ) -> None:
     orange = tmp_path / "orange.png"
     Image.new("RGB", (8, 8), (225, 140, 35)).save(orange)
-    found = jobs.predict(served.url("tags", scheme), [picture, str(orange)])
+    found = predict(served.url("tags", scheme), [picture, str(orange)])
     assert [each.labels for each in found] == [("red",), ("red", "yellow")]
-    assert jobs.predict(served.url("flowers", scheme), [picture])[0].labels is None
+    assert predict(served.url("flowers", scheme), [picture])[0].labels is None
     answers = {"classes": [["a"]], "scores": [[0.2]], "labels": [""]}
     assert read_answers(answers, 1)[0].labels == (), "none is not the same as not told"
 
@@ -147,7 +147,7 @@ def test_bad_images_are_named_and_the_others_answered(
     refused = requests.post(served.url("flowers") + ":predict", json={"instances": whole})
     assert refused.status_code == 400, "else this test proves nothing"
 
-    predictions = jobs.predict(served.url("flowers", scheme), [str(tmp_path / "*.*")])
+    predictions = predict(served.url("flowers", scheme), [str(tmp_path / "*.*")])
     assert {Path(each.path).name: each.error for each in predictions if each.error} == {
         "0017x.png": "not an image that TensorFlow or Pillow decodes",
         "0033x.png": "empty file",
@@ -401,7 +401,7 @@ def test_an_unknown_model_is_named_with_its_address(
     served: StandIn, picture: str, scheme: str, name: str
 ) -> None:
     with pytest.raises(UserError) as caught:
-        jobs.predict(served.url(name, scheme), [picture], patience=HURRY)
+        predict(served.url(name, scheme), [picture], patience=HURRY)
     assert f"{served.url(name, scheme)} does not exist: Servable not found" in str(caught.value)
 
 
@@ -414,7 +414,7 @@ def test_a_model_of_another_kind_is_told_apart(
     served: StandIn, palette: Path, scheme: str, name: str, found: str
 ) -> None:
     with pytest.raises(UserError) as caught:
-        jobs.predict(served.url(name, scheme), [str(palette)])
+        predict(served.url(name, scheme), [str(palette)])
     for fragment in (
         served.url(name, scheme),
         found,

@@ -105,8 +105,8 @@ def test_the_log_holds_epochs_and_the_result_and_the_environment_what_it_ran_on(
 
 def test_answers_are_written_although_the_files_are_gone_by_then(solid_colours: Path, tmp_path: Path) -> None:
     from kerastl.features.cache import Cache
+    from kerastl.jobs.artifacts import write_answers
     from kerastl.jobs.prepare import decode_splits, open_splits
-    from kerastl.jobs.records import write_answers
     from kerastl.progress import Progress
     from kerastl.recipe import load_recipe
     from kerastl.run import create_run
@@ -138,7 +138,7 @@ def test_who_stops_after_training_keeps_the_model(
     solid_colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, saying: str
 ) -> None:
     from kerastl.errors import Interrupted
-    from kerastl.jobs import fitting, use, work
+    from kerastl.jobs import evaluate, fit, work
     from kerastl.recipe import load_recipe
 
     def stop(*words: Any, **named: Any) -> None:
@@ -148,11 +148,11 @@ def test_who_stops_after_training_keeps_the_model(
     flags |= {"head_phase.epochs": 1, "finetune_phase.unfreeze_from": "backbone", "augment.views": 1}
     monkeypatch.setattr(work, step, stop)
     with pytest.raises(Interrupted, match=saying):
-        fitting.fit(load_recipe(flags={**flags, "cache.mode": "off"}), runs_dir=tmp_path, models_dir=tmp_path)
+        fit.fit(load_recipe(flags={**flags, "cache.mode": "off"}), runs_dir=tmp_path, models_dir=tmp_path)
     (run,) = tmp_path.glob("*-colours*")
     assert saying in (run / "log.txt").read_text().splitlines()[-1]
     monkeypatch.undo()
-    assert use.evaluate(run).count > 0
+    assert evaluate.evaluate(run).count > 0
 
 
 @pytest.mark.slow
@@ -324,15 +324,15 @@ def test_a_refused_export_leaves_what_was_measured_and_says_why(
 
     import kerastl
     from kerastl.errors import ExportError
-    from kerastl.jobs import exporting
+    from kerastl.jobs import export
 
-    right = exporting.write_saved_model
+    right = export.write_saved_model
 
     def blue_for_red(model: keras.Model, serving: object, path: Path) -> None:
         pixels = keras.Input(model.input_shape[1:])
         right(keras.Model(pixels, model(keras.ops.flip(pixels, -1))), serving, path)
 
-    monkeypatch.setattr(exporting, "write_saved_model", blue_for_red)
+    monkeypatch.setattr(export, "write_saved_model", blue_for_red)
     flags = {"data.source": str(solid_colours), "backbone.name": "mobilenet_025", "backbone.image_size": 32}
     flags |= {"augment.views": 1, "finetune_phase.unfreeze_from": "backbone", "name": "colours"}
     recipe = kerastl.load_recipe(flags={**flags, "cache.directory": str(tmp_path / "store")})
@@ -354,10 +354,10 @@ def test_files_that_vanish_while_a_run_works_do_not_cost_its_export(
     solid_colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import kerastl
-    from kerastl.jobs import beginning, fitting
+    from kerastl.jobs import fit, setup
 
     data = shutil.copytree(solid_colours, tmp_path / "data")
-    decode_splits, transfer = beginning.decode_splits, fitting.transfer
+    decode_splits, transfer = setup.decode_splits, fit.transfer
     gone: list[Path] = []
 
     def decode_and_remove_some(*words: object) -> object:
@@ -372,8 +372,8 @@ def test_files_that_vanish_while_a_run_works_do_not_cost_its_export(
         shutil.rmtree(data)
         return transfer(*words, **others)
 
-    monkeypatch.setattr(beginning, "decode_splits", decode_and_remove_some)
-    monkeypatch.setattr(fitting, "transfer", remove_all_and_train)
+    monkeypatch.setattr(setup, "decode_splits", decode_and_remove_some)
+    monkeypatch.setattr(fit, "transfer", remove_all_and_train)
     flags = {"data.source": str(data), "backbone.name": "mobilenet_025", "backbone.image_size": 32}
     flags |= {
         "augment.views": 1,
@@ -391,7 +391,7 @@ def test_files_that_vanish_while_a_run_works_do_not_cost_its_export(
 
 def test_a_neighbour_stands_in_for_an_image_that_cannot_be_read(tmp_path: Path, solid_colours: Path) -> None:
     from kerastl.data.folder import open_folder
-    from kerastl.jobs.exporting import PARITY_IMAGES, readable_images
+    from kerastl.jobs.export import PARITY_IMAGES, readable_images
     from kerastl.progress import Progress
 
     data = shutil.copytree(solid_colours, tmp_path / "data")
@@ -422,11 +422,11 @@ def test_what_keeps_a_trained_model_from_its_export_is_said_before_training_or_s
 ) -> None:
     import kerastl
     from kerastl.errors import DataError
-    from kerastl.jobs import beginning, exporting
+    from kerastl.jobs import export, setup
     from kerastl.writing import WriteError
 
     data = shutil.copytree(solid_colours, tmp_path / "data")
-    decode_splits = beginning.decode_splits
+    decode_splits = setup.decode_splits
 
     def decode_and_remove(*words: object) -> object:
         prepared = decode_splits(*words)
@@ -437,9 +437,9 @@ def test_what_keeps_a_trained_model_from_its_export_is_said_before_training_or_s
         raise WriteError("the disk is full") if trouble == "disk" else ZeroDivisionError("division by zero")
 
     if trouble == "all images":
-        monkeypatch.setattr(beginning, "decode_splits", decode_and_remove)
+        monkeypatch.setattr(setup, "decode_splits", decode_and_remove)
     else:
-        monkeypatch.setattr(exporting, "write_saved_model", fail)
+        monkeypatch.setattr(export, "write_saved_model", fail)
     flags = {"data.source": str(data), "backbone.name": "mobilenet_025", "backbone.image_size": 32}
     flags |= {
         "augment.views": 1,
@@ -465,8 +465,9 @@ def test_nothing_is_published_where_features_and_model_disagree(
 
     from kerastl.errors import ExportError
     from kerastl.export.check import expected_answers
-    from kerastl.jobs.exporting import Trained, export_network, serving_of
-    from kerastl.jobs.facts import measured, model_facts
+    from kerastl.export.facts import measured, model_facts
+    from kerastl.jobs.export import Trained, export_network
+    from kerastl.jobs.trained import serving_of
     from kerastl.recipe import load_recipe
     from kerastl.run import Run
 
@@ -618,7 +619,7 @@ def test_a_stop_before_the_first_epoch_leaves_no_model(
     import keras
 
     from kerastl.errors import Interrupted
-    from kerastl.jobs import fit
+    from kerastl.jobs.fit import fit
     from kerastl.recipe import load_recipe
 
     def stopped(model: keras.Model, *words: object, **options: object) -> None:
@@ -652,7 +653,7 @@ def test_mixed_precision_learns_and_tensorboard_logs_both_phases(
             assert b"epoch_loss" in written and b"epoch_accuracy" in written
     import keras
 
-    from kerastl.jobs.use import precision_of_model
+    from kerastl.jobs.trained import precision_of_model
 
     model = keras.saving.load_model(run_of(tmp_path) / "model.keras")
     assert precision_of_model(model) == "mixed_bfloat16" and model.output.dtype == "float32"

@@ -97,7 +97,7 @@ def flip_channels(x: Any) -> Any:
 
 
 def images_of(model: Any, pixels: np.ndarray, task: Task = CLASSIFICATION) -> CheckImages:
-    from kerastl.jobs.converting import check_images
+    from kerastl.jobs.convert import check_images
 
     labels = np.arange(len(pixels)) % 3
     given = labels if task.exclusive else np.eye(3, dtype=np.uint8)[labels]
@@ -492,7 +492,7 @@ def test_the_packages_that_extras_install_are_those_that_are_asked_for() -> None
 
 
 def test_an_unknown_format_is_named_with_the_nearest(kerastl: Kerastl) -> None:
-    from kerastl.jobs.converting import format_named
+    from kerastl.jobs.convert import format_named
 
     with pytest.raises(UserError, match=r"Unknown format 'litert8'\. Did you mean 'litert'\?"):
         format_named("litert8")
@@ -663,7 +663,7 @@ def test_a_real_network_with_real_weights_passes(
     dense.set_weights([kernel.astype(np.float32), np.zeros(3, np.float32)])
     serving = Serving(classes, size)
     folder = write(model, name, tmp_path / "m", pixels, serving)
-    from kerastl.jobs.converting import check_images
+    from kerastl.jobs.convert import check_images
 
     images = check_images(model, pixels, labels, np.arange(len(pixels)) % 2 == 0, CLASSIFICATION)
     result = check(folder, name, images, serving)

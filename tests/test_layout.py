@@ -21,8 +21,8 @@ from kerastl.cli.evaluate import overview as evaluated
 from kerastl.cli.rank import overview as ranked
 from kerastl.cli.terminal import show
 from kerastl.evaluation.metrics import evaluate_logits
-from kerastl.jobs.planning import Plan, PlanRow
-from kerastl.jobs.ranking import LeftOut, RankedBackbone, Ranking
+from kerastl.jobs.plan import Plan, PlanRow
+from kerastl.jobs.rank import LeftOut, RankedBackbone, Ranking
 from kerastl.progress import Progress
 from kerastl.recipe import load_recipe
 from kerastl.report.search import TrialRecord

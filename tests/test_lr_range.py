@@ -17,7 +17,7 @@ from conftest import Kerastl
 from test_phase import CLASSES, data, features, features_of, linear_model, phase_settings
 
 from kerastl.errors import UserError
-from kerastl.jobs import lr_range
+from kerastl.jobs.lr_range import lr_range
 from kerastl.recipe import load_recipe
 from kerastl.task.classification import CLASSIFICATION
 from kerastl.training import lr_range as lr_range_module

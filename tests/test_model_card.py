@@ -123,7 +123,7 @@ def test_a_multi_label_card_speaks_of_labels() -> None:
 
 
 def test_of_a_run_that_was_stopped_the_data_are_known_and_the_rest_is_not(tmp_path: Path) -> None:
-    from kerastl.jobs.facts import measured
+    from kerastl.export.facts import measured
     from kerastl.run import Run
 
     data = {
@@ -238,13 +238,13 @@ def test_warmup_batches_fit_the_servers_batches() -> None:
     ],
 )  # fmt: skip
 def test_of_a_path_the_last_part_is_told(place: str, shown: str) -> None:
-    from kerastl.jobs.facts import without_folders
+    from kerastl.export.facts import without_folders
 
     assert without_folders(place) == shown
 
 
 def test_nothing_published_tells_where_data_weights_and_cache_lie(tmp_path: Path) -> None:
-    from kerastl.jobs.facts import model_facts, published_recipe
+    from kerastl.export.facts import model_facts, published_recipe
     from kerastl.recipe import load_recipe, resolve
     from kerastl.run import Run
 

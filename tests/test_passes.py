@@ -188,8 +188,8 @@ def test_a_store_without_locks_is_no_reason_to_stop(
 def test_a_whole_run_passes_each_image_and_view_once(
     solid_colours: Path, tmp_path: Path, mode: str, winner: str
 ) -> None:
-    from kerastl.jobs.beginning import begin, logits_of
     from kerastl.jobs.prepare import decode_splits, open_splits
+    from kerastl.jobs.setup import begin, logits_of
     from kerastl.training.two_phase import transfer
 
     flags = {

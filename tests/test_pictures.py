@@ -19,7 +19,7 @@ from kerastl.data.splits import make_splits
 from kerastl.encoded import as_png, find_images, format_of, is_picture
 from kerastl.errors import DataError, UserError
 from kerastl.features.cache import Cache
-from kerastl.jobs.labelled import decode_labelled
+from kerastl.jobs.evaluate import decode_labelled
 from kerastl.jobs.prepare import decode_splits, open_splits, reading_warnings
 from kerastl.modality.image.decode import decode_original
 from kerastl.modality.image.read import bits_used, decode_all, servable

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kerastl.jobs.logbook import Logbook
+from kerastl.jobs.log import Log
 from kerastl.progress import Progress, Tracker, size_text
 
 
@@ -39,7 +39,7 @@ class Listener(Progress, Tracker):
 
 def test_the_log_numbers_epochs_and_holds_what_is_shown_in_another_way(tmp_path: Path) -> None:
     listener = Listener()
-    log = Logbook(listener, tmp_path / "log.txt")
+    log = Log(listener, tmp_path / "log.txt")
     log.note("Run x")
     with log.track("head phase", 200) as tracker:
         for loss in (0.5, 0.25):

@@ -17,8 +17,9 @@ from kerastl.cli.rank import overview
 from kerastl.errors import DataError, UserError, WeightsError
 from kerastl.evaluation.label_probe import label_evidence, label_folds, mean_average_precision
 from kerastl.evaluation.transferability import log_evidence
-from kerastl.jobs import fit, lr_range, rank
-from kerastl.jobs.ranking import LeftOut, RankedBackbone, Ranking
+from kerastl.jobs.fit import fit
+from kerastl.jobs.lr_range import lr_range
+from kerastl.jobs.rank import LeftOut, RankedBackbone, Ranking, rank
 from kerastl.model.weights import weights_at_hand
 from kerastl.progress import Progress
 from kerastl.recipe import load_recipe

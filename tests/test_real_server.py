@@ -18,7 +18,7 @@ from conftest import heed_ctrl_c
 from malformed import asker, problem_of, requests_of
 from served import StandIn, export_flowers
 
-from kerastl import jobs
+from kerastl.jobs.predict import predict
 
 ROOT = Path(__file__).parents[1]
 PORTS = (8500, 8501)  # as tools/serve.sh has them
@@ -124,7 +124,7 @@ def compare_with_the_file(version: Path, images: Path, way: str) -> None:
     from kerastl.export.reader import load_exported
 
     reader = load_exported(version)
-    predictions = jobs.predict(SERVER.url("flowers", way), [str(images)], top=5)
+    predictions = predict(SERVER.url("flowers", way), [str(images)], top=5)
     assert len(predictions) == len(list(images.iterdir()))
     probabilities, _ = reader.predict_bytes([Path(each.path).read_bytes() for each in predictions])
     for each, row in zip(predictions, probabilities, strict=True):

@@ -168,7 +168,7 @@ def test_folds_have_networks_of_their_own(
 
 
 def test_a_fit_repeats_what_the_search_found(trial: Any, tmp_path: Path, solid_colours: Path) -> None:
-    from kerastl.jobs import fit
+    from kerastl.jobs.fit import fit
     from kerastl.search.hyperparameters import with_values
 
     _, shared = trial({})

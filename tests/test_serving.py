@@ -20,8 +20,8 @@ from malformed import asker, problem_of, requests_of
 from PIL import Image
 from served import BOTH, PALETTE, StandIn, export_flowers, stand_in
 
-from kerastl import jobs
 from kerastl.export.signature import SERVING_BYTES, SERVING_EMBEDDING, SERVING_PIXELS
+from kerastl.jobs.predict import predict
 
 SIGNATURES = (SERVING_BYTES, SERVING_PIXELS, SERVING_EMBEDDING)
 
@@ -174,7 +174,7 @@ def test_an_exported_model_answers_behind_a_server_as_it_does_here(exported: Exp
     from kerastl.export.reader import load_exported
 
     reader = load_exported(exported.version)
-    predictions = jobs.predict(exported.running.url("flowers"), [str(palette)], top=3)
+    predictions = predict(exported.running.url("flowers"), [str(palette)], top=3)
     probabilities, _ = reader.predict_bytes([Path(each.path).read_bytes() for each in predictions])
     for each, row in zip(predictions, probabilities, strict=True):
         best = (-row).argsort(kind="stable")[:3]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from kerastl.errors import RecipeError
-from kerastl.jobs.labelled import recipe_of
+from kerastl.jobs.trained import recipe_of
 from kerastl.recipe import (
     BackboneRecipe,
     DataRecipe,

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from kerastl.features.cache import Cache
-from kerastl.jobs.beginning import prepare_and_begin
 from kerastl.jobs.prepare import open_splits, view_warnings
+from kerastl.jobs.setup import prepare_and_begin
 from kerastl.recipe import AugmentRecipe, Recipe, load_recipe, resolve
 from kerastl.training.two_phase import transfer
 

@@ -19,8 +19,8 @@ from kerastl.features import inputs as inputs_module
 from kerastl.features.cache import Cache
 from kerastl.features.contents import names_of
 from kerastl.features.inputs import AGAIN, CHECKED, Inputs, decode_split
-from kerastl.jobs.beginning import Beginning, logits_of, prepare_and_begin
 from kerastl.jobs.prepare import Prepared, decode_splits, lost_images_named, open_splits
+from kerastl.jobs.setup import Beginning, logits_of, prepare_and_begin
 from kerastl.progress import Progress
 from kerastl.recipe import DataRecipe, Recipe, load_recipe
 from kerastl.store.block import BLOCK

@@ -12,7 +12,7 @@ from kerastl.cli.terminal import print_json, quiet_tensorflow, show, table
 from kerastl.progress import Progress
 
 if TYPE_CHECKING:
-    from kerastl.jobs import Benchmark, BenchmarkRow
+    from kerastl.jobs.benchmark import Benchmark, BenchmarkRow
 
 
 @click.command()
@@ -33,9 +33,9 @@ def benchmark(
     Nothing is published. Each format answers in a process of its own, and they have turns of some calls each.
     """
     quiet_tensorflow()
-    from kerastl import jobs
+    from kerastl.jobs.benchmark import benchmark
 
-    measured = jobs.benchmark(run, data, formats=format, progress=progress)
+    measured = benchmark(run, data, formats=format, progress=progress)
     if as_json:
         print_json(measured)
         return

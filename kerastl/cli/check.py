@@ -18,9 +18,9 @@ from kerastl.progress import Progress
 def check(as_json: bool, progress: Progress) -> None:
     """Test whether this machine has what a run needs."""
     quiet_tensorflow()
-    from kerastl import jobs
+    from kerastl.jobs.check import check
 
-    lines = jobs.check(progress=progress)
+    lines = check(progress=progress)
     if as_json:
         print_json(lines)
     else:

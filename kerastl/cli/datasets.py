@@ -14,9 +14,9 @@ from kerastl.cli.terminal import print_json, table
 @debug_option
 def datasets(data_dir: str | None, as_json: bool) -> None:
     """List what --data can name, and what is prepared here."""
-    from kerastl import jobs
+    from kerastl.jobs.datasets import datasets
 
-    lines = jobs.datasets(data_dir)
+    lines = datasets(data_dir)
     if as_json:
         print_json(lines)
     else:

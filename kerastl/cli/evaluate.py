@@ -37,9 +37,9 @@ def evaluate(run: Path, data: str | None, as_json: bool, as_csv: bool, progress:
     if as_json and as_csv:
         raise click.UsageError("--json and --csv exclude each other.")
     quiet_tensorflow()
-    from kerastl import jobs
+    from kerastl.jobs.evaluate import evaluate_each
 
-    metrics, answers = jobs.evaluate_each(run, data, progress=progress)
+    metrics, answers = evaluate_each(run, data, progress=progress)
     if as_csv:
         columns = ("split", "id", "true", "predicted", "probability", "loss")
         print_csv(columns, [[getattr(each, column) for column in columns] for each in answers])

@@ -50,16 +50,15 @@ def export(
     A SavedModel takes encoded images; the other formats take pixels that were decoded and resized before.
     """
     quiet_tensorflow()
-    from kerastl import jobs
+    from kerastl.jobs.convert import convert
+    from kerastl.jobs.export import export
 
     if format == SAVED_MODEL:
-        exported: Any = jobs.export(
+        exported: Any = export(
             run, models_dir=models_dir, name=name, keep=keep, warmup=warmup, progress=progress
         )
     else:
-        exported = jobs.convert(
-            run, format, exported_dir=exported_dir, name=name, keep=keep, progress=progress
-        )
+        exported = convert(run, format, exported_dir=exported_dir, name=name, keep=keep, progress=progress)
     if as_json:
         print_json(exported)
     else:

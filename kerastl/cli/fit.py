@@ -34,10 +34,10 @@ def fit(
     RECIPE is a TOML file or the name of a shipped one, such as digits; without it the flags say all.
     """
     quiet_tensorflow()
-    from kerastl import jobs
+    from kerastl.jobs.fit import fit
     from kerastl.report.page import report_text
 
-    summary = jobs.fit(
+    summary = fit(
         recipe,
         runs_dir=runs_dir,
         models_dir=models_dir,

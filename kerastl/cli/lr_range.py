@@ -43,9 +43,9 @@ def lr_range(
     Takes what `kerastl fit` takes, and trains nothing that is kept. For the fine-tune phase the head is trained first.
     """
     quiet_tensorflow()
-    from kerastl import jobs
+    from kerastl.jobs.lr_range import lr_range
 
-    summary = jobs.lr_range(
+    summary = lr_range(
         recipe, phase=phase, low=low, high=high, steps=steps, runs_dir=runs_dir, progress=progress
     )
     if as_json:

@@ -24,9 +24,9 @@ def plan(recipe: Recipe, as_json: bool, progress: Progress, **of_fit: Any) -> No
     Takes what `kerastl fit` takes, and prints blocks, parameters and learning rates. No folder is made.
     """
     quiet_tensorflow()
-    from kerastl import jobs
+    from kerastl.jobs.plan import plan
 
-    planned = jobs.plan(recipe, progress=progress)
+    planned = plan(recipe, progress=progress)
     if as_json:
         print_json(planned)
     else:

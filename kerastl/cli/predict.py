@@ -90,13 +90,13 @@ def predict(
         raise click.UsageError("--json and --csv exclude each other.")
     if not is_address(model) or parse_address(model).is_grpc:
         quiet_tensorflow()
-    from kerastl import jobs
+    from kerastl.jobs.predict import predict
 
     if (headers or ca_file) and not is_address(model):
         raise click.UsageError("--header and --ca-file are for a server: pass its address with --url.")
     access = read_access(headers, ca_file) if is_address(model) else None
     patience = Patience(timeout_seconds=timeout_seconds)
-    predictions = jobs.predict(model, images, top=top, patience=patience, access=access, progress=progress)
+    predictions = predict(model, images, top=top, patience=patience, access=access, progress=progress)
     if as_json:
         print_json(predictions)
     elif as_csv:

@@ -15,7 +15,7 @@ from kerastl.progress import Progress
 from kerastl.recipe.settings import Recipe
 
 if TYPE_CHECKING:
-    from kerastl.jobs import Ranking
+    from kerastl.jobs.rank import Ranking
 
 
 @click.command()
@@ -50,10 +50,10 @@ def rank(
     if context.get_parameter_source("backbone__name") is ParameterSource.COMMANDLINE:
         raise click.UsageError("--backbone names one network: expected --backbones NAME,NAME.")
     quiet_tensorflow()
-    from kerastl import jobs
+    from kerastl.jobs.rank import rank
 
     names = [name.strip() for name in backbones.split(",") if name.strip()]
-    ranking = jobs.rank(recipe, backbones=names, runs_dir=runs_dir, progress=progress)
+    ranking = rank(recipe, backbones=names, runs_dir=runs_dir, progress=progress)
     if as_json:
         print_json(ranking)
     else:

@@ -35,7 +35,7 @@ def describe_version(
     The version's number stands in neither: it is known when its folder gets its name.
 
     Args:
-        known: of the trained model, see `kerastl.jobs.facts.model_facts`.
+        known: of the trained model, see `kerastl.export.facts.model_facts`.
         name: under which it is published.
         result: of the check of the exported model.
         warmup_count: number of requests with images of the data that the version carries.

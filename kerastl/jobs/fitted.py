@@ -23,8 +23,10 @@ from kerastl.evaluation.abstention import Accepted
 from kerastl.evaluation.calibration import Calibration, Reliability
 from kerastl.evaluation.metrics import Metrics
 from kerastl.export.publish import ExportedModel
-from kerastl.jobs.labelled import class_names_of, model_of, recipe_of
-from kerastl.jobs.use import Reader, evaluate_each, export, predictions, run_reader
+from kerastl.jobs.evaluate import evaluate_each
+from kerastl.jobs.export import export
+from kerastl.jobs.predict import contents_of, predictions
+from kerastl.jobs.trained import Reader, class_names_of, model_of, recipe_of, run_reader
 from kerastl.progress import Logging, Progress
 from kerastl.recipe import Settings
 from kerastl.recipe.schema import HANDED
@@ -232,7 +234,7 @@ def _encoded(x: Any, progress: Progress) -> tuple[bool, list[tuple[str, bytes | 
         return True, [("bytes", bytes(x))]
     if isinstance(x, (str, Path)):
         paths = find_images([str(x)], progress)
-        return Path(x).is_file(), [_file(path) for path in paths]
+        return Path(x).is_file(), [(path, contents_of(path)) for path in paths]
     if (
         isinstance(x, (list, tuple))
         and x
@@ -252,14 +254,7 @@ def _files(x: Sequence[Any], progress: Progress) -> Iterator[tuple[str, bytes | 
         if isinstance(each, (bytes, bytearray)):
             yield f"x[{number}]", bytes(each)
         else:
-            yield from map(_file, find_images([str(each)], progress))
-
-
-def _file(path: str) -> tuple[str, bytes | str]:
-    try:
-        return path, Path(path).read_bytes()
-    except OSError as error:
-        return path, error.strerror or str(error)
+            yield from ((path, contents_of(path)) for path in find_images([str(each)], progress))
 
 
 def _report_from(values: Mapping[str, Any]) -> Report:

@@ -17,9 +17,9 @@ from kerastl.backbones import get_backbone
 from kerastl.data.examples import Examples
 from kerastl.errors import UserError
 from kerastl.features.cache import Cache
-from kerastl.jobs.beginning import Beginning, at_unfreeze_point, prepare_and_begin
 from kerastl.jobs.prepare import Prepared, lost_images_named, open_splits, precision_of, view_warnings
 from kerastl.jobs.recipes import recipe_for, usable
+from kerastl.jobs.setup import Beginning, at_unfreeze_point, prepare_and_begin
 from kerastl.model.own_head import feature_count, load_layers
 from kerastl.progress import Logging, Progress
 from kerastl.recipe import Recipe, resolve

@@ -11,8 +11,8 @@ import keras
 
 from kerastl.backbones import get_backbone
 from kerastl.data.examples import Examples
+from kerastl.jobs.fit import fit as fit_recipe
 from kerastl.jobs.fitted import Fitted
-from kerastl.jobs.fitting import fit as fit_recipe
 from kerastl.jobs.net import Net
 from kerastl.jobs.recipes import recipe_for, usable
 from kerastl.model.own import save_own

@@ -13,12 +13,12 @@ import numpy as np
 
 from kerastl.data.examples import Examples
 from kerastl.errors import UserError
-from kerastl.jobs.beginning import features_of
+from kerastl.jobs.artifacts import write_histories
 from kerastl.jobs.fitted import Fitted
-from kerastl.jobs.logbook import Logbook
+from kerastl.jobs.log import Log
 from kerastl.jobs.net import Net
 from kerastl.jobs.recipes import recipe_for
-from kerastl.jobs.records import write_histories
+from kerastl.jobs.setup import features_of
 from kerastl.jobs.work import Work, conclude, start_run, write_end, write_setup
 from kerastl.training.phase import PhaseResult
 from kerastl.training.two_phase import finetunes, result_of
@@ -176,7 +176,7 @@ def finish(
         raise UserError("Nothing is trained yet. Expected kerastl.train_head(net) before")
     begun = net.begun
     run, recipe = start_run(net.recipe, net.splits, runs_dir, net.files)
-    log = Logbook(net.progress, run.log_txt)
+    log = Log(net.progress, run.log_txt)
     prepared = dataclasses.replace(begun.prepared, recipe=recipe)
     work = Work(run, prepared, begun.beginning, begun.cache, begun.precision, log, net._started)
     checks = write_setup(work, export_model)

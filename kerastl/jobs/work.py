@@ -15,17 +15,18 @@ from kerastl.data.examples import Splits
 from kerastl.errors import KerastlError
 from kerastl.evaluation.confusion import DRAWN_UP_TO
 from kerastl.evaluation.intervals import group_numbers
+from kerastl.export.facts import model_facts
 from kerastl.export.publish import ExportedModel
 from kerastl.features.cache import Cache
-from kerastl.jobs.beginning import Beginning, logits_of, metrics_of
-from kerastl.jobs.calibrating import calibrate_network, trust_of, write_calibration
-from kerastl.jobs.exporting import Trained, export_network, readable_images, serving_of
-from kerastl.jobs.facts import model_facts
-from kerastl.jobs.logbook import Logbook
+from kerastl.jobs.artifacts import write_answers, write_data, write_preview, write_rows
+from kerastl.jobs.calibrate import calibrate_network, trust_of, write_calibration
+from kerastl.jobs.export import Trained, export_network, readable_images
+from kerastl.jobs.log import Log
 from kerastl.jobs.near import near_copies_in
-from kerastl.jobs.planning import make_plan
+from kerastl.jobs.plan import make_plan
 from kerastl.jobs.prepare import Prepared, reading_warnings
-from kerastl.jobs.records import write_answers, write_data, write_preview, write_rows
+from kerastl.jobs.setup import Beginning, logits_of, metrics_of
+from kerastl.jobs.trained import serving_of
 from kerastl.model.build import Network
 from kerastl.recipe import Settings, recipe_to_toml
 from kerastl.recipe.schema import HANDED
@@ -59,7 +60,7 @@ class Work:
     beginning: Beginning
     cache: Cache
     precision: str
-    log: Logbook
+    log: Log
     started: float
 
     @property

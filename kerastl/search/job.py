@@ -11,7 +11,7 @@ from pathlib import Path
 
 from kerastl.errors import Interrupted, TrainingError, UserError
 from kerastl.features.cache import Cache
-from kerastl.jobs import FitSummary, fit
+from kerastl.jobs.fit import FitSummary, fit
 from kerastl.jobs.prepare import make_repeatable, open_splits
 from kerastl.locking import FileLock
 from kerastl.progress import Progress

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from kerastl.jobs.records import write_rows
+from kerastl.jobs.artifacts import write_rows
 from kerastl.recipe import Recipe, recipe_to_toml
 from kerastl.report.search import (
     Importance,

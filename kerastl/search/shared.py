@@ -22,7 +22,8 @@ from kerastl.features.extract import extract
 from kerastl.features.frozen import Frozen
 from kerastl.features.readers import Features
 from kerastl.features.views import Pixels
-from kerastl.jobs.beginning import (
+from kerastl.jobs.prepare import Prepared, decode_splits
+from kerastl.jobs.setup import (
     Statistics,
     feature_statistics,
     first_bias,
@@ -30,7 +31,6 @@ from kerastl.jobs.beginning import (
     load_backbone,
     wanted_features,
 )
-from kerastl.jobs.prepare import Prepared, decode_splits
 from kerastl.model.build import Network
 from kerastl.model.cut import Cut
 from kerastl.progress import Progress

@@ -13,8 +13,8 @@ import numpy as np
 from kerastl.errors import RecipeError
 from kerastl.features.extract import array_keys, row_keys
 from kerastl.features.inputs import input_facts
-from kerastl.jobs.beginning import wanted_features
 from kerastl.jobs.prepare import precision_of
+from kerastl.jobs.setup import wanted_features
 from kerastl.progress import size_text
 from kerastl.recipe import Recipe, Settings
 from kerastl.recipe.keys import affecting

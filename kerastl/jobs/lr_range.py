@@ -11,10 +11,10 @@ from pathlib import Path
 
 from kerastl.errors import UserError
 from kerastl.features.cache import Cache
-from kerastl.jobs.beginning import Beginning, prepare_and_begin
-from kerastl.jobs.logbook import Logbook
+from kerastl.jobs.artifacts import write_rows
+from kerastl.jobs.log import Log
 from kerastl.jobs.prepare import lost_images_named, open_splits, precision_of
-from kerastl.jobs.records import write_rows
+from kerastl.jobs.setup import Beginning, prepare_and_begin
 from kerastl.model.freezing import freeze_backbone
 from kerastl.progress import Progress
 from kerastl.recipe import Recipe, Settings, recipe_to_toml
@@ -101,7 +101,7 @@ def lr_range(
     if phase == "head":  # no activations are needed
         recipe = without_finetuning(recipe)
     run = create_run(runs_dir, f"{recipe.name}-lr-range")
-    progress = log = Logbook(progress, run.log_txt)
+    progress = log = Log(progress, run.log_txt)
     progress.note(f"Run {run.path}")
     for warning in splits.warnings:
         progress.warn(warning)

@@ -1,4 +1,4 @@
-"""What can be named and whether this machine is ready: `datasets` and `check`. No TensorFlow at import."""
+"""`check`: whether this machine is ready. No TensorFlow at import."""
 
 from __future__ import annotations
 
@@ -9,23 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from kerastl.data.tfds_listing import prepared_datasets, tfds_folder
 from kerastl.progress import Progress
-
-
-@dataclass(frozen=True)
-class DatasetLine:
-    """A data set that can be named.
-
-    Attributes:
-        name: what `--data` takes.
-        prepared: whether it can be used on this machine right now.
-        detail: where it lies or how to get it.
-    """
-
-    name: str
-    prepared: bool
-    detail: str
 
 
 @dataclass(frozen=True)
@@ -35,22 +19,6 @@ class CheckLine:
     name: str
     ok: bool
     detail: str
-
-
-def datasets(data_dir: str | None = None) -> list[DatasetLine]:
-    """Data sets that can be named, with those that TFDS has prepared here."""
-    lines = [
-        DatasetLine("digits", True, "1,797 handwritten digits in 10 classes, bundled with scikit-learn"),
-        DatasetLine(
-            "DIR", True, "a folder with one folder a class, flat or under train/, validation/, test/"
-        ),
-        DatasetLine("FILE.csv", True, "a manifest with the columns path and label; .parquet as well"),
-    ]
-    prepared = prepared_datasets(data_dir)
-    lines += [DatasetLine(f"tfds:{name}", True, detail) for name, detail in prepared]
-    if not prepared:
-        lines.append(DatasetLine("tfds:NAME", False, f"nothing is prepared in {tfds_folder(data_dir)}"))
-    return lines
 
 
 def check(progress: Progress = Progress()) -> list[CheckLine]:

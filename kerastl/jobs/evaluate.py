@@ -1,10 +1,9 @@
-"""A run's images with their labels, decoded: what measures a trained model begins with them."""
+"""`evaluate`: a run's model, measured on labelled images."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import tomllib
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,47 +15,72 @@ from kerastl.data.grouping import keep_copies_together
 from kerastl.data.names import class_name
 from kerastl.data.sources import open_examples
 from kerastl.data.splits import make_splits
-from kerastl.errors import DataError, UserError, nearest
+from kerastl.errors import DataError, nearest
+from kerastl.evaluation.answers import LabelledAnswer, answers_of
+from kerastl.evaluation.intervals import over_groups
+from kerastl.evaluation.metrics import Metrics, evaluate_logits
 from kerastl.features.cache import Cache
 from kerastl.features.inputs import decode_split
 from kerastl.features.views import Pixels
 from kerastl.jobs.prepare import reading_warnings
-from kerastl.model.own import reason_of
+from kerastl.jobs.trained import class_names_of, model_of, recipe_of
 from kerastl.progress import Progress
-from kerastl.recipe import CacheRecipe, DataRecipe, Settings, recipe_from_dict, resolve, settings_from_dict
-from kerastl.run import Run
+from kerastl.recipe import CacheRecipe, DataRecipe, Settings
+from kerastl.run import open_run
+from kerastl.training.phase import evaluation_batch, predict_logits
+from kerastl.training.reuse import inference_of
 
 
-def recipe_of(run: Run) -> Settings:
-    """The settings of a run; keys that an earlier version did not write are chosen anew."""
-    values = tomllib.loads(run.recipe_toml.read_text(encoding="utf-8"))
-    try:
-        return settings_from_dict(values, origin=str(run.recipe_toml))
-    except ValueError:
-        data = json.loads(run.data_json.read_text(encoding="utf-8"))
-        recipe = recipe_from_dict(values, origin=str(run.recipe_toml))
-        return resolve(recipe, data["counts"]["train"], len(data["classes"]))
+def evaluate(
+    run: Path | str, data: str | Examples | None = None, *, progress: Progress = Progress()
+) -> Metrics:
+    """Measure a run's model; see `evaluate_each`."""
+    return evaluate_each(run, data, progress=progress)[0]
 
 
-def model_of(run: Run) -> keras.Model:
-    """The trained model of a run.
+def evaluate_each(
+    run: Path | str,
+    data: str | Examples | Split | None = None,
+    *,
+    model: keras.Model | None = None,
+    progress: Progress = Progress(),
+) -> tuple[Metrics, list[LabelledAnswer]]:
+    """Measure a run's model, and say what it answers to each image.
+
+    Args:
+        run: the run's folder.
+        data: other labelled images (a folder, manifest, `tfds:NAME`, digits, or examples from `kerastl.from_arrays` and its
+            like); all of them are used, or their test split where they have one. Without it, the run's own test split.
+        model: of the run, where it is loaded already.
+        progress: listens.
+
+    Returns:
+        The metrics; and the answers, those with the largest loss first.
 
     Raises:
-        UserError: it has layers that Keras does not know in this process.
+        UserError: run or data cannot be used, or the data have classes that the model does not know.
     """
-    try:
-        return keras.saving.load_model(run.model_keras, compile=False)
-    except TypeError as error:  # what Keras says of a class that it cannot find
-        raise UserError(
-            f"Keras cannot load {run.model_keras}: {reason_of(error)} Layers of one's own have to be registered "
-            "(@keras.saving.register_keras_serializable()), and their module imported first: in Python, before kerastl.load. An "
-            "exported model needs neither"
-        ) from error
-
-
-def class_names_of(run: Run) -> tuple[str, ...]:
-    """The classes of a run, in the order of its model's logits."""
-    return tuple(json.loads(run.data_json.read_text(encoding="utf-8"))["classes"])
+    folder = open_run(run)
+    recipe, class_names = recipe_of(folder), class_names_of(folder)
+    split, source = evaluation_split(recipe, data)
+    if data is not None and split.count < len(split.examples):
+        progress.note(
+            f"{data if isinstance(data, str) else split.examples.origin}: its test split, {split.count:,} of {len(split.examples):,} images"
+        )
+    with tempfile.TemporaryDirectory(prefix="kerastl-") as scratch:
+        pixels, labels, ids = decode_labelled(
+            split, source, recipe.backbone.image_size, class_names, Path(scratch), progress
+        )
+        logits = predict_logits(
+            inference_of(model or model_of(folder)),
+            len(labels),
+            lambda positions, view: pixels[positions].astype(np.float32),
+            evaluation_batch(recipe.finetune_phase),
+        )
+    metrics = evaluate_logits(logits, labels, class_names, recipe.task)
+    group_of = dict(zip(split.ids, split.groups, strict=True))
+    metrics = over_groups(metrics, logits, labels, np.array([group_of[each] for each in ids], dtype=object))
+    return metrics, answers_of(split.name, ids, logits, labels, class_names, recipe.task)
 
 
 def evaluation_split(recipe: Settings, data: str | Examples | Split | None) -> tuple[Split, DataRecipe]:

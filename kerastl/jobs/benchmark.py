@@ -21,17 +21,10 @@ from kerastl.export.process import ModelProcess, start_model
 from kerastl.export.saved_model import write_saved_model
 from kerastl.export.signature import SERVING_PIXELS, Serving
 from kerastl.features.views import Pixels
-from kerastl.jobs.calibrating import read_threshold
-from kerastl.jobs.converting import CHECK_BATCH, REPRESENTATIVE_IMAGES, format_named
-from kerastl.jobs.exporting import serving_of
-from kerastl.jobs.labelled import (
-    class_names_of,
-    decode_labelled,
-    evaluation_split,
-    model_of,
-    recipe_of,
-    some_of,
-)
+from kerastl.jobs.calibrate import read_threshold
+from kerastl.jobs.convert import CHECK_BATCH, REPRESENTATIVE_IMAGES, format_named
+from kerastl.jobs.evaluate import decode_labelled, evaluation_split, some_of
+from kerastl.jobs.trained import class_names_of, model_of, recipe_of, serving_of
 from kerastl.progress import Progress
 from kerastl.run import Run, open_run
 

@@ -12,18 +12,25 @@ import numpy as np
 import tensorflow as tf
 
 from kerastl.data.examples import Split, spread_positions
+from kerastl.data.folder import check_apart
+from kerastl.data.sources import open_examples
+from kerastl.data.splits import make_splits
 from kerastl.errors import DataError, ExportError
 from kerastl.export.card import describe_version
 from kerastl.export.check import check_export, expected_answers, tolerance_for
 from kerastl.export.compare import CheckImages
-from kerastl.export.publish import ExportedModel, publish
+from kerastl.export.facts import measured, model_facts, published_recipe
+from kerastl.export.publish import ExportedModel, check_model_name, publish
 from kerastl.export.saved_model import write_saved_model
 from kerastl.export.signature import Serving
 from kerastl.export.warmup import write_warmup
-from kerastl.jobs.facts import published_recipe
+from kerastl.jobs.calibrate import read_threshold
+from kerastl.jobs.trained import class_names_of, model_of, precision_of_model, recipe_of, serving_of
 from kerastl.modality.image.read import describe_failure, servable
 from kerastl.progress import Progress
 from kerastl.recipe import Settings
+from kerastl.recipe.schema import HANDED
+from kerastl.run import open_run
 from kerastl.wording import counted
 
 # Of the validation split, and as many of the test split: enough for every signature in seconds.
@@ -45,14 +52,6 @@ class Trained:
 
     pixels: np.ndarray
     probabilities: np.ndarray
-
-
-def serving_of(recipe: Settings, class_names: Sequence[str], threshold: float | None) -> Serving:
-    """Properties of a recipe's served model."""
-    size = recipe.backbone.image_size
-    assert size
-    data = recipe.data
-    return Serving(tuple(class_names), size, data.resize, recipe.task, threshold, data.significant_bits or 16)
 
 
 def export_network(
@@ -191,3 +190,48 @@ def _reading_problem(split: Split, position: int) -> str:
     except tf.errors.OpError as error:
         return describe_failure(error)
     return "it could not be read a moment ago"
+
+
+def export(
+    run: Path | str,
+    *,
+    models_dir: Path | str = Path("saved_models"),
+    name: str | None = None,
+    keep: int | None = None,
+    warmup: bool = True,
+    progress: Progress = Progress(),
+) -> ExportedModel:
+    """Publish a run's model as the next version of a SavedModel.
+
+    Args:
+        run: the run's folder.
+        models_dir: the folder that TensorFlow Serving watches.
+        name: of the model; the run's name without it.
+        keep: how many versions of it stay; all of them without it.
+        warmup: put warm-up requests for TensorFlow Serving beside it; they hold some images of the data.
+        progress: listens.
+
+    Raises:
+        UserError: the run is not complete, or its data are gone.
+        ExportError: the exported model does not agree with the trained one; nothing was published.
+    """
+    folder = open_run(run)
+    recipe, class_names = recipe_of(folder), class_names_of(folder)
+    check_model_name(name or recipe.name)
+    check_apart(recipe.data.source, models_dir)
+    if recipe.data.source.startswith(HANDED) and folder.images.is_dir():
+        images = [path.read_bytes() for path in sorted(folder.images.iterdir())]
+    else:
+        splits = make_splits(open_examples(recipe.data), recipe.data)
+        images = [
+            data for split in (splits.validation, splits.test) for data in readable_images(split, progress)[1]
+        ]
+    model = model_of(folder)
+    precision = precision_of_model(model)
+    progress.note(f"Checking on {len(images)} images of the validation and test splits")
+    serving = serving_of(recipe, class_names, read_threshold(folder))
+    facts = model_facts(recipe, folder, class_names, measured(folder))
+    return export_network(
+        model, recipe, serving, images, precision, models_dir, name or recipe.name,
+        facts=facts, keep=keep, warmup=warmup, progress=progress,
+    )  # fmt: skip

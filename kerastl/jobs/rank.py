@@ -25,7 +25,7 @@ from kerastl.features.extract import Wanted, extract
 from kerastl.features.frozen import BATCH_SIZE, Frozen
 from kerastl.features.readers import Features
 from kerastl.features.views import Views
-from kerastl.jobs.logbook import Logbook
+from kerastl.jobs.log import Log
 from kerastl.jobs.prepare import decode_splits, make_repeatable, precision_of, with_significant_bits
 from kerastl.model.build import build_backbone, build_model
 from kerastl.model.cut import cut
@@ -135,7 +135,7 @@ def rank(
     at_hand = [name for name in names if "all" not in backbones or _at_hand(recipe, name)]
     left_out = [LeftOut(name, "its weights are not on this machine") for name in names if name not in at_hand]
     run = create_run(runs_dir, f"{safe_name(recipe.name or Path(recipe.data.source).stem)}-rank")
-    progress = Logbook(progress, run.log_txt)
+    progress = Log(progress, run.log_txt)
     progress.note(f"Run {run.path}")
     for warning in splits.warnings:
         progress.warn(warning)

@@ -18,10 +18,9 @@ from kerastl.export.check import check_export, tolerance_for
 from kerastl.export.compare import CheckImages, CheckResult
 from kerastl.export.formats import FORMATS, Format, require_packages, write_format
 from kerastl.export.publish import check_model_name, publish
-from kerastl.jobs.calibrating import read_threshold
-from kerastl.jobs.exporting import serving_of
-from kerastl.jobs.labelled import class_names_of, decode_labelled, model_of, recipe_of, some_of
-from kerastl.jobs.use import precision_of_model
+from kerastl.jobs.calibrate import read_threshold
+from kerastl.jobs.evaluate import decode_labelled, some_of
+from kerastl.jobs.trained import class_names_of, model_of, precision_of_model, recipe_of, serving_of
 from kerastl.progress import Progress
 from kerastl.run import open_run
 from kerastl.task import Task

@@ -10,7 +10,7 @@ from kerastl.progress import Progress, Tracker
 from kerastl.writing import explain_write_errors
 
 
-class Logbook(Progress):
+class Log(Progress):
     """Passes everything on to another listener and writes notes, warnings and stages of the work to a file."""
 
     def __init__(self, listener: Progress, path: Path) -> None:
@@ -42,7 +42,7 @@ class Logbook(Progress):
 class _Stages(Tracker):
     """Passes the work on and writes each of its stages, such as an epoch, to the log."""
 
-    def __init__(self, log: Logbook, label: str, listener: Tracker) -> None:
+    def __init__(self, log: Log, label: str, listener: Tracker) -> None:
         self._log, self._label, self._listener = log, label, listener
         self._stages = 0
 

@@ -15,10 +15,10 @@ from kerastl.data.examples import Examples
 from kerastl.errors import Interrupted
 from kerastl.export.publish import ExportedModel
 from kerastl.features.cache import Cache
-from kerastl.jobs.beginning import prepare_and_begin
-from kerastl.jobs.logbook import Logbook
+from kerastl.jobs.artifacts import write_histories
+from kerastl.jobs.log import Log
 from kerastl.jobs.prepare import lost_images_named, open_splits, precision_of, view_warnings
-from kerastl.jobs.records import write_histories
+from kerastl.jobs.setup import prepare_and_begin
 from kerastl.jobs.work import Work, conclude, save_model, start_run, write_end, write_setup
 from kerastl.locking import check_locks
 from kerastl.model.build import Network
@@ -86,7 +86,7 @@ def fit(
     check_locks()
     recipe, splits = open_splits(recipe, runs_dir, *[models_dir] * export_model, examples=examples)
     run, recipe = start_run(recipe, splits, runs_dir, files)
-    log = Logbook(progress, run.log_txt)
+    log = Log(progress, run.log_txt)
     log.note(f"Run {run.path}")
     for warning in (*splits.warnings, *view_warnings(recipe)):
         log.warn(warning)

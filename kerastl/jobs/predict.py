@@ -1,0 +1,129 @@
+"""`predict`: a folder is asked in this process, an address over the network, and only the former needs TensorFlow."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kerastl.client.access import Access
+from kerastl.client.address import is_address
+from kerastl.client.asking import Patience, ask
+from kerastl.encoded import find_images
+from kerastl.prediction import Prediction, unreadable
+from kerastl.progress import Progress
+
+if TYPE_CHECKING:
+    from kerastl.jobs.trained import Reader
+
+READ_BATCH = 64
+
+
+def predict(
+    model: Path | str,
+    images: Sequence[str],
+    *,
+    top: int = 5,
+    patience: Patience | None = None,
+    access: Access | None = None,
+    progress: Progress = Progress(),
+) -> list[Prediction]:
+    """Classify images.
+
+    Args:
+        model: a run's folder, an exported model (`saved_models/NAME` or one of its versions), or the address of
+            a served one (`http://HOST:8501/v1/models/NAME`, `grpc://HOST:8500/NAME`).
+        images: files, folders (searched with all their subfolders) and glob patterns.
+        top: how many classes to name for each image; a served model names five at most.
+        patience: how long to wait for a server.
+        access: what lets a client in at a server; see `read_access`. Without it a token of the environment (KERASTL_TOKEN).
+        progress: listens.
+
+    Returns:
+        A prediction for each image, in the order found; unreadable images carry their error.
+
+    Raises:
+        UserError: the model cannot be used, or no image was found.
+        ServingError: the server gave no answer.
+
+    Example:
+        >>> predict("http://localhost:8501/v1/models/flowers", ["photos"])[0].label
+        'daisy'
+    """
+    if is_address(model):
+        return ask(str(model), images, top=top, patience=patience, access=access, progress=progress)
+    from kerastl.jobs.trained import open_reader
+
+    paths = find_images(images, progress)
+    reader = open_reader(Path(model))
+    return predictions(reader, ((path, contents_of(path)) for path in paths), len(paths), top, progress)
+
+
+def predictions(
+    reader: Reader, images: Iterable[tuple[str, bytes | str]], count: int, top: int, progress: Progress
+) -> list[Prediction]:
+    """Classify images.
+
+    Args:
+        reader: of the model.
+        images: name and bytes of each; a text in their place is why they cannot be read.
+        count: how many there are.
+        top: how many classes to name for each.
+        progress: listens.
+    """
+    from kerastl.jobs.prepare import reading_warnings
+
+    found: list[Prediction] = []
+    converted: Counter[str] = Counter()
+    remaining = iter(images)
+    with progress.track("predict", count) as tracker:
+        while part := list(itertools.islice(remaining, READ_BATCH)):
+            served = [_servable(data, converted) for _, data in part]
+            readable = [data for data, error in served if not error]
+            answers = zip(*reader.answer(readable), strict=True) if readable else iter(())
+            for (name, _), (_, error) in zip(part, served, strict=True):
+                if error:
+                    found.append(unreadable(name, error))
+                else:
+                    probabilities, accepted = next(answers)
+                    found.append(_prediction(name, probabilities, bool(accepted), reader, top))
+            tracker.advance(len(part))
+    for warning in reading_warnings((), converted):
+        progress.warn(warning)
+    return found
+
+
+def contents_of(path: str) -> bytes | str:
+    """The bytes of a file, or why it cannot be read."""
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        return error.strerror or str(error)
+
+
+def _servable(data: bytes | str, converted: Counter[str]) -> tuple[bytes, str]:
+    """What the model takes, or why there is nothing; counts the formats that Pillow read."""
+    from kerastl.modality.image.read import servable
+
+    if isinstance(data, str):
+        return b"", data
+    try:
+        served, kind = servable(data)
+    except ValueError as error:
+        return b"", str(error)
+    converted.update([kind] if kind else [])
+    return served, ""
+
+
+def _prediction(name: str, probabilities: np.ndarray, accepted: bool, reader: Reader, top: int) -> Prediction:
+    class_names = reader.class_names
+    order = np.argsort(-probabilities, kind="stable")[:top]
+    best = tuple((class_names[index], float(probabilities[index])) for index in order)
+    labels = None
+    if not reader.task.exclusive:
+        labels = tuple(each for each, p in zip(class_names, probabilities, strict=True) if p > 0.5)
+    return Prediction(name, best[0][0], best[0][1], best, accepted=accepted, labels=labels)
