@@ -563,62 +563,39 @@ def test_features_in_memory_serve_all_trials_too(solid_colours: Path, tmp_path: 
     assert other.forward_passes == once, "the control: another search has a memory of its own"
 
 
-def test_the_plan_of_the_store_foretells_what_a_search_runs_and_keeps(
+def test_a_search_warns_before_it_begins_where_the_store_has_no_room_for_all_cuts(
     solid_colours: Path, tmp_path: Path, shared_of: Any
 ) -> None:
     from kerastl.search.head_phases import HeadPhases
-    from kerastl.search.store_plan import plan_store
+    from kerastl.search.job import room_warning
 
     first, second = "conv_pw_12_relu", "conv_pw_11_relu"
     recipe = tiny(solid_colours, tmp_path / "store", finetune_phase__unfreeze_from=first)
-    rates = Hyperparameter(
-        "head_phase.learning_rate", values=(1e-3, 1e-2), ordered=True
-    )  # no feature depends on it
+    rates = Hyperparameter("head_phase.learning_rate", values=(1e-3, 1e-2), ordered=True)  # of no feature
     space = Space((Hyperparameter(UNFREEZE_POINT, values=("backbone", first, second), ordered=True), rates))
     shared, heads = shared_of(recipe), HeadPhases(tmp_path / "heads")
-    plan = plan_store(recipe, space, shared)
+    assert room_warning(recipe, space, shared) == "", "the control"
+    assert shared.forward_passes == 0, "nothing is run"
     counts = shared.splits.counts()
-    once = 2 * counts["train"] + counts["validation"]
-    assert [cut.point for cut in plan.cuts] == ["backbone", first, second] and plan.combinations == 3
-    assert [cut.forward_passes for cut in plan.cuts] == [once] * 3
-    assert plan.missing_bytes == plan.bytes < sum(cut.bytes for cut in plan.cuts), (
-        "pooled features are shared"
-    )
-    assert shared.forward_passes == 0, "a plan runs nothing"
-    assert {array.kind for array in shared.cache.folder.arrays() if array.bytes} == {"contents", "inputs"}
-    for values in ({}, {UNFREEZE_POINT: second}, {UNFREEZE_POINT: "backbone"}):
+    # pooled features in three ways, once for all cuts, and the activations at both cuts
+    rows, pooled, activations = 2 * counts["train"] + counts["validation"], 3 * 256 * 4, (256 + 4 * 128) * 2
+    needed = rows * (pooled + activations)
+
+    def room_is(left: int) -> None:
+        shared.cache.folder.max_bytes = left + sum(array.bytes for array in shared.cache.folder.arrays())
+
+    room_is(needed)
+    assert room_warning(recipe, space, shared) == ""
+    room_is(needed - 1)
+    assert "not all can be kept there" in room_warning(recipe, space, shared)
+    # what lies there already needs no room
+    room_is(10**9)
+    for values in ({}, {UNFREEZE_POINT: second}):
         scored(recipe, values, shared, heads)
-    assert shared.forward_passes == plan.forward_passes == 2 * once
-    written = [array for array in shared.cache.folder.arrays() if array.kind in ("pooled", "activations")]
-    assert plan.bytes < sum(array.bytes for array in written) < 1.1 * plan.bytes, (
-        "keys and headers are small beside the rows"
-    )
-    after = plan_store(recipe, space, shared_of(recipe))
-    assert (after.missing_bytes, after.forward_passes) == (0, 0)
-    assert all("all in the store, no forward pass" in line for line in after.lines()[1:])
-
-    # the control: with other views nothing of them lies there but the images themselves
-    other = tiny(solid_colours, tmp_path / "store", augment__seed=7, finetune_phase__unfreeze_from=first)
-    changed = plan_store(other, space, shared_of(other))
-    assert changed.forward_passes == 2 * counts["train"] and 0 < changed.missing_bytes < changed.bytes
-    # and where the plan looks at another size, that size's features are missing
-    sizes = Space((Hyperparameter("backbone.image_size", values=(32, 48), ordered=True),))
-    known, larger = plan_store(recipe, sizes, shared_of(recipe)).cuts
-    assert (known.missing_bytes, larger.missing_bytes) == (0, larger.bytes) and larger.image_size == 48
-
-
-def test_the_plan_says_where_not_all_can_be_kept(solid_colours: Path, tmp_path: Path, shared_of: Any) -> None:
-    from kerastl.search.store_plan import plan_store
-
-    recipe = tiny(solid_colours, tmp_path / "store", finetune_phase__unfreeze_from="conv_pw_12_relu")
-    shared = shared_of(recipe)
-    space = Space((Hyperparameter("head_phase.learning_rate", values=(1e-3, 1e-2), ordered=True),))
-    plan = plan_store(recipe, space, shared)
-    assert "not all can be kept" not in plan.lines()[0], "the control"
-    shared.cache.folder.max_bytes = (
-        sum(array.bytes for array in shared.cache.folder.arrays()) + plan.bytes - 1
-    )
-    assert "not all can be kept" in plan_store(recipe, space, shared).lines()[0]
+    room_is(0)
+    assert room_warning(recipe, space, shared) == ""
+    larger = Space((Hyperparameter("backbone.image_size", values=(32, 48), ordered=True),))
+    assert "not all can be kept there" in room_warning(recipe, larger, shared)
 
 
 def test_a_head_phase_that_is_taken_over_changes_no_score(

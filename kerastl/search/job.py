@@ -5,20 +5,22 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib.util
+import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from kerastl.errors import Interrupted, TrainingError, UserError
+from kerastl.errors import Interrupted, RecipeError, TrainingError, UserError
 from kerastl.features.cache import Cache
 from kerastl.jobs.fit import FitSummary, fit
-from kerastl.jobs.prepare import make_repeatable, open_splits
+from kerastl.jobs.prepare import make_repeatable, open_splits, precision_of
 from kerastl.locking import FileLock
-from kerastl.progress import Progress
+from kerastl.progress import Progress, size_text
 from kerastl.recipe import Recipe, load_recipe
+from kerastl.recipe.keys import affecting
 from kerastl.report.search import SearchReport, search_text, write_search_page
 from kerastl.search.head_phases import HeadPhases
-from kerastl.search.hyperparameters import first_values, values_of
+from kerastl.search.hyperparameters import Space, first_values, values_of
 from kerastl.search.loop import BAD_SETTING, TrialRunner, search
 from kerastl.search.oracle import Oracle, hyperband_trials, make_oracle
 from kerastl.search.results import (
@@ -48,7 +50,6 @@ from kerastl.search.spec import (
     check_settings,
     folder_for,
 )
-from kerastl.search.store_plan import plan_store
 from kerastl.search.trial import trial_recipe
 from kerastl.search.trial_log import TrialLog
 from kerastl.search.workers import IP, search_with_workers
@@ -58,6 +59,8 @@ from kerastl.writing import explain_write_errors
 
 NEEDED = {"keras_tuner": "keras-tuner", "sklearn": "scikit-learn", "tensorboard": "tensorboard"}
 UNLIMITED = 10**6
+# Building the network of each cut takes a second or so; beyond this many a warning would cost more than it tells.
+MOST_CUTS = 48
 BASELINE = "baseline"
 
 
@@ -152,8 +155,9 @@ def _search(spec: SearchSpec, folder: SearchFolder, progress: Progress) -> Searc
             progress.note(
                 f"Added to the space, which the recipe as it is lies outside of: {', '.join(spec.space.added)}"
             )
-        for line in plan_store(spec.recipe, spec.space, runner.shared).lines():
-            progress.note(line)
+        warning = room_warning(spec.recipe, spec.space, runner.shared)
+        if warning:
+            progress.warn(warning)
         with TrialLog(folder, monitor, expected, settings.budget_seconds, progress) as log:
             # A baseline that diverges is no reason to stop: then every trial is better.
             with contextlib.suppress(*BAD_SETTING):
@@ -190,6 +194,33 @@ def _search(spec: SearchSpec, folder: SearchFolder, progress: Progress) -> Searc
         recipe = trial_recipe(spec.recipe, winning_values(report), runner.shared)
         write_results(folder, report, recipe, spec.space, records)
         return report
+
+
+def room_warning(base: Recipe, space: Space, shared: Shared) -> str:
+    """A warning where the store has no room for the features of all cuts that a space reaches; empty where it has.
+
+    The ends stand for a range, and the first cuts for all where there are many. Nothing is computed; the images are decoded in the size of
+    the recipe as it is, which the search needs first of all, and the networks serve the trials.
+    """
+    if not shared.cache.on_disk:
+        return ""
+    varied = [hp for hp in space if hp.key in affecting(Recipe, "features") and hp.key != "head.pooling"]
+    first = trial_recipe(base, {}, shared)
+    missing: dict[tuple[str, str], int] = {}
+    corners = itertools.product(*(hp.corners() for hp in varied))
+    with precision_of(first):
+        for corner in itertools.islice(corners, MOST_CUTS):
+            with contextlib.suppress(RecipeError):  # such a trial says so itself
+                values = dict(zip((hp.key for hp in varied), corner, strict=True))
+                missing |= shared.missing(trial_recipe(base, values, shared), first)
+    lacking, room = sum(missing.values()), shared.cache.folder.room()
+    if lacking <= room:
+        return ""
+    return (
+        f"The features of all cuts in this space need {size_text(lacking)} more, and {shared.cache.folder.root} has room for "
+        f"{size_text(room)} (cache.max_gigabytes, and half of the free disk): not all can be kept there. Raise or free it, or search "
+        "fewer values of finetune_phase.unfreeze_from"
+    )
 
 
 def oracle_of(spec: SearchSpec) -> Oracle:

@@ -7,6 +7,7 @@ trial asks for it and held until the search ends; the store keeps it for the sea
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,8 +19,9 @@ import numpy as np
 from kerastl.data.examples import Split, Splits
 from kerastl.errors import DataError
 from kerastl.features.cache import Cache
-from kerastl.features.extract import extract
+from kerastl.features.extract import array_keys, extract, row_keys
 from kerastl.features.frozen import Frozen
+from kerastl.features.inputs import input_facts
 from kerastl.features.readers import Features
 from kerastl.features.views import Pixels
 from kerastl.jobs.prepare import Prepared, decode_splits
@@ -145,6 +147,24 @@ class Shared:
         wanted = wanted_features(recipe)
         wanted = dataclasses.replace(wanted, finetune_epochs=wanted.finetune_epochs * self._reads)
         return extract(self.frozen(recipe), views, self.cache, wanted, self._progress)
+
+    def missing(self, recipe: Settings, known: Settings) -> dict[tuple[str, str], int]:
+        """Bytes of features that trials of a recipe read and the store does not hold yet, for each array and its rows.
+
+        Args:
+            recipe: resolved.
+            known: resolved; its images are made ready, of which those that cannot be read are taken for the same in all sizes.
+        """
+        prepared = dataclasses.replace(self.prepared(known), recipe=recipe)
+        facts = input_facts(recipe.data, recipe.backbone.image_size)
+        names = ("train",) if self.folds else ("train", "validation")
+        views = [dataclasses.replace(prepared.frozen_views(name), facts=facts) for name in names]
+        rows = np.unique(row_keys(views), axis=0)
+        found = {}
+        for key in array_keys(self.frozen(recipe), views, self.cache, wanted_features(recipe)):
+            lacking = np.count_nonzero(~self.cache.store.look(key, rows))
+            found[key.name, hashlib.sha256(rows.tobytes()).hexdigest()] = lacking * key.row_bytes
+        return found
 
     def frozen(self, recipe: Settings) -> Frozen:
         """The part below a recipe's unfreeze point, with the pretrained weights."""
