@@ -146,7 +146,7 @@ def test_a_renewed_head_is_a_new_one():
     used.model.set_weights([weights + 1 for weights in used.model.get_weights()])
     used.model(np.ones((2, 6), "float32"), training=True)
     bias = np.array([0.5, -1.0, 2.0], "float32")
-    renew_head(used.model, 0.2, bias, 7)
+    renew_head(used.model, recipe, 3, bias, 7)
     new = head_of(recipe, seed=7, bias=bias, adjustable=True)
     plain = head_of(recipe, seed=7, bias=bias)
     for one, two, three in zip(

@@ -1118,7 +1118,7 @@ def test_workers_share_a_search_and_a_killed_one_takes_its_trial_up_again(
             assert process.poll() is None, process.communicate()
             time.sleep(0.05)
         children = subprocess.run(
-            ["pgrep", "-P", str(process.pid), "-f", "tuning.worker"], capture_output=True, text=True
+            ["pgrep", "-P", str(process.pid), "-f", "search.worker"], capture_output=True, text=True
         )
         os.kill(int(children.stdout.split()[0]), signal.SIGKILL)
         output, errors = process.communicate(timeout=500)

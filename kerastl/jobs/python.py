@@ -123,27 +123,42 @@ def fit(
         >>> kerastl.fit("resnet50", kerastl.from_arrays(x, y), unfreeze_from="conv4_block6_out").report.metrics.accuracy
         0.93
     """
-    net = recipe if isinstance(recipe, Net) else None
-    examples = data if isinstance(data, Examples) else None
-    if data is not None and examples is None:
-        options["data.source"] = str(data)
-    elif net is not None and data is None:
-        examples = net.examples
-    asked = recipe_for(recipe.asked if isinstance(recipe, Net) else recipe, examples, options)
+    asked, examples, files = handed_over(recipe, data, options)
+    handed = data is not None or isinstance(recipe, Net)
     summary = fit_recipe(
         asked,
         runs_dir=runs_dir,
         models_dir=models_dir,
-        export_model=data is net is None if export_model is None else export_model,
+        export_model=not handed if export_model is None else export_model,
         tensorboard=tensorboard,
         keep=keep,
         warmup=warmup,
         progress=progress or Logging(),
         examples=usable(examples, asked),
-        files=net.files if net else None,
+        files=files,
         callbacks=callbacks,
     )
     return Fitted(summary.run, summary.report, summary.exported, examples)
+
+
+def handed_over(
+    recipe: Net | Recipe | str | Path | None, data: Examples | str | Path | None, options: dict[str, Any]
+) -> tuple[Recipe, Examples | None, Path | None]:
+    """The recipe of a Python call, the examples that were handed over, and the folder of networks that were.
+
+    Args:
+        recipe: as `fit` takes it.
+        data: as `fit` takes it.
+        options: as `fit` takes them.
+    """
+    net = recipe if isinstance(recipe, Net) else None
+    examples = data if isinstance(data, Examples) else None
+    if data is not None and examples is None:
+        options = {**options, "data.source": str(data)}
+    elif net is not None and data is None:
+        examples = net.examples
+    asked = recipe_for(recipe.asked if isinstance(recipe, Net) else recipe, examples, options)
+    return asked, examples, net.files if net else None
 
 
 def run(recipe: Recipe | str | Path | None = None, sets: Sequence[str] = (), **options: Any) -> Fitted:

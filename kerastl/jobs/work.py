@@ -28,7 +28,7 @@ from kerastl.jobs.prepare import Prepared, reading_warnings
 from kerastl.jobs.setup import Beginning, logits_of, metrics_of
 from kerastl.jobs.trained import serving_of
 from kerastl.model.build import Network
-from kerastl.recipe import Settings, recipe_to_toml
+from kerastl.recipe import Asked, Settings, recipe_to_toml
 from kerastl.recipe.schema import HANDED
 from kerastl.report.page import PhaseSummary, Report, report_text, write_report
 from kerastl.report.plots import plot_confusion
@@ -99,7 +99,7 @@ def start_run(
         The run, and the recipe that names its own copies of such networks.
     """
     run = create_run(runs_dir, recipe.name)
-    recipe = _with_own_files(recipe, run, files)
+    recipe = with_own_files(recipe, run.path, files)
     heading = f"Repeat with: kerastl fit {run.recipe_toml}"
     if recipe.data.source.startswith(HANDED):
         heading = f"Trained in Python on {splits.train.examples.origin}: kerastl.fit(..., data) repeats it, with the same data."
@@ -234,15 +234,23 @@ def save_model(run: Run, network: Network) -> None:
         network.model.save(temporary)
 
 
-def _with_own_files(recipe: Settings, run: Run, files: Path | None) -> Settings:
+def with_own_files(recipe: Asked, folder: Path, files: Path | None) -> Asked:
+    """The recipe with copies of its own in a folder of the networks that were handed over in Python.
+
+    Args:
+        recipe: names files in `files`, or others, which stay where they are.
+        folder: of the copies, `backbone.keras` and `head.keras`.
+        files: folder of the originals; None where nothing was handed over.
+    """
     if files is None:
         return recipe
-    for table, key, target in (("backbone", "name", run.backbone_keras), ("head", "layers", run.head_keras)):
+    for table, key in (("backbone", "name"), ("head", "layers")):
         part = getattr(recipe, table)
         value = getattr(part, key)
         if value and Path(value).parent == files:
-            with explain_write_errors(target):
-                shutil.copyfile(value, target)
+            target = folder / Path(value).name
+            with replace_atomically(target) as temporary:
+                shutil.copyfile(value, temporary)
             recipe = dataclasses.replace(recipe, **{table: dataclasses.replace(part, **{key: str(target)})})
     return recipe
 

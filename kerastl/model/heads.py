@@ -10,7 +10,6 @@ import numpy as np
 import tensorflow as tf
 from keras import layers, ops
 
-from kerastl.errors import UserError
 from kerastl.model.graph import trace
 from kerastl.model.own_head import gives_logits, load_layers
 from kerastl.recipe.schema import HeadRecipe
@@ -81,7 +80,7 @@ def make_head(
         bias: Float [classes], logits that the head begins with; zeros without it.
         seed: Source of the hidden layers' initial weights and of dropout; the last layer's kernel begins at zero.
         adjustable: Whether `renew_head` may change dropout. A layer of ours stands in for Keras' then, which is equal to
-            the bit but cannot be saved.
+            the bit but cannot be saved: no head is always adjustable, because saved models hold Keras' own layers alone.
     """
     pooling = make_pooling(recipe.pooling, activation_shape, activation_dtype)
     feature_count = int(pooling.outputs[0].shape[1])
@@ -112,14 +111,10 @@ def make_head(
                 name=f"hidden_{index + 1}",
             )
         )
-    if adjustable:
+    if adjustable and not recipe.layers:
         stack.append(AdjustableDropout(recipe.dropout, seed))
     elif recipe.dropout:
         stack.append(layers.Dropout(recipe.dropout, seed=seed, dtype="float32", name="dropout"))
-    if recipe.layers and adjustable:
-        raise UserError(
-            "head.layers: a search has no trials with layers of one's own yet. Expected head.hidden"
-        )
     if recipe.layers:
         stack += load_layers(recipe.layers, feature_count, class_count)
     if not (recipe.layers and gives_logits(stack[-1], class_count)):
@@ -198,23 +193,38 @@ class AdjustableDropout(layers.Layer):
 def rewind_dropout(head_layers: Iterable[keras.Layer]) -> None:
     """Let dropout draw from the start again: a phase then does not depend on how much was drawn before it."""
     for layer in head_layers:
-        if isinstance(layer, (layers.Dropout, AdjustableDropout)) and hasattr(layer, "seed_generator"):
+        if hasattr(layer, "seed_generator") and hasattr(layer, "seed"):
             fresh = keras.random.SeedGenerator(layer.seed)
             layer.seed_generator.state.assign(fresh.state)
 
 
-def renew_head(head: keras.Model, dropout: float, bias: np.ndarray | None, seed: int) -> None:
-    """Let an adjustable head be as `make_head` makes it with this rate of dropout, first bias and seed."""
-    dense = [layer for layer in head.layers if isinstance(layer, layers.Dense)]
+def renew_head(
+    head: keras.Model, recipe: HeadRecipe, class_count: int, bias: np.ndarray | None, seed: int
+) -> None:
+    """Let an adjustable head be as `make_head` makes it of this recipe, with this first bias and seed.
+
+    Args:
+        head: its layers are those of the recipe; the rate of dropout may be another.
+        recipe: what it is made of.
+        class_count: number of logits.
+        bias: float [classes], logits that the head begins with; zeros without it.
+        seed: of the hidden layers' initial weights and of dropout.
+    """
+    _, _, *stack = head.layers  # after the features and their standardisation
+    own = load_layers(recipe.layers, head.input_shape[1], class_count) if recipe.layers else []
+    for layer, fresh in zip(stack, own, strict=False):
+        for variable, start in zip(layer.variables, fresh.variables, strict=True):
+            variable.assign(start)
+    dense = [layer for layer in stack[len(own) :] if isinstance(layer, layers.Dense)]
     for index, layer in enumerate(dense):
         start = keras.initializers.Zeros() if layer is dense[-1] else _hidden_initializer(seed, index)
         layer.kernel.assign(start(layer.kernel.shape, layer.kernel.dtype))
         layer.bias.assign(ops.zeros_like(layer.bias))
-    if bias is not None:
+    if bias is not None and dense:
         dense[-1].bias.assign(bias)
-    for layer in head.layers:
+    for layer in stack:
         if isinstance(layer, AdjustableDropout):
-            layer.adjust(dropout, seed)
+            layer.adjust(recipe.dropout, seed)
 
 
 def embedding_model(model: keras.Model) -> keras.Model:

@@ -9,13 +9,18 @@ import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+from kerastl.data.examples import Examples
 from kerastl.errors import Interrupted, RecipeError, TrainingError, UserError
 from kerastl.features.cache import Cache
 from kerastl.jobs.fit import FitSummary, fit
+from kerastl.jobs.net import Net
 from kerastl.jobs.prepare import make_repeatable, open_splits, precision_of
+from kerastl.jobs.python import handed_over
+from kerastl.jobs.recipes import usable
 from kerastl.locking import FileLock
-from kerastl.progress import Progress, size_text
+from kerastl.progress import Logging, Progress, size_text
 from kerastl.recipe import Recipe, load_recipe
 from kerastl.recipe.keys import affecting
 from kerastl.report.search import SearchReport, search_text, write_search_page
@@ -28,6 +33,7 @@ from kerastl.search.results import (
     append_log,
     make_report,
     read_summary,
+    train_command,
     winning_values,
     write_results,
     write_summary,
@@ -48,6 +54,7 @@ from kerastl.search.spec import (
     check_folds,
     check_same,
     check_settings,
+    check_shared,
     folder_for,
 )
 from kerastl.search.trial import trial_recipe
@@ -65,50 +72,66 @@ BASELINE = "baseline"
 
 
 def tune(
-    recipe: Recipe,
+    recipe: Net | Recipe | str | Path | None = None,
+    data: Examples | str | Path | None = None,
     *,
     space: Path | str | None = None,
     settings: SearchSettings | None = None,
     directory: Path | str | None = None,
     runs_dir: Path | str = Path("runs"),
     models_dir: Path | str = Path("saved_models"),
-    export_model: bool = True,
+    export_model: bool | None = None,
     tensorboard: bool = False,
     keep: int | None = None,
     warmup: bool = True,
-    progress: Progress = Progress(),
+    progress: Progress | None = None,
+    **options: Any,
 ) -> TuneSummary:
     """Search recipe keys on training and validation images; train the winner and test it once.
 
     The same call goes on where an earlier one was stopped, by whatever; finished trials are not repeated.
 
     Args:
-        recipe: from `kerastl.load_recipe`.
+        recipe: as `kerastl.fit` takes it: a network from `kerastl.build`, perhaps with a head of its own layers; or a recipe, the name of a
+            shipped one or its TOML file; or the name of a backbone, or a `.keras` file with one.
+        data: as `kerastl.fit` takes it: examples, or what `--data` takes. A search goes on with the same examples alone.
         space: a TOML file or the name of a shipped space; see `kerastl.search.space`.
         settings: how to search; the defaults without it.
         directory: folder of the search; `tuning/<name of the recipe>` without it, with a number where another search is there.
         runs_dir: where the winner's run is made.
         models_dir: the folder that TensorFlow Serving watches.
-        export_model: publish the winner there.
+        export_model: publish the winner there; without it that is done where no data are handed over.
         tensorboard: also write TensorBoard logs of the winner's training into its run's folder.
         keep: how many versions of the model stay there; all of them without it.
         warmup: put warm-up requests for TensorFlow Serving beside the model; they hold some images of the data.
-        progress: listens.
+        progress: listens; without it warnings go to `logging`.
+        **options: keys of the recipe, as `kerastl.fit` takes them.
 
     Raises:
         UserError: recipe, space, data or folder cannot be used.
         TrainingError: no trial could be finished.
         Interrupted: the user stopped the search.
+
+    Example:
+        >>> data = kerastl.from_arrays(x, y)
+        >>> kerastl.load(kerastl.tune("resnet50", data, space="head", unfreeze_from="backbone").run).predict(x[0]).label
+        'daisy'
     """
-    settings = settings or SearchSettings()
+    settings, progress = settings or SearchSettings(), progress or Logging()
     check_packages()
     check_settings(settings)
-    resolved, splits = open_splits(recipe, directory or "tuning", runs_dir, models_dir)
-    recipe = dataclasses.replace(
-        recipe, data=resolved.data
-    )  # what was learnt of the images holds for all trials
-    spec = SearchSpec(recipe, resolved, load_space(space, recipe, resolved), settings, splits)
-    check_folds(recipe, resolved, spec.space, settings)
+    if export_model is None:
+        export_model = data is None and not isinstance(recipe, Net)
+    asked, examples, files = handed_over(recipe, data, options)
+    examples = usable(examples, asked)
+    resolved, splits = open_splits(asked, directory or "tuning", runs_dir, models_dir, examples=examples)
+    asked = dataclasses.replace(
+        asked, data=resolved.data
+    )  # what was learnt of the examples holds for all trials
+    spec = SearchSpec(asked, resolved, load_space(space, asked, resolved), settings, splits, files)
+    check_folds(asked, resolved, spec.space, settings)
+    if has_workers(settings):
+        check_shared(spec)
     if directory is not None:
         folder = SearchFolder(Path(directory))
     else:
@@ -127,6 +150,7 @@ def tune(
                 f"{folder.path} to search on"
             )
             return read_summary(folder)
+        spec = spec.kept_in(folder.path)
         for warning in splits.warnings:
             progress.warn(warning)
         try:
@@ -136,10 +160,10 @@ def tune(
             raise Interrupted(
                 f"Stopped after {ended} trials. The same command goes on in {folder.path}; finished trials are not repeated"
             ) from None
-        progress.note(f"Training the winner: kerastl fit {folder.winner_toml}")
+        progress.note(f"Training the winner: {train_command(spec.recipe, folder.winner_toml)}")
         fitted = fit(
             load_recipe(folder.winner_toml), runs_dir=runs_dir, models_dir=models_dir, export_model=export_model,
-            tensorboard=tensorboard, keep=keep, warmup=warmup, progress=progress,
+            tensorboard=tensorboard, keep=keep, warmup=warmup, progress=progress, examples=examples, files=spec.files,
         )  # fmt: skip
         return _finish(spec, report, folder, fitted, directory is None)
 
@@ -165,8 +189,7 @@ def _search(spec: SearchSpec, folder: SearchFolder, progress: Progress) -> Searc
             log.start(read_record(folder.baseline))
             oracle.open(folder)
             oracle.ended, oracle.out_of_time = log.ended, log.out_of_time
-            # An address to listen at asks for a chief, for workers on other machines.
-            if settings.workers > 1 or IP in os.environ:
+            if has_workers(settings):
                 search_with_workers(oracle, spec.to_dict(), settings.workers, progress)
             else:
                 search(oracle, runner)
@@ -221,6 +244,11 @@ def room_warning(base: Recipe, space: Space, shared: Shared) -> str:
         f"{size_text(room)} (cache.max_gigabytes, and half of the free disk): not all can be kept there. Raise or free it, or search "
         "fewer values of finetune_phase.unfreeze_from"
     )
+
+
+def has_workers(settings: SearchSettings) -> bool:
+    """True where trials run in other processes: an address to listen at asks for a chief, for workers on other machines."""
+    return settings.workers > 1 or IP in os.environ
 
 
 def oracle_of(spec: SearchSpec) -> Oracle:

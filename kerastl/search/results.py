@@ -17,6 +17,7 @@ import numpy as np
 
 from kerastl.jobs.artifacts import write_rows
 from kerastl.recipe import Recipe, recipe_to_toml
+from kerastl.recipe.schema import HANDED
 from kerastl.report.search import (
     Importance,
     SearchedKey,
@@ -156,7 +157,7 @@ def write_results(
         f"Found by kerastl tune among {len(records)} trials ({report.tuner}): {report.monitor} {report.best_score:.4f} on "
         f"validation, {report.baseline_text} as it was.\n"
         + (f"What the search set:\n{set_keys}\n" if values else f"{no_winner_text(report).capitalize()}.\n")
-        + f"Train it with: kerastl fit {folder.winner_toml}"
+        + f"Train it with: {train_command(recipe, folder.winner_toml)}"
     )
     text = recipe_to_toml(recipe, heading)
     write_text_atomic(folder.winner_toml, text)
@@ -167,6 +168,12 @@ def write_results(
     if len(whole_trials(records)) > 1:
         plot_parallel(report, folder.path / "parallel.png")
     write_search_page(folder.path, folder.page_md, report, text)
+
+
+def train_command(recipe: Recipe, winner: Path) -> str:
+    """The command that trains the winner, in Python where its data were handed over there."""
+    handed = recipe.data.source.startswith(HANDED)
+    return f'kerastl.fit("{winner}", data), with the same data' if handed else f"kerastl fit {winner}"
 
 
 def write_trials(path: Path, records: Sequence[TrialRecord], space: Space) -> None:

@@ -162,7 +162,7 @@ class Shared:
         rows = np.unique(row_keys(views), axis=0)
         found = {}
         for key in array_keys(self.frozen(recipe), views, self.cache, wanted_features(recipe)):
-            lacking = np.count_nonzero(~self.cache.store.look(key, rows))
+            lacking = int(np.count_nonzero(~self.cache.store.look(key, rows)))
             found[key.name, hashlib.sha256(rows.tobytes()).hexdigest()] = lacking * key.row_bytes
         return found
 

@@ -40,6 +40,8 @@ SPACES = Path(__file__).parent / "spaces"
 DEFAULT = "default"
 RANGE_KEYS = ("low", "high", "around", "scale", "step")
 FORMS = "a list, or a table with low and high, around, ordered or joins"
+# What a head of one's own layers takes the place of.
+HEAD = ("head.hidden", "head.dropout", "head.l2")
 # Of a step of a ladder.
 NEXT_TO = 0.25
 
@@ -68,8 +70,9 @@ def load_space(path: Path | str | None, recipe: Recipe, resolved: Settings) -> S
     parameters: list[Hyperparameter] = []
     added: list[str] = []
     for key, form in _flat(tables, hints):
-        if path is None and frozen and key.startswith(FINETUNE):
-            continue  # a recipe of a head alone, without a named space: the head's keys
+        # Without a named space: the keys that mean something for a recipe of a head alone, or with layers of one's own.
+        if path is None and ((frozen and key.startswith(FINETUNE)) or (recipe.head.layers and key in HEAD)):
+            continue
         hp = _hyperparameter(key, form, recipe, resolved, hints, problems)
         if hp is not None:
             parameters.append(_with_own(hp, resolved, hints[key][1]["choices"]))

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
+import re
+import zipfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import keras
 
 from kerastl.backbones import get_backbone
 from kerastl.data.examples import Splits, listed
 from kerastl.errors import UserError, nearest
+from kerastl.features.frozen import weights_digest
 from kerastl.jobs.prepare import open_splits
+from kerastl.jobs.work import with_own_files
 from kerastl.model.weights import sha256_of
 from kerastl.progress import Progress
 from kerastl.recipe import PhaseRecipe, Recipe, Settings, recipe_from_dict, recipe_to_dict
+from kerastl.recipe.keys import value_at
 from kerastl.recipe.rule import resolve_augment
+from kerastl.recipe.schema import HANDED
 from kerastl.search.hyperparameters import Hyperparameter, Space, with_values
 from kerastl.search.search_folder import SearchFolder, damaged
 from kerastl.training.two_phase import finetunes
@@ -25,7 +34,9 @@ from kerastl.writing import write_json_atomic
 TUNERS = ("bayesian", "hyperband", "random", "grid")
 DEFAULT_TRIALS = 20
 # Keys whose values may be names of files.
-FROM_FILES = ("backbone.name", "backbone.weights")
+FROM_FILES = ("backbone.name", "backbone.weights", "head.layers")
+# What Keras writes down of a layer that is not its own.
+OWN_LAYER = re.compile(rb'"registered_name": "([^"]+>[^"]+)"')
 
 
 @dataclass(frozen=True)
@@ -59,6 +70,7 @@ class SearchSpec:
         space: what is varied.
         settings: how.
         splits: of the data.
+        files: folder of networks and layers that were handed over in Python; None where none was.
     """
 
     recipe: Recipe
@@ -66,6 +78,7 @@ class SearchSpec:
     space: Space
     settings: SearchSettings
     splits: Splits
+    files: Path | None = None
 
     @property
     def monitor(self) -> str:
@@ -100,6 +113,9 @@ class SearchSpec:
         tables = recipe_to_dict(self.recipe)
         for word in ("name", "cache", "calibration"):  # no score depends on them
             tables.pop(word, None)
+        for table, key in (name.split(".") for name in FROM_FILES):
+            if self._handed(path := Path(str(tables.get(table, {}).get(key)))):
+                tables[table][key] = path.name
         return {
             "recipe": tables,
             "space": [asdict(hp) for hp in self.space],
@@ -112,10 +128,27 @@ class SearchSpec:
 
     def _files(self) -> dict[str, str]:
         """sha256 hex of each file that networks or weights are read from: another file may come to have the same name."""
-        asked = [self.recipe.backbone.name, self.recipe.backbone.weights]
+        asked = [value_at(self.recipe, key) for key in FROM_FILES]
         asked += [value for hp in self.space if hp.key in FROM_FILES for value in hp.values]
         paths = {name: Path(name).expanduser() for name in asked if isinstance(name, str)}
-        return {name: sha256_of(path) for name, path in sorted(paths.items()) if path.is_file()}
+        return {
+            path.name if self._handed(path) else name: content_of(path)
+            if self._handed(path)
+            else sha256_of(path)
+            for name, path in sorted(paths.items())
+            if path.is_file()
+        }
+
+    def _handed(self, path: Path) -> bool:
+        return self.files is not None and path.parent == self.files
+
+    def kept_in(self, folder: Path) -> SearchSpec:
+        """The same search on copies in its folder of networks and layers that were handed over."""
+        if self.files is None:
+            return self
+        recipe = with_own_files(self.recipe, folder, self.files)
+        resolved = with_own_files(self.resolved, folder, self.files)
+        return replace(self, recipe=recipe, resolved=resolved, files=folder)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values from which another process makes the same spec."""
@@ -123,6 +156,7 @@ class SearchSpec:
             "recipe": recipe_to_dict(self.recipe),
             "space": [asdict(hp) for hp in self.space],
             "settings": asdict(self.settings),
+            "files": self.files and str(self.files),
         }
 
     @staticmethod
@@ -136,7 +170,38 @@ class SearchSpec:
             )
             for hp in values["space"]
         ]
-        return SearchSpec(recipe, resolved, Space(tuple(every)), SearchSettings(**values["settings"]), splits)
+        settings, files = SearchSettings(**values["settings"]), values["files"] and Path(values["files"])
+        return SearchSpec(recipe, resolved, Space(tuple(every)), settings, splits, files)
+
+
+def content_of(path: Path) -> str:
+    """sha256 hex of the graph and the weights in a `.keras` file.
+
+    The file also holds when it was written, and names of layers that Keras numbers anew for each model that a process makes.
+    """
+    with zipfile.ZipFile(path) as file:
+        graph = file.read("config.json").decode()
+    names = {
+        name: f"{place}" for place, name in enumerate(dict.fromkeys(re.findall(r'"name": ("[^"]+")', graph)))
+    }
+    graph = re.sub(r'"[^"]+"', lambda found: names.get(found[0], found[0]), graph)
+    weights = weights_digest(keras.saving.load_model(path, compile=False))
+    return hashlib.sha256(f"{graph} {weights}".encode()).hexdigest()
+
+
+def check_shared(spec: SearchSpec) -> None:
+    """Raise UserError where the workers of a search could not read what was handed over in Python."""
+    if spec.recipe.data.source.startswith(HANDED):
+        raise UserError(
+            f"workers: {spec.splits.train.examples.origin} were handed over in Python and lie in this process alone. Use workers=1, or "
+            "examples that workers can open themselves: kerastl.from_folder (also of a manifest) or from_tfds"
+        )
+    for path in map(Path, filter(None, (value_at(spec.recipe, key) for key in FROM_FILES))):
+        if spec.files == path.parent and (own := OWN_LAYER.search(zipfile.ZipFile(path).read("config.json"))):
+            raise UserError(
+                f"workers: {path.name} holds the layer {own[1].decode()}, which only the module knows that registers it; workers do not "
+                "import it. Use workers=1, or layers of Keras"
+            )
 
 
 def check_settings(settings: SearchSettings) -> None:

@@ -160,7 +160,7 @@ class NetworkPool:
         network.backbone.set_weights(reference.get_weights())
         for variable, value in taken.random_states:
             variable.assign(value)
-        renew_head(network.head, recipe.head.dropout, bias, recipe.seed)
+        renew_head(network.head, recipe.head, self._class_count, bias, recipe.seed)
         freeze_backbone(network)
         return network, taken.parts
 
