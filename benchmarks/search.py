@@ -51,11 +51,10 @@ from kerastl.report.search import TrialRecord
 from kerastl.search.head_phases import HeadPhases
 from kerastl.search.hyperparameters import with_values
 from kerastl.search.job import BASELINE, open_runner, oracle_of, tune
-from kerastl.search.loop import search
 from kerastl.search.search_folder import SearchFolder, read_record, read_records
 from kerastl.search.shared import Shared
 from kerastl.search.spec import SearchSettings
-from kerastl.search.trial import run_trial, trial_recipe
+from kerastl.search.trial import run_trial, search, trial_recipe
 from kerastl.search.workers import search_with_workers
 
 # How many times less than the plain search the time is to be.

@@ -230,7 +230,7 @@ def opened(folder: Path, tuner: str, space: Space, trials: int, seed: int = 0, f
 
 
 def searched(folder: Path, run: Any, trials: int = 4, tuner: str = "random", space: Space = LINE) -> Any:
-    from kerastl.search.loop import search
+    from kerastl.search.trial import search
 
     oracle = opened(folder, tuner, space, trials)
     search(oracle, run)
@@ -251,10 +251,12 @@ def test_a_trial_that_diverges_fails_alone(tmp_path: Path) -> None:
 def test_a_trial_whose_answers_are_no_numbers_fails_though_its_loss_is_one(
     solid_colours: Path, tmp_path: Path, shared_of: Any
 ) -> None:
+    from kerastl.jobs.prepare import open_splits
     from kerastl.report.search import FAILED
     from kerastl.search.head_phases import HeadPhases
-    from kerastl.search.loop import TrialRunner
     from kerastl.search.search_folder import SearchFolder, read_record
+    from kerastl.search.spec import SearchSettings, SearchSpec
+    from kerastl.search.trial import TrialRunner
 
     # One step an epoch: its loss is that of the weights before it.
     recipe = tiny(
@@ -264,7 +266,8 @@ def test_a_trial_whose_answers_are_no_numbers_fails_though_its_loss_is_one(
     )  # fmt: skip
     folder, shared = SearchFolder(tmp_path / "search"), shared_of(recipe)
     heads = HeadPhases(folder.heads)
-    runner = TrialRunner(recipe, LINE, shared, heads, folder, "val_calibrated_loss", 1, 3)
+    spec = SearchSpec(recipe, *open_splits(recipe)[:1], LINE, SearchSettings(), shared.splits)
+    runner = TrialRunner(spec, folder, shared, heads)
     place = folder.of_trial("0")
     with pytest.raises(TrainingError, match="no finite answer in epoch 1"):
         runner.run(place, "0", {"head_phase.learning_rate": 3e38})
@@ -395,9 +398,9 @@ def bowl(space: Space, values: dict[str, Any]) -> float:
 
 def best_in(tuner: str, space: Space, trials: int, seed: int, folder: Path) -> float:
     """The best score of a bowl that a tuner finds, without noise."""
-    from kerastl.search.loop import search
     from kerastl.search.oracle import make_oracle
     from kerastl.search.search_folder import SearchFolder
+    from kerastl.search.trial import search
 
     found: list[float] = []
     oracle = make_oracle(tuner, space, "min", trials, 5, seed)
@@ -442,7 +445,7 @@ def test_a_bayesian_choice_asks_its_model_once_and_is_better_than_chance(
 
 
 def test_no_trial_begins_after_the_budget(tmp_path: Path) -> None:
-    from kerastl.search.loop import search
+    from kerastl.search.trial import search
 
     ran: list[str] = []
     oracle = opened(tmp_path, "random", LINE, 9)
@@ -1018,7 +1021,7 @@ def test_a_worker_without_work_asks_now_and_then(tmp_path: Path, monkeypatch: py
     from keras_tuner.engine.trial import Trial
 
     from kerastl.search import oracle as oracles
-    from kerastl.search.loop import search
+    from kerastl.search.trial import search
 
     asked: list[float] = []
     oracle = opened(tmp_path, "random", LINE, 2)

@@ -23,8 +23,8 @@ class SelectionBias:
     """Selection bias: the part of a gain that is owed to having picked the best of many.
 
     Attributes:
-        apparent: gain of the best trial on all validation images.
-        expected: gain on images that had no part in the choice.
+        apparent: gain of the best trial on all validation examples.
+        expected: gain on examples that had no part in the choice.
         low: lower end of the 95 % interval of the latter.
         high: its upper end.
         trials: that were chosen from.
@@ -72,7 +72,7 @@ class TrialRecord:
         forward_passes: of the frozen part that it needed; none where all features were stored.
         heads: head phases that it ran.
         worker: name of the process that ran it; empty where the search has one alone.
-        losses: float32 [images], what each validation image adds to the score, less is better; a file of its own, None
+        losses: float32 [examples], what each validation example adds to the score, less is better; a file of its own, None
             unless it was read.
     """
 
@@ -124,7 +124,7 @@ class SearchReport:
         trials: in their order.
         baseline: score of the recipe as it was given; None where it failed.
         best: name of the winning trial; empty where the recipe stays as it was given.
-        chance: name of the trial that scored best, where no gain of it is to be expected on other images; else empty.
+        chance: name of the trial that scored best, where no gain of it is to be expected on other examples; else empty.
         bias: of the choice; None where it was not measured.
         importance: of the keys; None where there were too few trials.
         work: what was computed, in words.
@@ -192,7 +192,7 @@ def no_winner_text(report: SearchReport) -> str:
 
 
 def gain_text(bias: SelectionBias) -> str:
-    """A gain and how much of it to expect on other images."""
+    """A gain and how much of it to expect on other examples."""
     if bias.apparent <= 0:
         return "none"
     text = f"{bias.apparent:.4f} on validation; {bias.expected:.4f} to expect on other images"

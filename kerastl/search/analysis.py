@@ -22,27 +22,27 @@ def selection_bias_of(
 ) -> SelectionBias:
     """Estimate how much of the best trial's gain over the unchanged recipe is owed to having picked the best of many.
 
-    The whole choice is repeated on bootstrap samples of the validation images: the best trial is picked on those
+    The whole choice is repeated on bootstrap samples of the validation examples: the best trial is picked on those
     that were drawn and measured on those that were not (BBC-CV: Tsamardinos, Greasidou and Borboudakis 2018,
     "Bootstrapping the out-of-sample predictions for efficient and accurate cross-validation"; on the bias itself
-    Cawley and Talbot 2010, "On over-fitting in model selection"). Images of one group are drawn together, as they
-    are split together: of images that are alike those left out would tell nothing new. It does not cover chance in
-    the training images or the seed, nor that temperature and best epoch of each trial were chosen on all images.
+    Cawley and Talbot 2010, "On over-fitting in model selection"). Examples of one group are drawn together, as they
+    are split together: of examples that are alike those left out would tell nothing new. It does not cover chance in
+    the training examples or the seed, nor that temperature and best epoch of each trial were chosen on all examples.
 
     Args:
-        losses: float [trials, images], what each validation image adds to a trial's score, less is better.
-        baseline: float [images], the same for the recipe as it was given; it is one of the candidates.
-        groups: [images], what each image belongs to; each stands for itself without it.
+        losses: float [trials, examples], what each validation example adds to a trial's score, less is better.
+        baseline: float [examples], the same for the recipe as it was given; it is one of the candidates.
+        groups: [examples], what each one belongs to; each stands for itself without it.
         seed: of the resampling.
     """
     table = np.concatenate([baseline[None], losses]).astype(np.float64)
-    images = table.shape[1]
-    members = np.arange(images) if groups is None else np.unique(groups, return_inverse=True)[1]
-    count = int(members.max()) + 1
+    count = table.shape[1]
+    members = np.arange(count) if groups is None else np.unique(groups, return_inverse=True)[1]
+    drawable = int(members.max()) + 1
     generator = np.random.default_rng(seed)
     gains = []
     for _ in range(RESAMPLINGS):
-        drawn = np.bincount(generator.integers(0, count, count), minlength=count)[members]
+        drawn = np.bincount(generator.integers(0, drawable, drawable), minlength=drawable)[members]
         left_out = drawn == 0
         if left_out.any():
             best = int((table @ drawn).argmin())
@@ -51,7 +51,7 @@ def selection_bias_of(
     apparent = float(means[0] - means.min())
     low, high = np.percentile(gains, [2.5, 97.5])
     expected = float(np.mean(gains))
-    return SelectionBias(apparent, expected, float(low), float(high), len(losses), images)
+    return SelectionBias(apparent, expected, float(low), float(high), len(losses), count)
 
 
 def importance_of(space: Space, records: Sequence[TrialRecord], seed: int = 0) -> Importance | None:

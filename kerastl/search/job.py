@@ -26,7 +26,6 @@ from kerastl.recipe.keys import affecting
 from kerastl.report.search import SearchReport, search_text, write_search_page
 from kerastl.search.head_phases import HeadPhases
 from kerastl.search.hyperparameters import Space, first_values, values_of
-from kerastl.search.loop import BAD_SETTING, TrialRunner, search
 from kerastl.search.oracle import Oracle, hyperband_trials, make_oracle
 from kerastl.search.results import (
     TuneSummary,
@@ -57,7 +56,7 @@ from kerastl.search.spec import (
     check_shared,
     folder_for,
 )
-from kerastl.search.trial import trial_recipe
+from kerastl.search.trial import BAD_SETTING, TrialRunner, search, trial_recipe
 from kerastl.search.trial_log import TrialLog
 from kerastl.search.workers import IP, search_with_workers
 from kerastl.task import MONITORS
@@ -87,7 +86,7 @@ def tune(
     progress: Progress | None = None,
     **options: Any,
 ) -> TuneSummary:
-    """Search recipe keys on training and validation images; train the winner and test it once.
+    """Search recipe keys on training and validation examples; train the winner and test it once.
 
     The same call goes on where an earlier one was stopped, by whatever; finished trials are not repeated.
 
@@ -103,7 +102,7 @@ def tune(
         export_model: publish the winner there; without it that is done where no data are handed over.
         tensorboard: also write TensorBoard logs of the winner's training into its run's folder.
         keep: how many versions of the model stay there; all of them without it.
-        warmup: put warm-up requests for TensorFlow Serving beside the model; they hold some images of the data.
+        warmup: put warm-up requests for TensorFlow Serving beside the model; they hold some of the examples.
         progress: listens; without it warnings go to `logging`.
         **options: keys of the recipe, as `kerastl.fit` takes them.
 
@@ -222,7 +221,7 @@ def _search(spec: SearchSpec, folder: SearchFolder, progress: Progress) -> Searc
 def room_warning(base: Recipe, space: Space, shared: Shared) -> str:
     """A warning where the store has no room for the features of all cuts that a space reaches; empty where it has.
 
-    The ends stand for a range, and the first cuts for all where there are many. Nothing is computed; the images are decoded in the size of
+    The ends stand for a range, and the first cuts for all where there are many. Nothing is computed; the examples are decoded in the size of
     the recipe as it is, which the search needs first of all, and the networks serve the trials.
     """
     if not shared.cache.on_disk:
@@ -276,10 +275,7 @@ def open_runner(
     with scratch_folder(folder) as scratch, Cache(spec.resolved.cache, scratch) as cache:
         shared = Shared(spec.splits, cache, settings.folds, spec.trials or DEFAULT_TRIALS, progress)
         heads = HeadPhases(folder.heads, progress)
-        yield TrialRunner(
-            spec.recipe, spec.space, shared, heads, folder,
-            spec.monitor, settings.repeats, spec.full_epochs,
-        )  # fmt: skip
+        yield TrialRunner(spec, folder, shared, heads)
 
 
 def _finish(

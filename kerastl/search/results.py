@@ -64,7 +64,7 @@ class TuneSummary:
         model: the exported model; None without one.
         winning_trial: its name; empty where the recipe stays as it was.
         values: recipe keys that the winner sets, and their values.
-        no_better_than_chance: name of the trial that scored best without a gain to expect on other images; else empty.
+        no_better_than_chance: name of the trial that scored best without a gain to expect on other examples; else empty.
         gain: of the best trial over the recipe as it was: apparent, expected, and its 95 % interval; None where not measured.
         importance: of the searched keys; None where there were too few trials.
         failed: trials that failed.
@@ -113,7 +113,7 @@ def make_report(
         baseline.score is None or sign * float(best.score or 0.0) < sign * baseline.score
     )
     bias = _selection_bias(folder, baseline, records, groups)
-    # What looks better and is no better on other images was only picked from many.
+    # What looks better and is no better on other examples was only picked from many.
     wins = better and (bias is None or bias.expected > 0)
     return SearchReport(
         name=name,

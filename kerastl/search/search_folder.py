@@ -117,7 +117,7 @@ def read_record(folder: Path) -> TrialRecord | None:
 
 
 def read_losses(folder: Path) -> np.ndarray:
-    """Losses of a finished trial: what each validation image added to its score.
+    """Losses of a finished trial: what each validation example added to its score.
 
     Raises:
         UserError: the file is missing or damaged.

@@ -1,4 +1,4 @@
-"""What all trials of a search share: decoded images, the untouched backbone, and its features at every cut.
+"""What all trials of a search share: decoded examples, the untouched backbone, and its features at every cut.
 
 Trials differ in what they train, so all that is frozen is the same for many of them. It is made when the first
 trial asks for it and held until the search ends; the store keeps it for the search that goes on later.
@@ -58,16 +58,13 @@ class Shared:
 
     Args:
         splits: of the data; the test split is never decoded here.
-        cache: keeps images and features.
+        cache: keeps decoded examples and features.
         folds: 0, or into how many parts train and validation together are divided.
         reads: how often features will be read, about: more trials make keeping them cheaper.
         progress: listens to what is built.
 
     Attributes:
-        splits: of the data.
-        cache: keeps images and features.
-        folds: 0, or how many.
-        decoded: how often images were made ready, once for each size and way of resizing.
+        decoded: how often examples were made ready, once for each size and way of resizing.
         pool: networks that trials train.
     """
 
@@ -91,11 +88,11 @@ class Shared:
 
     @property
     def digest(self) -> str:
-        """What the images and their labels are, for keys of what is kept."""
+        """Fingerprint of the examples and their labels, for keys of what is kept."""
         return self.splits.fingerprint
 
     def prepared(self, recipe: Settings) -> Prepared:
-        """The decoded images, with this recipe's augmentation."""
+        """The decoded examples, with this recipe's augmentation."""
 
         def decode() -> Prepared:
             self.decoded += 1
@@ -119,7 +116,7 @@ class Shared:
         ]
 
     def measured_groups(self, recipe: Settings) -> np.ndarray:
-        """What each image belongs to that a trial is measured on, in the order of its losses: its group, or itself."""
+        """Groups of the examples that a trial is measured on, in the order of its losses; one alone is a group of its own."""
         splits = self.prepared(recipe).splits
         if not self.folds:
             return groups_of(splits.validation)
@@ -131,7 +128,7 @@ class Shared:
 
         Args:
             recipe: resolved; Keras' random state is that of its seed.
-            train: features of the training images.
+            train: features of the training examples.
             fold: which fold is held out; None without folds.
         """
         key = [*_features_key(recipe), fold]
@@ -153,7 +150,7 @@ class Shared:
 
         Args:
             recipe: resolved.
-            known: resolved; its images are made ready, of which those that cannot be read are taken for the same in all sizes.
+            known: resolved; its examples are made ready, of which those that cannot be read are taken for the same in all sizes.
         """
         prepared = dataclasses.replace(self.prepared(known), recipe=recipe)
         facts = input_facts(recipe.data, recipe.backbone.image_size)
@@ -178,14 +175,14 @@ class Shared:
 
 
 def pooled_splits(splits: Splits) -> Splits:
-    """Train and validation as one: the images that folds are made of."""
+    """Train and validation as one: the examples that folds are made of."""
     indices = np.sort(np.concatenate([splits.train.indices, splits.validation.indices]))
     pool = Split("train", splits.train.examples, indices)
     return dataclasses.replace(splits, train=pool, validation=Split("validation", pool.examples, indices[:0]))
 
 
 def groups_of(split: Split) -> np.ndarray:
-    """The group of each image, or its own identity where it has none."""
+    """The group of each example, or its own identity where it has none."""
     groups = split.examples.groups[split.indices]
     return np.where(groups == "", split.ids, groups).astype(str)
 
@@ -194,7 +191,7 @@ def fold_positions(split: Split, folds: int) -> list[tuple[np.ndarray, np.ndarra
     """Positions to learn from and to be measured on, for each fold; groups stay whole, classes are spread.
 
     Raises:
-        DataError: there are too few images, or too few of a class.
+        DataError: there are too few examples, or too few of a class.
     """
     from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 
@@ -236,7 +233,7 @@ def chosen(features: Features, positions: np.ndarray, view_count: int) -> Featur
 
 
 class _Rows:
-    """Some rows of decoded images."""
+    """Some rows of decoded examples."""
 
     def __init__(self, pixels: Pixels, positions: np.ndarray) -> None:
         self._pixels, self._positions = pixels, positions

@@ -110,7 +110,7 @@ def _hyperparameter(
             problems += error.problems
         return None
     if key in affecting(Recipe, "run", "data"):
-        problems.append(f"{key}: cannot be searched: all trials are compared on the same images and terms")
+        problems.append(f"{key}: cannot be searched: all trials are compared on the same examples and terms")
         return None
     try:
         hp = _read_form(

@@ -221,7 +221,7 @@ def check_settings(settings: SearchSettings) -> None:
 
 
 def check_folds(recipe: Recipe, resolved: Settings, space: Space, settings: SearchSettings) -> None:
-    """Raise UserError where some trial's augmentation would mix held-out images into those that it learns from.
+    """Raise UserError where some trial's augmentation would mix held-out examples into those that it learns from.
 
     Args:
         recipe: as it was given.

@@ -1,27 +1,42 @@
-"""One trial as a function of its recipe and of the work that all trials share. It knows nothing of Keras Tuner."""
+"""Trials: one as a function of its recipe and of what all share, the runner that writes each down, and the loop that asks for them."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 import math
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
+from kerastl.errors import TrainingError
 from kerastl.evaluation.monitors import example_losses
 from kerastl.jobs.prepare import precision_of
 from kerastl.progress import Progress
 from kerastl.recipe import Recipe, Settings, resolve
-from kerastl.report.search import TrialRecord
+from kerastl.report.search import FAILED, TrialRecord
 from kerastl.search.head_phases import HeadPhases, head_key
 from kerastl.search.hyperparameters import with_values
+from kerastl.search.oracle import ask, epochs_share, tell
+from kerastl.search.search_folder import SearchFolder, read_losses, read_record, write_record
 from kerastl.search.shared import Shared, Sides
+from kerastl.search.spec import SearchSpec
 from kerastl.training.batches import class_weights
 from kerastl.training.phase import evaluation_batch, predict_logits
 from kerastl.training.reuse import inference_of, leak_workaround
 from kerastl.training.two_phase import FitResult, transfer, without_finetuning
+
+# A setting that does not learn, or does not fit into memory, is a bad setting; anything else is a fault and ends the search.
+BAD_SETTING = (TrainingError, tf.errors.ResourceExhaustedError, MemoryError)
+# Keras Tuner's name for a process of several, and of the only one.
+NAME, ALONE = "KERASTUNER_TUNER_ID", "tuner0"
+RunTrial = Callable[[str, dict[str, Any]], float]
 
 
 def trial_recipe(base: Recipe, values: dict[str, Any], shared: Shared, share: float = 1.0) -> Settings:
@@ -54,11 +69,11 @@ def run_trial(
     repeats: int = 1,
     progress: Progress = Progress(),
 ) -> TrialRecord:
-    """Run both phases of a recipe, once or several times, and measure it on validation images alone.
+    """Run both phases of a recipe, once or several times, and measure it on validation examples alone.
 
     Args:
         recipe: resolved.
-        shared: images and features.
+        shared: examples and features.
         heads: head phases that were run before.
         monitor: validation metric that is the score.
         repeats: trainings with seeds of their own, for each fold.
@@ -136,3 +151,100 @@ def _train(
     example_weights = None if weights is None else weights[labels]
     losses = example_losses(monitor, logits, labels, recipe.task, example_weights)
     return result, losses.astype(np.float32)
+
+
+class TrialRunner:
+    """Runs the trials of one process, and writes each one down.
+
+    Args:
+        spec: of the search.
+        folder: of the search.
+        shared: examples and features.
+        heads: head phases that were run.
+    """
+
+    def __init__(self, spec: SearchSpec, folder: SearchFolder, shared: Shared, heads: HeadPhases) -> None:
+        self.spec, self.folder, self.shared, self.heads = spec, folder, shared, heads
+
+    def __call__(self, trial_id: str, raw: dict[str, Any]) -> float:
+        """The score of what an oracle chose.
+
+        Raises:
+            TrainingError: the trial failed; its record says why.
+        """
+        share = epochs_share(raw, self.spec.full_epochs)
+        return self.run(self.folder.of_trial(trial_id), trial_id, self.spec.space.decoded(raw), share)
+
+    def run(self, place: Path, trial_id: str, values: dict[str, Any], share: float = 1.0) -> float:
+        """Run one trial, write it down in `place`, and return its score; one that was written down is not run again.
+
+        Raises:
+            TrainingError: the trial failed; its record says why.
+        """
+        record = read_record(place)
+        if record is None or (record.values, record.share) != (values, share):
+            recipe = trial_recipe(self.spec.recipe, values, self.shared, share)
+            record = dataclasses.replace(
+                (self._baseline(recipe) if values else None) or self._trained(recipe),
+                trial_id=trial_id,
+                values=values,
+                share=share,
+                worker=os.environ.get(NAME, ""),
+            )
+            write_record(place, record)
+        if record.score is None:
+            raise TrainingError(record.reason)
+        return record.score
+
+    def _baseline(self, recipe: Settings) -> TrialRecord | None:
+        """The record of the recipe as it is, which was run before the search, where the trial is no other."""
+        record = read_record(self.folder.baseline)
+        if (
+            record is None
+            or record.score is None
+            or recipe != trial_recipe(self.spec.recipe, {}, self.shared)
+        ):
+            return None
+        losses = read_losses(self.folder.baseline)
+        return dataclasses.replace(record, seconds=0.0, forward_passes=0, heads=0, losses=losses)
+
+    def _trained(self, recipe: Settings) -> TrialRecord:
+        started, passes, heads = time.perf_counter(), self.shared.forward_passes, self.heads.trained
+        try:
+            record = run_trial(
+                recipe,
+                self.shared,
+                self.heads,
+                monitor=self.spec.monitor,
+                repeats=self.spec.settings.repeats,
+            )
+        except BAD_SETTING as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            record = TrialRecord("", {}, status=FAILED, reason=reason)
+        return dataclasses.replace(
+            record,
+            seconds=time.perf_counter() - started,
+            forward_passes=self.shared.forward_passes - passes,
+            heads=self.heads.trained - heads,
+        )
+
+
+def search(oracle: Any, run: RunTrial, worker: str = ALONE) -> None:
+    """Run trials until the oracle has no more.
+
+    Args:
+        oracle: an `Oracle` that was opened, or Keras Tuner's client of one in another process.
+        run: gives the score of a trial from its identity and its values in the oracle's terms.
+        worker: name of this process.
+
+    Raises:
+        KeyboardInterrupt: the user stopped it; the same search can go on.
+        Exception: what a trial raised that was not the fault of its setting.
+    """
+    while (trial := ask(oracle, worker)) is not None:
+        score, reason = None, ""
+        try:
+            score = run(trial.trial_id, dict(trial.hyperparameters.values))
+        except BAD_SETTING as error:
+            reason = str(error)
+        tell(oracle, trial, score, reason)

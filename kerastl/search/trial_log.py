@@ -17,7 +17,10 @@ from kerastl.writing import write_json_atomic
 
 # Of a terminal in which the figures of a trial stand in columns, with some room for its values.
 FULL_COLUMNS = 70
+FULL = "{:>7}  {:>7} {:1}  {:>7}  {:>7}  {:>6}  {:>11}  {}"
+NARROW = "{}  {}{}  {}  {}  {}  {}  {}"
 VALUES_INDENT = 9
+SHORT = {UNFREEZE_POINT: "from", "finetune_phase.": "ft.", "head_phase.": "hp.", "learning_rate": "rate"}
 
 
 class TrialLog:
@@ -44,8 +47,7 @@ class TrialLog:
         self.sign = sign_of(monitor)
         earlier = read_records(folder)
         self.done = len(earlier)
-        self._spent = seconds_in(folder)
-        self._began = time.monotonic()
+        self._spent, self._began = seconds_in(folder), time.monotonic()
         self._best: TrialRecord | None = None
         for record in earlier:
             self._compare(record)
@@ -93,27 +95,15 @@ class TrialLog:
         score = "failed" if record.score is None else f"{record.score:.4f}"
         mark = "*" if record is self._best else ""
         count = f"{self.done}/{self.trials}" if self.trials else f"{self.done}"
-        self._line(
-            count,
-            score,
-            mark,
-            best,
-            f"{record.seconds:.1f}",
-            f"{self._seconds():.0f}",
-            self._left(),
-            shown_values(record),
-        )
+        spent, wall = f"{record.seconds:.1f}", f"{self._seconds():.0f}"
+        self._line(count, score, mark, best, spent, wall, self._left(), shown_values(record))
         self._tracker.advance(1, f"best {best}")
 
-    def _line(
-        self, count: str, score: str, mark: str, best: str, seconds: str, wall: str, left: str, values: str
-    ) -> None:
-        """A line of the table, as long as a line of the terminal at most."""
+    def _line(self, *columns: str) -> None:
+        """Write a line of the table, as long as a line of the terminal at most."""
         width = shutil.get_terminal_size().columns
-        figures = f"{count:>7}  {score:>7} {mark:1}  {best:>7}  {seconds:>7}  {wall:>6}  {left:>11}"
-        if width < FULL_COLUMNS:
-            figures = f"{count}  {score}{mark}  {best}  {seconds}  {wall}  {left}"
-        self.progress.note("\n".join(wrapped(f"{figures}  {values}", width, VALUES_INDENT)))
+        row = FULL if width >= FULL_COLUMNS else NARROW
+        self.progress.note("\n".join(wrapped(row.format(*columns), width, VALUES_INDENT)))
 
     def _compare(self, record: TrialRecord) -> None:
         if record.score is None or record.share < 1:
@@ -151,14 +141,9 @@ def shown_values(record: TrialRecord) -> str:
     """The values of a trial in one line, or why it failed."""
     if record.score is None:
         return record.reason
-    names = {UNFREEZE_POINT: "from"}
     words = []
     for key, value in record.values.items():
-        short = names.get(key) or key.replace("finetune_phase.", "ft.").replace("head_phase.", "hp.").replace(
-            "learning_rate", "rate"
-        )
-        text = f"{value:.2g}" if isinstance(value, float) else str(value)
-        words.append(
-            "nothing thawed" if (key, value) == (UNFREEZE_POINT, NOTHING_THAWED) else f"{short} {text}"
-        )
-    return ", ".join(words)
+        for long, short in SHORT.items():
+            key = key.replace(long, short)
+        words.append(f"{key} {value:.2g}" if isinstance(value, float) else f"{key} {value}")
+    return ", ".join(words).replace(f"from {NOTHING_THAWED}", "nothing thawed")

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from kerastl.errors import KerastlError, UserError
 from kerastl.search.job import open_runner, oracle_of
-from kerastl.search.loop import search
 from kerastl.search.search_folder import SearchFolder
 from kerastl.search.spec import SearchSpec, check_same
+from kerastl.search.trial import search
 from kerastl.search.workers import IP, NAME, PORT, life_file, read_spec, worker_file
 
 WATCH_SECONDS = 1.0
@@ -30,7 +30,7 @@ def main(path: str) -> None:
     """Run trials until the chief has no more.
 
     Raises:
-        UserError: the chief did not come, or asks of other images or keys than lie here.
+        UserError: the chief did not come, or asks of other examples or keys than lie here.
     """
     name = os.environ.get(NAME)
     if not name:
@@ -42,7 +42,7 @@ def main(path: str) -> None:
     spec = SearchSpec.from_dict(read_spec(folder))
     from keras_tuner.src.distribute.oracle_client import OracleClient  # Keras Tuner has no public name for it
 
-    # Scores on other images, or of another version's keys, would be compared with the chief's.
+    # Scores on other examples, or of another version's keys, would be compared with the chief's.
     check_same(folder, spec)
     parent = os.getppid() if name.startswith("worker-") else None
     threading.Thread(target=_live, args=(parent, folder, name), daemon=True).start()

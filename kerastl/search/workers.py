@@ -25,9 +25,9 @@ import grpc
 
 from kerastl.errors import KerastlError
 from kerastl.progress import Progress
-from kerastl.search.loop import NAME
 from kerastl.search.oracle import Oracle
 from kerastl.search.search_folder import SearchFolder
+from kerastl.search.trial import NAME
 from kerastl.writing import write_json_atomic
 
 IP, PORT = "KERASTUNER_ORACLE_IP", "KERASTUNER_ORACLE_PORT"
