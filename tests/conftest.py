@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import functools
 import os
 import random
 import shutil
@@ -11,7 +12,9 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from served import PALETTE, StandIn, stand_in, write_colour_models
@@ -74,6 +77,69 @@ def solid_colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
             pixels = np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(folder / name / f"{number:03}.png")
     return folder
+
+
+@functools.cache
+def small_backbone_file(drawing: bool = False) -> str:
+    """File of a network of three blocks with BatchNorm, whose parts are built and traced in no time; for images of 32 pixels.
+
+    Its cut points are `block2_out`, `block1_out` and `stem`. With `drawing` dropout stands in each block.
+    """
+    import keras
+    from keras import layers
+
+    keras.utils.set_random_seed(0)
+    images = keras.Input((32, 32, 3))
+    x = layers.Conv2D(8, 3, strides=4, name="stem")(layers.Rescaling(1 / 127.5, offset=-1)(images))
+    for number in (1, 2, 3):
+        y = layers.BatchNormalization(name=f"block{number}_bn")(x)
+        y = layers.Conv2D(8, 3, padding="same", activation="relu", name=f"block{number}_conv")(y)
+        if drawing:
+            y = layers.Dropout(0.2, name=f"block{number}_dropout")(y)
+        x = layers.Add(name=f"block{number}_out")([x, y])
+    folder = tempfile.mkdtemp(prefix="kerastl-test-backbone-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    keras.Model(images, x, name="small").save(f"{folder}/small.keras")
+    return f"{folder}/small.keras"
+
+
+@pytest.fixture(scope="session")
+def small_backbone() -> str:
+    """File of a network of three blocks; see `small_backbone_file`."""
+    return small_backbone_file()
+
+
+@pytest.fixture(scope="module")
+def shared_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """`shared_of(recipe, folds)`: what the trials of a search share, on a store of its own."""
+    from kerastl.features.cache import Cache
+    from kerastl.jobs.prepare import open_splits
+    from kerastl.search.shared import Shared
+
+    with ExitStack() as stack:
+
+        def make(recipe: Any, folds: int = 0) -> Any:
+            cache = stack.enter_context(Cache(recipe.cache, tmp_path_factory.mktemp("scratch")))
+            return Shared(open_splits(recipe)[1], cache, folds, 5)
+
+        yield make
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Kerastl:
+    """`here(*words)`: the command line in this process, where no process is what is tested."""
+    from kerastl.cli import main
+
+    def run(*words: str | Path) -> subprocess.CompletedProcess[str]:
+        monkeypatch.chdir(tmp_path)
+        handler = signal.getsignal(signal.SIGTERM)
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main(list(map(str, words)))
+        signal.signal(signal.SIGTERM, handler)
+        return subprocess.CompletedProcess(words, int(str(ended.value.code)), *capsys.readouterr())
+
+    return run
 
 
 @pytest.fixture

@@ -11,11 +11,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from test_tuning import graphs_alive, scored, shared_of, tiny  # noqa: F401
+from conftest import small_backbone_file
+from searches import FIRST, SECOND, graphs_alive, scored, tiny
 
 from kerastl.search.hyperparameters import UNFREEZE_POINT
 
-POINT = "conv_pw_12_relu"
 # Every phase learns, so that what is left of one trial would be seen in the next.
 LEARNING = {
     "head_phase__learning_rate": 0.01,
@@ -23,7 +23,7 @@ LEARNING = {
     "finetune_phase__learning_rate": 3e-3,
     "finetune_phase__epochs": 3,
     "finetune_phase__batchnorm": "train",
-    "finetune_phase__unfreeze_from": POINT,
+    "finetune_phase__unfreeze_from": FIRST,
     "head__dropout": 0.3,
     "head__hidden": [8],
 }
@@ -39,7 +39,7 @@ OTHERS: dict[str, Any] = {
 
 
 @pytest.fixture
-def trial(solid_colours: Path, tmp_path: Path, shared_of: Any) -> Any:  # noqa: F811
+def trial(solid_colours: Path, tmp_path: Path, shared_of: Any) -> Any:
     """`trial(values, shared=None)`: the result of a trial and what it shared; no head phase is taken over."""
     from kerastl.search.head_phases import HeadPhases
 
@@ -85,7 +85,7 @@ def test_what_changes_a_graph_gets_a_network_of_its_own(trial: Any) -> None:
     _, shared = trial({})
     made = 1
     for values in (
-        {UNFREEZE_POINT: "conv_pw_11_relu"},
+        {UNFREEZE_POINT: SECOND},
         {"finetune_phase.batchnorm": "frozen"},
         {"finetune_phase.weight_decay": 0.0},
         {"head_phase.label_smoothing": 0.2},
@@ -125,7 +125,7 @@ def test_a_network_that_was_let_go_of_is_made_again(trial: Any, monkeypatch: pyt
     (pooled,) = shared.pool._pooled.values()
     gone = weakref.ref(pooled.parts.suffix)
     del pooled
-    trial({UNFREEZE_POINT: "conv_pw_11_relu"}, shared)
+    trial({UNFREEZE_POINT: SECOND}, shared)
     again, _ = trial({}, shared)
     assert shared.pool.made == 3 and len(shared.pool._pooled) == 1
     gc.collect()
@@ -154,7 +154,7 @@ def test_networks_that_were_let_go_of_leave_no_graphs(
 
 @pytest.mark.slow
 def test_folds_have_networks_of_their_own(
-    solid_colours: Path, tmp_path: Path, shared_of: Any  # noqa: F811
+    solid_colours: Path, tmp_path: Path, shared_of: Any
 ) -> None:  # fmt: skip
     from kerastl.search.head_phases import HeadPhases
 
@@ -185,13 +185,13 @@ def test_a_fit_repeats_what_the_search_found(trial: Any, tmp_path: Path, solid_c
 
 @pytest.mark.slow
 def test_layers_of_the_backbone_that_draw_begin_anew(
-    solid_colours: Path, tmp_path: Path, shared_of: Any  # noqa: F811
+    solid_colours: Path, tmp_path: Path, shared_of: Any
 ) -> None:  # fmt: skip
     from kerastl.search.head_phases import HeadPhases
 
     recipe = tiny(
-        solid_colours, tmp_path / "store", backbone__name="efficientnet_b0", backbone__weights="none",
-        augment__views=1, finetune_phase__epochs=1, finetune_phase__unfreeze_from="block6b_add",
+        solid_colours, tmp_path / "store", backbone__name=small_backbone_file(drawing=True),
+        augment__views=1, finetune_phase__epochs=1, finetune_phase__unfreeze_from=FIRST,
         finetune_phase__learning_rate=1e-3, finetune_phase__batchnorm="train",
     )  # fmt: skip
     shared, states = shared_of(recipe), []
