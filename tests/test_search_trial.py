@@ -105,7 +105,7 @@ def test_a_search_warns_before_it_begins_where_the_store_has_no_room_for_all_cut
     solid_colours: Path, tmp_path: Path, shared_of: Any
 ) -> None:
     from kerastl.search.head_phases import HeadPhases
-    from kerastl.search.job import room_warning
+    from kerastl.search.trial import room_warning
 
     first, second = FIRST, SECOND
     recipe = tiny(solid_colours, tmp_path / "store", finetune_phase__unfreeze_from=first)

@@ -137,17 +137,9 @@ report/run.md.j2
 report/search.md.j2
 report/search.py
 
-search/analysis.py
 search/job.py
-search/loop.py
-search/results.py
-search/search_folder.py
 search/shared.py
-search/space.py
 search/spec.py
-search/store_plan.py
-search/trial.py
-search/worker.py
 
 store/block.py
 store/folder.py

@@ -5,27 +5,25 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib.util
-import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from kerastl.data.examples import Examples
-from kerastl.errors import Interrupted, RecipeError, TrainingError, UserError
+from kerastl.errors import Interrupted, TrainingError, UserError
 from kerastl.features.cache import Cache
 from kerastl.jobs.fit import FitSummary, fit
 from kerastl.jobs.net import Net
-from kerastl.jobs.prepare import make_repeatable, open_splits, precision_of
+from kerastl.jobs.prepare import make_repeatable, open_splits
 from kerastl.jobs.python import handed_over
 from kerastl.jobs.recipes import usable
 from kerastl.locking import FileLock
-from kerastl.progress import Logging, Progress, size_text
+from kerastl.progress import Logging, Progress
 from kerastl.recipe import Recipe, load_recipe
-from kerastl.recipe.keys import affecting
 from kerastl.report.search import SearchReport, search_text, write_search_page
 from kerastl.search.head_phases import HeadPhases
-from kerastl.search.hyperparameters import Space, first_values, values_of
+from kerastl.search.hyperparameters import first_values, values_of
 from kerastl.search.oracle import Oracle, hyperband_trials, make_oracle
 from kerastl.search.results import (
     TuneSummary,
@@ -56,7 +54,7 @@ from kerastl.search.spec import (
     check_shared,
     folder_for,
 )
-from kerastl.search.trial import BAD_SETTING, TrialRunner, search, trial_recipe
+from kerastl.search.trial import BAD_SETTING, TrialRunner, room_warning, search, trial_recipe
 from kerastl.search.trial_log import TrialLog
 from kerastl.search.workers import IP, search_with_workers
 from kerastl.task import MONITORS
@@ -65,8 +63,6 @@ from kerastl.writing import explain_write_errors
 
 NEEDED = {"keras_tuner": "keras-tuner", "sklearn": "scikit-learn", "tensorboard": "tensorboard"}
 UNLIMITED = 10**6
-# Building the network of each cut takes a second or so; beyond this many a warning would cost more than it tells.
-MOST_CUTS = 48
 BASELINE = "baseline"
 
 
@@ -216,33 +212,6 @@ def _search(spec: SearchSpec, folder: SearchFolder, progress: Progress) -> Searc
         recipe = trial_recipe(spec.recipe, winning_values(report), runner.shared)
         write_results(folder, report, recipe, spec.space, records)
         return report
-
-
-def room_warning(base: Recipe, space: Space, shared: Shared) -> str:
-    """A warning where the store has no room for the features of all cuts that a space reaches; empty where it has.
-
-    The ends stand for a range, and the first cuts for all where there are many. Nothing is computed; the examples are decoded in the size of
-    the recipe as it is, which the search needs first of all, and the networks serve the trials.
-    """
-    if not shared.cache.on_disk:
-        return ""
-    varied = [hp for hp in space if hp.key in affecting(Recipe, "features") and hp.key != "head.pooling"]
-    first = trial_recipe(base, {}, shared)
-    missing: dict[tuple[str, str], int] = {}
-    corners = itertools.product(*(hp.corners() for hp in varied))
-    with precision_of(first):
-        for corner in itertools.islice(corners, MOST_CUTS):
-            with contextlib.suppress(RecipeError):  # such a trial says so itself
-                values = dict(zip((hp.key for hp in varied), corner, strict=True))
-                missing |= shared.missing(trial_recipe(base, values, shared), first)
-    lacking, room = sum(missing.values()), shared.cache.folder.room()
-    if lacking <= room:
-        return ""
-    return (
-        f"The features of all cuts in this space need {size_text(lacking)} more, and {shared.cache.folder.root} has room for "
-        f"{size_text(room)} (cache.max_gigabytes, and half of the free disk): not all can be kept there. Raise or free it, or search "
-        "fewer values of finetune_phase.unfreeze_from"
-    )
 
 
 def has_workers(settings: SearchSettings) -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
+import itertools
 import math
 import os
 import time
@@ -15,14 +17,15 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kerastl.errors import TrainingError
+from kerastl.errors import RecipeError, TrainingError
 from kerastl.evaluation.monitors import example_losses
 from kerastl.jobs.prepare import precision_of
-from kerastl.progress import Progress
+from kerastl.progress import Progress, size_text
 from kerastl.recipe import Recipe, Settings, resolve
+from kerastl.recipe.keys import affecting
 from kerastl.report.search import FAILED, TrialRecord
 from kerastl.search.head_phases import HeadPhases, head_key
-from kerastl.search.hyperparameters import with_values
+from kerastl.search.hyperparameters import Space, with_values
 from kerastl.search.oracle import ask, epochs_share, tell
 from kerastl.search.search_folder import SearchFolder, read_losses, read_record, write_record
 from kerastl.search.shared import Shared, Sides
@@ -36,6 +39,8 @@ from kerastl.training.two_phase import FitResult, transfer, without_finetuning
 BAD_SETTING = (TrainingError, tf.errors.ResourceExhaustedError, MemoryError)
 # Keras Tuner's name for a process of several, and of the only one.
 NAME, ALONE = "KERASTUNER_TUNER_ID", "tuner0"
+# Building the network of each cut takes a second or so; beyond this many a warning would cost more than it tells.
+MOST_CUTS = 48
 RunTrial = Callable[[str, dict[str, Any]], float]
 
 
@@ -57,6 +62,33 @@ def trial_recipe(base: Recipe, values: dict[str, Any], shared: Shared, share: fl
         recipe,
         head_phase=dataclasses.replace(head, epochs=math.ceil(head.epochs * share)),
         finetune_phase=dataclasses.replace(finetune, epochs=math.ceil(finetune.epochs * share)),
+    )
+
+
+def room_warning(base: Recipe, space: Space, shared: Shared) -> str:
+    """A warning where the store has no room for the features of all cuts that a space reaches; empty where it has.
+
+    The ends stand for a range, and the first cuts for all where there are many. Nothing is computed; the examples are decoded in the size of
+    the recipe as it is, which the search needs first of all, and the networks serve the trials.
+    """
+    if not shared.cache.on_disk:
+        return ""
+    varied = [hp for hp in space if hp.key in affecting(Recipe, "features") and hp.key != "head.pooling"]
+    first = trial_recipe(base, {}, shared)
+    missing: dict[tuple[str, str], int] = {}
+    corners = itertools.product(*(hp.corners() for hp in varied))
+    with precision_of(first):
+        for corner in itertools.islice(corners, MOST_CUTS):
+            with contextlib.suppress(RecipeError):  # such a trial says so itself
+                values = dict(zip((hp.key for hp in varied), corner, strict=True))
+                missing |= shared.missing(trial_recipe(base, values, shared), first)
+    lacking, room = sum(missing.values()), shared.cache.folder.room()
+    if lacking <= room:
+        return ""
+    return (
+        f"The features of all cuts in this space need {size_text(lacking)} more, and {shared.cache.folder.root} has room for "
+        f"{size_text(room)} (cache.max_gigabytes, and half of the free disk): not all can be kept there. Raise or free it, or search "
+        "fewer values of finetune_phase.unfreeze_from"
     )
 
 
