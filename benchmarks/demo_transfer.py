@@ -22,7 +22,8 @@ from ours import fit_and_measure
 
 from kerastl.backbones import BackboneSpec, get_backbone
 from kerastl.jobs.prepare import open_splits
-from kerastl.modality.image.read import decode_all
+from kerastl.modality.image import Image
+from kerastl.modality.read import decode_in_chunks
 from kerastl.model.build import build_backbone, preprocess
 from kerastl.recipe import load_recipe
 
@@ -62,9 +63,9 @@ def weights_of(side: str, seed: int, path: Path) -> str:
     spec = get_backbone(recipe.backbone.name or "")
     backbone = build_backbone(spec, recipe.backbone.image_size or spec.image_size)
     size = backbone.input_shape[1]
-    pixels = np.empty((len(splits.train.indices), size, size, 3), np.uint8)
-    decode_all(splits.train.examples.indexed, splits.train.indices, size, recipe.data.resize, pixels)
-    settle(backbone, spec, pixels)
+    train, modality = splits.train, Image(size, recipe.data.resize)
+    (part,) = decode_in_chunks(modality, train.examples.indexed, train.indices, [train.count])
+    settle(backbone, spec, part.inputs["pixels"])
     backbone.save_weights(path)
     return str(path)
 

@@ -1,7 +1,7 @@
 """Reading large photographs: kerastl's decoding beside `image_dataset_from_directory` and libjpeg-turbo alone.
 
 Twelve-megapixel JPEGs with structure at all scales are made, and read to the same output size by kerastl
-(`decode_all`: scaled decoding, EXIF, antialiased resize), by Keras' loader, and by Pillow (libjpeg-turbo) in two
+(`decode_in_chunks`: scaled decoding, EXIF, antialiased resize), by Keras' loader, and by Pillow (libjpeg-turbo) in two
 ways: the whole image, and with its own scaled decoding (`draft`), both followed by Pillow's resize in as many threads as there
 are cores. Sides take turns; printed are medians with their range.
 
@@ -58,11 +58,13 @@ def write_photographs(folder: Path, count: int) -> list[Path]:
 def with_kerastl(folder: Path, paths: list[Path], size: int) -> None:
     """Decode all of them as `kerastl fit` does."""
     from kerastl.data.folder import open_folder
-    from kerastl.modality.image.read import decode_all
+    from kerastl.modality.image import Image as Photograph
+    from kerastl.modality.read import decode_in_chunks
 
     examples = open_folder(folder)
-    out = np.empty((len(paths), size, size, 3), np.uint8)
-    assert not decode_all(examples.indexed, np.arange(len(paths)), size, "stretch", out)
+    parts = [1024] * (len(paths) // 1024) + [len(paths) % 1024]
+    for part in decode_in_chunks(Photograph(size), examples.indexed, np.arange(len(paths)), parts):
+        assert not part.reasons
 
 
 def with_keras(folder: Path, paths: list[Path], size: int) -> None:

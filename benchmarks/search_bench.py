@@ -132,7 +132,8 @@ class Bench:
             sides = []
             for name in ("train", "validation"):
                 views = prepared.views(name)
-                sides.append((views.images(np.arange(views.count), 0).astype(np.float32), views.classes))
+                pixels = views.batch(np.arange(views.count), 0)["pixels"]
+                sides.append((pixels.astype(np.float32), views.classes))
 
         def build() -> keras.Model:
             base = build_backbone(spec, size)

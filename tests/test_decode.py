@@ -13,10 +13,11 @@ import pytest
 import tensorflow as tf
 from PIL import Image, ImageOps
 
+from kerastl.modality.image import Image as Photograph
 from kerastl.modality.image.decode import decode, decode_original, resize_pixels
 from kerastl.modality.image.header import PIXELS_AT_MOST
 from kerastl.modality.image.orientation import jpeg_orientation
-from kerastl.modality.image.read import decode_all
+from kerastl.modality.read import decode_in_chunks
 
 HEIGHT, WIDTH = 37, 53
 STRING = tf.TensorSpec([], tf.string)
@@ -346,9 +347,10 @@ def test_unreadable_images_are_named_and_do_not_end_the_pass(tmp_path: Path) -> 
     # Every second place of the table belongs to another split.
     places = [str(tmp_path / name) for name in names for _ in range(2)]
     indices = np.arange(0, len(places), 2)
-    out = np.full((len(names), 8, 8, 3), 77, np.uint8)
     advanced: list[int] = []
-    found = decode_all(from_files(places), indices, 8, "stretch", out, advanced.append)
+    raw = from_files(places)
+    (part,) = decode_in_chunks(Photograph(8), raw, indices, [len(names)], advanced.append)
+    out, found = part.inputs["pixels"], part.reasons
 
     assert {names[position] for position in found} == set(reasons)
     for position, reason in found.items():
@@ -361,16 +363,16 @@ def test_unreadable_images_are_named_and_do_not_end_the_pass(tmp_path: Path) -> 
 def test_readable_images_all_arrive_in_their_places(tmp_path: Path) -> None:
     for n in range(100):
         (tmp_path / f"{n}.png").write_bytes(saved(Image.new("RGB", (5, 9), (n, n, n)), "PNG"))
-    out = np.zeros((100, 6, 6, 3), np.uint8)
-    found = decode_all(
-        from_files([str(tmp_path / f"{n}.png") for n in range(100)]), np.arange(100), 6, "crop", out
-    )
-    assert found == {}
-    np.testing.assert_array_equal(out[:, 3, 3, 0], np.arange(100))
+    raw = from_files([str(tmp_path / f"{n}.png") for n in range(100)])
+    parts = list(decode_in_chunks(Photograph(6, "crop"), raw, np.arange(100), [70, 30]))
+    assert [(part.start, part.count, part.reasons) for part in parts] == [(0, 70, {}), (70, 30, {})]
+    pixels = np.concatenate([part.inputs["pixels"] for part in parts])
+    np.testing.assert_array_equal(pixels[:, 3, 3, 0], np.arange(100))
 
 
-def test_no_images_and_a_wrong_array() -> None:
+def test_no_images_and_a_wrong_number_of_them() -> None:
     nothing = from_files(["x"])
-    assert decode_all(nothing, np.arange(0), 4, "crop", np.zeros((0, 4, 4, 3), np.uint8)) == {}
-    with pytest.raises(ValueError, match="expected uint8"):
-        decode_all(nothing, np.arange(1), 4, "crop", np.zeros((1, 4, 4, 3), np.float32))
+    (part,) = decode_in_chunks(Photograph(4), nothing, np.arange(0), [0])
+    assert part.count == 0 and part.reasons == {}
+    with pytest.raises(ValueError, match="expected 1"):
+        next(decode_in_chunks(Photograph(4), nothing, np.arange(1), [2]))

@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+from held import Held
 
 from kerastl.backbones import get_backbone
 from kerastl.errors import TrainingError, UserError
@@ -18,6 +19,8 @@ from kerastl.features.extract import Wanted, extract
 from kerastl.features.frozen import Frozen, as_kept, narrowed
 from kerastl.features.readers import Features
 from kerastl.features.views import FrozenViews, Views
+from kerastl.modality import count_of
+from kerastl.modality.image import Image
 from kerastl.model.build import Network, build_backbone, build_model
 from kerastl.model.cut import cut
 from kerastl.progress import Progress
@@ -36,13 +39,20 @@ def views(count: int = 10, **augment: object) -> Views:
     pixels = generator.integers(0, 256, (count, SIZE, SIZE, 3)).astype(np.uint8)
     ids = np.array([f"image-{index}" for index in range(count)], object)
     recipe = resolve_augment(AugmentRecipe(**augment), count, get_backbone("mobilenet_025"))  # type: ignore[arg-type]
-    return Views(pixels, np.arange(count) % 3, 3, ids, recipe)
+    return Views(Held({"pixels": pixels}), Image(SIZE), np.arange(count) % 3, 3, ids, recipe)
 
 
-def taken(images: Views, positions: slice) -> Views:
+def pixels_of(images: Views, positions: np.ndarray | slice = slice(None), view: int = 0) -> np.ndarray:
+    """The images in a view, uint8 [b, SIZE, SIZE, 3]."""
+    if isinstance(positions, slice):
+        positions = np.arange(images.count)[positions]
+    return images.batch(positions, view)["pixels"]
+
+
+def taken(images: Views, positions: slice | np.ndarray) -> Views:
     """A part of the images."""
-    columns = {name: getattr(images, name)[positions] for name in ("pixels", "classes", "ids")}
-    return dataclasses.replace(images, **columns)
+    columns = {name: getattr(images, name)[positions] for name in ("classes", "ids")}
+    return dataclasses.replace(images, inputs=Held(images.inputs[positions]), **columns)
 
 
 class Said(Progress):
@@ -80,9 +90,7 @@ def features_of(
 
 def frozen_views(images: Views, view_count: int) -> FrozenViews:
     """A training split as it comes from decoding."""
-    contents = digests(
-        [np.ascontiguousarray(each).tobytes() for each in images.pixels[np.arange(images.count)]]
-    )
+    contents = digests([np.ascontiguousarray(each).tobytes() for each in pixels_of(images)])
     return FrozenViews("train", images, view_count, contents, {"image_size": SIZE}, {"data": "noise"})
 
 
@@ -100,18 +108,18 @@ def network() -> Network:
 def test_view_0_is_the_image_itself_and_others_are_not() -> None:
     images = views(level="medium")
     everything = np.arange(10)
-    np.testing.assert_array_equal(images.images(everything, 0), images.pixels)
-    assert all((images.images(everything, view) != images.pixels).any() for view in (1, 2))
+    np.testing.assert_array_equal(pixels_of(images), images.inputs[everything]["pixels"])
+    assert all((pixels_of(images, everything, view) != pixels_of(images)).any() for view in (1, 2))
 
 
 def test_a_view_does_not_depend_on_who_else_is_in_the_batch() -> None:
     images = views(level="medium")
-    whole = images.images(np.arange(10), 1)
-    np.testing.assert_array_equal(whole[[7, 2]], images.images(np.array([7, 2]), 1))
+    whole = pixels_of(images, np.arange(10), 1)
+    np.testing.assert_array_equal(whole[[7, 2]], pixels_of(images, np.array([7, 2]), 1))
     fewer = taken(images, slice(5, None))
-    np.testing.assert_array_equal(whole[5:], fewer.images(np.arange(5), 1))
+    np.testing.assert_array_equal(whole[5:], pixels_of(fewer, np.arange(5), 1))
     other = dataclasses.replace(images, recipe=dataclasses.replace(images.recipe, seed=8))
-    assert (other.images(np.arange(10), 1) != whole).any()
+    assert (pixels_of(other, np.arange(10), 1) != whole).any()
 
 
 def test_mixed_views_carry_mixed_labels_that_fit_their_pixels() -> None:
@@ -119,7 +127,7 @@ def test_mixed_views_carry_mixed_labels_that_fit_their_pixels() -> None:
     levels = np.arange(10) * 20
     flat = dataclasses.replace(
         images,
-        pixels=np.repeat(levels.astype(np.uint8), SIZE * SIZE * 3).reshape(-1, SIZE, SIZE, 3),
+        inputs=Held({"pixels": np.repeat(levels.astype(np.uint8), SIZE**2 * 3).reshape(-1, SIZE, SIZE, 3)}),
         classes=np.arange(10),
         class_count=10,
     )
@@ -127,7 +135,7 @@ def test_mixed_views_carry_mixed_labels_that_fit_their_pixels() -> None:
     assert labels.sum(axis=1) == pytest.approx(np.ones(10))
     assert ((labels > 0).sum(axis=1) == 2).any(), "the control: some labels are soft"
     np.testing.assert_array_equal(flat.labels(np.arange(10), 0), np.eye(10))
-    mixed = flat.images(np.arange(10), 1)
+    mixed = pixels_of(flat, np.arange(10), 1)
     assert (mixed == mixed[:, :1, :1, :1]).all(), "blends of flat images are flat"
     np.testing.assert_allclose(mixed[:, 0, 0, 0], labels @ levels, atol=0.51)
 
@@ -139,7 +147,7 @@ def test_stored_features_are_the_networks_own_for_every_view(network: Network, t
     frozen, images = frozen_at(network, POINT), views(level="light")
     found = features_of(frozen, images, 3, tmp_path)
     for view in range(3):
-        pixels = images.images(EVERYTHING, view).astype(np.float32)
+        pixels = pixels_of(images, EVERYTHING, view).astype(np.float32)
         average = np.asarray(frozen.cut.pooled(pixels))[:, 0]
         np.testing.assert_allclose(found.pooled_batch(EVERYTHING, view), average, rtol=1e-4, atol=1e-5)
         stored = found.activation_batch(EVERYTHING, view)
@@ -176,7 +184,7 @@ def test_stored_in_memory_and_live_are_the_same_to_the_bit(
         np.testing.assert_array_equal(batches[0], batches[2])
         assert (batches[0] != getattr(found["disk"], read)(positions, 0)).any(), "views differ"
     suffix = cut(network, POINT).suffix
-    exact = frozen_at(network, POINT).run(images.images(positions, 0), pooled=False, activations=True)[
+    exact = frozen_at(network, POINT).run(images.batch(positions, 0), pooled=False, activations=True)[
         "activations"
     ]
     logits = [
@@ -241,7 +249,7 @@ def test_live_views_of_a_batch_are_computed_together(network: Network, tmp_path:
     found = features_of(frozen, views(level="light"), 4, tmp_path, "off")
     calls: list[int] = []
     run = frozen.run
-    frozen.run = lambda images, **which: (calls.append(len(images)), run(images, **which))[1]  # type: ignore[method-assign,assignment]
+    frozen.run = lambda inputs, **which: (calls.append(count_of(inputs)), run(inputs, **which))[1]  # type: ignore[method-assign,assignment]
     found.activation_batch(EVERYTHING, np.arange(10) % 4)
     assert calls == [10]
 
@@ -334,10 +342,7 @@ def test_folds_thinned_sets_and_another_set_of_the_same_pictures_run_nothing(
     whole = frozen.forward_passes
     fold = np.delete(np.arange(100), np.arange(20, 40))
     for part in (fold, np.arange(20, 40), np.arange(0, 100, 3)):
-        some = dataclasses.replace(
-            images, **{n: getattr(images, n)[part] for n in ("pixels", "classes", "ids")}
-        )
-        found = features_of(frozen, some, 2, tmp_path)
+        found = features_of(frozen, taken(images, part), 2, tmp_path)
         assert found.count == len(part)
     elsewhere = dataclasses.replace(images, ids=np.array([f"copy-{index}" for index in range(100)], object))
     features_of(frozen, elsewhere, 1, tmp_path)
@@ -413,7 +418,7 @@ def test_at_the_input_the_activations_are_the_pixels(network: Network, tmp_path:
     images = views(level="light")
     found = features_of(frozen_at(network, "input"), images, 2, tmp_path)
     batch = found.activation_batch(np.array([3, 1]), 1)
-    np.testing.assert_array_equal(batch, images.images(np.array([3, 1]), 1))
+    np.testing.assert_array_equal(batch, pixels_of(images, np.array([3, 1]), 1))
 
 
 def test_sixteen_bits_are_the_bits_that_numpy_gives_and_a_batch_with_too_large_a_value_stays_as_it_is() -> (
@@ -459,13 +464,15 @@ def test_rows_beyond_sixteen_bits_are_kept_exactly_and_live_ones_are_the_same(
     network: Network, tmp_path: Path
 ) -> None:
     images = views(level="none")
-    exact = huge(network, scale=1.0).run(images.pixels, pooled=False, activations=True)["activations"]
+    exact = huge(network, scale=1.0).run(images.batch(EVERYTHING, 0), pooled=False, activations=True)[
+        "activations"
+    ]
     largest = exact.reshape(10, -1).max(axis=1)
     scale = 65_504 / float(np.sort(largest)[5]) * 0.999  # about half of the images fit
     frozen = huge(network, scale=scale)
     kept = features_of(frozen, images, 1, tmp_path).activation_batch(EVERYTHING, 0)
     live = features_of(frozen, images, 1, tmp_path, "off").activation_batch(EVERYTHING, 0)
-    values = frozen.run(images.pixels, pooled=False, activations=True)["activations"]
+    values = frozen.run(images.batch(EVERYTHING, 0), pooled=False, activations=True)["activations"]
     fits = values.reshape(10, -1).max(axis=1) <= np.finfo(np.float16).max
     assert 0 < fits.sum() < 10, "the control: some fit and some do not"
     assert kept.dtype == np.float32

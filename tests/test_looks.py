@@ -13,7 +13,8 @@ from conftest import Kerastl
 from PIL import Image, ImageEnhance
 
 from kerastl.data.digits import _digits
-from kerastl.data.looks import Looks, near_copies, thumbnails_of
+from kerastl.data.looks import Looks
+from kerastl.modality.image.copies import near_copies, thumbnails_of
 
 SIZE = 64
 
@@ -89,14 +90,14 @@ def test_thumbnails_are_means_of_cells_at_any_size() -> None:
 
 
 def test_looks_are_remembered_by_position() -> None:
-    looks, pixels = Looks(), scenes(4)
-    looks.add(np.array([7, 3]), pixels[:2])
+    looks, sketches = Looks(), np.arange(12, dtype=np.uint8).reshape(4, 3)
+    looks.add(np.array([7, 3]), sketches[:2])
     assert looks.unseen(np.array([3, 5, 7])).tolist() == [1]
-    assert (looks.rows(np.array([3, 7])) == thumbnails_of(pixels[[1, 0]])).all()
+    assert (looks.rows(np.array([3, 7])) == sketches[[1, 0]]).all()
 
 
 def test_too_many_pairs_are_looked_at_in_part(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kerastl.data.looks._MOST_PAIRS", 3_000)
+    monkeypatch.setattr("kerastl.modality.image.copies._MOST_PAIRS", 3_000)
     test = scenes(60, seed=1)
     found, looked = near_copies(thumbnails_of(test), thumbnails_of(np.concatenate([test, scenes(60)])))
     assert looked == len(found) < 60

@@ -7,8 +7,9 @@ import pytest
 import tensorflow as tf
 from scipy import stats
 
-from kerastl.modality.image.keys import example_hashes, uniforms
-from kerastl.modality.image.mix import MixPlan, mix, mix_labels, mix_plan
+from kerastl.features.views import mixed_labels
+from kerastl.modality.draws import example_hashes, uniforms
+from kerastl.modality.image.mix import MixPlan, mix, mix_plan
 
 IDS = [f"class/{n}.png" for n in range(2000)]
 
@@ -114,6 +115,5 @@ def test_one_by_one_and_in_a_pipeline_the_bits_are_those_of_the_batch() -> None:
 
 def test_labels_are_mixed_as_the_images() -> None:
     labels = np.eye(3, dtype=np.float32)
-    result = mix_labels(labels, labels[[1, 1, 0]], np.array([0.25, 0.6, 1.0], np.float32)).numpy()
+    result = mixed_labels(labels, labels[[1, 1, 0]], np.array([0.25, 0.6, 1.0], np.float32))
     np.testing.assert_allclose(result, np.array([[0.25, 0.75, 0], [0, 1, 0], [0, 0, 1]]))
-    np.testing.assert_allclose(mix_labels(labels[0], labels[2], 0.1).numpy(), np.array([0.1, 0.0, 0.9]))

@@ -15,6 +15,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+from held import Held
 from test_features import POINT, SIZE, Said, frozen_at, frozen_views, full_after, views
 
 from kerastl.backbones import get_backbone
@@ -89,7 +90,9 @@ def test_what_was_stopped_goes_on_in_the_room_that_is_left(
         assert len(cache.folder.arrays()) == 2
     assert frozen.forward_passes == 300 - BLOCK_ROWS
     assert said.lines[-1] == "Features of train: 44 forward passes"
-    others = dataclasses.replace(images, pixels=255 - images.pixels)
+    others = dataclasses.replace(
+        images, inputs=Held({"pixels": 255 - images.inputs[np.arange(300)]["pixels"]})
+    )
     with cache_at(tmp_path, mode="disk", max_gigabytes=gigabytes / 1.3) as cache, pytest.raises(NoSpaceError):
         run(frozen_at(network, POINT), others, 1, cache)  # the control
 

@@ -8,11 +8,13 @@ from collections import Counter
 import keras
 import numpy as np
 import pytest
+from held import Held
 
 from kerastl.errors import TrainingError
 from kerastl.evaluation.monitors import is_better
 from kerastl.features.readers import Features, reader_of
 from kerastl.features.views import Views
+from kerastl.modality.image import Image
 from kerastl.recipe import AugmentRecipe, FinetunePhaseRecipe, HeadPhaseRecipe
 from kerastl.task.classification import CLASSIFICATION, MULTI_LABEL, all_labels_right
 from kerastl.training.batches import PhaseData, balanced_weights, batches, epoch_order, mixed, part_of
@@ -32,17 +34,18 @@ SETTINGS = HeadPhaseRecipe(
 )
 
 
-def features(count: int, seed: int, views: int = 1) -> Features:
+def features(count: int, seed: int, view_count: int = 1) -> Features:
     """Three clouds of points in eight dimensions."""
     generator = np.random.default_rng(seed)
     labels = np.arange(count) % CLASSES
     centres = np.random.default_rng(0).normal(size=(CLASSES, 8)) * 1.5
     pooled = tuple(
-        (centres[labels] + generator.normal(size=(count, 8))).astype(np.float32) for _ in range(views)
+        (centres[labels] + generator.normal(size=(count, 8))).astype(np.float32) for _ in range(view_count)
     )
     ids = np.array([f"{seed}/{index}" for index in range(count)], object)
     images = np.zeros((count, 2, 2, 3), np.uint8)
-    return features_of(Views(images, labels, CLASSES, ids, AugmentRecipe("none")), *pooled)
+    views = Views(Held({"pixels": images}), Image(2), labels, CLASSES, ids, AugmentRecipe("none"))
+    return features_of(views, *pooled)
 
 
 def features_of(views: Views, *pooled: np.ndarray) -> Features:

@@ -21,8 +21,10 @@ from kerastl.errors import DataError, UserError
 from kerastl.features.cache import Cache
 from kerastl.jobs.evaluate import decode_labelled
 from kerastl.jobs.prepare import decode_splits, open_splits, reading_warnings
+from kerastl.modality.image import Image as Photograph
+from kerastl.modality.image.convert import bits_used, servable
 from kerastl.modality.image.decode import decode_original
-from kerastl.modality.image.read import bits_used, decode_all, servable
+from kerastl.modality.read import decode_in_chunks
 from kerastl.progress import Progress
 from kerastl.recipe import DataRecipe, load_recipe
 from kerastl.recipe.schema import CacheRecipe
@@ -360,8 +362,8 @@ def test_one_pass_reads_pictures_of_both_ways_in_their_places(tmp_path: Path) ->
         pairs = tf.data.Dataset.from_tensor_slices((indices, np.array(paths)[indices]))
         return pairs.map(lambda index, path: (index, tf.io.read_file(path)))
 
-    out = np.zeros((40, 8, 8, 3), np.uint8)
-    reasons = decode_all(encoded, np.arange(40), 8, "stretch", out)
-    assert reasons == {7: "not an image that TensorFlow or Pillow decodes"}
+    (part,) = decode_in_chunks(Photograph(8), encoded, np.arange(40), [40])
+    out = part.inputs["pixels"]
+    assert part.reasons == {7: "not an image that TensorFlow or Pillow decodes"}
     good = [number for number in range(40) if number not in (7, 8)]
     np.testing.assert_allclose(out[good, 4, 4, 0], np.array(good) * 5, atol=2)

@@ -10,17 +10,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from held import Held
+from PIL import Image as Picture
 
 from kerastl.backbones import get_backbone
 from kerastl.data.examples import Examples, Split
 from kerastl.data.sources import open_examples
 from kerastl.features import inputs as inputs_module
-from kerastl.features import views as views_module
 from kerastl.features.cache import Cache
 from kerastl.features.contents import content_keys
-from kerastl.features.inputs import decode_split, input_facts
+from kerastl.features.inputs import decode_split
 from kerastl.features.views import Views
+from kerastl.modality.image import Image
 from kerastl.progress import Progress
 from kerastl.recipe import AugmentRecipe, CacheRecipe, DataRecipe
 from kerastl.recipe.rule import resolve_augment
@@ -40,8 +41,8 @@ def split_of(data: Path) -> Split:
 def decoded(data: Path, store: Path, **keys: Any) -> tuple[np.ndarray, dict[int, str]]:
     size, mode = keys.pop("size", 16), keys.pop("mode", "disk")
     with Cache(CacheRecipe(mode=mode, directory=str(store)), store / "scratch") as cache:
-        pixels, reasons = decode_split(split_of(data), DataRecipe(**keys), size, cache, Progress())
-        return pixels[np.arange(pixels.shape[0])], reasons
+        inputs, reasons = decode_split(split_of(data), Image(size, **keys), cache, Progress())
+        return inputs[np.arange(len(inputs))]["pixels"], reasons
 
 
 @pytest.fixture
@@ -50,9 +51,9 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     found: list[int] = []
     once = inputs_module.decode_in_chunks
 
-    def counted(encoded: Any, indices: np.ndarray, *rest: Any) -> Iterator[Any]:
+    def counted(modality: Any, raw: Any, indices: np.ndarray, *rest: Any) -> Iterator[Any]:
         found.append(len(indices))
-        return once(encoded, indices, *rest)
+        return once(modality, raw, indices, *rest)
 
     monkeypatch.setattr(inputs_module, "decode_in_chunks", counted)
     return found
@@ -98,7 +99,7 @@ def thinned(data: Path) -> None:
 
 
 def another(data: Path) -> None:
-    Image.fromarray(np.full((16, 16, 3), 7, np.uint8)).save(data / "green" / "zzz.png")
+    Picture.fromarray(np.full((16, 16, 3), 7, np.uint8)).save(data / "green" / "zzz.png")
 
 
 @pytest.mark.parametrize(
@@ -171,19 +172,19 @@ def test_how_they_are_decoded_is_part_of_the_key(
 
 
 def test_decoder_and_tensorflow_are_part_of_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    facts = [input_facts(DataRecipe(), 16)]
-    monkeypatch.setattr(inputs_module, "DECODE_VERSION", -1)
-    facts.append(input_facts(DataRecipe(), 16))
-    monkeypatch.setattr(inputs_module.tf, "__version__", "0")
-    facts.append(input_facts(DataRecipe(), 16))
+    facts = [Image(16).facts()]
+    monkeypatch.setattr("kerastl.modality.image.decode.DECODE_VERSION", -1)
+    facts.append(Image(16).facts())
+    monkeypatch.setattr("tensorflow.__version__", "0")
+    facts.append(Image(16).facts())
     assert all(one != other for i, one in enumerate(facts) for other in facts[:i])
 
 
 def test_a_view_is_keyed_by_knobs_seed_and_version(monkeypatch: pytest.MonkeyPatch) -> None:
     def facts(view: int, ids: tuple[str, str] = ("a", "b"), **augment: object) -> bytes:
         recipe = resolve_augment(AugmentRecipe(**augment), 100, get_backbone("mobilenet_025"))  # type: ignore[arg-type]
-        pixels = np.zeros((2, 8, 8, 3), np.uint8)
-        images = Views(pixels, np.zeros(2, int), 1, np.array(ids, object), recipe)
+        inputs = Held({"pixels": np.zeros((2, 8, 8, 3), np.uint8)})
+        images = Views(inputs, Image(8), np.zeros(2, int), 1, np.array(ids, object), recipe)
         return images.keys(np.arange(4, dtype=np.uint64).reshape(2, 2), view).tobytes()
 
     assert facts(0) == facts(0, level="strong", seed=3), "view 0 is the image itself"
@@ -191,7 +192,7 @@ def test_a_view_is_keyed_by_knobs_seed_and_version(monkeypatch: pytest.MonkeyPat
     assert facts(1) == facts(1, views=9), "how many views there are does not change one of them"
     found = [facts(1), facts(2), facts(1, seed=1), facts(1, level="medium"), facts(1, rotation_degrees=3.0)]
     found += [facts(1, ids=("a", "c")), facts(1, mixup_alpha=0.5), facts(1, ("a", "c"), mixup_alpha=0.5)]
-    monkeypatch.setattr(views_module, "AUGMENT_VERSION", -1)
+    monkeypatch.setattr("kerastl.modality.image.augment.AUGMENT_VERSION", -1)
     found.append(facts(1))
     assert all(one != other for i, one in enumerate(found) for other in found[:i])
 
@@ -249,8 +250,15 @@ def test_where_the_disk_has_no_room_decoded_images_go_to_memory(data: Path, tmp_
     recipe = CacheRecipe(mode="auto", directory=str(tmp_path / "store"), max_gigabytes=1.5 * size / 1e9)
     with Cache(recipe, tmp_path / "scratch") as cache:
         for image_size in (16, 17):  # no room is left for a second, as the first is being read
-            pixels, _ = decode_split(split_of(data), DataRecipe(), image_size, cache, Progress())
-            assert pixels.kept and pixels.shape == (72, image_size, image_size, 3)
+            inputs, _ = decode_split(split_of(data), Image(image_size), cache, Progress())
+            assert inputs.kept and len(inputs) == 72
             assert (
-                len([array for array in cache.folder.arrays() if array.kind == "inputs" and array.bytes]) == 1
+                len(
+                    [
+                        array
+                        for array in cache.folder.arrays()
+                        if array.kind == "inputs_pixels" and array.bytes
+                    ]
+                )
+                == 1
             )

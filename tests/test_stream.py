@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,9 @@ from kerastl.features.contents import names_of
 from kerastl.features.inputs import AGAIN, CHECKED, Inputs, decode_split
 from kerastl.jobs.prepare import Prepared, decode_splits, lost_images_named, open_splits
 from kerastl.jobs.setup import Beginning, logits_of, prepare_and_begin
+from kerastl.modality.image import Image
 from kerastl.progress import Progress
-from kerastl.recipe import DataRecipe, Recipe, load_recipe
+from kerastl.recipe import Recipe, load_recipe
 from kerastl.store.block import BLOCK
 
 SIZE = 32
@@ -62,7 +63,7 @@ def assert_same(ours: list[np.ndarray], theirs: list[np.ndarray]) -> None:
 
 def pixel_bytes(folder: Path) -> int:
     """Of decoded images anywhere below a folder."""
-    return sum(path.stat().st_size for path in folder.rglob(f"inputs-*/*{BLOCK}"))
+    return sum(path.stat().st_size for path in folder.rglob(f"inputs_*/*{BLOCK}"))
 
 
 @pytest.fixture
@@ -71,9 +72,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     counts: list[int] = []
     once = inputs_module.decode_in_chunks
 
-    def counted(encoded: Any, indices: np.ndarray, *rest: Any) -> Iterator[Any]:
+    def counted(modality: Any, raw: Any, indices: np.ndarray, *rest: Any) -> Iterator[Any]:
         counts.append(len(indices))
-        return once(encoded, indices, *rest)
+        return once(modality, raw, indices, *rest)
 
     monkeypatch.setattr(inputs_module, "decode_in_chunks", counted)
     return counts
@@ -227,7 +228,7 @@ def test_a_file_that_vanishes_is_named_though_tensorflow_reads_it(
     (data / splits.train.ids[5]).unlink()
     read = prepared.pixels["train"]
     dataset = tf.data.Dataset.range(9).map(
-        lambda at: tf.numpy_function(lambda n: read[np.array([n])], [at], tf.uint8)
+        lambda at: tf.numpy_function(lambda n: read[np.array([n])]["pixels"], [at], tf.uint8)
     )
     named = rf"{splits.train.ids[5]} could be read when .* cannot now"
     with cache, pytest.raises(DataError, match=named) as raised, lost_images_named(prepared):
@@ -246,7 +247,7 @@ def test_what_is_read_from_the_front_is_streamed_or_kept_but_never_read_at_rando
     def made(reading: str, at_random: bool) -> Any:
         with Cache(recipe.cache, tmp_path / "scratch") as cache:
             part = split if not at_random else splits.train
-            return decode_split(part, recipe.data, SIZE, cache, Progress(), reading)[0]
+            return decode_split(part, Image(SIZE), cache, Progress(), reading)[0]
 
     assert not made(CHECKED, at_random=False).kept
     no_room(monkeypatch, free=10**9)
@@ -260,10 +261,10 @@ def test_what_is_read_from_the_front_is_streamed_or_kept_but_never_read_at_rando
 def test_the_stream_decodes_no_further_ahead_than_it_computes(data: Path, tmp_path: Path) -> None:
     """Whatever the number of images, a few batches of them are in memory."""
     _, splits = recipe_for(data, tmp_path)
-    pixels = Inputs(splits.train, names_of(splits.train), DataRecipe(resize="stretch"), SIZE, CHECKED)
+    inputs = Inputs(splits.train, names_of(splits.train), Image(SIZE), CHECKED)
     batches = [np.arange(start, start + 8) for start in range(0, 40, 8)]
-    held = pixels.in_turn(batches)
-    first: Sequence[int] = next(held).shape
-    assert first == (8, SIZE, SIZE, 3)
-    np.testing.assert_array_equal(np.concatenate(list(held)), pixels[np.arange(8, 40)])
-    np.testing.assert_array_equal(pixels[np.array([7, 3, 7])], pixels[np.arange(8)][[7, 3, 7]])
+    held = (batch["pixels"] for batch in inputs.in_turn(batches))
+    assert next(held).shape == (8, SIZE, SIZE, 3)
+    np.testing.assert_array_equal(np.concatenate(list(held)), inputs[np.arange(8, 40)]["pixels"])
+    some = inputs[np.array([7, 3, 7])]["pixels"]
+    np.testing.assert_array_equal(some, inputs[np.arange(8)]["pixels"][[7, 3, 7]])

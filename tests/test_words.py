@@ -61,7 +61,6 @@ data/contents.py
 data/examples.py
 data/grouping.py
 data/labels.py
-data/looks.py
 data/names.py
 data/skipped.py
 data/sources.py
@@ -84,15 +83,6 @@ export/saved_model.py
 export/signature.py
 export/versions.py
 export/warmup.py
-
-features/__init__.py
-features/cache.py
-features/compute.py
-features/extract.py
-features/frozen.py
-features/inputs.py
-features/readers.py
-features/views.py
 
 jobs/artifacts.py
 jobs/benchmark.py

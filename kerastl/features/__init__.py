@@ -1,1 +1,1 @@
-"""The frozen part of the network, computed once for every image and view."""
+"""The frozen part of the network, computed once for every example and view."""

@@ -61,6 +61,7 @@ class Cache:
         excluded: Collection[str] = (),
         what: str = "features",
         live_if_off: bool = True,
+        smaller: str = "smaller inputs",
     ) -> dict[str, str]:
         """Where to keep what is missing: on disk where there is room, else in memory, else nowhere (`live`).
 
@@ -72,6 +73,7 @@ class Cache:
                 there is, and "memory" nothing.
             what: for messages.
             live_if_off: whether `cache.mode = "off"` keeps nothing in memory either.
+            smaller: what would make examples smaller, for messages.
 
         Raises:
             NoSpaceError: the recipe asks for the disk or the memory, and has no room there.
@@ -86,7 +88,7 @@ class Cache:
                 raise NoSpaceError(
                     f"cache.mode = memory: the {what} need {size_text(total)}, and {size_text(memory)} may be taken "
                     f"({ASKED_MEMORY_SHARE:.0%} of the memory that this machine, or its container, has left). Set cache.mode to auto or "
-                    "disk, fewer augment.views, a smaller backbone.image_size, or a later finetune_phase.unfreeze_from"
+                    f"disk, fewer augment.views, {smaller}, or a later finetune_phase.unfreeze_from"
                 )
         room = 0 if "disk" in excluded or not self.on_disk else room
         if mode == "disk" and not excluded and total > room:

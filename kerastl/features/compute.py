@@ -1,4 +1,4 @@
-"""Runs the frozen prefix over the images of a view, which are made while it computes."""
+"""Runs the frozen prefix over the examples of a view, which are made while it computes."""
 
 from __future__ import annotations
 
@@ -10,21 +10,23 @@ import numpy as np
 
 from kerastl.features.frozen import BATCH_SIZE, Frozen, narrowed
 from kerastl.features.views import Views
+from kerastl.modality import Batch
 from kerastl.progress import Tracker, size_text
 from kerastl.store.store import Part
 
 
 class Watch:
-    """Whether the forward pass waits for images, or they for it."""
+    """Share of the time that the forward pass waits for examples; `noun` names them."""
 
-    def __init__(self) -> None:
+    def __init__(self, noun: str) -> None:
+        self._noun = noun
         self.waited = 0.0
         self.started = time.perf_counter()
 
     def limit(self) -> str:
         """What holds the work up, in a few words for the progress bar."""
         share = self.waited / max(1e-9, time.perf_counter() - self.started)
-        return f"limit: images ({share:.0%} waiting)" if share > 0.3 else "limit: network"
+        return f"limit: {self._noun}s ({share:.0%} waiting)" if share > 0.3 else "limit: network"
 
 
 def compute_rows(
@@ -36,11 +38,11 @@ def compute_rows(
     dtype: str,
     tracker: Tracker,
 ) -> Iterator[Part]:
-    """Outputs of the prefix for some images of a view.
+    """Outputs of the prefix for some examples of a view.
 
     Args:
         frozen: the part below the cut of the network.
-        views: the images.
+        views: the examples.
         view: which one of each.
         positions: int [n], increasing.
         outputs: `pooled`, `activations` or both.
@@ -48,9 +50,9 @@ def compute_rows(
         tracker: is told of each batch.
     """
     batches = [positions[start : start + BATCH_SIZE] for start in range(0, len(positions), BATCH_SIZE)]
-    watch, size = Watch(), 0
-    for batch, images in zip(batches, images_ahead(views, view, batches, watch), strict=True):
-        found = frozen.run(images, pooled="pooled" in outputs, activations="activations" in outputs)
+    watch, size = Watch(views.modality.noun), 0
+    for batch, inputs in zip(batches, made_ahead(views, view, batches, watch), strict=True):
+        found = frozen.run(inputs, pooled="pooled" in outputs, activations="activations" in outputs)
         if "activations" in found:
             found["activations"] = narrowed(found["activations"], dtype)
         size += sum(rows.nbytes for rows in found.values())
@@ -58,17 +60,15 @@ def compute_rows(
         yield Part(batch, found)
 
 
-def images_ahead(
-    views: Views, view: int, batches: Sequence[np.ndarray], watch: Watch
-) -> Iterator[np.ndarray]:
-    """The images of each batch, the next one made while the last one is computed with."""
+def made_ahead(views: Views, view: int, batches: Sequence[np.ndarray], watch: Watch) -> Iterator[Batch]:
+    """The inputs of each batch, the next one made while the last one is computed with."""
     with ThreadPoolExecutor(1) as pool:
         making = views.in_turn(batches, view)
         coming = [pool.submit(next, making) for _ in batches[:2]]
         for number in range(len(batches)):
             began = time.perf_counter()
-            images = coming.pop(0).result()
+            inputs = coming.pop(0).result()
             watch.waited += time.perf_counter() - began
             if number + 2 < len(batches):
                 coming.append(pool.submit(next, making))
-            yield images
+            yield inputs

@@ -1,4 +1,4 @@
-"""Outputs of the frozen prefix for every image, computed once and kept.
+"""Outputs of the frozen prefix for every example, computed once and kept.
 
 Below the unfreeze point nothing changes while training, so its outputs are kept and both phases train on
 them: the head phase on pooled features, the fine-tune phase on the activations at the unfreeze point. One
@@ -20,6 +20,7 @@ from kerastl.features.frozen import Frozen, as_kept
 from kerastl.features.inputs import Inputs
 from kerastl.features.readers import Features, Reader, live_reader, reader_of
 from kerastl.features.views import FrozenViews
+from kerastl.modality import Batch, only
 from kerastl.model.heads import POOLINGS, pooled_features
 from kerastl.progress import Progress, Tracker, size_text
 from kerastl.store.array import ArrayKey, Rows
@@ -66,7 +67,7 @@ def extract(
 
     Raises:
         NoSpaceError: the recipe asks for the disk or the memory, and has no room there.
-        OtherReading: the images cannot be read as it was thought when they were made ready.
+        OtherReading: the examples cannot be read as it was thought when they were made ready.
     """
     before, may_fail = frozen.forward_passes, bool(excluded)
     arrays, keys = array_keys(frozen, splits, cache, wanted), row_keys(splits)
@@ -80,8 +81,8 @@ def extract(
                 call.check_reading({key.output for key in arrays})
             else:
                 with call.stack:
-                    pixels = [split.views.pixels for split in splits]
-                    in_one = any(isinstance(each, Inputs) and each.from_front for each in pixels)
+                    inputs = [split.views.inputs for split in splits]
+                    in_one = any(isinstance(each, Inputs) and each.from_front for each in inputs)
                     rows = cache.store.open(arrays, keys, call.compute, call.place, progress, in_one)
             break
         except (WriteError, MemoryError) as error:
@@ -117,7 +118,7 @@ def array_keys(frozen: Frozen, splits: Sequence[FrozenViews], cache: Cache, want
 
 
 def row_keys(splits: Sequence[FrozenViews]) -> np.ndarray:
-    """Keys of all rows, uint64 [n, 2]: split by split, view by view, image by image."""
+    """Keys of all rows, uint64 [n, 2]: split by split, view by view, example by example."""
     return np.concatenate(
         [split.views.keys(split.contents, view) for split in splits for view in range(split.view_count)]
     )
@@ -158,7 +159,13 @@ class _Call:
     def place(self, missing: Mapping[str, int], room: int) -> Mapping[str, str]:
         """Where to keep what is missing; said in one line."""
         cache, progress = self._cache, self._progress
-        places = cache.places(missing, room, (POOLED, ACTIVATIONS), self._excluded)
+        places = cache.places(
+            missing,
+            room,
+            (POOLED, ACTIVATIONS),
+            self._excluded,
+            smaller=self._splits[0].views.modality.smaller,
+        )
         self.check_reading({name for name, place in places.items() if place == "live"})
         where = {"disk": f"kept in {cache.folder.root}", "memory": "kept in memory", "live": "computed live"}
         named = [
@@ -171,11 +178,11 @@ class _Call:
         progress.note(f"Features: {', '.join(named)}")
         trains = (
             self._wanted.finetune_epochs or len(self._splits) > 1
-        )  # else these are the test images, read once
+        )  # else these are the test examples, read once
         if places.get(POOLED) == "live" and cache.recipe.mode == "auto" and trains:
             progress.warn(
                 f"Pooled features ({size_text(missing[POOLED])}) have room neither on the disk nor in memory: the network runs over all "
-                "images again in every epoch of the head phase. Free that much in either, lower augment.views, or lower "
+                f"{self._splits[0].views.modality.noun}s again in every epoch of the head phase. Free that much in either, lower augment.views, or lower "
                 "head_phase.epochs (up to 100 by the rule)"
             )
         kept = [
@@ -203,7 +210,7 @@ class _Call:
                     yield Part(part.positions + first, part.outputs)
 
     def check_reading(self, live: set[str]) -> None:
-        """Let images that are going to be read in every epoch be kept first, where that was not foreseen.
+        """Let examples that are going to be read in every epoch be kept first, where that was not foreseen.
 
         Raises:
             OtherReading: it was not.
@@ -211,8 +218,8 @@ class _Call:
         if self._wanted.activations and self._frozen.cut.unfreeze_point == "input":
             live = {*live, ACTIVATIONS}
         for split in self._splits:
-            if live and isinstance(split.views.pixels, Inputs):
-                split.views.pixels.check_read_again()
+            if live and isinstance(split.views.inputs, Inputs):
+                split.views.inputs.check_read_again()
 
 
 def _features(
@@ -223,11 +230,11 @@ def _features(
     wanted: Wanted,
     dtype: str,
 ) -> Features:
-    def live_pooled(images: np.ndarray) -> np.ndarray:
-        return pooled_features(frozen.run(images, pooled=True, activations=False)[POOLED], wanted.pooling)
+    def live_pooled(inputs: Batch) -> np.ndarray:
+        return pooled_features(frozen.run(inputs, pooled=True, activations=False)[POOLED], wanted.pooling)
 
-    def live_activations(images: np.ndarray) -> np.ndarray:
-        return as_kept(frozen.run(images, pooled=False, activations=True)[ACTIVATIONS], dtype)
+    def live_activations(inputs: Batch) -> np.ndarray:
+        return as_kept(frozen.run(inputs, pooled=False, activations=True)[ACTIVATIONS], dtype)
 
     read_pooled = live_reader(split.views, live_pooled)
     read_activations: Reader | None = None
@@ -235,7 +242,7 @@ def _features(
         stored = reader_of(pooled_rows, start, split.views.count)
         read_pooled = lambda positions, view: pooled_features(stored(positions, view), wanted.pooling)  # noqa: E731
     if wanted.activations and frozen.cut.unfreeze_point == "input":
-        read_activations = split.views.images
+        read_activations = lambda positions, view: only(split.views.batch(positions, view))  # noqa: E731
     elif wanted.activations:
         kept = rows.get(ACTIVATIONS)
         read_activations = (

@@ -1,4 +1,4 @@
-"""The frozen part of a network as a function of images, in batches of one size, counted."""
+"""The frozen part of a network as a function of examples, in batches of one size, counted."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from kerastl.errors import TrainingError
+from kerastl.modality import Batch, count_of
 from kerastl.model.cut import Cut
 from kerastl.model.heads import GEM_EXPONENT, POOLINGS
 
@@ -22,7 +23,7 @@ FEATURES_VERSION = 1
 class Frozen:
     """Runs what lies below the unfreeze point, in inference mode and outside `fit`.
 
-    All batches have one size, the last one padded: an image's features depend neither on how many images
+    All batches have one size, the last one padded: an example's features depend neither on how many examples
     there are nor on its neighbours.
 
     Args:
@@ -31,8 +32,8 @@ class Frozen:
 
     Attributes:
         cut: the network, cut at the unfreeze point.
-        facts: what its outputs depend on, apart from the images and the cut.
-        forward_passes: images that the backbone, or its part below the cut, was run on so far.
+        facts: what its outputs depend on, apart from the examples and the cut.
+        forward_passes: examples that the backbone, or its part below the cut, was run on so far.
     """
 
     def __init__(self, cut: Cut, backbone: keras.Model) -> None:
@@ -56,20 +57,21 @@ class Frozen:
                 "the backbone was trained since its weights were taken down; its features are not the key's"
             )
 
-    def run(self, images: np.ndarray, *, pooled: bool, activations: bool) -> dict[str, np.ndarray]:
+    def run(self, inputs: Batch, *, pooled: bool, activations: bool) -> dict[str, np.ndarray]:
         """What is asked for, in one forward pass.
 
         Args:
-            images: uint8 [b, size, size, 3], no more than `BATCH_SIZE`.
+            inputs: decoded examples, no more than `BATCH_SIZE`.
             pooled: whether to return `pooled`, float32 [b, poolings, channels].
             activations: whether to return `activations`, float32 [b, ...] at the unfreeze point.
 
         Raises:
             TrainingError: a value is not finite.
         """
-        assert len(images) <= BATCH_SIZE
-        self.forward_passes += len(images)
-        outputs = self._forward(pooled, activations)(padded(images))
+        count = count_of(inputs)
+        assert count <= BATCH_SIZE
+        self.forward_passes += count
+        outputs = self._forward(pooled, activations)(padded(inputs))
         for name, output in outputs.items():
             # Kept, it would spoil every run that reads it, and the learning rate would be blamed.
             if not tf.reduce_all(tf.math.is_finite(output)):
@@ -78,9 +80,9 @@ class Frozen:
                     f"trained, in {self.facts['precision']}. Its weights are damaged, or not for this network: check "
                     'backbone.weights, and try precision = "float32"'
                 )
-        return {name: output.numpy()[: len(images)] for name, output in outputs.items()}
+        return {name: output.numpy()[:count] for name, output in outputs.items()}
 
-    def _forward(self, pooled: bool, activations: bool) -> Callable[[np.ndarray], dict[str, tf.Tensor]]:
+    def _forward(self, pooled: bool, activations: bool) -> Callable[[Batch], dict[str, tf.Tensor]]:
         name = "both" if pooled and activations else "pooled" if pooled else "prefix"
         if name not in self._traced:
             model: keras.Model = getattr(self.cut, name)
@@ -88,8 +90,8 @@ class Frozen:
                 name
             ]
 
-            def forward(images: tf.Tensor) -> dict[str, tf.Tensor]:
-                outputs = model(tf.cast(images, tf.float32), training=False)
+            def forward(inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+                outputs = model(named_inputs(model, inputs), training=False)
                 outputs = outputs if isinstance(outputs, (list, tuple)) else [outputs]
                 return {key: tf.cast(value, tf.float32) for key, value in zip(names, outputs, strict=True)}
 
@@ -123,10 +125,21 @@ def fits_sixteen_bits(values: np.ndarray) -> bool:
     return not tf.size(tensor) or bool(tf.reduce_all(tf.abs(tensor) <= np.finfo(np.float16).max))
 
 
-def padded(images: np.ndarray) -> np.ndarray:
-    """A batch of the one size, its last image repeated."""
-    missing = BATCH_SIZE - len(images)
-    return images if not missing else np.concatenate([images, np.repeat(images[-1:], missing, axis=0)])
+def named_inputs(model: keras.Model, inputs: Mapping[str, tf.Tensor]) -> tf.Tensor | list[tf.Tensor]:
+    """What a model takes, in its order and in the dtypes of its inputs, so that whole numbers stay whole."""
+    values = [tf.cast(inputs[each.name], each.dtype) for each in model.inputs]
+    return values if len(values) > 1 else values[0]
+
+
+def padded(inputs: Batch) -> Batch:
+    """A batch of the one size, its last example repeated."""
+    missing = BATCH_SIZE - count_of(inputs)
+    if not missing:
+        return inputs
+    return {
+        name: np.concatenate([values, np.repeat(values[-1:], missing, axis=0)])
+        for name, values in inputs.items()
+    }
 
 
 def weights_digest(model: keras.Model) -> str:

@@ -58,7 +58,7 @@ def write_preview(run: Run, prepared: Prepared) -> None:
     views, split = prepared.views("train"), prepared.splits.train
     positions = spread_positions(split.count, PREVIEW_IMAGES)
     shown = range(min(prepared.recipe.augment.views, PREVIEW_IMAGES))
-    by_view = [views.images(positions, view) for view in shown]
+    by_view = [views.modality.shown(views.batch(positions, view)) for view in shown]
     rows = [(str(split.ids[p]), [images[i] for images in by_view]) for i, p in enumerate(positions)]
     plot_augmentation(rows, run.augmentation_png)
 
@@ -83,7 +83,8 @@ def write_answers(run: Run, prepared: Prepared, logits: Mapping[str, np.ndarray]
     if worst:
         positions = np.array([places[each.id] for each in worst])
         # As the network saw them: a file may be gone by now, and no picture is worth a trained model.
-        images = prepared.pixels["test"][positions]
+        inputs = prepared.pixels["test"]
+        images = inputs.modality.shown(inputs[positions])
         plot_worst(list(zip(images, worst, strict=True)), run.worst_png)
 
 

@@ -20,11 +20,12 @@ from kerastl.export.formats import FORMATS, SAVED_MODEL, require_packages, write
 from kerastl.export.process import ModelProcess, start_model
 from kerastl.export.saved_model import write_saved_model
 from kerastl.export.signature import SERVING_PIXELS, Serving
-from kerastl.features.views import Pixels
+from kerastl.features.inputs import Inputs
 from kerastl.jobs.calibrate import read_threshold
 from kerastl.jobs.convert import CHECK_BATCH, REPRESENTATIVE_IMAGES, format_named
 from kerastl.jobs.evaluate import decode_labelled, evaluation_split, some_of
 from kerastl.jobs.trained import class_names_of, model_of, recipe_of, serving_of
+from kerastl.modality import modality_of, only
 from kerastl.progress import Progress
 from kerastl.run import Run, open_run
 
@@ -125,19 +126,18 @@ def benchmark(
     folder = open_run(run)
     recipe, class_names = recipe_of(folder), class_names_of(folder)
     serving = serving_of(recipe, class_names, read_threshold(folder))
-    split, source = evaluation_split(recipe, data)
+    split, _ = evaluation_split(recipe, data)
+    modality = modality_of(recipe)
     with tempfile.TemporaryDirectory(prefix="kerastl-benchmark-") as scratch:
         place = Path(scratch)
-        kept, labels, _ = decode_labelled(split, source, serving.image_size, class_names, place, progress)
+        kept, labels, _ = decode_labelled(split, modality, class_names, place, progress)
         pixels = place / "pixels.npy"
         _write_pixels(kept, pixels)
         representative = np.zeros((0, serving.image_size, serving.image_size, 3), np.uint8)
         if any(FORMATS[name].is_integer for name in chosen if name in FORMATS):
             train = some_of(make_splits(open_examples(recipe.data), recipe.data).train, REPRESENTATIVE_IMAGES)
-            images, known, _ = decode_labelled(
-                train, recipe.data, serving.image_size, class_names, place, progress
-            )
-            representative = images[np.arange(len(known))]
+            images, known, _ = decode_labelled(train, modality, class_names, place, progress)
+            representative = only(images[np.arange(len(known))])
         written, left_out = _write_all(folder, serving, chosen, representative, place, progress)
         threads = os.cpu_count() or 1
         with contextlib.ExitStack() as stack:
@@ -173,12 +173,13 @@ class _Written:
     path: Path
 
 
-def _write_pixels(kept: Pixels, path: Path) -> None:
+def _write_pixels(kept: Inputs, path: Path) -> None:
     """A large test split may not fit into memory."""
-    rows = np.lib.format.open_memmap(path, "w+", np.uint8, kept.shape)
+    spec = only(kept.modality.spec)
+    rows = np.lib.format.open_memmap(path, "w+", np.dtype(spec.dtype), (len(kept), *spec.shape))
     for start in range(0, len(rows), _ROWS_AT_ONCE):
         positions = np.arange(start, min(start + _ROWS_AT_ONCE, len(rows)))
-        rows[positions] = kept[positions]
+        rows[positions] = only(kept[positions])
     rows.flush()
 
 

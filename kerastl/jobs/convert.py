@@ -21,6 +21,7 @@ from kerastl.export.publish import check_model_name, publish
 from kerastl.jobs.calibrate import read_threshold
 from kerastl.jobs.evaluate import decode_labelled, some_of
 from kerastl.jobs.trained import class_names_of, model_of, precision_of_model, recipe_of, serving_of
+from kerastl.modality import modality_of, only
 from kerastl.progress import Progress
 from kerastl.run import open_run
 from kerastl.task import Task
@@ -108,10 +109,10 @@ def convert(
             "test": some_of(splits.test, TEST_IMAGES),
         }
         decoded = {
-            key: decode_labelled(split, recipe.data, serving.image_size, class_names, Path(scratch), progress)
+            key: decode_labelled(split, modality_of(recipe), class_names, Path(scratch), progress)
             for key, split in wanted.items()
         }
-        pixels = {key: kept[np.arange(len(labels))] for key, (kept, labels, _) in decoded.items()}
+        pixels = {key: only(kept[np.arange(len(labels))]) for key, (kept, labels, _) in decoded.items()}
         labels = {key: labels for key, (_, labels, _) in decoded.items()}
     images = check_images(
         model,

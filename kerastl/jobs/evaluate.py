@@ -20,10 +20,10 @@ from kerastl.evaluation.answers import LabelledAnswer, answers_of
 from kerastl.evaluation.intervals import over_groups
 from kerastl.evaluation.metrics import Metrics, evaluate_logits
 from kerastl.features.cache import Cache
-from kerastl.features.inputs import decode_split
-from kerastl.features.views import Pixels
+from kerastl.features.inputs import Inputs, decode_split
 from kerastl.jobs.prepare import reading_warnings
 from kerastl.jobs.trained import class_names_of, model_of, recipe_of
+from kerastl.modality import Modality, modality_of, only
 from kerastl.progress import Progress
 from kerastl.recipe import CacheRecipe, DataRecipe, Settings
 from kerastl.run import open_run
@@ -62,19 +62,19 @@ def evaluate_each(
     """
     folder = open_run(run)
     recipe, class_names = recipe_of(folder), class_names_of(folder)
-    split, source = evaluation_split(recipe, data)
+    split, _ = evaluation_split(recipe, data)
     if data is not None and split.count < len(split.examples):
         progress.note(
             f"{data if isinstance(data, str) else split.examples.origin}: its test split, {split.count:,} of {len(split.examples):,} images"
         )
     with tempfile.TemporaryDirectory(prefix="kerastl-") as scratch:
         pixels, labels, ids = decode_labelled(
-            split, source, recipe.backbone.image_size, class_names, Path(scratch), progress
+            split, modality_of(recipe), class_names, Path(scratch), progress
         )
         logits = predict_logits(
             inference_of(model or model_of(folder)),
             len(labels),
-            lambda positions, view: pixels[positions].astype(np.float32),
+            lambda positions, view: only(pixels[positions]).astype(np.float32),
             evaluation_batch(recipe.finetune_phase),
         )
     metrics = evaluate_logits(logits, labels, class_names, recipe.task)
@@ -112,18 +112,16 @@ def some_of(split: Split, at_most: int) -> Split:
 
 def decode_labelled(
     split: Split,
-    source: DataRecipe,
-    image_size: int,
+    modality: Modality,
     class_names: Sequence[str],
     scratch: Path,
     progress: Progress,
-) -> tuple[Pixels, np.ndarray, np.ndarray]:
+) -> tuple[Inputs, np.ndarray, np.ndarray]:
     """The readable images of a split, their labels in the numbering of `class_names`, and their identities.
 
     Args:
         split: which images.
-        source: how they are resized.
-        image_size: side in pixels.
+        modality: decodes them.
         class_names: of the model.
         scratch: a folder, which must outlive their use, for decoded images that fit no memory and cannot be decoded anew.
         progress: listens, and is told of each image that is left out.
@@ -133,7 +131,7 @@ def decode_labelled(
     """
     labels = _labels_in(split, class_names)  # before the images: decoding them may take hours
     cache = Cache(CacheRecipe(mode="off"), scratch)
-    pixels, unreadable = decode_split(split, source, image_size, cache, progress)
+    pixels, unreadable = decode_split(split, modality, cache, progress)
     for position, reason in unreadable.items():
         progress.warn(f"left out {split.ids[position]}: {reason}")
     for warning in (*split.examples.warnings, *reading_warnings(unreadable.values(), {})):

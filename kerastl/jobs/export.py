@@ -26,7 +26,7 @@ from kerastl.export.signature import Serving
 from kerastl.export.warmup import write_warmup
 from kerastl.jobs.calibrate import read_threshold
 from kerastl.jobs.trained import class_names_of, model_of, precision_of_model, recipe_of, serving_of
-from kerastl.modality.image.read import describe_failure, servable
+from kerastl.modality.image.convert import describe_failure, servable
 from kerastl.progress import Progress
 from kerastl.recipe import Settings
 from kerastl.recipe.schema import HANDED

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from kerastl.data.examples import Split
-from kerastl.data.looks import near_copies
 from kerastl.errors import DataError
 from kerastl.features.inputs import OtherReading
 from kerastl.jobs.prepare import Prepared
+from kerastl.modality import Modality, modality_of
 from kerastl.progress import Progress
 from kerastl.wording import counted
 
@@ -43,6 +43,7 @@ def near_copies_in(prepared: Prepared, progress: Progress) -> NearCopies:
         progress: is told of those that were passed over.
     """
     train, validation, test = prepared.splits
+    modality = modality_of(prepared.recipe)
     found: list[dict[str, str]] = []
     warnings: list[str] = []
     passed_over = sum(_complete_looks(prepared, split) for split in prepared.splits)
@@ -52,7 +53,7 @@ def near_copies_in(prepared: Prepared, progress: Progress) -> NearCopies:
             "an earlier run, which decoded them and looked"
         )
     for held_out, others in ((test, (train, validation)), (validation, (train,))):
-        found += (rows := _pairs(held_out, others, warnings))
+        found += (rows := _pairs(modality, held_out, others, warnings))
         if rows:
             shown = ", ".join(f"'{row['id']}' and '{row['near']}'" for row in rows[:_SHOWN])
             warnings.append(
@@ -66,20 +67,22 @@ def near_copies_in(prepared: Prepared, progress: Progress) -> NearCopies:
 
 def _complete_looks(prepared: Prepared, split: Split) -> int:
     """Add what was not decoded in this run, where that costs little; how many images are left."""
-    looks, pixels = split.examples.looks, prepared.pixels[split.name]
+    looks, inputs = split.examples.looks, prepared.pixels[split.name]
     unseen = looks.unseen(split.indices)
-    if not pixels.kept and len(unseen) > _MOST_DECODED:
+    if not inputs.kept and len(unseen) > _MOST_DECODED:
         return len(unseen)
     for start in range(0, len(unseen), _READ_BATCH):
         places = unseen[start : start + _READ_BATCH]
         try:
-            looks.add(split.indices[places], pixels[places])
+            looks.add(split.indices[places], inputs.modality.sketches(inputs[places]))
         except (DataError, OtherReading):  # gone by now: no reason to lose a trained model
             return len(unseen) - start
     return 0
 
 
-def _pairs(held_out: Split, others: tuple[Split, ...], warnings: list[str]) -> list[dict[str, str]]:
+def _pairs(
+    modality: Modality, held_out: Split, others: tuple[Split, ...], warnings: list[str]
+) -> list[dict[str, str]]:
     examples = held_out.examples
     looks = examples.looks
     here = np.delete(held_out.indices, looks.unseen(held_out.indices))
@@ -88,7 +91,7 @@ def _pairs(held_out: Split, others: tuple[Split, ...], warnings: list[str]) -> l
     names = [other.name for other, side in zip(others, sides, strict=True) for _ in side]
     if not len(here) or not len(there):
         return []
-    found, looked = near_copies(looks.rows(here), looks.rows(there))
+    found, looked = modality.near(looks.rows(here), looks.rows(there))
     if looked < len(here):
         warnings.append(
             f"Near copies were looked for among {looked:,} of {len(here):,} {held_out.name} images, spread evenly: there are "

@@ -107,7 +107,7 @@ def contents_of(path: str) -> bytes | str:
 
 def _servable(data: bytes | str, converted: Counter[str]) -> tuple[bytes, str]:
     """What the model takes, or why there is nothing; counts the formats that Pillow read."""
-    from kerastl.modality.image.read import servable
+    from kerastl.modality.image.convert import servable
 
     if isinstance(data, str):
         return b"", data

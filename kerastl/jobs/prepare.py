@@ -31,7 +31,8 @@ from kerastl.errors import DataError
 from kerastl.features.cache import Cache
 from kerastl.features.inputs import AGAIN, Inputs, decode_split
 from kerastl.features.views import FrozenViews, Views
-from kerastl.modality.image.read import bits_used
+from kerastl.modality import modality_of
+from kerastl.modality.image.convert import bits_used
 from kerastl.progress import Progress
 from kerastl.recipe import Asked, DataRecipe, Recipe, Settings, resolve
 from kerastl.recipe.rule import NO_AUGMENTATION
@@ -52,7 +53,7 @@ class Prepared:
     Attributes:
         recipe: fully resolved.
         splits: the examples of each split that could be read.
-        pixels: for each split, uint8 [n, size, size, 3], read or decoded where they are asked for.
+        pixels: the decoded examples of each split, read or decoded where they are asked for.
         unreadable: identity of an image -> why it was left out.
     """
 
@@ -73,8 +74,9 @@ class Prepared:
         """The images of a split with their labels and the recipe's augmentation."""
         part: Split = getattr(self.splits, split)
         classes = len(self.splits.class_names)
+        inputs = self.pixels[split]
         return Views(
-            self.pixels[split], part.labels, classes, part.ids, self.recipe.augment, self.recipe.task
+            inputs, inputs.modality, part.labels, classes, part.ids, self.recipe.augment, self.recipe.task
         )
 
     def frozen_views(self, split: str) -> FrozenViews:
@@ -82,7 +84,8 @@ class Prepared:
         part: Split = getattr(self.splits, split)
         count = self.recipe.augment.views if split == "train" else 1
         pixels, about = self.pixels[split], {"data": part.examples.origin}
-        return FrozenViews(split, self.views(split), count, pixels.contents, pixels.facts, about)
+        facts = pixels.modality.facts()
+        return FrozenViews(split, self.views(split), count, pixels.contents, facts, about)
 
 
 def open_splits(
@@ -168,13 +171,13 @@ def decode_splits(
         DataError: where more than `data.max_unreadable_fraction` of the images cannot be read, or none of
             a split or of a training class are left.
     """
-    size = recipe.backbone.image_size
+    modality = modality_of(recipe)
     pixels: dict[str, Inputs] = {}
     kept: dict[str, Split] = {split.name: split for split in splits}
     unreadable: dict[str, str] = {}
     decoded = [split for split in splits if split.name in names]
     for split in decoded:
-        pixels[split.name], reasons = decode_split(split, recipe.data, size, cache, progress, reading)
+        pixels[split.name], reasons = decode_split(split, modality, cache, progress, reading)
         ids = split.ids
         unreadable |= {str(ids[position]): reason for position, reason in reasons.items()}
         kept[split.name] = without(split, reasons)

@@ -248,7 +248,7 @@ def _read(features: Features) -> np.ndarray:
 
 def _images_per_second(frozen: Frozen, views: Views) -> float:
     """Of the bare forward pass, measured also where all features came from the store."""
-    images = views.images(np.arange(BATCH_SIZE) % views.count, 0)
+    images = views.batch(np.arange(BATCH_SIZE) % views.count, 0)
     seconds = []
     for _ in range(TIMED_BATCHES + 1):
         began = time.perf_counter()

@@ -16,7 +16,7 @@ from kerastl.errors import UserError
 from kerastl.export.reader import load_exported
 from kerastl.export.signature import Serving
 from kerastl.jobs.calibrate import read_threshold
-from kerastl.modality.image.decode import decode
+from kerastl.modality import modality_of, only
 from kerastl.model.graph import walk_layers
 from kerastl.model.own import reason_of
 from kerastl.recipe import Settings, recipe_from_dict, resolve, settings_from_dict
@@ -99,11 +99,11 @@ def run_reader(folder: Run, model: keras.Model) -> Reader:
     """The reader of a run whose model is loaded."""
     recipe = recipe_of(folder)
     threshold = read_threshold(folder) or 0.0
-    size, bits = recipe.backbone.image_size, recipe.data.significant_bits or 16
+    modality = modality_of(recipe)
 
     def answer(encoded: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
-        pixels = [decode(tf.constant(data), size, recipe.data.resize, bits) for data in encoded]
-        logits = model(tf.cast(tf.stack(pixels), tf.float32), training=False).numpy()
+        inputs = [only(modality.decode(tf.constant(data))) for data in encoded]
+        logits = model(tf.cast(tf.stack(inputs), tf.float32), training=False).numpy()
         probabilities = recipe.task.probabilities(logits)
         return probabilities, probabilities.max(axis=1) >= threshold
 

@@ -27,6 +27,7 @@ from kerastl.jobs.plan import make_plan
 from kerastl.jobs.prepare import Prepared, reading_warnings
 from kerastl.jobs.setup import Beginning, logits_of, metrics_of
 from kerastl.jobs.trained import serving_of
+from kerastl.modality import only
 from kerastl.model.build import Network
 from kerastl.recipe import Asked, Settings, recipe_to_toml
 from kerastl.recipe.schema import HANDED
@@ -261,7 +262,7 @@ def _check_images(work: Work) -> CheckImages:
     for name in ("validation", "test"):
         positions[name], read = readable_images(getattr(work.prepared.splits, name), work.log)
         images += read
-    pixels = np.concatenate([work.prepared.pixels[name][positions[name]] for name in positions])
+    pixels = np.concatenate([only(work.prepared.pixels[name][positions[name]]) for name in positions])
     return CheckImages(positions, images, pixels)
 
 

@@ -1,4 +1,148 @@
-"""What an example is; today images alone.
+"""What an example is: named inputs of a network, decoded from raw bytes, changed at random, and shown to a person.
 
-Nothing is imported here, so that naming a module of this room costs no TensorFlow import.
+One folder or file a modality, which knows no label and no network; `image` is the only one yet. Rooms above ask the noun
+`Modality` and never which one it is. Nothing here imports TensorFlow when it is imported itself.
 """
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+# Some examples: the name of each input of the network -> its array, [b, ...].
+Batch = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """One named input of the network, as it is decoded once and stored.
+
+    Attributes:
+        shape: of one example.
+        dtype: as NumPy names it.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+
+
+class Mixing(Protocol):
+    """Which examples of a split are mixed with which others, in one view."""
+
+    @property
+    def partner(self) -> np.ndarray:
+        """Position in the split of each other example, int64 [n]; its own where nothing is mixed."""
+
+    @property
+    def ratio(self) -> np.ndarray:
+        """Each example's own share of the label, float32 [n], 0..1; 1 where nothing is mixed."""
+
+    def mix(self, own: Batch, others: Batch, positions: np.ndarray) -> Batch:
+        """The examples at int [b] mixed with their partners, both in the view of the plan."""
+
+
+class Modality(Protocol):
+    """What an example is, and how it is decoded; frozen, so that equal settings are equal modalities.
+
+    Attributes:
+        name: of the modality, `image`.
+        noun: one example in messages, `image`; `kerastl.wording.counted` makes its plural.
+        request: name of the raw input that a served model takes, `image_bytes`.
+        smaller: what a user may set to make decoded examples smaller, for messages.
+    """
+
+    name: ClassVar[str]
+    noun: ClassVar[str]
+    request: ClassVar[str]
+    smaller: ClassVar[str]
+
+    def __hash__(self) -> int: ...
+
+    @property
+    def spec(self) -> Mapping[str, InputSpec]:
+        """The network's inputs by name."""
+
+    def facts(self) -> dict[str, Any]:
+        """All that decoded inputs depend on apart from the raw bytes, as plain values: part of the cache keys."""
+
+    def decode(self, raw: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The named inputs of one example, by TensorFlow operations alone: training, evaluation and serving share it.
+
+        Args:
+            raw: scalar string.
+
+        Raises:
+            tf.errors.OpError: it cannot be decoded.
+        """
+
+    def is_served(self, raw: tf.Tensor) -> tf.Tensor:
+        """Whether `decode` takes raw bytes as they are, bool of the shape of `raw`; others go through `servable` first."""
+
+    def servable(self, raw: bytes) -> tuple[bytes, str]:
+        """Raw bytes that `decode` takes, and what they were converted from in a word; '' where they are the same.
+
+        Raises:
+            ValueError: they cannot be read; the text says why in a few words.
+        """
+
+    def reason_of(self, message: str) -> str:
+        """Why an example could not be decoded, in a few words, from TensorFlow's message; '' for an empty one."""
+
+    def view(self, inputs: Batch, keys: np.ndarray, augment: Any) -> Batch:
+        """Examples changed at random, a pure function of their keys.
+
+        Args:
+            inputs: decoded examples.
+            keys: int32 [b, 2], from `kerastl.modality.draws.example_keys`.
+            augment: the resolved `[augment]` table.
+        """
+
+    def view_facts(self, augment: Any) -> dict[str, Any]:
+        """All that `view` and `mixing` depend on apart from examples and keys, as plain values: part of the cache keys."""
+
+    def mixes(self, augment: Any) -> bool:
+        """Whether views other than 0 are mixed from two examples."""
+
+    def mixing(self, ids: np.ndarray, view: int, augment: Any) -> Mixing:
+        """The plan of a view that is mixed, a pure function of its arguments; `ids` are those of the whole split."""
+
+    def sketches(self, inputs: Batch) -> np.ndarray:
+        """Few bytes of each example by which nearly equal ones are found, uint8 [b, k]; k = 0 where there is no such thing."""
+
+    def near(self, held_out: np.ndarray, others: np.ndarray) -> tuple[list[tuple[int, int, float]], int]:
+        """Nearly equal examples by their sketches: see `kerastl.modality.image.copies.near_copies`."""
+
+    def shown(self, inputs: Batch) -> Sequence[Any]:
+        """Each example as a person sees it in a plot: a picture, uint8 [height, width, 3]."""
+
+
+def modality_of(settings: Any) -> Modality:
+    """The modality of a recipe; how it decodes follows from its keys.
+
+    Args:
+        settings: resolved; of an open recipe, only what depends on no key (`noun`, `request`) may be asked.
+    """
+    from kerastl.modality.image import image_of
+
+    return image_of(settings)
+
+
+def only(batch: Mapping[str, Any]) -> Any:
+    """The one array of a batch, where a network has one input.
+
+    Raises:
+        ValueError: it has several.
+    """
+    (value,) = batch.values()
+    return value
+
+
+def count_of(batch: Batch) -> int:
+    """How many examples there are in a batch."""
+    return len(next(iter(batch.values())))

@@ -21,9 +21,8 @@ from kerastl.errors import DataError
 from kerastl.features.cache import Cache
 from kerastl.features.extract import array_keys, extract, row_keys
 from kerastl.features.frozen import Frozen
-from kerastl.features.inputs import input_facts
 from kerastl.features.readers import Features
-from kerastl.features.views import Pixels
+from kerastl.features.views import Decoded
 from kerastl.jobs.prepare import Prepared, decode_splits
 from kerastl.jobs.setup import (
     Statistics,
@@ -33,6 +32,7 @@ from kerastl.jobs.setup import (
     load_backbone,
     wanted_features,
 )
+from kerastl.modality import Batch, modality_of
 from kerastl.model.build import Network
 from kerastl.model.cut import Cut
 from kerastl.progress import Progress
@@ -153,7 +153,7 @@ class Shared:
             known: resolved; its examples are made ready, of which those that cannot be read are taken for the same in all sizes.
         """
         prepared = dataclasses.replace(self.prepared(known), recipe=recipe)
-        facts = input_facts(recipe.data, recipe.backbone.image_size)
+        facts = modality_of(recipe).facts()
         names = ("train",) if self.folds else ("train", "validation")
         views = [dataclasses.replace(prepared.frozen_views(name), facts=facts) for name in names]
         rows = np.unique(row_keys(views), axis=0)
@@ -219,7 +219,7 @@ def chosen(features: Features, positions: np.ndarray, view_count: int) -> Featur
     """The features of some of the examples."""
     views = dataclasses.replace(
         features.views,
-        pixels=_Rows(features.views.pixels, positions),
+        inputs=_Rows(features.views.inputs, positions),
         classes=features.views.classes[positions],
         ids=features.views.ids[positions],
     )
@@ -235,15 +235,11 @@ def chosen(features: Features, positions: np.ndarray, view_count: int) -> Featur
 class _Rows:
     """Some rows of decoded examples."""
 
-    def __init__(self, pixels: Pixels, positions: np.ndarray) -> None:
-        self._pixels, self._positions = pixels, positions
+    def __init__(self, inputs: Decoded, positions: np.ndarray) -> None:
+        self._inputs, self._positions = inputs, positions
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (len(self._positions), *self._pixels.shape[1:])
-
-    def __getitem__(self, positions: np.ndarray) -> np.ndarray:
-        return self._pixels[self._positions[positions]]
+    def __getitem__(self, positions: np.ndarray) -> Batch:
+        return self._inputs[self._positions[positions]]
 
 
 def _features_key(recipe: Settings) -> list[Any]:

@@ -8,16 +8,21 @@ enters a saved model.
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 
 import tensorflow as tf
 
-from kerastl.modality.image.keys import example_keys
+from kerastl.modality.draws import example_keys
 from kerastl.modality.image.policy import apply_policy, exact_mean, grey, whole_levels
 from kerastl.modality.image.warp import affine, warp
 from kerastl.recipe.schema import AugmentRecipe
 
-__all__ = ["augment", "batch_augment", "example_keys"]
+__all__ = ["augment", "augmenter", "batch_augment", "example_keys"]
+
+AUGMENT_VERSION = 1
+"""Goes up with any change here or in the modules beside it that changes a pixel of an augmented view."""
 
 # The crop's range of shapes is Inception's (Szegedy et al. 2015, "Going deeper with convolutions").
 CROP_LOWEST_ASPECT, CROP_HIGHEST_ASPECT = 3 / 4, 4 / 3
@@ -74,6 +79,12 @@ def batch_augment(pixels: tf.Tensor, keys: tf.Tensor, recipe: AugmentRecipe) -> 
         (pixels, keys),
         fn_output_signature=tf.TensorSpec(pixels.shape[1:], tf.uint8),
     )
+
+
+@functools.cache
+def augmenter(recipe: AugmentRecipe) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+    """`batch_augment` of a recipe, traced once: tracing anew for every batch would cost more than the work."""
+    return tf.function(functools.partial(batch_augment, recipe=recipe), reduce_retracing=True)
 
 
 def _knob(recipe: AugmentRecipe, name: str) -> float:

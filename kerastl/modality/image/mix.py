@@ -14,7 +14,9 @@ import numpy as np
 import tensorflow as tf
 from scipy.special import betaincinv
 
-from kerastl.modality.image.keys import example_hashes, uniforms
+from kerastl.modality import Batch
+from kerastl.modality.draws import example_hashes, uniforms
+from kerastl.modality.image import PIXELS
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,11 @@ class MixPlan:
     partner: np.ndarray
     ratio: np.ndarray
     box: np.ndarray
+
+    def mix(self, own: Batch, others: Batch, positions: np.ndarray) -> Batch:
+        """See `kerastl.modality.Mixing`."""
+        ratio, box = self.ratio[positions], self.box[positions]
+        return {PIXELS: mix(own[PIXELS], others[PIXELS], ratio, box).numpy()}
 
 
 def mix_plan(
@@ -103,21 +110,6 @@ def mix(pixels_a: tf.Tensor, pixels_b: tf.Tensor, ratio: tf.Tensor, box: tf.Tens
     share = tf.where(is_cutmix, tf.where(inside, 0.0, 1.0), share)
     blended = share * tf.cast(pixels_a, tf.float32) + (1.0 - share) * tf.cast(pixels_b, tf.float32)
     return tf.saturate_cast(tf.round(blended), tf.uint8)
-
-
-def mix_labels(labels_a: tf.Tensor, labels_b: tf.Tensor, ratio: tf.Tensor) -> tf.Tensor:
-    """Mix labels as the images were mixed.
-
-    Args:
-        labels_a: float32 [..., classes], one-hot (or several ones, for multi-label), the examples' own.
-        labels_b: float32 [..., classes], their partners'.
-        ratio: float32 [...], share of `labels_a`.
-
-    Returns:
-        float32 [..., classes].
-    """
-    share = tf.convert_to_tensor(ratio, tf.float32)[..., tf.newaxis]
-    return share * tf.cast(labels_a, tf.float32) + (1.0 - share) * tf.cast(labels_b, tf.float32)
 
 
 def _boxes(

@@ -1,6 +1,6 @@
 """Random numbers that belong to an example: a hash of (seed, id, view), never a state.
 
-Every random choice of this room starts here, so no result depends on threads, on the order of a
+Every random choice of a modality starts here, so no result depends on threads, on the order of a
 batch, on which other examples there are, or on whether a run was interrupted.
 """
 
@@ -53,7 +53,7 @@ def uniforms(hashes: np.ndarray, count: int) -> np.ndarray:
 
 
 def example_keys(ids: Iterable[str], seed: int, view: int) -> np.ndarray:
-    """Keys for `kerastl.modality.image.augment.augment`, one for each example.
+    """Keys for a modality's `view`, one for each example.
 
     Args:
         ids: identities of the examples.
