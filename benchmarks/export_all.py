@@ -26,6 +26,7 @@ from kerastl.backbones import backbone_names, get_backbone
 from kerastl.export.check import FLOAT32_TOLERANCE, check_export, expected_answers
 from kerastl.export.saved_model import write_saved_model
 from kerastl.export.signature import Serving
+from kerastl.modality.image import Image as Images
 from kerastl.model.build import Network, build_backbone, build_model
 from kerastl.recipe import HeadRecipe
 
@@ -61,14 +62,14 @@ def passes(name: str, kernels: float) -> bool:
         if "Conv" in type(layer).__name__:
             kernel, *bias = layer.get_weights()
             layer.set_weights([kernel * kernels, *bias])
-    serving = Serving(tuple(CLASSES), size)
+    serving = Serving(tuple(CLASSES), Images(size))
     images = pictures()
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "1"
-        tell_apart(network, expected_answers(network.model, images, serving).pixels)
+        tell_apart(network, expected_answers(network.model, images, serving).inputs["pixels"])
         expected = expected_answers(network.model, images, serving)
-        swapped = network.model(expected.pixels[..., ::-1].astype(np.float32), training=False)
+        swapped = network.model(expected.inputs["pixels"][..., ::-1].astype(np.float32), training=False)
         power = np.abs(tf.nn.softmax(swapped).numpy() - expected.probabilities).max()
         write_saved_model(network.model, serving, path)
         megabytes = sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) / 1e6

@@ -24,6 +24,7 @@ from PIL import Image
 from kerastl.backbones import get_backbone
 from kerastl.export.saved_model import write_saved_model
 from kerastl.export.signature import Serving
+from kerastl.modality.image import Image as Images
 from kerastl.model.build import build_backbone, build_model
 from kerastl.recipe import HeadRecipe
 
@@ -47,7 +48,9 @@ def main() -> None:
     network = build_model(build_backbone(spec, SIZE), spec, HeadRecipe(), 10)
     good = noise()
     with tempfile.TemporaryDirectory() as folder:
-        write_saved_model(network.model, Serving(tuple("abcdefghij"), SIZE), Path(folder) / "flowers" / "1")
+        write_saved_model(
+            network.model, Serving(tuple("abcdefghij"), Images(SIZE)), Path(folder) / "flowers" / "1"
+        )
         with stand_in({"flowers": Path(folder) / "flowers"}) as running:
             for way in ("rest", "grpc"):
                 codes: Counter[int | str] = Counter()

@@ -32,8 +32,9 @@ from export_all import tell_apart
 from kerastl.backbones import get_backbone
 from kerastl.export.check import check_export, expected_answers
 from kerastl.export.saved_model import write_saved_model
-from kerastl.export.signature import SERVING_BYTES, Serving
+from kerastl.export.signature import SERVING_RAW, Serving
 from kerastl.export.warmup import write_warmup
+from kerastl.modality.image import Image as Images
 from kerastl.modality.image.decode import decode
 from kerastl.model.build import Network, build_backbone, build_model
 from kerastl.model.heads import embedding_model
@@ -98,7 +99,7 @@ def main() -> None:
 def measure(name: str, arguments: argparse.Namespace, images: list[bytes], first: Path) -> dict[str, Any]:
     """All figures of one backbone."""
     network = network_of(name, arguments, images)
-    serving = Serving(tuple(f"class {index}" for index in range(CLASSES)), arguments.image_size)
+    serving = Serving(tuple(f"class {index}" for index in range(CLASSES)), Images(arguments.image_size))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "1"
         write_saved_model(network.model, serving, path)
@@ -111,10 +112,10 @@ def measure(name: str, arguments: argparse.Namespace, images: list[bytes], first
             "passed": result.passed,
             "sure": float(np.median(expected.probabilities.max(axis=1))),
         }
-        signature = tf.saved_model.load(str(path)).signatures[SERVING_BYTES]
+        signature = tf.saved_model.load(str(path)).signatures[SERVING_RAW]
         for batch in BATCHES:
             row |= latency(network, signature, serving, images[:batch], arguments.repeats)
-        write_warmup(path, name, images)
+        write_warmup(path, name, images, serving.modality.request)
         row |= first_answers(path, first, arguments.starts)
     return row
 

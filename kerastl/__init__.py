@@ -1,4 +1,4 @@
-"""Transfer learning on images with Keras: from labelled pictures to a model that TensorFlow Serving loads.
+"""Transfer learning with Keras: from labelled examples to a model that TensorFlow Serving loads.
 
 What stands in `__all__` is the public API. It is loaded at its first use, so that `import kerastl`
 takes milliseconds and no TensorFlow.

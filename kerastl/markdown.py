@@ -20,7 +20,7 @@ def render(template: Path, **values: Any) -> str:
 
     Each value that it shows is escaped and put into one line, so that no name of a class or file changes the page; what it
     passes through the filter `code` becomes a code span, and `markdown` leaves a text as it is. The other filters are `counted`
-    (`{{ 3|counted("image") }}`), `duration` (of seconds), `share` (0..1, or a dash for None) and `number`
+    (`{{ 3|counted("class", "classes") }}`), `duration` (of seconds), `share` (0..1, or a dash for None) and `number`
     (`{{ 0.98|number(".3f") }}`, by Python's format specifications).
 
     Args:

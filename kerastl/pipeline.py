@@ -1,4 +1,4 @@
-"""How tf.data runs here."""
+"""Options of tf.data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model says of an image, wherever the model stands: in this process or behind a server."""
+"""Answer of a model to one example, wherever the model stands: in this process or behind a server."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says of one image.
+    """Answer of a model to one example.
 
     Attributes:
-        path: the image.
-        label: the most probable class; empty where the image cannot be read.
+        path: the example.
+        label: the most probable class; empty where the example cannot be read.
         probability: of that class, 0..1.
         top: the most probable classes with their probabilities, in falling order.
-        error: why the image cannot be read; empty where it can.
-        accepted: False where there is no answer to go by: the image cannot be read, or the probability lies below the
+        error: why the example cannot be read; empty where it can.
+        accepted: False where there is no answer to go by: the example cannot be read, or the probability lies below the
             threshold that was chosen for the model.
         labels: of a model that gives several labels, those whose probability is above one half, in the model's order;
-            None for a model of one label an image, for an unreadable image, and where a server does not tell.
+            None for a model of one label an example, for an unreadable example, and where a server does not tell.
     """
 
     path: str
@@ -31,5 +31,5 @@ class Prediction:
 
 
 def unreadable(path: str, reason: str) -> Prediction:
-    """The prediction of an image that cannot be read."""
+    """Prediction of an example that cannot be read."""
     return Prediction(path, "", 0.0, (), reason, accepted=False)

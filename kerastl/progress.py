@@ -37,7 +37,7 @@ class Progress:
     def warn(self, message: str) -> None:
         """Something that the user may want to act on."""
 
-    def track(self, label: str, total: int, unit: str = "images") -> Tracker:
+    def track(self, label: str, total: int, unit: str = "examples") -> Tracker:
         """Announce `total` units of work; the tracker takes their progress."""
         return Tracker()
 

@@ -52,7 +52,7 @@ class Run:
 
     @property
     def environment_json(self) -> Path:
-        """What `environment()` said when the run began."""
+        """Content of `environment()` when the run began."""
         return self.path / "environment.json"
 
     @property
@@ -96,8 +96,8 @@ class Run:
         return self.path / "head.keras"
 
     @property
-    def images(self) -> Path:
-        """Folder of some validation and test images, where the data were handed over in Python: an export is checked on them."""
+    def check_examples(self) -> Path:
+        """Folder of some validation and test examples, where the data were handed over in Python: an export is checked on them."""
         return self.path / "images"
 
     @property
@@ -122,17 +122,17 @@ class Run:
 
     @property
     def predictions_csv(self) -> Path:
-        """What the winner answers to each validation and test image, the largest loss first."""
+        """The winner's answers to each validation and test example, the largest loss first."""
         return self.path / "predictions.csv"
 
     @property
     def near_copies_csv(self) -> Path:
-        """Test and validation images that look nearly the same as one that they are held out from."""
+        """Test and validation examples that look nearly the same as one that they are held out from."""
         return self.path / "near_copies.csv"
 
     @property
     def worst_png(self) -> Path:
-        """The test images that it is most wrong about."""
+        """The test examples that it is most wrong about."""
         return self.path / "worst.png"
 
     @property
@@ -142,12 +142,12 @@ class Run:
 
     @property
     def augmentation_png(self) -> Path:
-        """Some training images beside their augmented views."""
+        """Some training examples beside their augmented views."""
         return self.path / "augmentation.png"
 
     @property
     def log_txt(self) -> Path:
-        """What was said while the run went on."""
+        """Messages of the run."""
         return self.path / "log.txt"
 
     @property
@@ -240,7 +240,7 @@ def _hint_of_parent(file: Path) -> str:
 
 
 def environment() -> dict[str, Any]:
-    """What a run depends on beside its recipe, as environment.json holds it.
+    """Facts that a run depends on beside its recipe, as environment.json holds them.
 
     Returns:
         Python, system, processor, GPUs (known once TensorFlow is loaded, None before), the command line, versions of

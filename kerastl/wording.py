@@ -38,7 +38,7 @@ def interval(low: float, high: float, groups: int | None = None) -> str:
 
 
 def counted(count: int, noun: str, plural: str = "") -> str:
-    """A number of things: `1 image`, `2,000 images`."""
+    """A number of things: `1 file`, `2,000 files`."""
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
 
 

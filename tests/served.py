@@ -106,6 +106,7 @@ def export_flowers(models: Path) -> tuple[Path, bytes]:
 
     from kerastl.export.saved_model import write_saved_model
     from kerastl.export.signature import Serving
+    from kerastl.modality.image import Image as Images
 
     keras.utils.set_random_seed(3)
     layers = keras.layers
@@ -113,7 +114,7 @@ def export_flowers(models: Path) -> tuple[Path, bytes]:
         [layers.Input((8, 8, 3)), layers.Rescaling(1 / 255), layers.Flatten(), layers.Dense(6)]
     )
     version = models / "flowers" / "1"
-    write_saved_model(model, Serving(tuple(PALETTE), 8), version)
+    write_saved_model(model, Serving(tuple(PALETTE), Images(8)), version)
     encoded = io.BytesIO()
     Image.frombytes("RGB", (24, 24), random.Random(4).randbytes(24 * 24 * 3)).save(encoded, "JPEG")
     return version, encoded.getvalue()

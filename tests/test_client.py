@@ -17,7 +17,7 @@ import requests
 from PIL import Image
 from served import BOTH, NEEDS_GRPC, PALETTE, StandIn, all_red, scripted
 
-from kerastl.client.asking import BATCH_BYTES, BATCH_IMAGES, Patience, ask
+from kerastl.client.asking import BATCH_BYTES, BATCH_EXAMPLES, Patience, ask
 from kerastl.client.grpc_client import GrpcConnection
 from kerastl.client.replies import read_answers
 from kerastl.client.rest import RestConnection
@@ -86,14 +86,14 @@ def test_rest_and_grpc_answer_alike(served: StandIn, palette: Path) -> None:
 
 
 def test_more_images_than_a_batch_keep_their_order(served: StandIn, tmp_path: Path) -> None:
-    count = 2 * BATCH_IMAGES + 5
+    count = 2 * BATCH_EXAMPLES + 5
     paths = many(tmp_path, count)
     predictions = predict(served.url("flowers"), [str(tmp_path)])
     assert [each.path for each in predictions] == paths
     assert labels(predictions) == [list(PALETTE)[number % len(PALETTE)] for number in range(count)]
     with scripted(all_red) as server:
         ask(server.url, [str(tmp_path)], top=1)
-    assert [len(batch) for batch in server.batches] == [BATCH_IMAGES, BATCH_IMAGES, 5]
+    assert [len(batch) for batch in server.batches] == [BATCH_EXAMPLES, BATCH_EXAMPLES, 5]
     sent = [base64.b64decode(data) for batch in server.batches for data in batch]
     assert sent == [Path(path).read_bytes() for path in paths]
 
@@ -159,7 +159,7 @@ def test_bad_images_are_named_and_the_others_answered(
 
 
 def test_one_bad_image_costs_few_requests(tmp_path: Path) -> None:
-    many(tmp_path, BATCH_IMAGES)
+    many(tmp_path, BATCH_EXAMPLES)
     (tmp_path / "0013.png").write_bytes(b"\xff\xd8\xff bad")  # what no server takes is not even sent
     bad = base64.b64encode(b"\xff\xd8\xff bad").decode()
 
@@ -173,7 +173,7 @@ def test_one_bad_image_costs_few_requests(tmp_path: Path) -> None:
 
 
 def test_a_file_that_goes_away_while_others_are_asked_about_is_named(tmp_path: Path) -> None:
-    paths = many(tmp_path, BATCH_IMAGES + 2)  # the first one after a batch is read with it
+    paths = many(tmp_path, BATCH_EXAMPLES + 2)  # the first one after a batch is read with it
 
     def answer(number: int, images: list[Any]) -> tuple[int, Any]:
         Path(paths[-1]).unlink(missing_ok=True)
@@ -181,8 +181,8 @@ def test_a_file_that_goes_away_while_others_are_asked_about_is_named(tmp_path: P
 
     with scripted(answer) as server:
         predictions = ask(server.url, [str(tmp_path)], top=1, patience=HURRY)
-    assert [each.error for each in predictions] == [""] * (BATCH_IMAGES + 1) + ["No such file or directory"]
-    assert [len(batch) for batch in server.batches] == [BATCH_IMAGES, 1]
+    assert [each.error for each in predictions] == [""] * (BATCH_EXAMPLES + 1) + ["No such file or directory"]
+    assert [len(batch) for batch in server.batches] == [BATCH_EXAMPLES, 1]
 
 
 @pytest.mark.parametrize("scheme", BOTH)
@@ -429,7 +429,7 @@ def test_a_model_of_another_kind_is_told_apart(
 def test_a_model_without_the_signature_is_told_apart_at_once(
     served: StandIn, tmp_path: Path, scheme: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    many(tmp_path, BATCH_IMAGES)
+    many(tmp_path, BATCH_EXAMPLES)
     asked = []
     kind = RestConnection if scheme == "rest" else GrpcConnection
     answers = kind.answers
@@ -439,7 +439,7 @@ def test_a_model_without_the_signature_is_told_apart_at_once(
     with pytest.raises(UserError) as caught:
         ask(served.url("renamed", scheme), [str(tmp_path)], top=1, patience=HURRY)
     assert "kerastl exported: it has no signature 'serving_default'. Expected the input" in str(caught.value)
-    assert asked == [BATCH_IMAGES], "no image is to blame"
+    assert asked == [BATCH_EXAMPLES], "no image is to blame"
 
 
 @pytest.mark.parametrize(

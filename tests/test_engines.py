@@ -18,10 +18,11 @@ from PIL import Image
 
 from kerastl.export.check import expected_answers
 from kerastl.export.signature import Serving
+from kerastl.modality.image import Image as Images
 
 NAMES = ("blau", "grün", "rot")
 SIZE = 24
-SERVING = Serving(NAMES, SIZE)
+SERVING = Serving(NAMES, Images(SIZE))
 SOURCE = Path(__file__).with_name("load_saved_model.c")
 needs_compiler = pytest.mark.skipif(
     not (shutil.which("cc") or shutil.which("gcc")) or sys.platform != "linux",
@@ -72,7 +73,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Served:
     write_saved_model(model, SERVING, path)
     expected = expected_answers(model, encoded, SERVING)
     others = expected_answers(tiny_model(lambda x: x[..., ::-1]), encoded, SERVING)
-    return Served(path, encoded, expected.pixels, expected.probabilities, others.probabilities)
+    return Served(path, encoded, expected.inputs["pixels"], expected.probabilities, others.probabilities)
 
 
 @pytest.fixture(scope="module")
@@ -138,9 +139,9 @@ def test_the_c_api_names_the_image_that_is_none(served: Served, program: Path, t
 def test_openvino_answers_on_pixels(served: Served, tmp_path: Path) -> None:
     import openvino
 
-    from kerastl.export.saved_model import write_pixels_only
+    from kerastl.export.saved_model import write_decoded_only
 
-    write_pixels_only(tiny_model(), SERVING, tmp_path / "pixels")
+    write_decoded_only(tiny_model(), SERVING, tmp_path / "pixels")
     # by default its processor plugin computes in bfloat16 where the machine can
     compiled = openvino.compile_model(
         openvino.convert_model(tmp_path / "pixels"), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}

@@ -6,6 +6,7 @@ import dataclasses
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from kerastl.export.compare import CheckResult
 from kerastl.export.publish import ExportedModel, publish
 from kerastl.export.reader import load_exported
 from kerastl.export.signature import Serving
+from kerastl.modality.image import Image as Images
 from kerastl.task import Task
 from kerastl.task.classification import CLASSIFICATION, MULTI_LABEL
 from kerastl.writing import NoSpaceError
@@ -94,9 +96,9 @@ def export(
     from kerastl.export.saved_model import write_saved_model
 
     expected = expected or tiny_model()
-    right = Serving(NAMES, SIZE, "stretch", task, threshold)
+    right = Serving(NAMES, Images(SIZE), task, threshold)
     answers = expected_answers(expected, images, right)
-    served = Serving(names, SIZE, resize, task, served_threshold or threshold)
+    served = Serving(names, Images(SIZE, resize), task, served_threshold or threshold)
     return publish(
         lambda path: write_saved_model(exported or expected, served, path),
         lambda path: check_export(path, answers, right, tolerance),
@@ -199,7 +201,7 @@ def test_an_empty_batch_gets_an_empty_answer(exported: ExportedModel) -> None:
 
 
 def test_the_reader_answers_as_the_model(exported: ExportedModel, images: list[bytes]) -> None:
-    probabilities = expected_answers(tiny_model(), images, Serving(NAMES, SIZE)).probabilities
+    probabilities = expected_answers(tiny_model(), images, Serving(NAMES, Images(SIZE))).probabilities
     for path in (exported.path, exported.path.parent):
         reader = load_exported(path)
         assert reader.class_names == NAMES and reader.path == exported.path
@@ -251,9 +253,11 @@ def test_tensorflow_servings_loader_answers(
     command = [sys.executable, "-c", script, str(exported.path), str(request), str(answer)]
     subprocess.run(command, check=True, cwd=tmp_path, capture_output=True)
     served = json.loads(answer.read_text())
-    probabilities = expected_answers(tiny_model(), images, Serving(NAMES, SIZE)).probabilities
+    probabilities = expected_answers(tiny_model(), images, Serving(NAMES, Images(SIZE))).probabilities
     np.testing.assert_allclose(served["probabilities"], probabilities, atol=1e-5)
-    others = expected_answers(tiny_model(before=flip_channels), images, Serving(NAMES, SIZE)).probabilities
+    others = expected_answers(
+        tiny_model(before=flip_channels), images, Serving(NAMES, Images(SIZE))
+    ).probabilities
     with pytest.raises(AssertionError):  # blue for red would be seen
         np.testing.assert_allclose(served["probabilities"], others, atol=1e-5)
     assert served["label"] == [NAMES[i] for i in probabilities.argmax(axis=1)]
@@ -297,7 +301,7 @@ def test_what_is_expected_is_computed_as_one_graph(images: list[bytes]) -> None:
 
     model = tiny_model(before=Noted())
     eager.clear()
-    expected_answers(model, images, Serving(NAMES, SIZE))
+    expected_answers(model, images, Serving(NAMES, Images(SIZE)))
     assert eager and not any(eager)
 
 
@@ -315,7 +319,7 @@ def test_an_image_that_is_none_is_named_by_its_position(exported: ExportedModel,
 def test_a_threshold_is_served_as_accepted(tmp_path: Path, images: list[bytes]) -> None:
     import tensorflow as tf
 
-    best = expected_answers(tiny_model(), images, Serving(NAMES, SIZE)).probabilities.max(axis=1)
+    best = expected_answers(tiny_model(), images, Serving(NAMES, Images(SIZE))).probabilities.max(axis=1)
     threshold = float(np.sort(best)[4:6].mean())
     version = export(tmp_path, images, threshold=threshold)
     answer = tf.saved_model.load(str(version.path)).signatures["serving_default"](
@@ -326,9 +330,22 @@ def test_a_threshold_is_served_as_accepted(tmp_path: Path, images: list[bytes]) 
     np.testing.assert_array_equal(load_exported(version.path).predict_bytes(images)[1], best >= threshold)
 
 
+def test_a_version_tells_what_its_examples_are_and_one_that_does_not_holds_images(
+    exported: ExportedModel, images: list[bytes], tmp_path: Path
+) -> None:
+    version = shutil.copytree(exported.path, tmp_path / "m" / "1")
+    facts = version / "assets.extra" / "model.json"
+    assert not facts.exists() and len(load_exported(version).predict_bytes(images[:1])[0]) == 1
+    facts.write_text('{"modality": "image"}')
+    assert load_exported(version).modality.noun == "image"
+    facts.write_text('{"modality": "imagine"}')
+    with pytest.raises(UserError, match="Unknown modality 'imagine'"):
+        load_exported(version)
+
+
 @pytest.mark.slow
 def test_another_threshold_or_none_is_refused(tmp_path: Path, images: list[bytes]) -> None:
-    best = expected_answers(tiny_model(), images, Serving(NAMES, SIZE)).probabilities.max(axis=1)
+    best = expected_answers(tiny_model(), images, Serving(NAMES, Images(SIZE))).probabilities.max(axis=1)
     threshold = float(np.sort(best)[4:6].mean())
     with pytest.raises(ExportError, match="'accepted' is wrong for"):
         export(tmp_path, images, threshold=threshold, served_threshold=0.999)
@@ -341,7 +358,7 @@ def test_the_embedding_is_what_the_head_stands_on(exported: ExportedModel, image
     import tensorflow as tf
 
     model = tiny_model()
-    expected = expected_answers(model, images, Serving(NAMES, SIZE))
+    expected = expected_answers(model, images, Serving(NAMES, Images(SIZE)))
     signature = tf.saved_model.load(str(exported.path)).signatures["serving_embedding"]
     served = signature(image_bytes=tf.constant(images))["embedding"].numpy()
     np.testing.assert_allclose(served, expected.embeddings, atol=1e-5)
@@ -351,7 +368,7 @@ def test_the_embedding_is_what_the_head_stands_on(exported: ExportedModel, image
 
 
 def test_another_embedding_is_refused(exported: ExportedModel, images: list[bytes]) -> None:
-    serving = Serving(NAMES, SIZE)
+    serving = Serving(NAMES, Images(SIZE))
     expected = expected_answers(tiny_model(), images, serving)
     assert check_export(exported.path, expected, serving).passed
     moved = dataclasses.replace(expected, embeddings=expected.embeddings + 1e-3)
@@ -500,7 +517,7 @@ def test_a_multi_label_model_answers_with_a_sigmoid_for_each_label(
     assert len({len(labels) for labels in given}) > 1, "else all images have as many"
     with pytest.raises(ExportError, match="probabilities differ"):
         single = tiny_model()
-        serving = Serving(NAMES, SIZE)
+        serving = Serving(NAMES, Images(SIZE))
         result = check_export(version.path, expected_answers(single, images, serving), serving)
         raise ExportError("\n".join(result.problems))
 
@@ -525,7 +542,7 @@ def test_names_and_sizes_that_do_not_fit_are_refused_before_anything_is_written(
     from kerastl.export.saved_model import write_saved_model
 
     with pytest.raises(ExportError) as caught:
-        write_saved_model(tiny_model(), Serving(("a", "a", "b\nc", "d"), 32), tmp_path / "x")
+        write_saved_model(tiny_model(), Serving(("a", "a", "b\nc", "d"), Images(32)), tmp_path / "x")
     for part in ("4 class names", "not (32, 32, 3)", "same name", "'b\\nc'"):
         assert part in str(caught.value)
     assert list(tmp_path.iterdir()) == []

@@ -21,25 +21,25 @@ from conftest import Kerastl
 from kerastl.errors import ExportError, UserError
 from kerastl.export import ask_process
 from kerastl.export.check import FORMAT_TOLERANCE, MIXED_PRECISION_TOLERANCE, check_export, tolerance_for
-from kerastl.export.compare import INTEGER_STEP, CheckImages, CheckResult, compare
+from kerastl.export.compare import INTEGER_STEP, CheckExamples, CheckResult, compare
 from kerastl.export.formats import (
     FORMATS,
     SERVED,
     missing_packages,
     read_info,
     require_packages,
-    with_full_range,
     write_format,
 )
 from kerastl.export.process import Answers, Pass, start_model
 from kerastl.export.publish import publish
 from kerastl.export.signature import Serving
+from kerastl.modality.image import Image as Images
 from kerastl.task import Task
 from kerastl.task.classification import CLASSIFICATION, MULTI_LABEL
 
 NAMES = ("blau", "grün", "rot")
 SIZE = 24
-SERVING = Serving(NAMES, SIZE, threshold=0.7)
+SERVING = Serving(NAMES, Images(SIZE), threshold=0.7)
 # blue, green, red: the classes differ by nothing else, so channels in another order exchange them
 COLOURS = np.array([(50, 70, 190), (60, 180, 80), (190, 60, 60)])
 
@@ -96,26 +96,26 @@ def flip_channels(x: Any) -> Any:
     return keras.ops.flip(x, axis=-1)
 
 
-def images_of(model: Any, pixels: np.ndarray, task: Task = CLASSIFICATION) -> CheckImages:
+def images_of(model: Any, pixels: np.ndarray, task: Task = CLASSIFICATION) -> CheckExamples:
     from kerastl.jobs.convert import check_images
 
     labels = np.arange(len(pixels)) % 3
     given = labels if task.exclusive else np.eye(3, dtype=np.uint8)[labels]
-    return check_images(model, pixels, given, np.arange(len(pixels)) >= 20, task)
+    return check_images(model, {"pixels": pixels}, given, np.arange(len(pixels)) >= 20, task)
 
 
 def test_floats_need_no_representative_images(tmp_path: Path, pixels: np.ndarray) -> None:
     name = next((name for name in ("litert", "onnx") if not missing_packages(FORMATS[name])), None)
     if name is None:
         pytest.skip("no format's packages are installed")
-    write_format(tiny_model(pixels), SERVING, FORMATS[name], tmp_path / "m", pixels[:0])
+    write_format(tiny_model(pixels), SERVING, FORMATS[name], tmp_path / "m", {"pixels": pixels[:0]})
     assert (tmp_path / "m" / FORMATS[name].file).is_file()
 
 
 def check(
     folder: Path,
     name: str,
-    images: CheckImages,
+    images: CheckExamples,
     serving: Serving = SERVING,
     tolerance: float = FORMAT_TOLERANCE,
 ) -> CheckResult:
@@ -124,12 +124,12 @@ def check(
 
 def write(model: Any, name: str, folder: Path, pixels: np.ndarray, serving: Serving = SERVING) -> Path:
     # neither black nor white in them: the input's scale must not depend on what the images happen to hold
-    write_format(model, serving, FORMATS[name], folder, np.clip(pixels, 40, 215))
+    write_format(model, serving, FORMATS[name], folder, {"pixels": np.clip(pixels, 40, 215)})
     return folder
 
 
 @pytest.fixture(scope="module")
-def images(pixels: np.ndarray) -> CheckImages:
+def images(pixels: np.ndarray) -> CheckExamples:
     return images_of(tiny_model(pixels), pixels)
 
 
@@ -148,7 +148,7 @@ def written(tmp_path_factory: pytest.TempPathFactory, pixels: np.ndarray) -> Cal
 
 @pytest.mark.parametrize("name", EACH)
 def test_a_converted_model_answers_as_the_model(
-    name: str, written: Callable[[str], Path], images: CheckImages
+    name: str, written: Callable[[str], Path], images: CheckExamples
 ) -> None:
     format, folder = FORMATS[name], written(name)
     result = check(folder, name, images)
@@ -163,7 +163,7 @@ def test_a_converted_model_answers_as_the_model(
 
 @pytest.mark.parametrize("name", EACH)
 def test_what_goes_in_and_comes_out_stands_beside_the_model(
-    name: str, written: Callable[[str], Path], images: CheckImages
+    name: str, written: Callable[[str], Path], images: CheckExamples
 ) -> None:
     check(written(name), name, images)
     info = read_info(written(name))
@@ -205,7 +205,7 @@ def test_a_model_that_answers_otherwise_is_refused(
 
 
 def test_labels_and_description_that_do_not_fit_are_refused(
-    written: Callable[[str], Path], images: CheckImages, tmp_path: Path
+    written: Callable[[str], Path], images: CheckExamples, tmp_path: Path
 ) -> None:
     name = next((name for name, format in FORMATS.items() if not missing_packages(format)), None)
     if name is None:
@@ -225,7 +225,7 @@ def test_labels_and_description_that_do_not_fit_are_refused(
 
 @pytest.mark.parametrize("name", EACH)
 def test_a_file_that_the_runtime_cannot_read_is_named(
-    name: str, written: Callable[[str], Path], images: CheckImages, tmp_path: Path
+    name: str, written: Callable[[str], Path], images: CheckExamples, tmp_path: Path
 ) -> None:
     folder = shutil.copytree(written(name), tmp_path / "broken")
     (folder / FORMATS[name].file).write_bytes(b"no model")
@@ -235,7 +235,7 @@ def test_a_file_that_the_runtime_cannot_read_is_named(
 
 @pytest.mark.parametrize("name", EACH)
 def test_only_what_passed_its_check_becomes_visible(
-    name: str, written: Callable[[str], Path], images: CheckImages, tmp_path: Path
+    name: str, written: Callable[[str], Path], images: CheckExamples, tmp_path: Path
 ) -> None:
     format = FORMATS[name]
 
@@ -253,7 +253,7 @@ def test_only_what_passed_its_check_becomes_visible(
 BATCH_SIZE, SINGLES = 32, 4
 
 
-def answers_with(images: CheckImages, wrong_tests: int) -> Answers:
+def answers_with(images: CheckExamples, wrong_tests: int) -> Answers:
     """As expected, but for the first few test images, whose classes are exchanged."""
     given = images.probabilities.copy()
     places = np.flatnonzero(images.is_test)[:wrong_tests]
@@ -274,15 +274,17 @@ def answers_of(
     return Answers(tuple(Pass("litert", size, count, {"probabilities": rows}) for size, count, rows in asked))
 
 
-def compared(name: str, answers: Answers, images: CheckImages) -> CheckResult:
+def compared(name: str, answers: Answers, images: CheckExamples) -> CheckResult:
     return compare(answers, images, SERVING, 1e-4, FORMATS[name].is_integer)
 
 
-def clear_images(count: int) -> CheckImages:
+def clear_images(count: int) -> CheckExamples:
     """Test images of the first class, each recognised."""
     probabilities = np.tile([0.9, 0.06, 0.04], (count, 1))
     pixels = np.zeros((count, 1, 1, 3), np.uint8)
-    return CheckImages(pixels, probabilities, labels=np.zeros(count, int), is_test=np.ones(count, bool))
+    return CheckExamples(
+        {"pixels": pixels}, probabilities, labels=np.zeros(count, int), is_test=np.ones(count, bool)
+    )
 
 
 @pytest.mark.parametrize(
@@ -350,7 +352,7 @@ def test_a_runtime_is_asked_in_batches_alone_and_once_more(
         asked.append(len(images))
         return {"probabilities": np.full((len(images), 1), len(asked))}
 
-    counting = ask_process.Model({"counting": ask_process.Signature("pixels", ask)}, {})
+    counting = ask_process.Model({"counting": ask_process.Signature(["pixels"], ask)}, {})
     monkeypatch.setitem(ask_process.OPENERS, "counting", lambda model, threads: counting)
     monkeypatch.setattr("sys.stdin", io.StringIO('{"batch_size": 3, "calls": 2}\n'))
     monkeypatch.setattr("sys.stdout", io.StringIO())
@@ -431,11 +433,11 @@ def test_a_process_that_ends_early_or_hangs_is_named_with_its_last_words(
     for ask in (lambda process: process.times(1, 1), lambda process: process.answers()):
         words = r"(?s)could not load and ask .*broken\.onnx:\n.*InvalidProtobuf"
         with (
-            start_model(runtime, broken, pixels, [(32, 60)]) as process,
+            start_model(runtime, broken, {"pixels": pixels}, [(32, 60)]) as process,
             pytest.raises(ExportError, match=words),
         ):
             ask(process)
-    with start_model(runtime, silent, pixels, [(32, 60)]) as process:
+    with start_model(runtime, silent, {"pixels": pixels}, [(32, 60)]) as process:
         with pytest.raises(ExportError, match=r"silent\.onnx did not answer within 2 seconds"):
             process.answers(seconds=2)
         assert process._process.poll() is None, "else it had not been waited for"
@@ -517,7 +519,7 @@ def test_mixed_precision_is_written_in_float32(pixels: np.ndarray) -> None:
 
 def test_the_first_representative_image_holds_both_ends_of_the_range() -> None:
     grey = np.full((2, 4, 4, 3), 90, np.uint8)
-    changed = with_full_range(grey)
+    changed = SERVING.modality.full_range({"pixels": grey})["pixels"]
     assert (changed[0].min(), changed[0].max()) == (0, 255) and (grey == 90).all()
     np.testing.assert_array_equal(changed[1], grey[1])
 
@@ -579,10 +581,10 @@ def test_the_scale_of_reordered_channels_is_kept_from_the_input(
     from ai_edge_litert.interpreter import Interpreter
 
     from kerastl.export.ask_process import litert
-    from kerastl.export.saved_model import write_pixels_only
+    from kerastl.export.saved_model import write_decoded_only
 
-    write_pixels_only(caffe_model(pixels), SERVING, tmp_path / "m", integer=own_scale)
-    content = litert(str(tmp_path / "m"), with_full_range(pixels))
+    write_decoded_only(caffe_model(pixels), SERVING, tmp_path / "m", integer=own_scale)
+    content = litert(str(tmp_path / "m"), SERVING.modality.full_range({"pixels": pixels})["pixels"])
     scale, zero_point = Interpreter(model_content=content).get_input_details()[0]["quantization"]
     assert ((scale, zero_point) == (pytest.approx(1.0), 0)) == is_pixel
 
@@ -661,14 +663,14 @@ def test_a_real_network_with_real_weights_passes(
     dense = keras.layers.Dense(3)
     model = keras.Model(inputs, dense(features))
     dense.set_weights([kernel.astype(np.float32), np.zeros(3, np.float32)])
-    serving = Serving(classes, size)
+    serving = Serving(classes, Images(size))
     folder = write(model, name, tmp_path / "m", pixels, serving)
     from kerastl.jobs.convert import check_images
 
-    images = check_images(model, pixels, labels, np.arange(len(pixels)) % 2 == 0, CLASSIFICATION)
+    images = check_images(model, {"pixels": pixels}, labels, np.arange(len(pixels)) % 2 == 0, CLASSIFICATION)
     result = check(folder, name, images, serving)
     assert result.problems == () and result.model_accuracy > 0.9
-    reversed_images = dataclasses.replace(images, pixels=np.ascontiguousarray(pixels[..., ::-1]))
+    reversed_images = dataclasses.replace(images, inputs={"pixels": np.ascontiguousarray(pixels[..., ::-1])})
     assert not check(folder, name, reversed_images, serving).passed
 
 

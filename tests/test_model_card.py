@@ -39,7 +39,7 @@ def facts(**changes: Any) -> dict[str, Any]:
     return {
         "run": "20260102-030405-flowers", "recipe": "flowers", "backbone": backbone,
         "weights": {"origin": origin, "licence": weights_licence(origin, backbone, weights)},
-        "image_size": 224, "resize": "crop", "task": "classification", "classes": ["blue|green", "red", "rare"],
+        "modality": "image", "image_size": 224, "resize": "crop", "task": "classification", "classes": ["blue|green", "red", "rare"],
         "data": data, "test": test, "validation": None, "trust": None, "warnings": ["40 images appear twice"], **changes,
     }  # fmt: skip
 
@@ -96,7 +96,7 @@ def test_the_same_stands_in_json_for_programs() -> None:
     ("changes", "fragment"),
     [
         ({}, "unknown to kerastl: check it with their publisher"),
-        ({"weights_origin": "file", "weights": "mine.h5"}, "unknown to kerastl: check it with whoever made `mine.h5`"),
+        ({"weights_origin": "file", "weights": "mine.h5"}, "unknown to kerastl: check it with the publisher of `mine.h5`"),
         ({"weights_origin": ""}, "unknown to kerastl"),
         ({"weights_origin": "bundled", "backbone": "mobilenet_025"}, "Apache-2.0"),
         ({"weights_origin": "none"}, "no pretrained weights were used"),
@@ -187,7 +187,7 @@ def test_tensorflow_servings_own_messages_read_the_warmup_requests(
 
     from kerastl.export.warmup import write_warmup
 
-    assert write_warmup(saved_model, "flowers", images) == 2
+    assert write_warmup(saved_model, "flowers", images, "image_bytes") == 2
     requests = requests_of(saved_model)
     answer = tf.saved_model.load(str(saved_model)).signatures["serving_default"]
     batches = []
@@ -209,16 +209,15 @@ def test_a_request_that_the_model_would_refuse_is_not_published(
 ) -> None:
     from kerastl.export import warmup
 
-    with monkeypatch.context() as patch, pytest.raises(ExportError, match="has the inputs"):
-        patch.setattr(warmup, "_INPUT", "images")
-        warmup.write_warmup(saved_model, "flowers", images)
+    with pytest.raises(ExportError, match="has the inputs"):
+        warmup.write_warmup(saved_model, "flowers", images, "images")
     with (
         monkeypatch.context() as patch,
         pytest.raises(ExportError, match="asks the signature 'predict'; there are"),
     ):
-        patch.setattr(warmup, "SERVING_BYTES", "predict")
-        warmup.write_warmup(saved_model, "flowers", images)
-    assert warmup.write_warmup(saved_model, "flowers", []) == 0
+        patch.setattr(warmup, "SERVING_RAW", "predict")
+        warmup.write_warmup(saved_model, "flowers", images, "image_bytes")
+    assert warmup.write_warmup(saved_model, "flowers", [], "image_bytes") == 0
 
 
 def test_warmup_batches_fit_the_servers_batches() -> None:

@@ -48,7 +48,7 @@ def test_the_log_numbers_epochs_and_holds_what_is_shown_in_another_way(tmp_path:
     log.write("accuracy 0.9\nlog-loss 0.3")
     lines = [line.partition(" ")[2] for line in (tmp_path / "log.txt").read_text().splitlines()]
     assert lines == [
-        "Run x", "head phase: 200 images", "head phase, epoch 1: val_loss 0.5", "head phase, epoch 2: val_loss 0.25",
+        "Run x", "head phase: 200 examples", "head phase, epoch 1: val_loss 0.5", "head phase, epoch 2: val_loss 0.25",
         "accuracy 0.9", "log-loss 0.3",
     ]  # fmt: skip
     assert listener.heard == ["Run x", (100, ""), (0, "val_loss 0.5"), (100, ""), (0, "val_loss 0.25")]

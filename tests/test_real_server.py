@@ -108,7 +108,7 @@ def test_the_real_server_answers_refuses_and_ends_with_ctrl_c(tmp_path: Path, pa
 
     shutil.copytree(ROOT / "tools", tmp_path / "tools")
     version, good = export_flowers(tmp_path / "saved_models")
-    assert write_warmup(version, "flowers", [good]) > 0
+    assert write_warmup(version, "flowers", [good], "image_bytes") > 0
     with serving(tmp_path) as process:
         for way in WAYS:
             compare_with_the_file(version, palette, way)

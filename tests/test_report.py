@@ -20,7 +20,7 @@ from kerastl.evaluation.calibration import Calibration, Reliability
 from kerastl.evaluation.metrics import evaluate_logits
 from kerastl.report.page import PhaseSummary, Report, Trust, report_text, worst_confusions, write_report
 from kerastl.report.plots import plot_confusion, plot_curves
-from kerastl.report.plots_images import plot_augmentation, plot_worst
+from kerastl.report.plots_examples import plot_augmentation, plot_worst
 from kerastl.run import Run, create_run
 from kerastl.task import Task
 from kerastl.task.classification import CLASSIFICATION, MULTI_LABEL
@@ -240,10 +240,23 @@ def test_the_curves_show_the_monitor_at_whose_best_value_an_epoch_was_kept(
     assert [axis.get_ylabel() for axis in drawn[1].axes] == ["loss\n(monitor)", "learning rate"]
 
 
+def test_a_report_is_read_back_as_it_was_written_and_so_is_one_of_an_earlier_version() -> None:
+    report = make_report(["cat", "dog", "truck"])
+    values = json.loads(json.dumps(report.to_dict()))
+    assert values["modality"] == "image"
+    assert Report.from_dict(values).to_dict() == report.to_dict()
+    for phase in values["phases"]:
+        phase["images_per_second"] = phase.pop("examples_per_second")
+    del values["modality"]
+    assert Report.from_dict(values).to_dict() == report.to_dict()
+    old = json.loads((Path(__file__).parent / "net" / "old_run" / "report.json").read_text())
+    assert Report.from_dict(old).phases[0].examples_per_second == old["phases"][0]["images_per_second"]
+
+
 @pytest.mark.parametrize("classes", [2, 20, 21, 130])
 def test_confusion_pictures_grow_with_the_classes_but_not_without_end(tmp_path: Path, classes: int) -> None:
     matrix = np.diag(np.arange(classes))  # the first class is absent
-    plot_confusion(matrix, [f"$class {i}" for i in range(classes)], tmp_path / "confusion.png")
+    plot_confusion(matrix, [f"$class {i}" for i in range(classes)], tmp_path / "confusion.png", "image")
     width, height = Image.open(tmp_path / "confusion.png").size
     assert 300 < width < 2300 and 300 < height < 2300
 
@@ -265,7 +278,7 @@ def test_pictures_need_no_window_system_and_pages_no_matplotlib(tmp_path: Path) 
     script = (
         "import sys, kerastl.report.page, kerastl.report.plots as plots\n"
         "assert not {'matplotlib', 'tensorflow', 'sklearn'} & set(sys.modules)\n"
-        "plots.plot_confusion([[1]], ['a'], sys.argv[1])\n"
+        "plots.plot_confusion([[1]], ['a'], sys.argv[1], 'image')\n"
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
     command = [sys.executable, "-c", script, str(tmp_path / "x.png")]
@@ -285,7 +298,7 @@ def test_names_that_no_usual_font_draws_get_another_font_or_numbers(
     figures: list[Any] = []
     monkeypatch.setattr(plots, "_save", lambda figure, path: figures.append(figure))
     for names in (["cat", "\u1d81"], ["cat", nowhere]):
-        plots.plot_confusion([[3, 1], [0, 2]], names, tmp_path / "confusion.png")
+        plots.plot_confusion([[3, 1], [0, 2]], names, tmp_path / "confusion.png", "image")
     shown = [[tick.get_text() for tick in figure.axes[0].get_yticklabels()] for figure in figures]
     assert shown == [["cat", "\u1d81"], ["0", "1"]]
     assert figures[1].axes[0].get_xlabel() == "predicted class (number)"

@@ -20,10 +20,10 @@ from malformed import asker, problem_of, requests_of
 from PIL import Image
 from served import BOTH, PALETTE, StandIn, export_flowers, stand_in
 
-from kerastl.export.signature import SERVING_BYTES, SERVING_EMBEDDING, SERVING_PIXELS
+from kerastl.export.signature import SERVING_EMBEDDING, SERVING_RAW
 from kerastl.jobs.predict import predict
 
-SIGNATURES = (SERVING_BYTES, SERVING_PIXELS, SERVING_EMBEDDING)
+SIGNATURES = (SERVING_RAW, "serving_pixels", SERVING_EMBEDDING)
 
 
 @dataclass(frozen=True)

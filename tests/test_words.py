@@ -35,26 +35,18 @@ AT_HOME = (
 
 # Beginnings of places -> what may stand there all the same, as a regular expression, and why.
 EXCEPTIONS = {
-    "client/access.py": (r"(?i:token)s?", "a token of access"),
+    "client/": (r"(?i:token)", "a token of access"),
+    "export/card": (r"\bimage_count\b", "a key of `model.json` in versions that exist"),
+    "export/check.py": (r'"(test_)?images"', "keys of `format.json` in versions that exist"),
+    "export/folders.py": (r"secrets\.token_hex", "Python's own name"),
+    "export/publish.py": (r"\bimage_count\b", "a key of what `kerastl export --json` prints"),
+    "report/page.py": (r'"images_per_second"', "a key of `report.json` in runs that exist"),
     "writing.py": (r"secrets\.token_hex", "Python's own name"),
     "run.py": (r'"images"', "the name of a folder in runs that exist"),
 }
 
 # Not clean yet; a file that has become so has to be taken off, so that the list only shrinks.
 _LIST = """
-__init__.py
-encoded.py
-markdown.py
-prediction.py
-progress.py
-run.py
-wording.py
-
-client/asking.py
-client/grpc_client.py
-client/replies.py
-client/rest.py
-
 data/__init__.py
 data/carving.py
 data/contents.py
@@ -66,23 +58,7 @@ data/skipped.py
 data/sources.py
 data/splits.py
 
-
-export/ask_process.py
-export/card.md.j2
-export/card.py
-export/check.py
-export/compare.py
-export/facts.py
-export/folders.py
-export/formats.py
-export/models_config.py
-export/process.py
-export/publish.py
-export/reader.py
-export/saved_model.py
-export/signature.py
-export/versions.py
-export/warmup.py
+encoded.py
 
 jobs/artifacts.py
 jobs/benchmark.py
@@ -93,7 +69,6 @@ jobs/evaluate.py
 jobs/export.py
 jobs/fit.py
 jobs/fitted.py
-jobs/log.py
 jobs/lr_range.py
 jobs/near.py
 jobs/net.py
@@ -104,7 +79,6 @@ jobs/python.py
 jobs/rank.py
 jobs/recipes.py
 jobs/setup.py
-jobs/trained.py
 jobs/work.py
 
 model/build.py
@@ -118,14 +92,6 @@ recipe/flags.py
 recipe/load.py
 recipe/rule.py
 recipe/schema.py
-
-report/page.py
-report/plots.py
-report/plots_choices.py
-report/plots_images.py
-report/run.md.j2
-report/search.md.j2
-report/search.py
 
 search/job.py
 search/shared.py
@@ -194,8 +160,9 @@ def test_words_of_one_kind_of_example_stand_in_few_places() -> None:
 
 
 def test_exceptions_are_needed_and_their_files_exist() -> None:
-    for place, (allowed, _) in EXCEPTIONS.items():
-        assert re.search(allowed, (PACKAGE / place).read_text(encoding="utf-8")), place
+    for start, (allowed, _) in EXCEPTIONS.items():
+        files = [PACKAGE / place for place in places(PACKAGE) if place.startswith(start)]
+        assert any(re.search(allowed, file.read_text(encoding="utf-8")) for file in files), start
     for start in AT_HOME:
         assert any(place.startswith(start) for place in places(PACKAGE)), start
 

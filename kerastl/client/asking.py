@@ -1,4 +1,4 @@
-"""Asks a served model about images: batch by batch, patiently, and without one bad image spoiling the others."""
+"""Asks a served model about examples: batch by batch, patiently, and without one bad example spoiling the others."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from pathlib import Path
 from kerastl.client.access import Access, read_access
 from kerastl.client.address import Address, parse_address
 from kerastl.client.replies import (
-    INPUT,
     OUTPUTS,
     SIGNATURE,
     Answer,
@@ -25,15 +24,15 @@ from kerastl.client.replies import (
     Unavailable,
     named,
 )
-from kerastl.encoded import CONVERTED, SERVED, as_png, find_images, format_of, reason_of
 from kerastl.errors import ServingError, UserError
+from kerastl.modality import FIRST, Modality, modality_named
 from kerastl.prediction import Prediction, unreadable
 from kerastl.progress import Progress
 from kerastl.wording import counted
 
-BATCH_IMAGES = 32
+BATCH_EXAMPLES = 32
 BATCH_BYTES = 16 * 2**20
-"""Photographs are asked about in smaller batches: over REST a batch is one text, a third longer than its images."""
+"""Photographs are asked about in smaller batches: over REST a batch is one text, a third longer than its files."""
 
 _LONGEST_WAIT_SECONDS = 4.0
 
@@ -56,38 +55,41 @@ class Patience:
 
 def ask(
     url: str,
-    images: Sequence[str],
+    examples: Sequence[str],
     *,
     top: int,
     patience: Patience | None = None,
     access: Access | None = None,
+    modality: str = FIRST,
     progress: Progress = Progress(),
 ) -> list[Prediction]:
-    """Classify images with a served model.
+    """Classify examples with a served model.
 
     Args:
         url: see `parse_address`.
-        images: files, folders and glob patterns; see `find_images`.
-        top: how many classes to name for each image; a model serves its best five.
+        examples: files, folders and glob patterns; see `Modality.find`.
+        top: how many classes to name for each example; a model serves its best five.
         patience: how long to wait for the server.
-        access: what lets a client in; without it a token that the environment holds.
+        access: credentials; without it a token that the environment holds.
+        modality: name of what the model's examples are.
         progress: receives notes and progress.
 
     Returns:
-        A prediction for each image, in the order found; those that cannot be read carry their error.
+        A prediction for each example, in the order found; those that cannot be read carry their error.
 
     Raises:
-        UserError: the address or the model behind it cannot be used, or no image was found.
+        UserError: the address or the model behind it cannot be used, or no example was found.
         ServingError: the server gave no answer.
     """
     address, patience, access = parse_address(url), patience or Patience(), access or read_access()
-    paths = find_images(images, progress)
+    kind = modality_named(modality)
+    paths = kind.find(examples, progress)
     predictions: list[Prediction] = []
     converted: Counter[str] = Counter()
-    with contextlib.closing(_connect(address, patience.timeout_seconds, access)) as connection:
-        asker = _Asker(connection, address, patience, progress)
-        with progress.track("predict", len(paths)) as tracker:
-            for batch in _batches(paths):
+    with contextlib.closing(_connect(address, patience.timeout_seconds, access, kind)) as connection:
+        asker = _Asker(connection, address, patience, progress, kind)
+        with progress.track("predict", len(paths), f"{kind.noun}s") as tracker:
+            for batch in _batches(paths, kind):
                 answers = iter(asker.answers([each.data for each in batch if not each.reason]))
                 for each in batch:
                     answer = each.reason or next(answers)
@@ -106,7 +108,7 @@ def ask(
                 tracker.advance(len(batch))
     if converted:
         parts = ", ".join(f"{count:,} {kind}" for kind, count in converted.most_common())
-        progress.warn(f"{counted(converted.total(), 'image')} ({parts}) {CONVERTED}.")
+        progress.warn(f"{counted(converted.total(), kind.noun)} ({parts}) {kind.converted}.")
     return predictions
 
 
@@ -118,20 +120,18 @@ class _File:
     reason: str = ""
 
 
-def _batches(paths: Sequence[str]) -> Iterator[list[_File]]:
+def _batches(paths: Sequence[str], modality: type[Modality]) -> Iterator[list[_File]]:
     """Files in their order, as many as make one request, read when their turn has come."""
     batch: list[_File] = []
     size_bytes = 0
     for path in paths:
         try:
-            data = Path(path).read_bytes()
-            served = not data or format_of(data) in SERVED
-            file = _File(path, data) if served else _File(path, *as_png(data))
+            file = _File(path, *modality.sendable(Path(path).read_bytes()))
         except OSError as error:
             file = _File(path, reason=error.strerror or str(error))
         except ValueError as error:
             file = _File(path, reason=str(error))
-        if batch and (len(batch) == BATCH_IMAGES or size_bytes + len(file.data) > BATCH_BYTES):
+        if batch and (len(batch) == BATCH_EXAMPLES or size_bytes + len(file.data) > BATCH_BYTES):
             yield batch
             batch, size_bytes = [], 0
         batch.append(file)
@@ -139,48 +139,51 @@ def _batches(paths: Sequence[str]) -> Iterator[list[_File]]:
     yield batch
 
 
-def _connect(address: Address, timeout_seconds: float, access: Access) -> Connection:
+def _connect(
+    address: Address, timeout_seconds: float, access: Access, modality: type[Modality]
+) -> Connection:
     if address.is_grpc:
         from kerastl.client.grpc_client import GrpcConnection
 
-        return GrpcConnection(address, timeout_seconds, access)
+        return GrpcConnection(address, timeout_seconds, access, modality)
     from kerastl.client.rest import RestConnection
 
-    return RestConnection(address, timeout_seconds, access)
+    return RestConnection(address, timeout_seconds, access, modality)
 
 
 class _Asker:
     """Knows whether the model behind the server was looked at."""
 
     def __init__(
-        self, connection: Connection, address: Address, patience: Patience, progress: Progress
+        self,
+        connection: Connection,
+        address: Address,
+        patience: Patience,
+        progress: Progress,
+        modality: type[Modality],
     ) -> None:
-        self._connection, self._address, self._patience, self._progress = (
-            connection,
-            address,
-            patience,
-            progress,
-        )
+        self._connection, self._address, self._modality = connection, address, modality
+        self._patience, self._progress = patience, progress
         self._looked_at = False
 
-    def answers(self, images: Sequence[bytes]) -> list[Answer | str]:
-        """For each image its answer, or why it cannot be read.
+    def answers(self, raw: Sequence[bytes]) -> list[Answer | str]:
+        """For each example its answer, or why it cannot be read.
 
-        The server refuses a whole batch for one bad image and does not say which: halves of the batch are
-        asked about, which finds one bad image among 32 with ten requests more.
+        The server refuses a whole batch for one bad example and does not say which: halves of the batch are
+        asked about, which finds one bad example among 32 with ten requests more.
         """
-        if not images:
+        if not raw:
             return []
         try:
-            return list(self._patiently(images))
+            return list(self._patiently(raw))
         except Refused as refusal:
             self._look_at_the_model()
-            if len(images) == 1:
-                return [reason_of(str(refusal)) or "refused by the server without a reason"]
-            middle = len(images) // 2
-            return [*self.answers(images[:middle]), *self.answers(images[middle:])]
+            if len(raw) == 1:
+                return [self._modality.reason_of(str(refusal)) or "refused by the server without a reason"]
+            middle = len(raw) // 2
+            return [*self.answers(raw[:middle]), *self.answers(raw[middle:])]
         except TimedOut:
-            count = "1 image" if len(images) == 1 else f"{len(images)} images"
+            count = counted(len(raw), self._modality.noun)
             raise ServingError(
                 f"{self._address} has not answered about {count} in {self._patience.timeout_seconds:g} seconds. Give it more with --timeout, or look at its load."
             ) from None
@@ -193,12 +196,12 @@ class _Asker:
         except NotOurs as error:
             raise self._not_ours(str(error)) from None
 
-    def _patiently(self, images: Sequence[bytes]) -> list[Answer]:
+    def _patiently(self, raw: Sequence[bytes]) -> list[Answer]:
         wait_seconds = self._patience.first_wait_seconds
         left, started = self._patience.retries, time.monotonic()
         while True:
             try:
-                return self._connection.answers(images)
+                return self._connection.answers(raw)
             except Unavailable as error:
                 if not left:
                     attempts = self._patience.retries + 1
@@ -249,7 +252,7 @@ class _Asker:
         raise NotFound(str(error))
 
     def _look_at_the_model(self) -> None:
-        """A model that takes something else refuses every image; its signature says so at once."""
+        """A model that takes something else refuses every example; its signature says so at once."""
         if self._looked_at:
             return
         self._looked_at = True
@@ -259,11 +262,11 @@ class _Asker:
         inputs, outputs = signature
         if not inputs and not outputs:
             raise self._not_ours(f"it has no signature '{SIGNATURE}'")
-        if inputs != {INPUT} or not set(OUTPUTS) <= outputs:
+        if inputs != {self._modality.request} or not set(OUTPUTS) <= outputs:
             raise self._not_ours(f"it takes {named(inputs)} and answers with {named(outputs)}")
 
     def _not_ours(self, found: str) -> UserError:
         return UserError(
-            f"{self._address} does not answer as a model that kerastl exported: {found}. Expected the input '{INPUT}' and "
+            f"{self._address} does not answer as a model that kerastl exported: {found}. Expected the input '{self._modality.request}' and "
             f"the outputs {named(OUTPUTS)}; `kerastl export` makes such a model of a run."
         )

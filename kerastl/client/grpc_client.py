@@ -15,7 +15,6 @@ from kerastl.client.access import HAND_OVER, Access
 from kerastl.client.address import Address
 from kerastl.client.replies import (
     ACCEPTED,
-    INPUT,
     LABELS,
     OUTPUTS,
     SIGNATURE,
@@ -30,6 +29,7 @@ from kerastl.client.replies import (
     read_answers,
 )
 from kerastl.errors import ServingError, UserError
+from kerastl.modality import Modality
 
 PACKAGE = "tensorflow_serving"
 
@@ -40,10 +40,13 @@ class GrpcConnection:
     Args:
         address: of the model.
         timeout_seconds: for a request and its answer together.
-        access: what lets a client in.
+        access: credentials.
+        modality: of the examples.
     """
 
-    def __init__(self, address: Address, timeout_seconds: float, access: Access) -> None:
+    def __init__(
+        self, address: Address, timeout_seconds: float, access: Access, modality: type[Modality]
+    ) -> None:
         if importlib.util.find_spec(PACKAGE) is None:
             raise UserError(
                 f"{address} cannot be asked: tensorflow-serving-api is not installed. Install it with "
@@ -53,8 +56,9 @@ class GrpcConnection:
         import grpc
         from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
 
-        self._address, self._timeout_seconds, self._access = address, timeout_seconds, access
-        # gRPC's own limit of 4 MiB is that of a message received: a thousand classes by hundreds of images.
+        self._address, self._access, self._modality = address, access, modality
+        self._timeout_seconds = timeout_seconds
+        # gRPC's own limit of 4 MiB is that of a message received: a thousand classes by hundreds of examples.
         unlimited = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
         if address.scheme == "grpcs":
             roots = access.ca_file.read_bytes() if access.ca_file else None
@@ -69,7 +73,7 @@ class GrpcConnection:
         self._stub = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
         self._models = model_service_pb2_grpc.ModelServiceStub(self._channel)
 
-    def answers(self, images: Sequence[bytes]) -> list[Answer]:
+    def answers(self, raw: Sequence[bytes]) -> list[Answer]:
         """Ask once; see `Connection`."""
         import tensorflow as tf
         from tensorflow_serving.apis import predict_pb2
@@ -77,14 +81,15 @@ class GrpcConnection:
         request = predict_pb2.PredictRequest()
         self._fill(request.model_spec)
         request.model_spec.signature_name = SIGNATURE
-        request.inputs[INPUT].CopyFrom(tf.make_tensor_proto(list(images), tf.string, [len(images)]))
+        tensor = tf.make_tensor_proto(list(raw), tf.string, [len(raw)])
+        request.inputs[self._modality.request].CopyFrom(tensor)
         response = self._call(self._stub.Predict, request)
         # thousands of probabilities would be unpacked for nothing
         outputs = {
             name: _plain(tf.make_ndarray(tensor).tolist()) if name in (*OUTPUTS, ACCEPTED, LABELS) else None
             for name, tensor in response.outputs.items()
         }
-        return read_answers(outputs, len(images))
+        return read_answers(outputs, len(raw), self._modality.noun)
 
     def signature(self) -> tuple[frozenset[str], frozenset[str]] | None:
         """Inputs and outputs by the server's metadata; see `Connection`."""

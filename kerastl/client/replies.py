@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 SIGNATURE = "serving_default"
-INPUT = "image_bytes"
 OUTPUTS = ("classes", "scores")
 ACCEPTED = "accepted"
 UNKNOWN_LABEL = "Unrecognized servable version label"
@@ -18,12 +17,12 @@ LABELS = "labels"
 
 @dataclass(frozen=True)
 class Answer:
-    """Answer of a served model to one image.
+    """Answer of a served model to one example.
 
     Attributes:
         top: classes with their scores, in falling order; as many as the model serves.
         accepted: False where the model abstains.
-        labels: those whose probability is above one half; None for a model of one label an image.
+        labels: those whose probability is above one half; None for a model of one label an example.
     """
 
     top: tuple[tuple[str, float], ...]
@@ -36,7 +35,7 @@ class NoAnswer(Exception):
 
 
 class Refused(NoAnswer):
-    """The server refuses the request for what it holds: an unreadable image, or too many bytes. Asking again is idle."""
+    """The server refuses the request for what it holds: an unreadable example, or too many bytes. Asking again is idle."""
 
 
 class Unavailable(NoAnswer):
@@ -77,8 +76,8 @@ class VersionState:
 class Connection(Protocol):
     """A server that can be asked; `rest` and `grpc_client` each have one."""
 
-    def answers(self, images: Sequence[bytes]) -> list[Answer]:
-        """Ask once about encoded images.
+    def answers(self, raw: Sequence[bytes]) -> list[Answer]:
+        """Ask once about raw examples.
 
         Raises:
             NoAnswer: there is none, for the reason that its class tells.
@@ -99,12 +98,13 @@ class Connection(Protocol):
         """Let go of the server."""
 
 
-def read_answers(outputs: Any, count: int) -> list[Answer]:
+def read_answers(outputs: Any, count: int, noun: str = "example") -> list[Answer]:
     """The answers in a server's outputs.
 
     Args:
-        outputs: by name, nested lists as they come from JSON; a row for each image.
-        count: images that were asked about.
+        outputs: by name, nested lists as they come from JSON; a row for each example.
+        count: examples that were asked about.
+        noun: one of them in words.
 
     Raises:
         NotOurs: the outputs are not those of a model that kerastl exported.
@@ -115,7 +115,7 @@ def read_answers(outputs: Any, count: int) -> list[Answer]:
     accepted = outputs.get(ACCEPTED, [True] * count)
     labels = outputs.get(LABELS, [None] * count)
     if not all(isinstance(rows, list) and len(rows) == count for rows in (classes, scores, accepted, labels)):
-        raise NotOurs(f"it did not answer with a row for each of {count} images")
+        raise NotOurs(f"it did not answer with a row for each of {count} {noun}s")
     answers = []
     for names, values, accepts, lines in zip(classes, scores, accepted, labels, strict=True):
         if not (_are(names, str) and _are(values, (int, float)) and len(names) == len(values) > 0):

@@ -1,6 +1,6 @@
 """TensorFlow Serving's REST API: https://www.tensorflow.org/tfx/serving/api_rest.
 
-Images travel in the column format, base64 as the API demands for bytes, and the answer's columns come back alike.
+Examples travel in the column format, base64 as the API demands for bytes, and the answer's columns come back alike.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ import httpx
 from kerastl.client.access import HAND_OVER, Access
 from kerastl.client.address import Address
 from kerastl.client.replies import (
-    INPUT,
     SIGNATURE,
     UNKNOWN_LABEL,
     Answer,
@@ -34,11 +33,12 @@ from kerastl.client.replies import (
     read_answers,
 )
 from kerastl.errors import ServingError, UserError
+from kerastl.modality import Modality
 
 CONNECT_SECONDS = 10.0
 """A server that takes no connection in this time is not there, however long its answers may take."""
 
-# 413 comes from proxies, many of which take no more than a megabyte: fewer images may still pass.
+# 413 comes from proxies, many of which take no more than a megabyte: fewer examples may still pass.
 REFUSALS = (400, 413)
 PASSING = (429, 502, 503)
 _TLS = re.compile(r"\[(?:SSL|X509)[^]]*\] ([^(]+)")
@@ -51,11 +51,14 @@ class RestConnection:
         address: of the model.
         timeout_seconds: for sending a batch, and again for each piece of its answer; connecting has no more than
             `CONNECT_SECONDS`.
-        access: what lets a client in.
+        access: credentials.
+        modality: of the examples.
     """
 
-    def __init__(self, address: Address, timeout_seconds: float, access: Access) -> None:
-        self._address, self._access = address, access
+    def __init__(
+        self, address: Address, timeout_seconds: float, access: Access, modality: type[Modality]
+    ) -> None:
+        self._address, self._access, self._modality = address, access, modality
         self._client = httpx.Client(
             headers=access.headers,
             auth=_auth(address, access),
@@ -63,10 +66,10 @@ class RestConnection:
             timeout=httpx.Timeout(timeout_seconds, connect=min(CONNECT_SECONDS, timeout_seconds)),
         )
 
-    def answers(self, images: Sequence[bytes]) -> list[Answer]:
+    def answers(self, raw: Sequence[bytes]) -> list[Answer]:
         """Ask once; see `Connection`."""
-        encoded = [{"b64": base64.b64encode(data).decode("ascii")} for data in images]
-        body = {"signature_name": SIGNATURE, "inputs": {INPUT: encoded}}
+        encoded = [{"b64": base64.b64encode(data).decode("ascii")} for data in raw]
+        body = {"signature_name": SIGNATURE, "inputs": {self._modality.request: encoded}}
         response = self._send("POST", f"{self._address.url}:predict", body)
         try:
             reply = response.json()
@@ -74,7 +77,7 @@ class RestConnection:
             raise NotOurs(f"it answered no JSON but {_short(self._hidden(response.text[:1000]))!r}") from None
         if not isinstance(reply, dict) or "outputs" not in reply:
             raise NotOurs("it answered JSON without 'outputs'")
-        return read_answers(reply["outputs"], len(images))
+        return read_answers(reply["outputs"], len(raw), self._modality.noun)
 
     def signature(self) -> tuple[frozenset[str], frozenset[str]] | None:
         """Inputs and outputs by the server's metadata; see `Connection`."""
@@ -100,7 +103,7 @@ class RestConnection:
 
     def _send(self, method: str, url: str, body: Any = None) -> httpx.Response:
         try:
-            # Redirects are not followed: a redirected POST would arrive as a GET without its images.
+            # Redirects are not followed: a redirected POST would arrive as a GET without its examples.
             response = self._client.request(method, url, json=body)
         except (httpx.ConnectTimeout, httpx.PoolTimeout) as error:
             raise Unavailable("no connection in time") from error

@@ -41,10 +41,10 @@ ONNX_OPSET = 18
 
 
 class Signature(NamedTuple):
-    """One way to ask a model: the name of its only input, and the function from a batch to its outputs by name."""
+    """One way to ask a model: the names of its inputs, and the function from a batch of each to its outputs by name."""
 
-    input: str
-    call: Callable[[Any], dict[str, np.ndarray]]
+    inputs: Sequence[str]
+    call: Callable[..., dict[str, np.ndarray]]
 
 
 class Model(NamedTuple):
@@ -55,32 +55,31 @@ class Model(NamedTuple):
 
 
 def answer(runtime: str, path: str, request: str, threads: str) -> None:
-    """Answer the passes of a request, and then measure times of the first signature, which takes pixels, until stdin ends.
+    """Answer the passes of a request, and then measure times of the first signature, which takes decoded examples, until stdin ends.
 
     Args:
         runtime: `litert`, `onnx`, `saved_model` or `keras`.
         path: the model's file or folder.
-        request: a folder with `pixels.npy` (uint8 [n, s, s, 3], RGB 0..255), the encoded images as `*.bytes` in the same order
-            where a signature takes them, and `request.json`: `passes`, pairs of a batch size and the number of images, the
-            first ones, to ask about; and `signatures`, those to ask, null for all. `answers.npz` is written beside them: a
+        request: a folder with `NAME.npy` ([n, …], decoded examples) for each input, `NAME/*.bytes` (the same examples, raw, in
+            their order) where a signature takes them, and `request.json`: `passes`, pairs of a batch size and the number of
+            examples, the first ones, to ask about; and `signatures`, those to ask, null for all. `answers.npz` is written beside them: a
             JSON text `facts`, and for each pass all of its outputs.
         threads: that the runtime may use; 0 for all.
     """
     folder = Path(request)
     wanted = json.loads((folder / "request.json").read_text())
-    images = {
-        "pixels": np.load(folder / "pixels.npy", mmap_mode="r"),
-        "image_bytes": [each.read_bytes() for each in sorted(folder.glob("*.bytes"))],
-    }
+    examples: dict[str, Any] = {each.stem: np.load(each, mmap_mode="r") for each in folder.glob("*.npy")}
+    for each in sorted(folder.glob("*/*.bytes")):
+        examples.setdefault(each.parent.name, []).append(each.read_bytes())
     model = OPENERS[runtime](path, int(threads))
     asked = {name: model.signatures[name] for name in wanted["signatures"] or sorted(model.signatures)}
     out: dict[str, np.ndarray] = {}
     passes: list[dict[str, Any]] = []
     for name, signature in asked.items():
-        rows = images[signature.input]
+        rows = [examples[key] for key in signature.inputs]
         for batch_size, count in wanted["passes"]:
-            batches = (rows[start : min(start + batch_size, count)] for start in range(0, count, batch_size))
-            for key, values in _joined([signature.call(batch) for batch in batches]):
+            parts = [slice(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
+            for key, values in _joined([signature.call(*(each[part] for each in rows)) for part in parts]):
                 out[f"pass{len(passes)}_{key}"] = values
             passes.append({"signature": name, "batch_size": batch_size, "count": count})
     facts = {"signatures": sorted(model.signatures), "passes": passes, **model.facts}
@@ -88,17 +87,18 @@ def answer(runtime: str, path: str, request: str, threads: str) -> None:
     signature = next(iter(asked.values()))
     for line in sys.stdin:
         given = json.loads(line)
-        batch = images["pixels"][np.arange(given["batch_size"]) % len(images["pixels"])]
+        rows = [examples[key] for key in signature.inputs]
+        batch = [each[np.arange(given["batch_size"]) % len(each)] for each in rows]
         sys.stdout.write(json.dumps(times(signature, batch, given["calls"])) + "\n")
         sys.stdout.flush()
 
 
-def times(signature: Signature, batch: np.ndarray, calls: int) -> list[float]:
+def times(signature: Signature, batch: Sequence[np.ndarray], calls: int) -> list[float]:
     """Seconds of each of some calls, after one that is not counted."""
     found = []
     for _ in range(calls + 1):
         start = time.perf_counter()
-        signature.call(batch)
+        signature.call(*batch)
         found.append(time.perf_counter() - start)
     return found[1:]
 
@@ -122,13 +122,13 @@ def open_litert(path: str, threads: int) -> Model:
     scale, zero_point = made["quantization"]
     batch_size = -1
 
-    def call(images: np.ndarray) -> dict[str, np.ndarray]:
+    def call(batch: np.ndarray) -> dict[str, np.ndarray]:
         nonlocal batch_size
-        if len(images) != batch_size:
-            batch_size = len(images)
-            interpreter.resize_tensor_input(given["index"], images.shape)
+        if len(batch) != batch_size:
+            batch_size = len(batch)
+            interpreter.resize_tensor_input(given["index"], batch.shape)
             interpreter.allocate_tensors()
-        interpreter.set_tensor(given["index"], images.astype(given["dtype"]))
+        interpreter.set_tensor(given["index"], batch.astype(given["dtype"]))
         interpreter.invoke()
         answer = interpreter.get_tensor(made["index"])
         return {"probabilities": (answer.astype(np.float32) - zero_point) * scale if scale else answer}
@@ -141,7 +141,7 @@ def open_litert(path: str, threads: int) -> Model:
             "shape": details["shape_signature"].tolist(),
             "quantization": [float(details["quantization"][0]), int(details["quantization"][1])],
         }
-    return Model({"litert": Signature("pixels", call)}, facts)
+    return Model({"litert": Signature(names["inputs"], call)}, facts)
 
 
 def open_onnx(path: str, threads: int) -> Model:
@@ -162,11 +162,11 @@ def open_onnx(path: str, threads: int) -> Model:
         for side, one in (("input", given), ("output", made))
     }
 
-    def call(images: np.ndarray) -> dict[str, np.ndarray]:
-        (answer,) = session.run([made.name], {given.name: images.astype(np.float32)})
+    def call(batch: np.ndarray) -> dict[str, np.ndarray]:
+        (answer,) = session.run([made.name], {given.name: batch.astype(np.float32)})
         return {"probabilities": answer}
 
-    return Model({"onnx": Signature("pixels", call)}, facts)
+    return Model({"onnx": Signature([given.name], call)}, facts)
 
 
 def open_saved_model(path: str, threads: int) -> Model:
@@ -179,13 +179,14 @@ def open_saved_model(path: str, threads: int) -> Model:
     def signature_of(
         function: Any, _loaded: Any = loaded
     ) -> Signature:  # it holds only weak references to the model
-        ((name, spec),) = function.structured_input_signature[1].items()
+        specs = function.structured_input_signature[1]
 
-        def call(batch: Any) -> dict[str, np.ndarray]:
-            answers = function(**{name: tf.constant(batch, spec.dtype)})
+        def call(*batch: Any) -> dict[str, np.ndarray]:
+            given = zip(specs.items(), batch, strict=True)
+            answers = function(**{name: tf.constant(rows, spec.dtype) for (name, spec), rows in given})
             return {key: value.numpy() for key, value in answers.items()}
 
-        return Signature(name, call)
+        return Signature(list(specs), call)
 
     functions = dict(loaded.signatures)
     random = sorted(set().union(*(random_operations(each) for each in functions.values())))
@@ -201,8 +202,12 @@ def open_keras(path: str, threads: int) -> Model:
 
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     network = keras.saving.load_model(path, compile=False)
-    call = lambda images: {"logits": network.predict_on_batch(images.astype(np.float32))}  # noqa: E731
-    return Model({"keras": Signature("pixels", call)}, {})
+
+    def call(*batch: np.ndarray) -> dict[str, np.ndarray]:
+        given = [rows.astype(each.dtype) for rows, each in zip(batch, network.inputs, strict=True)]
+        return {"logits": network.predict_on_batch(given if len(given) > 1 else given[0])}
+
+    return Model({"keras": Signature([each.name for each in network.inputs], call)}, {})
 
 
 OPENERS: dict[str, Callable[[str, int], Model]] = {
@@ -225,27 +230,27 @@ def convert(format: str, saved_model: str, target: str, representative: str) -> 
 
     Args:
         format: `litert`, `litert-int8` or `onnx`.
-        saved_model: folder with one signature `serving_default`, float32 `pixels` -> `probabilities`.
+        saved_model: folder with one signature `serving_default`, one input -> `probabilities`.
         target: the file to write.
-        representative: an .npy, uint8 [n, s, s, 3], for `litert-int8`.
+        representative: an .npy of decoded examples, [n, …], for `litert-int8`.
     """
     if format == "onnx":
         write_onnx(saved_model, target)
     else:
-        images = np.load(representative, mmap_mode="r") if format == "litert-int8" else None
-        Path(target).write_bytes(litert(saved_model, images))
+        examples = np.load(representative, mmap_mode="r") if format == "litert-int8" else None
+        Path(target).write_bytes(litert(saved_model, examples))
 
 
-def litert(saved_model: str, images: np.ndarray | None) -> bytes:
-    """A LiteRT model; with images, one whose every number is an integer of eight bits."""
+def litert(saved_model: str, examples: np.ndarray | None) -> bytes:
+    """A LiteRT model; with examples, one whose every number is an integer of eight bits."""
     import tensorflow as tf
 
     # From a SavedModel: from concrete functions (TensorFlow 2.21) variables stay resource variables, and the
     # calibration ends in "read_variable.cc:67 variable != nullptr was not true".
     converter = tf.lite.TFLiteConverter.from_saved_model(saved_model)
-    if images is not None:
+    if examples is not None:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        converter.representative_dataset = lambda: ([image[None].astype(np.float32)] for image in images)
+        converter.representative_dataset = lambda: ([each[None].astype(np.float32)] for each in examples)
         # Without it an operation that has no integer kernel would silently stay in float.
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
         converter.inference_input_type = converter.inference_output_type = tf.uint8
@@ -263,12 +268,12 @@ def write_onnx(saved_model: str, target: str) -> None:
     # Frozen here: tf2onnx (1.17) makes inputs of the variables of a loaded signature.
     frozen = convert_variables_to_constants_v2(signature)
     (given,), (made,) = frozen.inputs, frozen.outputs
-    (output_name,) = signature.structured_outputs
+    ((input_name,), (output_name,)) = signature.structured_input_signature[1], signature.structured_outputs
     tf2onnx.convert.from_graph_def(
         frozen.graph.as_graph_def(),
         input_names=[given.name],
         output_names=[made.name],
-        tensors_to_rename={given.name: "pixels", made.name: output_name},
+        tensors_to_rename={given.name: input_name, made.name: output_name},
         opset=ONNX_OPSET,
         output_path=target,
     )

@@ -14,16 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from kerastl.backbones import get_backbone
-from kerastl.encoded import NOT_SERVED, SERVED_WORDS
 from kerastl.export.compare import CheckResult
 from kerastl.export.versions import CARD_FILE, FACTS_FILE
 from kerastl.markdown import render
+from kerastl.modality import modality_named
 from kerastl.run import environment
 from kerastl.task import task_named
 from kerastl.wording import interval
 
 FORMAT = 1
-_FEW_IMAGES = 20
+_FEW_EXAMPLES = 20
 _MOST_CLASSES = 50
 
 
@@ -38,7 +38,7 @@ def describe_version(
         known: of the trained model, see `kerastl.export.facts.model_facts`.
         name: under which it is published.
         result: of the check of the exported model.
-        warmup_count: number of requests with images of the data that the version carries.
+        warmup_count: number of requests with examples of the data that the version carries.
 
     Returns:
         File name in `assets.extra/` → content.
@@ -79,7 +79,7 @@ def weights_licence(origin: str, backbone: str, weights: str) -> str:
         published = get_backbone(backbone).published
         where = f" at {published[0].url}" if published else ""
         return f"unknown to kerastl: check it with their publisher before you pass the model on. Keras has them{where}"
-    return f"unknown to kerastl: check it with whoever made `{weights}` before you pass the model on"
+    return f"unknown to kerastl: check it with the publisher of `{weights}` before you pass the model on"
 
 
 def _without_classes(metrics: Mapping[str, Any] | None) -> dict[str, Any] | None:
@@ -91,7 +91,7 @@ def _without_classes(metrics: Mapping[str, Any] | None) -> dict[str, Any] | None
 
 
 def _card(record: Mapping[str, Any]) -> str:
-    test, task = record["test"], task_named(record["task"])
+    test, task, kind = record["test"], task_named(record["task"]), modality_named(record["modality"])
     classes = test["classes"] if test else []
     low, high = test["accuracy_interval"] if test else (0.0, 1.0)
     # of many classes those first of which something is known
@@ -105,8 +105,8 @@ def _card(record: Mapping[str, Any]) -> str:
         accuracy_title=task.accuracy_title.capitalize(),
         interval=interval(low, high, test.get("groups")) if test else "",
         shown=known_first[:_MOST_CLASSES],
-        scarce=[row["name"] for row in classes if row["support"] < _FEW_IMAGES],
-        few_images=_FEW_IMAGES,
-        served_words=SERVED_WORDS,
-        not_served=NOT_SERVED,
+        scarce=[row["name"] for row in classes if row["support"] < _FEW_EXAMPLES],
+        few_examples=_FEW_EXAMPLES,
+        kind=kind,
+        settings=kind.at(record),
     )

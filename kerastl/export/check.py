@@ -9,17 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kerastl.export.compare import CheckImages, CheckResult, compare
+from kerastl.export.compare import CheckExamples, CheckResult, compare
 from kerastl.export.formats import INFO_FILE, SERVED, Format, read_info, write_info
 from kerastl.export.process import start_model
-from kerastl.export.signature import (
-    LABELS_FILE,
-    SERVING_BYTES,
-    SERVING_EMBEDDING,
-    SERVING_PIXELS,
-    Serving,
-    read_labels,
-)
+from kerastl.export.signature import LABELS_FILE, SERVING_EMBEDDING, SERVING_RAW, Serving, read_labels
+from kerastl.modality import count_of
 
 if TYPE_CHECKING:
     import keras
@@ -31,7 +25,7 @@ one: a logit of 4 moves by up to 2^-6, its probability by a fourth of that for e
 order or a missing preprocessing moves probabilities by far more."""
 FORMAT_TOLERANCE = 1e-4
 """Of another runtime, which adds up in another order: MobileNetV2 with real weights differed by up to 1.1e-5 over
-1,064 images, see docs/formats.md."""
+1,064 examples, see docs/formats.md."""
 
 LARGEST_BATCH = 32
 SINGLES = 4
@@ -48,7 +42,7 @@ def tolerance_for(precision: str, format: Format = SERVED) -> float:
     return exact if precision == "float32" else MIXED_PRECISION_TOLERANCE
 
 
-def expected_answers(model: keras.Model, encoded_images: Sequence[bytes], serving: Serving) -> CheckImages:
+def expected_answers(model: keras.Model, raw: Sequence[bytes], serving: Serving) -> CheckExamples:
     """Answers of the model in memory, through the decoding that training uses.
 
     Computed on the processor, as the fresh process does, and as one graph, as evaluation does: a graphics card rounds
@@ -56,15 +50,14 @@ def expected_answers(model: keras.Model, encoded_images: Sequence[bytes], servin
 
     Args:
         model: returns logits.
-        encoded_images: original bytes of readable images.
+        raw: original bytes of readable examples.
         serving: how it is served.
     """
     import tensorflow as tf
 
-    from kerastl.modality.image.decode import decode
+    from kerastl.export.saved_model import as_structured, network_inputs
     from kerastl.model.heads import embedding_model
 
-    size, resize = serving.image_size, serving.resize
     networks = (model, embedding_model(model))
     answer, embed = (
         tf.function(functools.partial(each, training=False), reduce_retracing=True) for each in networks
@@ -72,21 +65,20 @@ def expected_answers(model: keras.Model, encoded_images: Sequence[bytes], servin
     to_probabilities = getattr(tf.nn, serving.task.activation)
     probabilities, embeddings = [], []
     with tf.device("CPU"):
-        bits = serving.significant_bits
-        pixels = np.stack([decode(tf.constant(each), size, resize, bits).numpy() for each in encoded_images])
-        for part in np.split(pixels, range(LARGEST_BATCH, len(pixels), LARGEST_BATCH)):
-            images = tf.constant(part, tf.float32)
-            logits = tf.cast(answer(images), tf.float64)
+        decoded = [serving.modality.decode(tf.constant(each)) for each in raw]
+        inputs = {name: np.stack([each[name].numpy() for each in decoded]) for name in decoded[0]}
+        for start in range(0, len(raw), LARGEST_BATCH):
+            part = {name: values[start : start + LARGEST_BATCH] for name, values in inputs.items()}
+            some = as_structured(network_inputs(model, part))
+            logits = tf.cast(answer(some), tf.float64)
             probabilities.append(to_probabilities(logits).numpy().astype(np.float32))
-            embeddings.append(tf.cast(embed(images), tf.float32).numpy())
-    return CheckImages(
-        pixels, np.concatenate(probabilities), np.concatenate(embeddings), tuple(encoded_images)
-    )
+            embeddings.append(tf.cast(embed(some), tf.float32).numpy())
+    return CheckExamples(inputs, np.concatenate(probabilities), np.concatenate(embeddings), tuple(raw))
 
 
 def check_export(
     folder: Path | str,
-    images: CheckImages,
+    examples: CheckExamples,
     serving: Serving,
     tolerance: float = FLOAT32_TOLERANCE,
     format: Format = SERVED,
@@ -99,8 +91,8 @@ def check_export(
 
     Args:
         folder: what `write_saved_model` or `write_format` wrote.
-        images: at least one, with what is expected; real ones, and of every class, find most. With their files and embeddings
-            for a SavedModel, with labels for other formats.
+        examples: at least one, with what is expected; real ones, and of every class, find most. With their raw bytes and
+            embeddings for a SavedModel, with labels for other formats.
         serving: how the model is to be served.
         tolerance: largest difference of a probability that passes, see `tolerance_for`; embeddings may differ by
             as much of their largest value, and integers are held to labels and accuracy instead.
@@ -110,27 +102,28 @@ def check_export(
         ExportError: if the exported model cannot be loaded or asked at all.
         ValueError: if probabilities and names do not fit each other.
     """
-    folder, shape = Path(folder), images.probabilities.shape
-    if not len(images.pixels) or shape != (len(images.pixels), len(serving.class_names)):
+    folder, shape, count = Path(folder), examples.probabilities.shape, count_of(examples.inputs)
+    if not count or shape != (count, len(serving.class_names)):
         raise ValueError(
-            f"Expected at least one image and probabilities [{len(images.pixels)}, {len(serving.class_names)}], got "
-            f"{len(images.pixels)} images and {list(shape)}."
+            f"Expected at least one example and probabilities [{count}, {len(serving.class_names)}], got "
+            f"{count} examples and {list(shape)}."
         )
-    count, batch = len(images.pixels), min(len(images.pixels), LARGEST_BATCH)
+    batch = min(count, LARGEST_BATCH)
     small = [(max(1, batch // 3), batch)] * 2 if format is SERVED else [(1, min(SINGLES, count))]
     passes = [(batch, count), *small, (batch, batch)]
     model = folder if format is SERVED else folder / format.file
-    with start_model(format.runtime, model, images.pixels, passes, images.encoded) as process:
+    raw = {serving.modality.request: examples.raw} if format is SERVED else {}
+    with start_model(format.runtime, model, examples.inputs, passes, raw) as process:
         answers = process.answers()
     problems = [_labels_problem(folder, serving, format)]
     if format is SERVED:
-        wanted = (SERVING_BYTES, SERVING_PIXELS, SERVING_EMBEDDING)
+        wanted = (SERVING_RAW, serving.modality.decoded_signature, SERVING_EMBEDDING)
         given = answers.facts["signatures"]
         problems += [f"There is no signature {name!r}." for name in wanted if name not in given]
-        return compare(answers, images, serving, tolerance, problems=[*filter(None, problems)])
+        return compare(answers, examples, serving, tolerance, problems=[*filter(None, problems)])
     info = read_info(folder)
     problems += _wrong_description(info, answers.facts, format)
-    result = compare(answers, images, serving, tolerance, format.is_integer, [*filter(None, problems)])
+    result = compare(answers, examples, serving, tolerance, format.is_integer, [*filter(None, problems)])
     if format.is_integer:
         info["output"]["scale"], info["output"]["zero_point"] = answers.facts["output"]["quantization"]
     checked = {
@@ -167,6 +160,6 @@ def _wrong_description(info: Mapping[str, Any], facts: Mapping[str, Any], format
     if format.is_integer and facts["input"]["quantization"] != [1.0, 0]:
         scale, zero_point = facts["input"]["quantization"]
         problems.append(
-            f"A pixel's value is not the input itself: scale {scale:.4g}, zero point {zero_point}; expected 1 and 0."
+            f"A value of the input is not the input itself: scale {scale:.4g}, zero point {zero_point}; expected 1 and 0."
         )
     return problems

@@ -2,7 +2,7 @@
 
 An exported model can differ from the model in memory in ways that no exception shows: preprocessing left out or
 done twice, augmentation still in, channels or labels in another order, another resize. All of them change
-the answers to real images, so the answers are compared.
+the answers to real examples, so the answers are compared.
 """
 
 from __future__ import annotations
@@ -13,36 +13,37 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from kerastl.export.process import Answers
-from kerastl.export.signature import SERVING_BYTES, SERVING_PIXELS, Serving
+from kerastl.export.signature import SERVING_RAW, Serving
+from kerastl.modality import Batch
 
 LARGEST_ACCURACY_LOSS = 0.02
 SMALLEST_AGREEMENT = 0.8
-"""For integers of eight bits, of the test images: how much of the accuracy may be lost, and the share of labels that
+"""For integers of eight bits, of the test examples: how much of the accuracy may be lost, and the share of labels that
 has to stay. On a weak model a broken conversion loses little accuracy, and is found by the labels: it changes half of
 them and more, where a sound one was seen to change a tenth."""
 INTEGER_STEP = 1 / 256
 """Step of a probability of eight bits in LiteRT, for softmax and sigmoid alike."""
 _SINGLE_STEPS = 2
-"""Of an image asked alone and in a batch. The sums are of integers and the same; none was seen to differ at all."""
+"""Of an example asked alone and in a batch. The sums are of integers and the same; none was seen to differ at all."""
 
 
 @dataclass(frozen=True)
-class CheckImages:
-    """Images on which an exported model is compared with the model in memory.
+class CheckExamples:
+    """Examples on which an exported model is compared with the model in memory.
 
     Attributes:
-        pixels: uint8 [n, s, s, 3], RGB: as training decodes them.
+        inputs: as training decodes them, [n, …].
         probabilities: float [n, k], of the model in memory.
         embeddings: float32 [n, d], of the same; None where they are not compared.
-        encoded: the original files; empty where pixels alone are asked about.
+        raw: their original bytes; empty where only decoded ones are asked about.
         labels: int [n], or 0 and 1, [n, k]: what they are; None where accuracy is not measured.
-        is_test: bool [n]: whether an image is of the test split; accuracy is measured on those.
+        is_test: bool [n]: whether an example is of the test split; accuracy is measured on those.
     """
 
-    pixels: np.ndarray
+    inputs: Batch
     probabilities: np.ndarray
     embeddings: np.ndarray | None = None
-    encoded: tuple[bytes, ...] = ()
+    raw: tuple[bytes, ...] = ()
     labels: np.ndarray | None = None
     is_test: np.ndarray | None = None
 
@@ -54,15 +55,16 @@ class CheckResult:
     Attributes:
         largest_difference: of a served probability from the expected one, over all passes; infinite if an answer was not a
             number.
-        count: number of images.
+        count: number of examples.
         tolerance: largest difference that passes; integers are held to labels and accuracy instead.
         signatures: names of the signatures that were found.
         problems: what is wrong, a line each; empty if all agrees.
-        label_agreement: share of all images that are called as the model calls them; this and the following are 0 where
+        label_agreement: share of all examples that are called as the model calls them; this and the following are 0 where
             no labels were given.
-        accuracy: on the test images.
+        accuracy: on the test examples.
         model_accuracy: of the model in memory on the same.
-        test_count: number of test images.
+        test_count: number of test examples.
+        noun: one example in words.
     """
 
     largest_difference: float
@@ -74,6 +76,7 @@ class CheckResult:
     accuracy: float = 0.0
     model_accuracy: float = 0.0
     test_count: int = 0
+    noun: str = "example"
 
     @property
     def passed(self) -> bool:
@@ -83,7 +86,7 @@ class CheckResult:
 
 def compare(
     answers: Answers,
-    images: CheckImages,
+    examples: CheckExamples,
     serving: Serving,
     tolerance: float,
     is_integer: bool = False,
@@ -92,23 +95,23 @@ def compare(
     """Compare all passes with what is expected, and passes of the same kind with each other.
 
     Args:
-        answers: the first pass is over all images.
-        images: what was asked, and what is expected.
+        answers: the first pass is over all examples.
+        examples: what was asked, and what is expected.
         serving: how the model is to be served.
         tolerance: largest difference of a probability that passes; embeddings may differ by as much of their largest value.
         is_integer: the model computes in integers of eight bits.
         problems: what is wrong beside the answers.
     """
-    largest, repeats_differ = 0.0, 0.0
+    largest, repeats_differ, noun = 0.0, 0.0, serving.modality.noun
     wrong: list[str] = []
     first_of: dict[str, np.ndarray] = {}
     for each in answers.passes:
         where, what, given = f"{each.signature} in batches of {each.batch_size}", "probabilities", each.main
-        expected, allowed = images.probabilities[: each.count], tolerance
+        expected, allowed = examples.probabilities[: each.count], tolerance
         if "embedding" in each.outputs:
-            assert images.embeddings is not None
-            what, expected = "embeddings", images.embeddings[: each.count]
-            allowed = tolerance * max(1.0, float(np.abs(images.embeddings).max()))
+            assert examples.embeddings is not None
+            what, expected = "embeddings", examples.embeddings[: each.count]
+            allowed = tolerance * max(1.0, float(np.abs(examples.embeddings).max()))
         if not _fits(given, expected):
             wrong.append(
                 f"{where}: {what} are {list(given.shape)}{'' if np.isfinite(given).all() else ' and not all finite'}, "
@@ -122,10 +125,10 @@ def compare(
         if most > allowed and not is_integer:
             row, column = np.unravel_index(differences.argmax(), differences.shape)
             wrong.append(
-                f"{where}: {what} differ by up to {most:.2g}, at most {allowed:.2g} may be. Worst in image {row}, column "
+                f"{where}: {what} differ by up to {most:.2g}, at most {allowed:.2g} may be. Worst in {noun} {row}, column "
                 f"{column}: {given[row, column]:.4f}, expected {expected[row, column]:.4f}."
             )
-        if each.signature in (SERVING_BYTES, SERVING_PIXELS):
+        if each.signature in (SERVING_RAW, serving.modality.decoded_signature):
             problem = wrong_labels(each.outputs, expected, serving, tolerance)
             wrong += [f"{where}: {problem}"] if problem else []
         alone = _moved(given, first_of.setdefault(each.signature, given))
@@ -145,15 +148,16 @@ def compare(
         wrong.append(f"The graph holds random operations: {', '.join(random)}.")
     result = CheckResult(
         largest_difference=largest,
-        count=len(images.probabilities),
+        count=len(examples.probabilities),
         tolerance=tolerance,
         signatures=tuple(answers.facts.get("signatures", ())),
         problems=tuple(dict.fromkeys(wrong)),
+        noun=noun,
     )
     given = answers.passes[0].main
-    if images.labels is None or not _fits(given, images.probabilities):
+    if examples.labels is None or not _fits(given, examples.probabilities):
         return result
-    return _with_accuracy(result, given, images, serving, is_integer)
+    return _with_accuracy(result, given, examples, serving, is_integer)
 
 
 def _fits(given: np.ndarray, expected: np.ndarray) -> bool:
@@ -161,18 +165,18 @@ def _fits(given: np.ndarray, expected: np.ndarray) -> bool:
 
 
 def _moved(given: np.ndarray, before: np.ndarray) -> float:
-    """Largest difference in the images that are in both."""
+    """Largest difference in the examples that are in both."""
     shared = min(len(given), len(before))
     return float(np.abs(given[:shared] - before[:shared]).max())
 
 
 def _with_accuracy(
-    result: CheckResult, given: np.ndarray, images: CheckImages, serving: Serving, is_integer: bool
+    result: CheckResult, given: np.ndarray, examples: CheckExamples, serving: Serving, is_integer: bool
 ) -> CheckResult:
     """The result with labels and accuracy, by which integers pass or do not."""
-    exclusive, (labels, is_test) = serving.task.exclusive, (images.labels, images.is_test)
+    exclusive, (labels, is_test) = serving.task.exclusive, (examples.labels, examples.is_test)
     assert labels is not None and is_test is not None
-    served, expected = (p.argmax(axis=1) if exclusive else p >= 0.5 for p in (given, images.probabilities))
+    served, expected = (p.argmax(axis=1) if exclusive else p >= 0.5 for p in (given, examples.probabilities))
     agree, right, model_right = (
         same if same.ndim == 1 else same.all(axis=1)
         for same in (served == expected, served == labels, expected == labels)
@@ -183,8 +187,10 @@ def _with_accuracy(
     )
     changed, lost = int((~agree).sum()), round((model_accuracy - accuracy) * tests)
     problems = list(result.problems)
-    accuracies = f"Accuracy on {tests} test images is {accuracy:.3f}, that of the model {model_accuracy:.3f}"
-    # Of few images one is more than the bound: a single one may always go.
+    accuracies = (
+        f"Accuracy on {tests} test {result.noun}s is {accuracy:.3f}, that of the model {model_accuracy:.3f}"
+    )
+    # Of few examples one is more than the bound: a single one may always go.
     if is_integer and lost > max(1, int(round(LARGEST_ACCURACY_LOSS * tests, 6))):
         problems.append(
             f"{accuracies}: {100 * (model_accuracy - accuracy):.1f} points are lost, at most "
@@ -192,7 +198,7 @@ def _with_accuracy(
         )
     if is_integer and changed > max(1, int(round((1 - SMALLEST_AGREEMENT) * count, 6))):
         problems.append(
-            f"{changed} of {count} images are called otherwise than the model calls them; at least "
+            f"{changed} of {count} {result.noun}s are called otherwise than the model calls them; at least "
             f"{SMALLEST_AGREEMENT:.0%} must agree. {accuracies}."
         )
     return replace(
@@ -246,17 +252,18 @@ def wrong_labels(
     if len(wrong):
         first = int(wrong[0])
         return (
-            f"{len(wrong)} of {len(expected)} labels are wrong; image {first} was called "
+            f"{len(wrong)} of {len(expected)} labels are wrong; {serving.modality.noun} {first} was called "
             f"{str(served['label'][first])!r} (column {int(indices[first])}), expected "
             f"{serving.class_names[int(expected[first].argmax())]!r}."
         )
     wrong_of_task = serving.task.wrong_answers(served, expected, serving.class_names, tolerance)
-    return wrong_of_task or _wrong_acceptance(served, best, serving.threshold, tolerance)
+    return wrong_of_task or _wrong_acceptance(served, best, serving, tolerance)
 
 
 def _wrong_acceptance(
-    served: Mapping[str, np.ndarray], best: np.ndarray, threshold: float | None, tolerance: float
+    served: Mapping[str, np.ndarray], best: np.ndarray, serving: Serving, tolerance: float
 ) -> str:
+    threshold = serving.threshold
     if (threshold is None) != ("accepted" not in served):
         return (
             f"the threshold is {threshold}, but 'accepted' is {'' if threshold is None else 'not '}answered."
@@ -265,4 +272,4 @@ def _wrong_acceptance(
         return ""
     clear = np.abs(best - threshold) > tolerance
     wrong = int((served["accepted"] != (best >= threshold))[clear].sum())
-    return f"'accepted' is wrong for {wrong} of {len(best)} images." if wrong else ""
+    return f"'accepted' is wrong for {wrong} of {len(best)} {serving.modality.noun}s." if wrong else ""

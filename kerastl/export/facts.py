@@ -11,6 +11,7 @@ from typing import Any
 
 from kerastl.backbones import is_file_name
 from kerastl.export.card import weights_licence
+from kerastl.modality import modality_of
 from kerastl.recipe import Settings, recipe_to_toml
 from kerastl.run import Run
 
@@ -38,14 +39,15 @@ def model_facts(
     backbone, weights = recipe.backbone.name, recipe.backbone.weights
     if is_file_name(backbone) and weights == "pretrained":
         weights = backbone  # they lie in the same file
+    modality = modality_of(recipe)
     backbone, origin = without_folders(backbone), found.get("weights_origin", "")
     return {
         "run": run.name,
         "recipe": recipe.name,
         "backbone": backbone,
         "weights": {"origin": origin, "licence": weights_licence(origin, backbone, without_folders(weights))},
-        "image_size": recipe.backbone.image_size,
-        "resize": recipe.data.resize,
+        "modality": modality.name,
+        **modality.settings(),
         "task": recipe.task.name,
         "classes": list(class_names),
         "data": {

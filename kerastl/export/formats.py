@@ -1,12 +1,12 @@
-"""LiteRT and ONNX: formats for devices and other runtimes, which take pixels and have no place for labels.
+"""LiteRT and ONNX: formats for devices and other runtimes, which take decoded examples and have no place for labels.
 
-Encoded images cannot go in: neither LiteRT nor ONNX has the operations that decode JPEG and PNG. So a client of
-such a model has to decode and resize as training did, and what that means stands in a small file beside it:
+Raw examples cannot go in: neither LiteRT nor ONNX has the operations that decode them. So a client of such a model has to
+decode as training did, and what that means stands in a small file beside it:
 
     exported/<format>/<name>/<version>/
-        model.tflite or model.onnx    pixels [n, s, s, 3] -> probabilities [n, k]
+        model.tflite or model.onnx    the network's input [n, …] -> probabilities [n, k]
         labels.txt                    a class a line, in the order of the probabilities
-        format.json                   input, output, size, resize, labels, threshold, and the result of the check
+        format.json                   input and how it is decoded, output, labels, threshold, and the result of the check
 
 Not in `saved_models/`: TensorFlow Serving watches those folders, and a version there never changes once it is visible.
 """
@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Any
 
 from kerastl.errors import UserError
 from kerastl.export.signature import LABELS_FILE, Serving, write_labels
+from kerastl.modality import Batch, only
 
 if TYPE_CHECKING:
     import keras
-    import numpy as np
 
 SAVED_MODEL = "saved_model"
 INFO_FILE = "format.json"
@@ -41,7 +41,7 @@ class Format:
         runtime: which runtime of `ask_process` answers with it.
         packages: modules that conversion and check import.
         extra: of kerastl, which installs them.
-        input_dtype: `float32`, or `uint8` where all arithmetic is in integers; RGB 0..255 in either.
+        input_dtype: `float32`, or `uint8` where all arithmetic is in integers.
     """
 
     name: str
@@ -87,20 +87,19 @@ def require_packages(format: Format) -> None:
 
 def describe(format: Format, serving: Serving) -> dict[str, Any]:
     """Content of `format.json` before the check."""
-    size, count = serving.image_size, len(serving.class_names)
+    modality, count = serving.modality, len(serving.class_names)
+    ((name, spec),) = modality.spec.items()
     return {
+        "modality": modality.name,
         "format": format.name,
         "file": format.file,
         "precision": "int8" if format.is_integer else "float32",
         "input": {
-            "name": "pixels",
+            "name": name,
             "dtype": format.input_dtype,
-            "shape": [-1, size, size, 3],
-            "channels": "RGB",
-            "range": [0, 255],
-            "image_size": size,
-            "resize": serving.resize,
-            "significant_bits": serving.significant_bits,
+            "shape": [-1, *spec.shape],
+            **modality.layout,
+            **modality.settings(),
         },
         "output": {
             "name": "probabilities",
@@ -125,17 +124,16 @@ def write_info(folder: Path, info: dict[str, Any]) -> None:
 
 
 def write_format(
-    model: keras.Model, serving: Serving, format: Format, folder: Path, representative: np.ndarray
+    model: keras.Model, serving: Serving, format: Format, folder: Path, representative: Batch
 ) -> None:
     """Write a model in another format, its labels and its description.
 
     Args:
-        model: takes float32 [n, s, s, 3], RGB 0..255, and returns logits [n, k].
+        model: see `kerastl.export.saved_model.write_saved_model`.
         serving: what has to be known beside it.
         format: to write.
         folder: to make; `publish` makes it visible.
-        representative: uint8 [m, s, s, 3]: training images, from which the integer format learns how large
-            activations become. Others do not look at it, and it may be empty.
+        representative: decoded training examples, [m, …], from which the integer format learns how large activations become. Others do not look at it, and it may be empty.
 
     Raises:
         ExportError: the model cannot be converted; with the converter's last lines.
@@ -143,26 +141,15 @@ def write_format(
     import numpy as np
 
     from kerastl.export.process import convert_in_process
-    from kerastl.export.saved_model import check_serving, write_pixels_only
+    from kerastl.export.saved_model import check_serving, write_decoded_only
 
     check_serving(model, serving)
     folder.mkdir(parents=True)
     with tempfile.TemporaryDirectory(prefix="kerastl-convert-") as scratch:
-        saved, images = Path(scratch) / "saved_model", Path(scratch) / "representative.npy"
-        write_pixels_only(model, serving, saved, format.is_integer)
+        saved, examples = Path(scratch) / "saved_model", Path(scratch) / "representative.npy"
+        write_decoded_only(model, serving, saved, format.is_integer)
         if format.is_integer:
-            np.save(images, with_full_range(representative))
-        convert_in_process(format.name, saved, folder / format.file, images)
+            np.save(examples, only(serving.modality.full_range(representative)))
+        convert_in_process(format.name, saved, folder / format.file, examples)
     write_labels(folder / LABELS_FILE, serving.class_names)
     write_info(folder, describe(format, serving))
-
-
-def with_full_range(images: np.ndarray) -> np.ndarray:
-    """Images of which the first has a black and a white pixel.
-
-    The integer model's input scale is taken from the values seen: only with both ends among them is a pixel's
-    value, 0..255, the input itself.
-    """
-    images = images.copy()
-    images[0, 0, 0], images[0, -1, -1] = 0, 255
-    return images

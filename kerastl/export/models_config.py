@@ -19,7 +19,7 @@ CONFIG_FILE = "models.config"
 SERVER_FOLDER = "/models"
 """The folder of models as the container sees it, in `tools/serve.sh` and `tools/compose.yaml`."""
 
-_TOKEN = re.compile(r"""#[^\n]*|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|[{}<>]|\w+""")
+_PIECE = re.compile(r"""#[^\n]*|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|[{}<>]|\w+""")
 _MADE = "# Written by kerastl; `kerastl models config` writes it anew. Without this line it is left alone."
 
 
@@ -119,15 +119,15 @@ def _configs(text: str) -> list[dict[str, list[str]]]:
     found: list[dict[str, list[str]]] = []
     above: list[str] = []
     field = ""
-    for token in _TOKEN.findall(text):
-        if token in "{<":
+    for piece in _PIECE.findall(text):
+        if piece in "{<":
             above.append(field)
             found += [{}] * (field == "config")
-        elif token in "}>":
+        elif piece in "}>":
             field = above.pop() if above else ""
-        elif token[0] in "\"'" or token[0].isdigit():
+        elif piece[0] in "\"'" or piece[0].isdigit():
             if "config" in above:
-                found[-1].setdefault(field, []).append(token.strip("\"'"))
-        elif token[0] != "#":
-            field = token
+                found[-1].setdefault(field, []).append(piece.strip("\"'"))
+        elif piece[0] != "#":
+            field = piece
     return found

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -26,12 +27,12 @@ _ENVIRONMENT = {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
 
 @dataclass(frozen=True)
 class Pass:
-    """Answers of one signature to the first images of a request.
+    """Answers of one signature to the first examples of a request.
 
     Attributes:
         signature: its name; of LiteRT, ONNX and Keras that of the runtime.
-        batch_size: images in a call; the last may have had fewer.
-        count: images that were asked about.
+        batch_size: examples in a call; the last may have had fewer.
+        count: examples that were asked about.
         outputs: by name, [count, …] each.
     """
 
@@ -92,7 +93,7 @@ class ModelProcess:
         return Answers(tuple(passes), facts)
 
     def times(self, batch_size: int, calls: int) -> list[float]:
-        """Seconds of each of some calls with a batch of pixels; the first, which is not counted, warms up.
+        """Seconds of each of some calls with a batch of decoded examples; the first, which is not counted, warms up.
 
         Raises:
             ExportError: the process ended.
@@ -118,20 +119,20 @@ class ModelProcess:
 def start_model(
     runtime: str,
     model: Path,
-    pixels: np.ndarray | Path,
+    inputs: Mapping[str, np.ndarray | Path],
     passes: Sequence[tuple[int, int]],
-    encoded: Sequence[bytes] = (),
+    raw: Mapping[str, Sequence[bytes]] = MappingProxyType({}),
     signatures: Sequence[str] | None = None,
     threads: int = 0,
 ) -> Iterator[ModelProcess]:
-    """Begin to answer images in a fresh process.
+    """Begin to answer examples in a fresh process.
 
     Args:
         runtime: `litert`, `onnx`, `saved_model` or `keras`.
         model: its file or folder.
-        pixels: uint8 [n, s, s, 3], RGB 0..255, or an .npy of that.
-        passes: pairs of a batch size and the number of images, the first ones, to ask about.
-        encoded: the same images as files, for signatures that take such.
+        inputs: decoded examples by the name of the input, [n, …], or an .npy of that.
+        passes: pairs of a batch size and the number of examples, the first ones, to ask about.
+        raw: the bytes of the same examples by the name of the request, for signatures that take such.
         signatures: to ask, in this order; all of them without it.
         threads: that the runtime may use; 0 for all processors.
 
@@ -140,12 +141,16 @@ def start_model(
     """
     with tempfile.TemporaryDirectory(prefix="kerastl-ask-") as scratch:
         folder = Path(scratch)
-        if isinstance(pixels, Path):
-            (folder / "pixels.npy").symlink_to(pixels.absolute())
-        else:
-            np.save(folder / "pixels.npy", pixels)
-        for number, each in enumerate(encoded):
-            (folder / f"{number:06}.bytes").write_bytes(each)
+        for name, values in inputs.items():
+            file = folder / f"{name}.npy"
+            if isinstance(values, Path):
+                file.symlink_to(values.absolute())
+            else:
+                np.save(file, values)
+        for name, rows in raw.items():
+            (folder / name).mkdir()
+            for number, each in enumerate(rows):
+                (folder / name / f"{number:06}.bytes").write_bytes(each)
         (folder / "request.json").write_text(json.dumps({"passes": passes, "signatures": signatures}))
         with _script(folder, runtime, str(model.absolute()), scratch, str(threads)) as process:
             yield ModelProcess(process, folder, model)

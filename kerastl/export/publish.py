@@ -29,7 +29,7 @@ class ExportedModel:
         version: its number.
         signatures: names of its signatures.
         largest_difference: of a probability between this version, reloaded, and the model in memory.
-        image_count: number of images on which the two were compared.
+        image_count: number of examples on which the two were compared.
         not_listed: why a `models.config` of the user's own keeps servers from it, and how to mend it; empty where none does.
     """
 
@@ -122,6 +122,6 @@ def _failure(name: str, base: Path, result: CheckResult) -> str:
     stays = f"version {versions[-1]} stays the latest" if versions else "there is no version yet"
     lines = "\n".join(f"  - {problem}" for problem in result.problems)
     return (
-        f"The exported model '{name}' does not answer as the model it was made from, over {result.count} images. "
+        f"The exported model '{name}' does not answer as the model it was made from, over {result.count} {result.noun}s. "
         f"Nothing was published; {stays}.\n{lines}"
     )

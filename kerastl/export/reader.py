@@ -1,4 +1,4 @@
-"""Answers with a published model in this process; its graph decodes the images itself."""
+"""Answers with a published model in this process; its graph decodes the examples itself."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import numpy as np
 
 from kerastl.errors import DataError, UserError, nearest
 from kerastl.export.folders import published_versions
-from kerastl.export.signature import LABELS_FILE, SERVING_BYTES, read_labels
+from kerastl.export.signature import LABELS_FILE, SERVING_RAW, read_labels
+from kerastl.export.versions import facts_of
+from kerastl.modality import FIRST, modality_named
 from kerastl.task import LABELS, Task
 from kerastl.task.classification import CLASSIFICATION, MULTI_LABEL
 
@@ -23,65 +25,67 @@ class ExportedReader:
         path: folder of the version.
         class_names: names of the classes, in the order of the probabilities.
         task: what it answers.
+        modality: what its examples are.
     """
 
     def __init__(self, path: Path) -> None:
         import tensorflow as tf
 
         self.path = path
+        self.modality = modality_named(facts_of(path).get("modality", FIRST))
         self._loaded = tf.saved_model.load(str(path))  # its signatures hold only weak references to it
-        signature = self._loaded.signatures.get(SERVING_BYTES)
+        signature = self._loaded.signatures.get(SERVING_RAW)
         inputs = list(signature.structured_input_signature[1]) if signature else []
         try:
             self.class_names = read_labels(path / "assets" / LABELS_FILE)
         except OSError:
             self.class_names = ()
         if (
-            inputs != ["image_bytes"]
+            inputs != [self.modality.request]
             or "probabilities" not in signature.structured_outputs
             or not self.class_names
         ):
             raise UserError(
-                f"{path} is not a model that kerastl exported: expected a signature {SERVING_BYTES!r} with the input "
-                f"'image_bytes' and the output 'probabilities', and assets/labels.txt. Its signatures: "
+                f"{path} is not a model that kerastl exported: expected a signature {SERVING_RAW!r} with the input "
+                f"{self.modality.request!r} and the output 'probabilities', and assets/labels.txt. Its signatures: "
                 f"{', '.join(self._loaded.signatures) or 'none'}."
             )
         self._answer = signature
         self.task: Task = MULTI_LABEL if LABELS in signature.structured_outputs else CLASSIFICATION
 
-    def predict_bytes(self, images: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
-        """Probabilities of encoded images, and whether they are accepted.
+    def predict_bytes(self, raw: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
+        """Probabilities of raw examples, and whether they are accepted.
 
         Args:
-            images: the bytes of JPEG, PNG, GIF, BMP or WebP files.
+            raw: their bytes, in the formats that the modality decodes.
 
         Returns:
             float32 [n, k], columns in the order of `class_names`; and bool [n], all true for a model without a
             threshold.
 
         Raises:
-            DataError: if an image cannot be read; says which and why.
+            DataError: if an example cannot be read; says which and why.
         """
-        if not images:
+        if not raw:
             return np.zeros((0, len(self.class_names)), np.float32), np.zeros(0, bool)
-        parts = [self._predict(images, start) for start in range(0, len(images), _BATCH_SIZE)]
+        parts = [self._predict(raw, start) for start in range(0, len(raw), _BATCH_SIZE)]
         return _joined(parts)
 
     def _predict(
-        self, images: Sequence[bytes], start: int, count: int = _BATCH_SIZE
+        self, raw: Sequence[bytes], start: int, count: int = _BATCH_SIZE
     ) -> tuple[np.ndarray, np.ndarray]:
         import tensorflow as tf
 
-        part = list(images[start : start + count])
+        part = list(raw[start : start + count])
         try:
-            answer = self._answer(image_bytes=tf.constant(part, tf.string))
+            answer = self._answer(**{self.modality.request: tf.constant(part, tf.string)})
         except tf.errors.InvalidArgumentError as error:
             if len(part) > 1:  # which one it was, the graph does not always say
-                return _joined([self._predict(images, start + i, 1) for i in range(len(part))])
+                return _joined([self._predict(raw, start + i, 1) for i in range(len(part))])
             reason = str(error.message).strip().splitlines()[0]
             raise DataError(
-                f"Image {start} of {len(images)} cannot be read ({len(part[0])} bytes): {reason}. Expected a JPEG, PNG, "
-                "GIF, BMP or WebP file."
+                f"{self.modality.noun.capitalize()} {start} of {len(raw)} cannot be read ({len(part[0])} bytes): {reason}. "
+                f"Expected {self.modality.takes}."
             ) from error
         accepted = answer["accepted"].numpy() if "accepted" in answer else np.ones(len(part), bool)
         return answer["probabilities"].numpy(), accepted

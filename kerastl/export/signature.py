@@ -1,12 +1,12 @@
 """Signatures of a served model, in words that need no TensorFlow.
 
-As TensorFlow Serving and its clients see them (n images, k classes, s the image size, d features):
+As TensorFlow Serving and its clients see them (n examples, k classes, d features):
 
-| signature           | input         |                                                                         |
-|---------------------|---------------|-------------------------------------------------------------------------|
-| `serving_default`   | `image_bytes` | string [n]: encoded images of any size and format that training reads    |
-| `serving_pixels`    | `pixels`      | float32 [n, s, s, 3]: RGB, 0..255, as `kerastl.modality.image.decode` returns them |
-| `serving_embedding` | `image_bytes` | as above                                                                |
+| signature                    | inputs                      |                                                             |
+|------------------------------|-----------------------------|-------------------------------------------------------------|
+| `serving_default`            | `Modality.request`          | string [n]: raw examples, all that training reads           |
+| `Modality.decoded_signature` | the names of `Modality.spec` | examples as `Modality.decode` returns them, as the network's own inputs take them |
+| `serving_embedding`          | `Modality.request`          | as above                                                    |
 
 | output          |                                                                                                  |
 |-----------------|--------------------------------------------------------------------------------------------------|
@@ -20,8 +20,8 @@ As TensorFlow Serving and its clients see them (n images, k classes, s the image
 | `accepted`      | bool [n]: whether its probability reaches the threshold; only where one was chosen               |
 | `embedding`     | float32 [n, d]: the pooled features of the backbone; of `serving_embedding` alone                |
 
-The REST API of TensorFlow Serving treats tensors whose names end in `_bytes` as base64
-(`{"image_bytes": {"b64": …}}`), hence that name.
+The REST API of TensorFlow Serving treats tensors whose names end in `_bytes` as base64 (`{"b64": …}`), hence the end of the
+names of requests that are no text.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from kerastl.modality import Modality
 from kerastl.task import Task, task_named
 
-SERVING_BYTES = "serving_default"
-SERVING_PIXELS = "serving_pixels"
+SERVING_RAW = "serving_default"
 SERVING_EMBEDDING = "serving_embedding"
 LABELS_FILE = "labels.txt"
 TOP_CLASSES = 5
@@ -44,23 +44,19 @@ class Serving:
 
     Attributes:
         class_names: in the order of the logits.
-        image_size: side of the model's input in pixels.
-        resize: `stretch`, `crop` or `pad`, as in training.
+        modality: what its examples are, and how they are decoded, as in training.
         task: what the logits answer.
         threshold: lowest probability of the best class that counts as an answer, 0..1; None serves no `accepted`.
-        significant_bits: of PNG files of 16 bits, as in training; see `kerastl.modality.image.decode.decode`.
     """
 
     class_names: tuple[str, ...]
-    image_size: int
-    resize: str = "stretch"
+    modality: Modality
     task: Task = field(default_factory=lambda: task_named("classification"))
     threshold: float | None = None
-    significant_bits: int = 16
 
     @property
     def top(self) -> int:
-        """Number of classes that are named for each image."""
+        """Number of classes that are named for each example."""
         return min(TOP_CLASSES, len(self.class_names))
 
 

@@ -45,7 +45,7 @@ class ModelVersion:
         rollback_of: the version whose files these are, where it was published by going back.
         withdrawn: whether its files were gone back from; only naming it serves them again.
         accuracy: on the test split.
-        test_count: number of images behind it.
+        test_count: number of examples behind it.
         exported: when, in UTC.
         backbone: the pretrained network.
         recipe: name of the recipe.
@@ -141,7 +141,7 @@ def prune_versions(base: Path, keep: int) -> list[int]:
     """
     check_keep(keep)
     versions = _versions(base)
-    repeated = _origin(_facts(base / str(versions[-1])), versions[-1]) if versions else None
+    repeated = _origin(facts_of(base / str(versions[-1])), versions[-1]) if versions else None
     doomed = [number for number in versions[:-keep] if number != repeated]
     with explain_write_errors(base):
         removed = [number for number in doomed if take_away(base, number)]
@@ -171,7 +171,7 @@ def _versions_of(models_dir: Path | str, name: str) -> list[ModelVersion]:
 
 def _read_version(base: Path, number: int, served: bool) -> ModelVersion:
     path = base / str(number)
-    facts = _facts(path)
+    facts = facts_of(path)
     test = facts.get("test")
     return ModelVersion(
         name=base.name,
@@ -198,7 +198,7 @@ def _bytes(folder: Path) -> int:
     return total
 
 
-def _facts(version: Path) -> Mapping[str, Any]:
+def facts_of(version: Path) -> Mapping[str, Any]:
     """Content of `model.json`; empty where there is none, as in versions that other programs made."""
     try:
         facts = json.loads((version / EXTRA_FOLDER / FACTS_FILE).read_text(encoding="utf-8"))
@@ -285,7 +285,9 @@ def _mark(copy: Path, target: ModelVersion) -> None:
     now = datetime.now(UTC).isoformat(timespec="seconds")
     extra = copy / EXTRA_FOLDER
     extra.mkdir(exist_ok=True)
-    write_json_atomic(extra / FACTS_FILE, {**_facts(copy), "rollback_of": target.content, "rolled_back": now})
+    write_json_atomic(
+        extra / FACTS_FILE, {**facts_of(copy), "rollback_of": target.content, "rolled_back": now}
+    )
     card = extra / CARD_FILE
     title, *rest = card.read_text(encoding="utf-8").splitlines() if card.is_file() else [f"# {target.name}"]
     rest = [line for line in rest if not line.startswith(_ROLLED_BACK)]

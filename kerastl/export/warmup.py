@@ -20,16 +20,15 @@ from tensorflow.core.framework import tensor_pb2
 from tensorflow.core.protobuf import saved_model_pb2
 
 from kerastl.errors import ExportError
-from kerastl.export.signature import SERVING_BYTES
+from kerastl.export.signature import SERVING_RAW
 from kerastl.export.versions import EXTRA_FOLDER
 
 WARMUP_FILE = "tf_serving_warmup_requests"
 BATCH_SIZES = (1, 8)
-"""The sizes that clients send most: a single image, and a handful. The first run of a batch size allocates memory and, on a GPU,
+"""The sizes that clients send most: a single example, and a handful. The first run of a batch size allocates memory and, on a GPU,
 chooses algorithms."""
 
 _MOST_RECORDS = 1000
-_INPUT = "image_bytes"
 _MESSAGES = """
 name: "kerastl/warmup.proto" package: "tensorflow.serving" syntax: "proto3"
 dependency: "tensorflow/core/framework/tensor.proto"
@@ -50,22 +49,23 @@ message_type { name: "PredictionLog"
 """
 
 
-def write_warmup(saved_model: Path | str, name: str, images: Sequence[bytes]) -> int:
+def write_warmup(saved_model: Path | str, name: str, raw: Sequence[bytes], request: str) -> int:
     """Put warm-up requests beside a SavedModel.
 
     Args:
         saved_model: its folder.
         name: under which it is served.
-        images: encoded images that the model can read. The smallest are taken, as they travel with every version,
+        raw: bytes of examples that the model can read. The smallest are taken, as they travel with every version,
             and again from the first where they are fewer than a batch.
+        request: name of the input that takes them; see `Modality.request`.
 
     Returns:
-        The number of requests; 0 without images.
+        The number of requests; 0 without examples.
 
     Raises:
         ExportError: if the SavedModel would not answer a request.
     """
-    ordered = sorted(images, key=len)
+    ordered = sorted(raw, key=len)
     if not ordered:
         return 0
     path = Path(saved_model) / EXTRA_FOLDER / WARMUP_FILE
@@ -73,7 +73,7 @@ def write_warmup(saved_model: Path | str, name: str, images: Sequence[bytes]) ->
     with tf.io.TFRecordWriter(str(path)) as writer:
         for batch_size in BATCH_SIZES:
             batch = [ordered[i % len(ordered)] for i in range(batch_size)]
-            writer.write(_request(name, batch).SerializeToString())
+            writer.write(_request(name, batch, request).SerializeToString())
     check_warmup(saved_model)
     return len(BATCH_SIZES)
 
@@ -108,13 +108,13 @@ def _problem(log: Any, signatures: dict[str, Any], number: int) -> str:
     return "" if given == wanted else f"number {number} has the inputs {given}; {name!r} takes {wanted}"
 
 
-def _request(name: str, images: Sequence[bytes]) -> Any:
+def _request(name: str, raw: Sequence[bytes], request: str) -> Any:
     log = _prediction_log()()
-    request = log.predict_log.request
-    request.model_spec.name = name
-    request.model_spec.signature_name = SERVING_BYTES
-    tensor = tf.make_tensor_proto(list(images), dtype=tf.string, shape=[len(images)])
-    request.inputs[_INPUT].MergeFromString(tensor.SerializeToString())
+    message = log.predict_log.request
+    message.model_spec.name = name
+    message.model_spec.signature_name = SERVING_RAW
+    tensor = tf.make_tensor_proto(list(raw), dtype=tf.string, shape=[len(raw)])
+    message.inputs[request].MergeFromString(tensor.SerializeToString())
     return log
 
 

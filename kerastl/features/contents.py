@@ -36,7 +36,7 @@ def content_keys(split: Split, cache: Cache, progress: Progress = Progress()) ->
     remembered = np.flatnonzero(cache.store.look(KEY, named))
 
     def compute(positions: np.ndarray, outputs: object) -> Iterator[Part]:
-        with progress.track(f"read {split.name}", len(positions)) as tracker:
+        with progress.track(f"read {split.name}", len(positions), "files") as tracker:
             for start in range(0, len(positions), DIGESTS_AT_ONCE):
                 part = positions[start : start + DIGESTS_AT_ONCE]
                 at, rows = _read(split, part)

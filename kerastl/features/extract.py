@@ -194,7 +194,9 @@ class _Call:
             if self._wanted.pooled:
                 self._frozen.check_untouched()
             names = " and ".join(split.name for split in self._splits)
-            self._tracker = self.stack.enter_context(progress.track(f"features {names}", max(kept)))
+            noun = self._splits[0].views.modality.noun
+            tracker = progress.track(f"features {names}", max(kept), f"{noun}s")
+            self._tracker = self.stack.enter_context(tracker)
         return places
 
     def compute(self, positions: np.ndarray, outputs: Collection[str]) -> Iterator[Part]:

@@ -250,7 +250,9 @@ class _Decoding:
 
     def _compute(self, positions: np.ndarray, outputs: Collection[str]) -> Iterator[Part]:
         if self._tracker is None:  # one for all parcels
-            tracker = self._progress.track(f"decode {self._split.name}", self._lost)
+            tracker = self._progress.track(
+                f"decode {self._split.name}", self._lost, f"{self._modality.noun}s"
+            )
             self._tracker = self._stack.enter_context(tracker)
         lengths = [min(BLOCK_ROWS, len(positions) - start) for start in range(0, len(positions), BLOCK_ROWS)]
         for part in _decoded(self._split, positions, self._modality, lengths, self._tracker.advance):

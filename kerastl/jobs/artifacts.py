@@ -14,7 +14,7 @@ from kerastl.data.examples import Splits, spread_positions
 from kerastl.evaluation.answers import answers_of
 from kerastl.jobs.prepare import Prepared
 from kerastl.report.plots import plot_curves
-from kerastl.report.plots_images import plot_augmentation, plot_worst
+from kerastl.report.plots_examples import plot_augmentation, plot_worst
 from kerastl.run import Run
 from kerastl.training.two_phase import FitResult
 from kerastl.writing import write_json_atomic, write_text_atomic

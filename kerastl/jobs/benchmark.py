@@ -6,7 +6,7 @@ import contextlib
 import os
 import statistics
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +19,13 @@ from kerastl.errors import ExportError, UserError
 from kerastl.export.formats import FORMATS, SAVED_MODEL, require_packages, write_format
 from kerastl.export.process import ModelProcess, start_model
 from kerastl.export.saved_model import write_saved_model
-from kerastl.export.signature import SERVING_PIXELS, Serving
+from kerastl.export.signature import Serving
 from kerastl.features.inputs import Inputs
 from kerastl.jobs.calibrate import read_threshold
 from kerastl.jobs.convert import CHECK_BATCH, REPRESENTATIVE_IMAGES, format_named
 from kerastl.jobs.evaluate import decode_labelled, evaluation_split, some_of
 from kerastl.jobs.trained import class_names_of, model_of, recipe_of, serving_of
-from kerastl.modality import modality_of, only
+from kerastl.modality import Batch, Modality, modality_of
 from kerastl.progress import Progress
 from kerastl.run import Run, open_run
 
@@ -131,18 +131,17 @@ def benchmark(
     with tempfile.TemporaryDirectory(prefix="kerastl-benchmark-") as scratch:
         place = Path(scratch)
         kept, labels, _ = decode_labelled(split, modality, class_names, place, progress)
-        pixels = place / "pixels.npy"
-        _write_pixels(kept, pixels)
-        representative = np.zeros((0, serving.image_size, serving.image_size, 3), np.uint8)
+        files = _write_inputs(kept, place)
+        representative: Batch = {}
         if any(FORMATS[name].is_integer for name in chosen if name in FORMATS):
             train = some_of(make_splits(open_examples(recipe.data), recipe.data).train, REPRESENTATIVE_IMAGES)
             images, known, _ = decode_labelled(train, modality, class_names, place, progress)
-            representative = only(images[np.arange(len(known))])
+            representative = images[np.arange(len(known))]
         written, left_out = _write_all(folder, serving, chosen, representative, place, progress)
         threads = os.cpu_count() or 1
         with contextlib.ExitStack() as stack:
             processes = {
-                name: stack.enter_context(_start(model, pixels, len(labels), threads))
+                name: stack.enter_context(_start(model, files, len(labels), threads, modality))
                 for name, model in written.items()
             }
             latencies = _take_turns(processes, progress)
@@ -173,21 +172,27 @@ class _Written:
     path: Path
 
 
-def _write_pixels(kept: Inputs, path: Path) -> None:
-    """A large test split may not fit into memory."""
-    spec = only(kept.modality.spec)
-    rows = np.lib.format.open_memmap(path, "w+", np.dtype(spec.dtype), (len(kept), *spec.shape))
-    for start in range(0, len(rows), _ROWS_AT_ONCE):
-        positions = np.arange(start, min(start + _ROWS_AT_ONCE, len(rows)))
-        rows[positions] = only(kept[positions])
-    rows.flush()
+def _write_inputs(kept: Inputs, place: Path) -> dict[str, Path]:
+    """Write each input into a file: a large test split may not fit into memory."""
+    files = {name: place / f"{name}.npy" for name in kept.modality.spec}
+    rows = {
+        name: np.lib.format.open_memmap(files[name], "w+", np.dtype(each.dtype), (len(kept), *each.shape))
+        for name, each in kept.modality.spec.items()
+    }
+    for start in range(0, len(kept), _ROWS_AT_ONCE):
+        positions = np.arange(start, min(start + _ROWS_AT_ONCE, len(kept)))
+        for name, values in kept[positions].items():
+            rows[name][positions] = values
+    for each in rows.values():
+        each.flush()
+    return files
 
 
 def _write_all(
     run: Run,
     serving: Serving,
     names: Sequence[str],
-    representative: np.ndarray,
+    representative: Batch,
     place: Path,
     progress: Progress,
 ) -> tuple[dict[str, _Written], dict[str, str]]:
@@ -211,10 +216,12 @@ def _write_all(
     return written, left_out
 
 
-def _start(model: _Written, pixels: Path, count: int, threads: int) -> AbstractContextManager[ModelProcess]:
-    signatures = [SERVING_PIXELS] if model.runtime == SAVED_MODEL else None
+def _start(
+    model: _Written, files: Mapping[str, Path], count: int, threads: int, modality: Modality
+) -> AbstractContextManager[ModelProcess]:
+    signatures = [modality.decoded_signature] if model.runtime == SAVED_MODEL else None
     passes = [(CHECK_BATCH, count)]
-    return start_model(model.runtime, model.path, pixels, passes, signatures=signatures, threads=threads)
+    return start_model(model.runtime, model.path, files, passes, signatures=signatures, threads=threads)
 
 
 def _take_turns(processes: dict[str, ModelProcess], progress: Progress) -> dict[str, tuple[Latency, ...]]:

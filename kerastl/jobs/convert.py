@@ -15,18 +15,19 @@ from kerastl.data.sources import open_examples
 from kerastl.data.splits import make_splits
 from kerastl.errors import ExportError, UserError, nearest
 from kerastl.export.check import check_export, tolerance_for
-from kerastl.export.compare import CheckImages, CheckResult
+from kerastl.export.compare import CheckExamples, CheckResult
 from kerastl.export.formats import FORMATS, Format, require_packages, write_format
 from kerastl.export.publish import check_model_name, publish
 from kerastl.jobs.calibrate import read_threshold
 from kerastl.jobs.evaluate import decode_labelled, some_of
 from kerastl.jobs.trained import class_names_of, model_of, precision_of_model, recipe_of, serving_of
-from kerastl.modality import modality_of, only
+from kerastl.modality import Batch, count_of, modality_of, only
 from kerastl.progress import Progress
 from kerastl.run import open_run
 from kerastl.task import Task
 from kerastl.training.phase import predict_logits
 from kerastl.training.reuse import inference_of
+from kerastl.wording import counted
 
 # Of the training split. TensorFlow's guide to integer quantisation calls 100 to 500 enough:
 # https://ai.google.dev/edge/litert/models/post_training_integer_quant
@@ -112,17 +113,17 @@ def convert(
             key: decode_labelled(split, modality_of(recipe), class_names, Path(scratch), progress)
             for key, split in wanted.items()
         }
-        pixels = {key: only(kept[np.arange(len(labels))]) for key, (kept, labels, _) in decoded.items()}
+        inputs = {key: kept[np.arange(len(labels))] for key, (kept, labels, _) in decoded.items()}
         labels = {key: labels for key, (_, labels, _) in decoded.items()}
     images = check_images(
         model,
-        np.concatenate([pixels["validation"], pixels["test"]]),
+        {key: np.concatenate([values, inputs["test"][key]]) for key, values in inputs["validation"].items()},
         np.concatenate([labels["validation"], labels["test"]]),
         np.arange(len(labels["validation"]) + len(labels["test"])) >= len(labels["validation"]),
         serving.task,
     )
     progress.note(
-        f"Converting to {target.name}, and checking on {len(images.pixels)} images of the validation and test splits"
+        f"Converting to {target.name}, and checking on {counted(len(images.probabilities), serving.modality.noun)} of the validation and test splits"
     )
     tolerance = tolerance_for(precision_of_model(model), target)
     results: list[CheckResult] = []
@@ -132,7 +133,7 @@ def convert(
         return results[-1]
 
     published = publish(
-        lambda path: write_format(model, serving, target, path, pixels["train"]),
+        lambda path: write_format(model, serving, target, path, inputs["train"]),
         check,
         Path(exported_dir) / target.name,
         name,
@@ -169,16 +170,16 @@ def format_named(name: str) -> Format:
 
 
 def check_images(
-    model: keras.Model, pixels: np.ndarray, labels: np.ndarray, is_test: np.ndarray, task: Task
-) -> CheckImages:
-    """Images with the answers of the model in memory, computed on the processor as the other runtimes do."""
+    model: keras.Model, inputs: Batch, labels: np.ndarray, is_test: np.ndarray, task: Task
+) -> CheckExamples:
+    """Examples with the answers of the model in memory, computed on the processor as the other runtimes do."""
     with tf.device("CPU"):
         logits = predict_logits(
             inference_of(model),
-            len(pixels),
-            lambda positions, view: pixels[positions].astype(np.float32),
+            count_of(inputs),
+            lambda positions, view: only(inputs)[positions].astype(np.float32),
             CHECK_BATCH,
         )
     if not np.isfinite(logits).all():
         raise ExportError("The model answers some images with what is no number; it cannot be converted")
-    return CheckImages(pixels, task.probabilities(logits), labels=labels, is_test=is_test)
+    return CheckExamples(inputs, task.probabilities(logits), labels=labels, is_test=is_test)

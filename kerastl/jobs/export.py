@@ -18,7 +18,7 @@ from kerastl.data.splits import make_splits
 from kerastl.errors import DataError, ExportError
 from kerastl.export.card import describe_version
 from kerastl.export.check import check_export, expected_answers, tolerance_for
-from kerastl.export.compare import CheckImages
+from kerastl.export.compare import CheckExamples
 from kerastl.export.facts import measured, model_facts, published_recipe
 from kerastl.export.publish import ExportedModel, check_model_name, publish
 from kerastl.export.saved_model import write_saved_model
@@ -26,6 +26,7 @@ from kerastl.export.signature import Serving
 from kerastl.export.warmup import write_warmup
 from kerastl.jobs.calibrate import read_threshold
 from kerastl.jobs.trained import class_names_of, model_of, precision_of_model, recipe_of, serving_of
+from kerastl.modality import Batch
 from kerastl.modality.image.convert import describe_failure, servable
 from kerastl.progress import Progress
 from kerastl.recipe import Settings
@@ -43,14 +44,14 @@ FEATURE_TOLERANCE = {"float32": 0.05, "mixed_bfloat16": 0.2}
 
 @dataclass(frozen=True)
 class Trained:
-    """Pixels and probabilities that training had of the images that an export is checked on.
+    """Inputs and probabilities that training had of the examples that an export is checked on.
 
     Attributes:
-        pixels: uint8 [n, s, s, 3], as they were decoded for training.
+        inputs: as they were decoded for training, [n, …].
         probabilities: [n, k], from the features that the model was trained on.
     """
 
-    pixels: np.ndarray
+    inputs: Batch
     probabilities: np.ndarray
 
 
@@ -96,7 +97,7 @@ def export_network(
     def build(path: Path) -> None:
         nonlocal warmup_count
         write_saved_model(model, serving, path)
-        warmup_count = write_warmup(path, name, images) if warmup else 0
+        warmup_count = write_warmup(path, name, images, serving.modality.request) if warmup else 0
 
     exported = publish(
         build,
@@ -112,14 +113,18 @@ def export_network(
     return exported
 
 
-def _check_trained(trained: Trained, expected: CheckImages, tolerance: float) -> None:
-    others = np.flatnonzero((trained.pixels != expected.pixels).any(axis=(1, 2, 3)))
+def _check_trained(trained: Trained, expected: CheckExamples, tolerance: float) -> None:
+    count = len(expected.raw)
+    others = set[int]()
+    for name, values in expected.inputs.items():
+        differ = (trained.inputs[name] != values).reshape(count, -1).any(axis=1)
+        others |= set(np.flatnonzero(differ).tolist())
     difference = float(np.abs(trained.probabilities - expected.probabilities).max(initial=0.0))
-    if len(others):
-        problem = f"{len(others)} of {len(expected.pixels)} images are decoded otherwise than they were for training"
+    if others:
+        problem = f"{len(others)} of {count} images are decoded otherwise than they were for training"
     elif difference > tolerance:
         problem = (
-            f"On {len(expected.pixels)} images the model's probabilities differ by up to {difference:.3f} from those of "
+            f"On {count} images the model's probabilities differ by up to {difference:.3f} from those of "
             f"the features that it was trained on; at most {tolerance} is allowed"
         )
     else:
@@ -219,8 +224,8 @@ def export(
     recipe, class_names = recipe_of(folder), class_names_of(folder)
     check_model_name(name or recipe.name)
     check_apart(recipe.data.source, models_dir)
-    if recipe.data.source.startswith(HANDED) and folder.images.is_dir():
-        images = [path.read_bytes() for path in sorted(folder.images.iterdir())]
+    if recipe.data.source.startswith(HANDED) and folder.check_examples.is_dir():
+        images = [path.read_bytes() for path in sorted(folder.check_examples.iterdir())]
     else:
         splits = make_splits(open_examples(recipe.data), recipe.data)
         images = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import functools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,6 @@ from kerastl.data.png import encode_png
 from kerastl.data.splits import make_splits
 from kerastl.encoded import find_images
 from kerastl.errors import DataError, UserError
-from kerastl.evaluation.abstention import Accepted
-from kerastl.evaluation.calibration import Calibration, Reliability
 from kerastl.evaluation.metrics import Metrics
 from kerastl.export.publish import ExportedModel
 from kerastl.jobs.evaluate import evaluate_each
@@ -30,7 +28,7 @@ from kerastl.jobs.trained import Reader, class_names_of, model_of, recipe_of, ru
 from kerastl.progress import Logging, Progress
 from kerastl.recipe import Settings
 from kerastl.recipe.schema import HANDED
-from kerastl.report.page import PhaseSummary, Report, Trust, report_text
+from kerastl.report.page import Report, report_text
 from kerastl.run import open_run
 
 _IMAGES = "an array [height, width, 3], encoded bytes, a path, a picture of Pillow, or several of one kind"
@@ -98,7 +96,7 @@ class Fitted:
             return self._report
         if not self._folder.report_json.is_file():
             raise UserError(f"The run {self.run} was stopped before its test; evaluate() measures its model")
-        return _report_from(json.loads(self._folder.report_json.read_text(encoding="utf-8")))
+        return Report.from_dict(json.loads(self._folder.report_json.read_text(encoding="utf-8")))
 
     @functools.cached_property
     def history(self) -> dict[str, dict[str, list[float]]]:
@@ -255,36 +253,3 @@ def _files(x: Sequence[Any], progress: Progress) -> Iterator[tuple[str, bytes | 
             yield f"x[{number}]", bytes(each)
         else:
             yield from ((path, contents_of(path)) for path in find_images([str(each)], progress))
-
-
-def _report_from(values: Mapping[str, Any]) -> Report:
-    """The report that report.json holds."""
-    trust, validation = values.get("trust"), values.get("validation_metrics")
-    return Report(
-        **{
-            **values,
-            "metrics": Metrics.from_dict(values["metrics"]),
-            "validation_metrics": Metrics.from_dict(validation) if validation else None,
-            "phases": tuple(PhaseSummary(**phase) for phase in values["phases"]),
-            "class_names": tuple(values["class_names"]),
-            "warnings": tuple(values.get("warnings", ())),
-            "trust": trust and _trust_from(trust),
-        }
-    )
-
-
-def _trust_from(values: Mapping[str, Any]) -> Trust:
-    def accepted(found: Mapping[str, Any] | None) -> Accepted | None:
-        if found is None:
-            return None
-        interval = found["precision_interval"]
-        return Accepted(**{**found, "precision_interval": interval and tuple(interval)})
-
-    calibration = values["calibration"]
-    return Trust(
-        calibration=Calibration(**{**calibration, "temperatures": tuple(calibration["temperatures"])}),
-        reliability=Reliability(**values["reliability"]),
-        threshold=values["threshold"],
-        validation_accepted=accepted(values["validation_accepted"]),
-        test_accepted=accepted(values["test_accepted"]),
-    )

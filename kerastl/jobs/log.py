@@ -27,7 +27,7 @@ class Log(Progress):
         self.write(f"warning: {message}")
         self._listener.warn(message)
 
-    def track(self, label: str, total: int, unit: str = "images") -> Tracker:
+    def track(self, label: str, total: int, unit: str = "examples") -> Tracker:
         """Announce a piece of work."""
         self.write(f"{label}: {total} {unit}")
         return _Stages(self, label, self._listener.track(label, total, unit))

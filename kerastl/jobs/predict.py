@@ -80,7 +80,7 @@ def predictions(
     found: list[Prediction] = []
     converted: Counter[str] = Counter()
     remaining = iter(images)
-    with progress.track("predict", count) as tracker:
+    with progress.track("predict", count, f"{reader.modality.noun}s") as tracker:
         while part := list(itertools.islice(remaining, READ_BATCH)):
             served = [_servable(data, converted) for _, data in part]
             readable = [data for data, error in served if not error]

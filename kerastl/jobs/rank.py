@@ -27,6 +27,7 @@ from kerastl.features.readers import Features
 from kerastl.features.views import Views
 from kerastl.jobs.log import Log
 from kerastl.jobs.prepare import decode_splits, make_repeatable, precision_of, with_significant_bits
+from kerastl.modality import modality_of
 from kerastl.model.build import build_backbone, build_model
 from kerastl.model.cut import cut
 from kerastl.model.weights import KEYWORDS, load_weights, weights_at_hand
@@ -162,7 +163,7 @@ def rank(
     images = splits.train.count + splits.validation.count
     metric = "accuracy" if recipe.task.exclusive else "mean average precision"
     ranking = Ranking(run.path, images, tuple(rows), tuple(left_out), metric)
-    _write(ranking, run)
+    _write(ranking, run, modality_of(recipe).noun)
     return ranking
 
 
@@ -257,7 +258,7 @@ def _images_per_second(frozen: Frozen, views: Views) -> float:
     return BATCH_SIZE / statistics.median(seconds[1:])  # the first one may be traced
 
 
-def _write(ranking: Ranking, run: Run) -> None:
+def _write(ranking: Ranking, run: Run, noun: str) -> None:
     rows = ranking.rows
     write_json_atomic(run.environment_json, environment())
     write_json_atomic(run.path / "ranking.json", {**dataclasses.asdict(ranking), "run": str(ranking.run)})
@@ -267,5 +268,6 @@ def _write(ranking: Ranking, run: Run) -> None:
         [row.spread for row in rows],
         [row.images_per_second for row in rows],
         run.path / "ranking.png",
+        noun,
         ranking.metric,
     )

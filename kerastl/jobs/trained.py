@@ -14,9 +14,10 @@ import tensorflow as tf
 
 from kerastl.errors import UserError
 from kerastl.export.reader import load_exported
+from kerastl.export.saved_model import as_structured, network_inputs
 from kerastl.export.signature import Serving
 from kerastl.jobs.calibrate import read_threshold
-from kerastl.modality import modality_of, only
+from kerastl.modality import Modality, modality_of
 from kerastl.model.graph import walk_layers
 from kerastl.model.own import reason_of
 from kerastl.recipe import Settings, recipe_from_dict, resolve, settings_from_dict
@@ -58,10 +59,7 @@ def class_names_of(run: Run) -> tuple[str, ...]:
 
 def serving_of(recipe: Settings, class_names: Sequence[str], threshold: float | None) -> Serving:
     """Properties of a recipe's served model."""
-    size = recipe.backbone.image_size
-    assert size
-    data = recipe.data
-    return Serving(tuple(class_names), size, data.resize, recipe.task, threshold, data.significant_bits or 16)
+    return Serving(tuple(class_names), modality_of(recipe), recipe.task, threshold)
 
 
 def precision_of_model(model: keras.Model) -> str:
@@ -73,17 +71,19 @@ def precision_of_model(model: keras.Model) -> str:
 
 @dataclass(frozen=True)
 class Reader:
-    """What a trained model answers to encoded images.
+    """A trained model as a function of raw examples.
 
     Attributes:
-        answer: encoded images -> probabilities [n, k], and whether each is accepted, [n].
+        answer: their bytes -> probabilities [n, k], and whether each is accepted, [n].
         class_names: in the order of the probabilities.
         task: what is answered.
+        modality: what the examples are.
     """
 
     answer: Callable[[Sequence[bytes]], tuple[np.ndarray, np.ndarray]]
     class_names: Sequence[str]
     task: Task
+    modality: type[Modality]
 
 
 def open_reader(model: Path) -> Reader:
@@ -92,7 +92,7 @@ def open_reader(model: Path) -> Reader:
         folder = open_run(model)
         return run_reader(folder, model_of(folder))
     exported = load_exported(model)
-    return Reader(exported.predict_bytes, exported.class_names, exported.task)
+    return Reader(exported.predict_bytes, exported.class_names, exported.task, exported.modality)
 
 
 def run_reader(folder: Run, model: keras.Model) -> Reader:
@@ -101,10 +101,11 @@ def run_reader(folder: Run, model: keras.Model) -> Reader:
     threshold = read_threshold(folder) or 0.0
     modality = modality_of(recipe)
 
-    def answer(encoded: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
-        inputs = [only(modality.decode(tf.constant(data))) for data in encoded]
-        logits = model(tf.cast(tf.stack(inputs), tf.float32), training=False).numpy()
+    def answer(raw: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
+        decoded = [modality.decode(tf.constant(data)) for data in raw]
+        inputs = {name: tf.stack([each[name] for each in decoded]) for name in decoded[0]}
+        logits = model(as_structured(network_inputs(model, inputs)), training=False).numpy()
         probabilities = recipe.task.probabilities(logits)
         return probabilities, probabilities.max(axis=1) >= threshold
 
-    return Reader(answer, class_names_of(folder), recipe.task)
+    return Reader(answer, class_names_of(folder), recipe.task, type(modality))

@@ -27,7 +27,7 @@ from kerastl.jobs.plan import make_plan
 from kerastl.jobs.prepare import Prepared, reading_warnings
 from kerastl.jobs.setup import Beginning, logits_of, metrics_of
 from kerastl.jobs.trained import serving_of
-from kerastl.modality import only
+from kerastl.modality import Batch, modality_of
 from kerastl.model.build import Network
 from kerastl.recipe import Asked, Settings, recipe_to_toml
 from kerastl.recipe.schema import HANDED
@@ -77,12 +77,12 @@ class CheckImages:
     Attributes:
         positions: of them in each split.
         encoded: their bytes.
-        pixels: uint8 [n, s, s, 3] as they were decoded for training.
+        inputs: as they were decoded for training.
     """
 
     positions: Mapping[str, np.ndarray]
     encoded: list[bytes]
-    pixels: np.ndarray
+    inputs: Batch
 
 
 def start_run(
@@ -129,10 +129,10 @@ def write_setup(work: Work, export_model: bool) -> CheckImages | None:
     handed = work.recipe.data.source.startswith(HANDED)
     checks = _check_images(work) if export_model or handed else None
     if checks and handed:
-        run.images.mkdir()
+        run.check_examples.mkdir()
         for number, data in enumerate(checks.encoded):
-            with explain_write_errors(run.images):
-                (run.images / f"{number:02}").write_bytes(data)
+            with explain_write_errors(run.check_examples):
+                (run.check_examples / f"{number:02}").write_bytes(data)
     if work.recipe.augment.views > 1:
         write_preview(run, prepared)
     plan = make_plan(work.beginning.network, work.recipe, prepared.splits.counts())
@@ -196,9 +196,12 @@ def conclude(
         class_names=splits.class_names,
         seconds=time.perf_counter() - work.started,
         warnings=(*splits.warnings, *near.warnings, *calibrated.warnings, *converted),
+        modality=modality_of(recipe).name,
     )
     if test.confusion is not None and test.confusion.size <= DRAWN_UP_TO:
-        plot_confusion(test.confusion.dense(), splits.class_names, run.confusion_png)
+        plot_confusion(
+            test.confusion.dense(), splits.class_names, run.confusion_png, modality_of(recipe).noun
+        )
     write_answers(run, prepared, logits)
     # Before the export: the test split is looked at once, and what it said must not be lost with a failed check.
     write_report(run, report)
@@ -209,7 +212,7 @@ def conclude(
     try:
         exported = export_network(
             network.model, recipe, serving, checks.encoded, work.precision, models_dir, recipe.name,
-            Trained(checks.pixels, recipe.task.probabilities(known)),
+            Trained(checks.inputs, recipe.task.probabilities(known)),
             facts=model_facts(recipe, run, splits.class_names, report.to_dict()),
             keep=keep, warmup=warmup, progress=log,
         )  # fmt: skip
@@ -262,8 +265,9 @@ def _check_images(work: Work) -> CheckImages:
     for name in ("validation", "test"):
         positions[name], read = readable_images(getattr(work.prepared.splits, name), work.log)
         images += read
-    pixels = np.concatenate([only(work.prepared.pixels[name][positions[name]]) for name in positions])
-    return CheckImages(positions, images, pixels)
+    parts = [work.prepared.pixels[name][positions[name]] for name in positions]
+    inputs = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return CheckImages(positions, images, inputs)
 
 
 def _validation_weights(beginning: Beginning, recipe: Settings, winner: str) -> np.ndarray | None:
@@ -280,5 +284,5 @@ def _summary(phase: PhaseResult) -> PhaseSummary:
         monitor=phase.monitor,
         best_value=phase.best[phase.monitor],
         seconds=phase.seconds,
-        images_per_second=phase.images_per_second,
+        examples_per_second=phase.images_per_second,
     )

@@ -12,8 +12,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
+from kerastl.errors import UserError, nearest
+from kerastl.progress import Progress
+
 if TYPE_CHECKING:
     import tensorflow as tf
+
+# Of files that name no modality: they are older than the choice.
+FIRST = "image"
 
 # Some examples: the name of each input of the network -> its array, [b, ...].
 Batch = Mapping[str, np.ndarray]
@@ -55,12 +61,43 @@ class Modality(Protocol):
         noun: one example in messages, `image`; `kerastl.wording.counted` makes its plural.
         request: name of the raw input that a served model takes, `image_bytes`.
         smaller: what a user may set to make decoded examples smaller, for messages.
+        decoded_signature: name of the served signature that takes decoded inputs, `serving_pixels`.
+        takes: what raw examples `decode` takes, in words.
+        takes_not: what has to be converted first, in words.
+        converted: what a client has to know of examples that were converted first, after their number.
+        layout: what the numbers of a decoded input are, as plain values.
     """
 
     name: ClassVar[str]
     noun: ClassVar[str]
     request: ClassVar[str]
     smaller: ClassVar[str]
+    decoded_signature: ClassVar[str]
+    takes: ClassVar[str]
+    takes_not: ClassVar[str]
+    converted: ClassVar[str]
+    layout: ClassVar[Mapping[str, Any]]
+
+    @staticmethod
+    def find(patterns: Sequence[str], progress: Progress) -> list[str]:
+        """Paths of the raw examples that files, folders and glob patterns mean, without repeats.
+
+        Raises:
+            UserError: there are none.
+        """
+
+    @staticmethod
+    def sendable(raw: bytes) -> tuple[bytes, str]:
+        """Raw bytes as a served model takes them, and what they were converted from in a word; by their beginning alone, without
+        TensorFlow. See `servable`.
+        """
+
+    @staticmethod
+    def at(settings: Mapping[str, Any]) -> str:
+        """How examples are decoded, in a few words of Markdown, from what `settings` returned."""
+
+    def settings(self) -> dict[str, Any]:
+        """The settings that decoding depends on, as plain values: records of exported models hold them."""
 
     def __hash__(self) -> int: ...
 
@@ -84,6 +121,15 @@ class Modality(Protocol):
     def is_served(self, raw: tf.Tensor) -> tf.Tensor:
         """Whether `decode` takes raw bytes as they are, bool of the shape of `raw`; others go through `servable` first."""
 
+    def check(self, raw: tf.Tensor) -> tf.Operation:
+        """An operation to wait for, which fails where one of string [n] is no example by its beginning, and says which."""
+
+    def own_scale(self, value: tf.Tensor) -> tf.Tensor:
+        """A decoded input behind an operation after which integers of eight bits may have another scale."""
+
+    def full_range(self, inputs: Batch) -> Batch:
+        """Decoded examples changed so that the smallest and the largest value that an input can have are among them."""
+
     def servable(self, raw: bytes) -> tuple[bytes, str]:
         """Raw bytes that `decode` takes, and what they were converted from in a word; '' where they are the same.
 
@@ -91,7 +137,8 @@ class Modality(Protocol):
             ValueError: they cannot be read; the text says why in a few words.
         """
 
-    def reason_of(self, message: str) -> str:
+    @staticmethod
+    def reason_of(message: str) -> str:
         """Why an example could not be decoded, in a few words, from TensorFlow's message; '' for an empty one."""
 
     def view(self, inputs: Batch, keys: np.ndarray, augment: Any) -> Batch:
@@ -131,6 +178,22 @@ def modality_of(settings: Any) -> Modality:
     from kerastl.modality.image import image_of
 
     return image_of(settings)
+
+
+def modality_named(name: str) -> type[Modality]:
+    """The modality of that name, before its settings are known.
+
+    Raises:
+        UserError: there is none; names the nearest.
+    """
+    from kerastl.modality.image import Image
+
+    known: dict[str, type[Modality]] = {Image.name: Image}
+    if name not in known:
+        raise UserError(
+            f"Unknown modality '{name}'.{nearest(name, known)} Expected one of: {', '.join(known)}."
+        )
+    return known[name]
 
 
 def only(batch: Mapping[str, Any]) -> Any:

@@ -228,15 +228,16 @@ def renew_head(
 
 
 def embedding_model(model: keras.Model) -> keras.Model:
-    """Pixels -> what the head stands on: the pooled features of the backbone, before they are standardised.
+    """Decoded inputs -> what the head stands on: the pooled features of the backbone, before they are standardised.
 
     Args:
         model: a whole model, also a reloaded one. In one without a head of kerastl's, what its last layer takes.
     """
     # A sequential model has no graph of its own; a model around its tensors has.
-    steps = trace(keras.Model(model.inputs[0], model.outputs[0]))
+    inputs = model.inputs if len(model.inputs) > 1 else model.inputs[0]
+    steps = trace(keras.Model(inputs, model.outputs[0]))
     head = next((step for step in steps if step.name == STANDARDIZE), steps[-1])
-    return keras.Model(model.inputs[0], steps[head.sources[0]].tensor, name="embedding")
+    return keras.Model(inputs, steps[head.sources[0]].tensor, name="embedding")
 
 
 def make_pooling(name: str, activation_shape: tuple[int, ...], activation_dtype: str) -> keras.Model:

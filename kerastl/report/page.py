@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from kerastl.encoded import NOT_SERVED, SERVED_WORDS
 from kerastl.evaluation.abstention import Accepted
 from kerastl.evaluation.calibration import Calibration, Reliability
 from kerastl.evaluation.confusion import DRAWN_UP_TO, MOST_PAIRS, WHOLE_UP_TO
 from kerastl.evaluation.metrics import ClassMetrics, Metrics
 from kerastl.markdown import render
+from kerastl.modality import FIRST, modality_named
 from kerastl.run import Run
 from kerastl.task import task_named
 from kerastl.wording import columns, counted, duration, interval, share, wrapped
@@ -22,6 +22,8 @@ _WORST_CONFUSIONS = 10
 _TERMINAL_CLASSES = 10
 _TERMINAL_WEAKEST = 5
 _LABEL_WIDTH = 20
+# Keys of a phase in reports of earlier versions.
+_RENAMED = {"images_per_second": "examples_per_second"}
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class PhaseSummary:
         monitor: validation metric that chose it.
         best_value: of that metric, at that epoch.
         seconds: of the whole phase.
-        images_per_second: in training.
+        examples_per_second: in training.
     """
 
     phase: str
@@ -44,7 +46,7 @@ class PhaseSummary:
     monitor: str
     best_value: float
     seconds: float
-    images_per_second: float
+    examples_per_second: float
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,8 @@ class Trust:
         calibration: the temperatures, fitted on validation.
         reliability: what they changed on the test split.
         threshold: lowest probability that counts as an answer; None without one.
-        validation_accepted: the validation images that reach it, which also chose it.
-        test_accepted: the test images that reach it.
+        validation_accepted: the validation examples that reach it, which also chose it.
+        test_accepted: the test examples that reach it.
     """
 
     calibration: Calibration
@@ -76,7 +78,7 @@ class Report:
         phases: that were run, in order.
         winner: the phase whose weights were kept.
         counts: split → number of examples.
-        unreadable_count: images that were left out because they cannot be read.
+        unreadable_count: examples that were left out because they cannot be read.
         weights_origin: where the pretrained weights came from.
         fingerprint: of the data.
         class_names: in the order of the logits.
@@ -84,6 +86,7 @@ class Report:
         warnings: what the reader of the figures should know.
         trust: how far its probabilities can be trusted; None where that was not measured.
         export_problem: why the model was not published; empty where nothing kept it from that.
+        modality: name of what an example is, see `kerastl.modality.modality_named`.
     """
 
     metrics: Metrics
@@ -99,6 +102,12 @@ class Report:
     warnings: tuple[str, ...] = ()
     trust: Trust | None = None
     export_problem: str = ""
+    modality: str = FIRST
+
+    @property
+    def noun(self) -> str:
+        """One example in words."""
+        return modality_named(self.modality).noun
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as report.json holds them."""
@@ -109,6 +118,40 @@ class Report:
             "phases": [asdict(phase) for phase in self.phases],
             "trust": self.trust and asdict(self.trust),
         }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Report:
+        """The report that `to_dict` gave, here or in an earlier version."""
+        trust, validation = values.get("trust"), values.get("validation_metrics")
+        phases = [{_RENAMED.get(key, key): value for key, value in each.items()} for each in values["phases"]]
+        return cls(
+            **{
+                **values,
+                "metrics": Metrics.from_dict(values["metrics"]),
+                "validation_metrics": Metrics.from_dict(validation) if validation else None,
+                "phases": tuple(PhaseSummary(**phase) for phase in phases),
+                "class_names": tuple(values["class_names"]),
+                "warnings": tuple(values.get("warnings", ())),
+                "trust": trust and _trust_from(trust),
+            }
+        )
+
+
+def _trust_from(values: Mapping[str, Any]) -> Trust:
+    def accepted(found: Mapping[str, Any] | None) -> Accepted | None:
+        if found is None:
+            return None
+        interval = found["precision_interval"]
+        return Accepted(**{**found, "precision_interval": interval and tuple(interval)})
+
+    calibration = values["calibration"]
+    return Trust(
+        calibration=Calibration(**{**calibration, "temperatures": tuple(calibration["temperatures"])}),
+        reliability=Reliability(**values["reliability"]),
+        threshold=values["threshold"],
+        validation_accepted=accepted(values["validation_accepted"]),
+        test_accepted=accepted(values["test_accepted"]),
+    )
 
 
 def write_report(run: Run, report: Report) -> None:
@@ -128,12 +171,12 @@ def report_text(report: Report, width: int = 80) -> str:
         report: what to show.
         width: no line is longer, in characters.
     """
-    rows = _headline(report.metrics) + _trust_rows(report.trust)
+    rows = _headline(report.metrics) + _trust_rows(report.trust, report.noun)
     for phase in report.phases:
-        rows.append((phase_title(phase.phase), _phase_words(phase)))
+        rows.append((phase_title(phase.phase), _phase_words(phase, report.noun)))
     if len(report.phases) > 1:
         rows.append(("kept", phase_title(report.winner)))
-    lines = [f"Test, {counted(report.metrics.count, 'image')}"]
+    lines = [f"Test, {counted(report.metrics.count, report.noun)}"]
     lines += [f"  {name:<{_LABEL_WIDTH}}{value}" for name, value in rows]
     classes = list(report.metrics.classes)
     if len(classes) > _TERMINAL_CLASSES:
@@ -146,10 +189,10 @@ def report_text(report: Report, width: int = 80) -> str:
         (each.name, each.support, share(each.precision), share(each.recall), share(each.f1))
         for each in classes
     ]
-    shown = columns(("class", "images", "precision", "recall", "F1"), figures, width - 2)
+    shown = columns(("class", f"{report.noun}s", "precision", "recall", "F1"), figures, width - 2)
     lines += [f"  {line}" for line in shown.splitlines()]
     if absent:
-        lines.append(f"  {counted(absent, 'class', 'classes')} without a test image")
+        lines.append(f"  {counted(absent, 'class', 'classes')} without a test {report.noun}")
     for true, predicted, count, support in worst_confusions(report.metrics)[:3]:
         lines.append(f"  {true} taken for {predicted}: {count} of {support}")
     lines += [f"Warning: {warning}" for warning in report.warnings]
@@ -157,7 +200,7 @@ def report_text(report: Report, width: int = 80) -> str:
 
 
 def worst_confusions(metrics: Metrics) -> list[tuple[str, str, int, int]]:
-    """(true class, predicted class, how often, images of the true class), most frequent first."""
+    """(true class, predicted class, how often, examples of the true class), most frequent first."""
     if metrics.confusion is None:
         return []
     classes = metrics.classes
@@ -187,7 +230,7 @@ def _headline(metrics: Metrics) -> list[tuple[str, str]]:
     return rows + [(name, f"{value:.3f}") for name, value in figures if value is not None]
 
 
-def _trust_rows(trust: Trust | None) -> list[tuple[str, str]]:
+def _trust_rows(trust: Trust | None, noun: str) -> list[tuple[str, str]]:
     """(name, value) for the terminal."""
     if trust is None:
         return []
@@ -201,7 +244,7 @@ def _trust_rows(trust: Trust | None) -> list[tuple[str, str]]:
     ]
     if trust.threshold is not None and trust.test_accepted is not None:
         words = (
-            f"{trust.test_accepted.coverage:.1%} of images, with a probability from {trust.threshold:.3f} on"
+            f"{trust.test_accepted.coverage:.1%} of {noun}s, with a probability from {trust.threshold:.3f} on"
         )
         rows += [("accepted", words), ("right of these", _precision(trust.test_accepted))]
     return rows
@@ -225,14 +268,11 @@ def _precision(accepted: Accepted) -> str:
     return f"{accepted.precision:.3f} (95 % interval {low:.3f} to {high:.3f})"
 
 
-def _phase_words(phase: PhaseSummary) -> str:
+def _phase_words(phase: PhaseSummary, noun: str) -> str:
+    speed = f"{duration(phase.seconds)}, {phase.examples_per_second:,.0f} {noun}s/s"
     if not phase.best_epoch:
-        rate = f"{duration(phase.seconds)}, {phase.images_per_second:,.0f} images/s"
-        return f"none of {phase.epochs} epochs improved on what it began with, {rate}"
-    return (
-        f"{phase.monitor} {phase.best_value:.3f} at epoch {phase.best_epoch} of {phase.epochs}, "
-        f"{duration(phase.seconds)}, {phase.images_per_second:,.0f} images/s"
-    )
+        return f"none of {phase.epochs} epochs improved on what it began with, {speed}"
+    return f"{phase.monitor} {phase.best_value:.3f} at epoch {phase.best_epoch} of {phase.epochs}, {speed}"
 
 
 def _page(run: Run, report: Report) -> str:
@@ -255,8 +295,7 @@ def _page(run: Run, report: Report) -> str:
         most_pairs=MOST_PAIRS,
         whole_up_to=WHOLE_UP_TO,
         drawn_up_to=DRAWN_UP_TO,
-        served_words=SERVED_WORDS,
-        not_served=NOT_SERVED,
+        modality=modality_named(report.modality),
         phase_title=phase_title,
         temperatures=_temperatures,
         precision=_precision,

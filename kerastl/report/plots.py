@@ -1,4 +1,4 @@
-"""Pictures of a run: learning curves, confusion matrix, augmented images.
+"""Pictures of a run: learning curves, confusion matrix, augmented examples.
 
 The only room that knows matplotlib, which is loaded when a picture is drawn: its import takes a second.
 Figures are made without pyplot, so that no window system, global state or backend of the caller is touched.
@@ -201,14 +201,15 @@ def _scale_rates(axis: Axes, rates: Sequence[np.ndarray]) -> None:
 
 
 def plot_confusion(
-    matrix: Sequence[Sequence[int]] | np.ndarray, class_names: Sequence[str], path: Path | str
+    matrix: Sequence[Sequence[int]] | np.ndarray, class_names: Sequence[str], path: Path | str, noun: str
 ) -> None:
-    """Draw a confusion matrix: each row, a true class, shaded by the share of its images.
+    """Draw a confusion matrix: each row, a true class, shaded by the share of its examples.
 
     Args:
         matrix: counts, [true][predicted].
         class_names: in the order of the matrix.
         path: the PNG to write. Counts are written into the cells up to 20 classes.
+        noun: one example in words.
     """
     from matplotlib.colors import PowerNorm
 
@@ -252,9 +253,9 @@ def plot_confusion(
         axis.hlines(lines, -0.5, classes - 0.5, color="#cccccc", linewidth=0.5)
         axis.vlines(lines, -0.5, classes - 0.5, color="#cccccc", linewidth=0.5)
     bar = figure.colorbar(picture, ax=axis, shrink=0.8, fraction=0.05, pad=0.02)
-    bar.set_label("share of the true class's images")
+    bar.set_label(f"share of the true class's {noun}s")
     right = int(np.trace(counts))
-    axis.set_title(f"{right:,} of {int(counts.sum()):,} images on the diagonal", fontsize=10)
+    axis.set_title(f"{right:,} of {int(counts.sum()):,} {noun}s on the diagonal", fontsize=10)
     _save(figure, path)
 
 
@@ -269,7 +270,7 @@ def _lowest(values: np.ndarray) -> int:
 def _shades() -> Any:
     from matplotlib import colormaps
 
-    # grey: a class without an image has no shares
+    # grey: a class without an example has no shares
     return colormaps["Blues"].with_extremes(bad="#e8e8e8")
 
 

@@ -48,8 +48,9 @@ def plot_ranking(
     names: Sequence[str],
     accuracies: Sequence[float],
     spreads: Sequence[float],
-    images_per_second: Sequence[float],
+    speeds: Sequence[float],
     path: Path | str,
+    noun: str,
     metric: str = "accuracy",
 ) -> None:
     """Draw accuracy over the speed of the forward pass; those that no other beats in both are joined.
@@ -58,19 +59,20 @@ def plot_ranking(
         names: of the backbones.
         accuracies: 0..1.
         spreads: half the length of each error bar.
-        images_per_second: of the forward pass.
+        speeds: of the forward pass, in examples a second.
         path: the PNG to write.
+        noun: one example in words.
         metric: what the accuracies are.
     """
     figure = _figure(7.5, 5)
     axis = figure.add_subplot()
-    speeds, heights = np.asarray(images_per_second), np.asarray(accuracies)
-    axis.errorbar(speeds, heights, spreads, linestyle="", color=_BLUE, marker="o", capsize=3, elinewidth=1)
-    best = [index for index in range(len(names)) if not _is_beaten(index, speeds, heights)]
-    best.sort(key=lambda index: speeds[index])
-    axis.plot(speeds[best], heights[best], color=_ORANGE, linestyle="--", linewidth=1.2, zorder=0)
-    middle = np.sqrt(speeds.min() * speeds.max())
-    for name, speed, height in zip(names, speeds, heights, strict=True):
+    places, heights = np.asarray(speeds), np.asarray(accuracies)
+    axis.errorbar(places, heights, spreads, linestyle="", color=_BLUE, marker="o", capsize=3, elinewidth=1)
+    best = [index for index in range(len(names)) if not _is_beaten(index, places, heights)]
+    best.sort(key=lambda index: places[index])
+    axis.plot(places[best], heights[best], color=_ORANGE, linestyle="--", linewidth=1.2, zorder=0)
+    middle = np.sqrt(places.min() * places.max())
+    for name, speed, height in zip(names, places, heights, strict=True):
         # names grow away from the nearer edge
         offset, align = (6, "left") if speed <= middle else (-6, "right")
         axis.annotate(
@@ -79,7 +81,7 @@ def plot_ranking(
         )  # fmt: skip
     _scale_log(axis, "x")
     axis.margins(x=0.2, y=0.15)
-    axis.set_xlabel("images a second of the forward pass")
+    axis.set_xlabel(f"{noun}s a second of the forward pass")
     axis.set_ylabel(f"{metric} of the linear probe")
     axis.grid(color="#dddddd", linewidth=0.8)
     axis.spines[["top", "right"]].set_visible(False)

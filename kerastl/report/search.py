@@ -28,7 +28,7 @@ class SelectionBias:
         low: lower end of the 95 % interval of the latter.
         high: its upper end.
         trials: that were chosen from.
-        images: that it was measured on.
+        examples: number of them that it was measured on.
     """
 
     apparent: float
@@ -36,7 +36,7 @@ class SelectionBias:
     low: float
     high: float
     trials: int
-    images: int
+    examples: int
 
 
 @dataclass(frozen=True)
@@ -131,6 +131,7 @@ class SearchReport:
         seconds: of all trials, added up.
         wall_seconds: that the search took, over all its starts.
         test: the winner's result on the test split, in words; empty until it was measured.
+        noun: one example in words.
     """
 
     name: str
@@ -148,6 +149,7 @@ class SearchReport:
     wall_seconds: float
     chance: str = ""
     test: str = ""
+    noun: str = "example"
 
     @property
     def best_score(self) -> float:
@@ -176,7 +178,7 @@ def search_text(report: SearchReport) -> str:
         f"  recipe as it was    {report.baseline_text}",
     ]  # fmt: skip
     if report.bias:
-        lines.append(f"  {'gain':<20}{gain_text(report.bias)}")
+        lines.append(f"  {'gain':<20}{gain_text(report.bias, report.noun)}")
     if report.importance:
         named = by_importance(report.importance)
         lines.append(f"  {'importance':<20}" + ", ".join(f"{key} {value:.2f}" for key, value in named))
@@ -191,11 +193,11 @@ def no_winner_text(report: SearchReport) -> str:
     return f"trial {report.chance} with {report.score_of(report.chance):.4f} is no better than chance: the recipe stays as it is"
 
 
-def gain_text(bias: SelectionBias) -> str:
+def gain_text(bias: SelectionBias, noun: str) -> str:
     """A gain and how much of it to expect on other examples."""
     if bias.apparent <= 0:
         return "none"
-    text = f"{bias.apparent:.4f} on validation; {bias.expected:.4f} to expect on other images"
+    text = f"{bias.apparent:.4f} on validation; {bias.expected:.4f} to expect on other {noun}s"
     text += f" (95 % interval {bias.low:.4f} to {bias.high:.4f})"
     if bias.expected <= 0:
         return f"{text}: no better than chance, the best of {bias.trials} is selection bias"
@@ -227,7 +229,7 @@ def write_search_page(folder: Path, page: Path, report: SearchReport, winner_tom
         winner_toml=winner_toml,
         best=done[:BEST_SHOWN],
         failed=[trial for trial in report.trials if trial.score is None],
-        gain=gain_text(report.bias) if report.bias else "",
+        gain=gain_text(report.bias, report.noun) if report.bias else "",
         importance=by_importance(report.importance) if report.importance else (),
         pictures=[each for each in pictures if (folder / each[1]).exists()],
         value_text=value_text,

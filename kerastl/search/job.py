@@ -19,6 +19,7 @@ from kerastl.jobs.prepare import make_repeatable, open_splits
 from kerastl.jobs.python import handed_over
 from kerastl.jobs.recipes import usable
 from kerastl.locking import FileLock
+from kerastl.modality import modality_of
 from kerastl.progress import Logging, Progress
 from kerastl.recipe import Recipe, load_recipe
 from kerastl.report.search import SearchReport, search_text, write_search_page
@@ -207,7 +208,7 @@ def _search(spec: SearchSpec, folder: SearchFolder, progress: Progress) -> Searc
         name = spec.resolved.name
         report = make_report(
             folder, name, spec.space, settings.tuner, monitor, spec.measured, records, work,
-            runner.shared.measured_groups(spec.resolved),
+            runner.shared.measured_groups(spec.resolved), modality_of(spec.resolved).noun,
         )  # fmt: skip
         recipe = trial_recipe(spec.recipe, winning_values(report), runner.shared)
         write_results(folder, report, recipe, spec.space, records)

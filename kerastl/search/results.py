@@ -103,8 +103,12 @@ def make_report(
     records: Sequence[TrialRecord],
     work: str,
     groups: np.ndarray | None = None,
+    noun: str = "example",
 ) -> SearchReport:
-    """Make the report of a search from the records of its trials; `groups` as `selection_bias_of` takes them."""
+    """Make the report of a search from the records of its trials.
+
+    `groups` are those of `selection_bias_of`; `noun` is one example in words.
+    """
     sign = sign_of(monitor)
     baseline = read_record(folder.baseline)
     best = best_of(records, sign)
@@ -130,6 +134,7 @@ def make_report(
         seconds=sum(record.seconds for record in records),
         wall_seconds=seconds_in(folder),
         chance=best.trial_id if best and better and not wins else "",
+        noun=noun,
     )
 
 

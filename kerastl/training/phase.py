@@ -102,7 +102,8 @@ def run_phase(
     steps = math.ceil(count / settings.batch_size)
     compile_for(model, settings, factors, steps, task)
     started = time.perf_counter()
-    with progress.track(PHASE_TITLES[name], settings.epochs * count) as tracker:
+    unit = f"{data.train.views.modality.noun}s"
+    with progress.track(PHASE_TITLES[name], settings.epochs * count, unit) as tracker:
         infer = inference_of(model)
         watch = _Watch(name, model, infer, data, settings, task, start, tracker)
         every: list[keras.callbacks.Callback] = [watch, *callbacks]

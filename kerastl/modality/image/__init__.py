@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from kerastl.encoded import (
+    CONVERTED,
+    NOT_SERVED,
+    SERVED,
+    SERVED_WORDS,
+    as_png,
+    find_images,
+    format_of,
+    reason_of,
+)
 from kerastl.modality import Batch, InputSpec, count_of
+from kerastl.progress import Progress
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -33,9 +44,33 @@ class Image:
     noun: ClassVar[str] = "image"
     request: ClassVar[str] = "image_bytes"
     smaller: ClassVar[str] = "a smaller backbone.image_size"
+    decoded_signature: ClassVar[str] = "serving_pixels"
+    takes: ClassVar[str] = f"{SERVED_WORDS} files, of an animation the first frame"
+    takes_not: ClassVar[str] = NOT_SERVED
+    converted: ClassVar[str] = CONVERTED
+    layout: ClassVar[Mapping[str, Any]] = {"channels": "RGB", "range": [0, 255]}
     image_size: int
     resize: str = "stretch"
     significant_bits: int = 16
+
+    @staticmethod
+    def find(patterns: Sequence[str], progress: Progress) -> list[str]:
+        """See `Modality`, and `kerastl.encoded.find_images`."""
+        return find_images(patterns, progress)
+
+    @staticmethod
+    def sendable(raw: bytes) -> tuple[bytes, str]:
+        """See `Modality`; an empty file is for the server to refuse."""
+        return (raw, "") if not raw or format_of(raw) in SERVED else as_png(raw)
+
+    @staticmethod
+    def at(settings: Mapping[str, Any]) -> str:
+        """See `Modality`: `at 224 pixels (stretch)`."""
+        return f"at {settings['image_size']} pixels (`{settings['resize']}`)"
+
+    def settings(self) -> dict[str, Any]:
+        """See `Modality`: the fields."""
+        return dataclasses.asdict(self)
 
     @property
     def spec(self) -> dict[str, InputSpec]:
@@ -48,13 +83,40 @@ class Image:
 
         from kerastl.modality.image.decode import DECODE_VERSION
 
-        return {**dataclasses.asdict(self), "decode": DECODE_VERSION, "tensorflow": tf.__version__}
+        return {**self.settings(), "decode": DECODE_VERSION, "tensorflow": tf.__version__}
 
     def decode(self, raw: tf.Tensor) -> dict[str, tf.Tensor]:
         """See `Modality`, and `kerastl.modality.image.decode.decode`."""
         from kerastl.modality.image.decode import decode
 
         return {PIXELS: decode(raw, self.image_size, self.resize, self.significant_bits)}
+
+    def check(self, raw: tf.Tensor) -> tf.Operation:
+        """See `Modality`, and `kerastl.modality.image.decode.check_formats`."""
+        from kerastl.modality.image.decode import check_formats
+
+        return check_formats(raw)
+
+    def own_scale(self, value: tf.Tensor) -> tf.Tensor:
+        """See `Modality`.
+
+        A preprocessing that begins by reordering channels (`caffe`: ResNet, VGG) does so with slices, which pass their
+        scale on: the converter (TensorFlow 2.21) gives the input the range -124..255 of what stands after the mean was
+        subtracted, and 0..255 are no longer the input itself.
+        """
+        import tensorflow as tf
+
+        return tf.nn.conv2d(value, tf.eye(3, batch_shape=[1, 1]), 1, "VALID")
+
+    def full_range(self, inputs: Batch) -> Batch:
+        """See `Modality`: a black and a white pixel in the first image.
+
+        The integer model's input scale is taken from the values seen: only with both ends among them is a pixel's
+        value, 0..255, the input itself.
+        """
+        pixels = inputs[PIXELS].copy()
+        pixels[0, 0, 0], pixels[0, -1, -1] = 0, 255
+        return {PIXELS: pixels}
 
     def is_served(self, raw: tf.Tensor) -> tf.Tensor:
         """See `Modality`."""
@@ -68,10 +130,9 @@ class Image:
 
         return servable(raw)
 
-    def reason_of(self, message: str) -> str:
+    @staticmethod
+    def reason_of(message: str) -> str:
         """See `Modality`."""
-        from kerastl.encoded import reason_of
-
         return reason_of(message)
 
     def view(self, inputs: Batch, keys: np.ndarray, augment: Any) -> Batch:

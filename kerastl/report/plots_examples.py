@@ -1,4 +1,4 @@
-"""Pictures of a run's images: augmented ones, and those that its model is wrong about. See `kerastl.report.plots`."""
+"""Pictures of a run's examples: augmented ones, and those that its model is wrong about. See `kerastl.report.plots`."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ _CAPTION_WIDTH = 26
 
 
 def plot_augmentation(rows: Sequence[tuple[str, Sequence[np.ndarray]]], path: Path | str) -> None:
-    """Draw training images beside what augmentation makes of them.
+    """Draw training examples beside what augmentation makes of them.
 
     Args:
-        rows: (label, [original, view, view, …]), images uint8 [height, width, 3], RGB.
+        rows: (label, [original, view, view, …]), as `Modality.shown` draws them: uint8 [height, width, 3], RGB.
         path: the PNG to write.
     """
-    columns = max(len(images) for _, images in rows)
+    columns = max(len(pictures) for _, pictures in rows)
     labels = [cut(label, 22) for label, _ in rows]
     margin = max(cell_len(label) for label in labels) * 0.085 + 0.2
     figure = _figure(1.3 * columns + margin, 1.3 * len(rows) + 0.5)
     grid = figure.subplots(len(rows), columns, squeeze=False)
-    for row, (_, images) in enumerate(rows):
+    for row, (_, pictures) in enumerate(rows):
         for column in range(columns):
             axis = grid[row, column]
             axis.set_xticks([])
             axis.set_yticks([])
             axis.spines[:].set_visible(False)
-            if column < len(images):
-                axis.imshow(np.asarray(images[column], np.uint8), interpolation="nearest")
+            if column < len(pictures):
+                axis.imshow(np.asarray(pictures[column], np.uint8), interpolation="nearest")
             if row == 0:
                 axis.set_title("original" if column == 0 else f"view {column}", fontsize=10)
         grid[row, 0].set_ylabel(
@@ -46,10 +46,10 @@ def plot_augmentation(rows: Sequence[tuple[str, Sequence[np.ndarray]]], path: Pa
 
 
 def plot_worst(rows: Sequence[tuple[np.ndarray, LabelledAnswer]], path: Path | str) -> None:
-    """Draw images with what they are and what they were taken for.
+    """Draw examples with what they are and what they were taken for.
 
     Args:
-        rows: images uint8 [height, width, 3], RGB, and the answers to them; four stand in a line.
+        rows: pictures as `Modality.shown` draws them, uint8 [height, width, 3], RGB, and the answers to them; four stand in a line.
         path: the PNG to write.
     """
     columns = min(_COLUMNS, len(rows))
@@ -58,8 +58,8 @@ def plot_worst(rows: Sequence[tuple[np.ndarray, LabelledAnswer]], path: Path | s
     grid = figure.subplots(lines, columns, squeeze=False)
     for axis in grid.flat:
         axis.set_axis_off()
-    for axis, (image, answer) in zip(grid.flat, rows, strict=False):
-        axis.imshow(image, interpolation="nearest")
+    for axis, (picture, answer) in zip(grid.flat, rows, strict=False):
+        axis.imshow(picture, interpolation="nearest")
         predicted = f"{cut(answer.predicted or 'none', _CAPTION_WIDTH - 6)} {answer.probability:.2f}"
         caption = f"{cut(answer.true or 'none', _CAPTION_WIDTH)}\ntaken for {predicted}"
         axis.set_title(caption, fontsize=8, parse_math=False)
