@@ -185,3 +185,24 @@ def test_a_recipe_that_fails_as_it_is_loses_to_any_trial(tmp_path: Path) -> None
     (folder.of_trial("1") / "result.json").write_text("{")
     with pytest.raises(UserError, match=r"trial_1/result\.json is damaged"):
         read_records(folder)
+
+
+def test_a_summary_is_read_back_as_it_was_written_and_so_is_one_of_an_earlier_version(tmp_path: Path) -> None:
+    import json
+
+    from kerastl.report.search import Importance, SelectionBias
+    from kerastl.search.results import TuneSummary, read_summary, write_summary
+    from kerastl.search.search_folder import SearchFolder
+
+    folder = SearchFolder(tmp_path)
+    gain, importance = SelectionBias(0.2, 0.1, 0.0, 0.3, 12, 300), Importance({"head.dropout": 1.0}, 0.5, 12)
+    summary = TuneSummary(
+        tmp_path, tmp_path / "w.toml", tmp_path / "page.md", "", 0.5, 0.7, "val_loss", 12, tmp_path / "run", 0.9, None,
+        gain=gain, importance=importance,
+    )  # fmt: skip
+    write_summary(folder, summary)
+    assert read_summary(folder) == summary
+    values = json.loads(folder.result_json.read_text())
+    values["gain"]["images"] = values["gain"].pop("examples")
+    folder.result_json.write_text(json.dumps(values))
+    assert read_summary(folder) == summary

@@ -16,6 +16,7 @@ from kerastl.writing import write_text_atomic
 
 BEST_SHOWN = 10
 COMPLETED, FAILED = "completed", "failed"
+_RENAMED = {"images": "examples"}
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,11 @@ class SelectionBias:
     high: float
     trials: int
     examples: int
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> SelectionBias:
+        """The bias that a search's result.json holds; earlier versions had another key."""
+        return cls(**{_RENAMED.get(key, key): value for key, value in values.items()})
 
 
 @dataclass(frozen=True)

@@ -275,8 +275,8 @@ def read_summary(folder: SearchFolder) -> TuneSummary:
         values = json.loads(folder.result_json.read_text(encoding="utf-8"))
         for name in ("folder", "winner", "page", "run", "model"):
             values[name] = Path(values[name]) if values[name] else None
-        for name, kind in (("gain", SelectionBias), ("importance", Importance)):
-            values[name] = kind(**values[name]) if values.get(name) else None
+        values["gain"] = SelectionBias.from_dict(values["gain"]) if values.get("gain") else None
+        values["importance"] = Importance(**values["importance"]) if values.get("importance") else None
         return TuneSummary(**values)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise damaged(folder.result_json, error) from error
