@@ -207,7 +207,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not() -> None:
 
 
 def test_every_epoch_sees_every_image_once_and_each_image_in_its_next_view() -> None:
-    train = features(48, seed=1, views=3)
+    train = features(48, seed=1, view_count=3)
     seen: list[tuple[tuple[int, int], ...]] = []
 
     def reader(positions: np.ndarray, view: np.ndarray) -> np.ndarray:
