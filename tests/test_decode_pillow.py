@@ -15,8 +15,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image, ImageOps
 
-from kerastl.encoded import reason_of
 from kerastl.modality.image.decode import MAGIC, decode_original
+from kerastl.modality.image.files import reason_of
 
 LEVELS = 8
 

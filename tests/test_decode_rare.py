@@ -15,8 +15,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image, ImageOps
 
-from kerastl.encoded import reason_of
 from kerastl.modality.image.decode import decode_original
+from kerastl.modality.image.files import reason_of
 
 HEIGHT, WIDTH = 17, 29
 ROWS, COLUMNS = np.mgrid[0:HEIGHT, 0:WIDTH]

@@ -16,7 +16,6 @@ from PIL import Image
 from kerastl.data.examples import Split
 from kerastl.data.sources import open_examples
 from kerastl.data.splits import make_splits
-from kerastl.encoded import as_png, find_images, format_of, is_picture
 from kerastl.errors import DataError, UserError
 from kerastl.features.cache import Cache
 from kerastl.jobs.evaluate import decode_labelled
@@ -24,6 +23,7 @@ from kerastl.jobs.prepare import decode_splits, open_splits, reading_warnings
 from kerastl.modality.image import Image as Photograph
 from kerastl.modality.image.convert import bits_used, servable
 from kerastl.modality.image.decode import decode_original
+from kerastl.modality.image.files import as_png, find_images, format_of, is_picture
 from kerastl.modality.read import decode_in_chunks
 from kerastl.progress import Progress
 from kerastl.recipe import DataRecipe, load_recipe

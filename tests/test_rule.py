@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from kerastl.backbones import backbone_names, get_backbone
+from kerastl.modality.recipe import LEVELS
 from kerastl.recipe import load_recipe, recipe_to_dict, resolve
-from kerastl.recipe.rule import LEVELS, batch_size, default_name, resolve_augment
+from kerastl.recipe.rule import batch_size, default_name, resolve_augment
 from kerastl.recipe.schema import AugmentRecipe
 from kerastl.run import create_run
 

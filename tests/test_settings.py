@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from kerastl.declare import Affects, key
 from kerastl.errors import RecipeError
 from kerastl.jobs.trained import recipe_of
 from kerastl.recipe import (
@@ -24,7 +25,7 @@ from kerastl.recipe import (
     recipe_to_toml,
     resolve,
 )
-from kerastl.recipe.keys import Affects, affecting, key, keys_of, value_at
+from kerastl.recipe.keys import affecting, keys_of, value_at
 from kerastl.recipe.schema import FinetunePhaseRecipe
 from kerastl.run import Run
 

@@ -35,6 +35,7 @@ def examples_of(
         groups=text_column(groups or [""] * len(ids)),
         splits=given,
         encoded=never,
+        noun="image",
         origin="table in a test",
         place="nowhere",
         stamps=no_stamps(len(ids)),

@@ -27,6 +27,7 @@ AT_HOME = (
     "data/manifest_rows.py",
     "data/pixels.py",
     "data/png.py",
+    "data/skipped.py",
     "data/tfds_listing.py",
     "data/tfds_source.py",
     # the reader of backbones.json: `image_size` and its like are keys of that file
@@ -42,25 +43,17 @@ EXCEPTIONS = {
     "export/publish.py": (r"\bimage_count\b", "a key of what `kerastl export --json` prints"),
     "report/page.py": (r'"images_per_second"', "a key of `report.json` in runs that exist"),
     "report/search.py": (r'"images"', "a key of `result.json` in searches that exist"),
+    "store/folder.py": (
+        r"\(pixels\|pooled|secrets\.token_hex",
+        "an array of stores that exist; Python's own name",
+    ),
+    "store/block.py": (r"secrets\.token_hex", "Python's own name"),
     "writing.py": (r"secrets\.token_hex", "Python's own name"),
     "run.py": (r'"images"', "the name of a folder in runs that exist"),
 }
 
 # Not clean yet; a file that has become so has to be taken off, so that the list only shrinks.
 _LIST = """
-data/__init__.py
-data/carving.py
-data/contents.py
-data/examples.py
-data/grouping.py
-data/labels.py
-data/names.py
-data/skipped.py
-data/sources.py
-data/splits.py
-
-encoded.py
-
 jobs/artifacts.py
 jobs/benchmark.py
 jobs/calibrate.py
@@ -88,22 +81,9 @@ model/heads.py
 model/own.py
 model/weights.py
 
-recipe/checks.py
-recipe/flags.py
-recipe/load.py
-recipe/rule.py
-recipe/schema.py
-
 search/job.py
 search/shared.py
 search/spec.py
-
-store/block.py
-store/folder.py
-store/store.py
-
-task/__init__.py
-task/classification.py
 
 training/batches.py
 training/lr_range.py

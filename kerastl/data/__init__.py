@@ -1,1 +1,1 @@
-"""Labelled images from wherever they lie, and their division into train, validation and test."""
+"""Labelled examples from wherever they lie, and their division into train, validation and test."""

@@ -1,10 +1,10 @@
 """Division of what no split was given for: by hash where there is enough of a class, by rank within it where not.
 
-A unit is what must not be torn: an image, or a group of images. Where a class has few units the hash alone leaves
-splits empty: of 10 images none is for validation in 43 % of draws (0.92^10), and of 10 groups a split or a class's
-training images are missing in half of the draws. There the units of a class are taken in the order of their hash until
-a split has its share: at least one unit, as long as training keeps two images. So small classes have what can be had,
-and an image that is added may move another one across a border; classes of 30 units or more, none of whose splits comes
+A unit is what must not be torn: an example, or a group of examples. Where a class has few units the hash alone leaves
+splits empty: of 10 examples none is for validation in 43 % of draws (0.92^10), and of 10 groups a split or a class's
+training examples are missing in half of the draws. There the units of a class are taken in the order of their hash until
+a split has its share: at least one unit, as long as training keeps two examples. So small classes have what can be had,
+and an example that is added may move another one across a border; classes of 30 units or more, none of whose splits comes
 out empty, are divided by the hash alone, and nothing in them ever moves.
 """
 
@@ -23,11 +23,11 @@ _OPEN = -1
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which shares of the images are held out; 0 for a split that the source gives.
+    """Which shares of the examples are held out; 0 for a split that the source gives.
 
     Attributes:
         test: share for the test.
-        validation: share for validation, of all images as well.
+        validation: share for validation, of all examples as well.
     """
 
     test: float
@@ -37,13 +37,13 @@ class Wanted:
 def carve(
     units: np.ndarray, shares: np.ndarray, labels: np.ndarray, fixed: np.ndarray, wanted: Wanted
 ) -> np.ndarray:
-    """Which side each image belongs to: int8 [n], 0 for train, 1 for validation, 2 for test.
+    """Which side each example belongs to: int8 [n], 0 for train, 1 for validation, 2 for test.
 
     Args:
-        units: int [n], equal for images that must stay together.
+        units: int [n], equal for examples that must stay together.
         shares: float [n] in [0, 1), as good as random, equal within a unit.
         labels: int [n], or 0 and 1, [n, classes].
-        fixed: int [classes], training images of each class beside these.
+        fixed: int [classes], training examples of each class beside these.
         wanted: what is held out.
     """
     _, first, unit_of = np.unique(units, return_index=True, return_inverse=True)
@@ -61,7 +61,7 @@ def carve(
 
 @dataclass(frozen=True, eq=False)
 class _Table:
-    """How many images of which class are in which unit: a row for each pair that occurs, sorted by unit."""
+    """How many examples of which class are in which unit: a row for each pair that occurs, sorted by unit."""
 
     unit: np.ndarray
     label: np.ndarray
@@ -122,14 +122,14 @@ class _Table:
         sides[sides == _OPEN] = TRAIN_SIDE
 
     def _learnable(self, sides: np.ndarray) -> np.ndarray:
-        """Images of each class that train, or may still train."""
+        """Examples of each class that train, or may still train."""
         kept = np.isin(sides[self.unit], (TRAIN_SIDE, _OPEN))
         found = np.bincount(self.label[kept], self.count[kept], minlength=len(self.fixed))
         return (found + self.fixed).astype(np.int64)
 
 
 def _in_turn(wanted: Wanted, spare: int, totals: dict[int, int]) -> Iterable[tuple[int, float]]:
-    """The sides to serve, with their shares; where one image can be spared, the side with fewer of them first."""
+    """The sides to serve, with their shares; where one example can be spared, the side with fewer of them first."""
     sides = [(TEST_SIDE, wanted.test), (VALIDATION_SIDE, wanted.validation)]
     if spare == 1:
         sides.sort(key=lambda each: totals[each[0]])

@@ -1,4 +1,4 @@
-"""Which images are copies of each other, byte for byte: on both sides of a split they would make its figures too good."""
+"""Which examples are copies of each other, byte for byte: on both sides of a split they would make its figures too good."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _READERS = 8
 
 
 def copies_of(digests: np.ndarray) -> np.ndarray:
-    """int64 [n]: one number for all images of equal content; -1 for an image that is like no other.
+    """int64 [n]: one number for all examples of equal content; -1 for an example that is like no other.
 
     Args:
         digests: [n], equal where contents are equal.
@@ -28,7 +28,7 @@ def copies_of(digests: np.ndarray) -> np.ndarray:
 
 
 def digest_of(data: bytes) -> int:
-    """A whole image in 64 bits: among a million images two unlike ones agree once in 30 million times."""
+    """A whole example in 64 bits: among a million examples two unlike ones agree once in 30 million times."""
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little", signed=True)
 
 

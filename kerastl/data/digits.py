@@ -10,6 +10,7 @@ import numpy as np
 from kerastl.data.contents import copies_of, digest_of
 from kerastl.data.examples import CARVE, Examples, fingerprint, no_stamps, repeated, text_column
 from kerastl.data.png import encode_png
+from kerastl.modality.image import Image
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -45,6 +46,7 @@ def open_digits() -> Examples:
         groups=repeated("", len(labels)),
         splits=splits,
         encoded=encoded,
+        noun=Image.noun,
         origin="the digits bundled with scikit-learn",
         place="scikit-learn digits",
         stamps=no_stamps(len(labels)),

@@ -31,11 +31,11 @@ _ROWS_AT_ONCE = 16_384
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """Labelled images of one source, in the order of their identities (for TFDS: in stored order).
+    """Labelled examples of one source, in the order of their identities (for TFDS: in stored order).
 
     Attributes:
         ids: object [n] of unique str. A path relative to the source's folder with forward slashes (an
-            absolute path where the image lies elsewhere), `split:index` for TFDS, `digits:index`.
+            absolute path where the file lies elsewhere), `split:index` for TFDS, `digits:index`.
         labels: int32 [n], an index into `class_names`; or uint8 [n, classes], 0 or 1, for multi-label.
         class_names: sorted, or in TFDS' own order.
         groups: object [n] of str; equal values must stay in one split; '' for none.
@@ -44,14 +44,15 @@ class Examples:
             original encoded bytes. A file that cannot be read raises at its turn, not before.
         origin: the source in words, for messages.
         place: what the ids are relative to, such as the absolute path of a folder.
-        stamps: int64 [n, k], what tells that an image was replaced: size and time of change of files.
+        stamps: int64 [n, k], what tells that a file was replaced: size and time of change of files.
         fingerprint: sha256 hex over ids, labels, splits, groups, and for files their size and time of change.
         skipped: a line 'name: reason' for each thing left out while indexing.
         warnings: what the user may want to know, such as labels that look like a mistake.
-        contents: int64 [n], equal where images are equal byte for byte, -1 for an image that is like no other;
+        contents: int64 [n], equal where examples are equal byte for byte, -1 for one that is like no other;
             None where that is not known.
-        looks: thumbnails of those that were decoded; grows.
+        looks: sketches of those that were decoded; grows.
         skipped_pictures: how many of the skipped are pictures, such as broken links to them.
+        noun: one example, for messages.
         recipe: names the source, or the kind of what was handed over in Python; None where nobody may ask.
     """
 
@@ -70,6 +71,7 @@ class Examples:
     contents: np.ndarray | None = None
     looks: Looks = field(default_factory=Looks)
     skipped_pictures: int = 0
+    noun: str = "example"
     recipe: DataRecipe | None = None
 
     def __len__(self) -> int:
@@ -121,7 +123,7 @@ class Split:
         return len(self.indices)
 
     def encoded(self) -> tf.data.Dataset:
-        """The encoded images as scalar tf.string, in the order of `ids`."""
+        """The encoded examples as scalar tf.string, in the order of `ids`."""
         return self.examples.encoded(self.indices)
 
 
@@ -166,7 +168,7 @@ def without(split: Split, positions: Iterable[int]) -> Split:
 def some_examples(examples: Examples, classes: np.ndarray) -> Examples:
     """The examples of some of their classes, numbered anew.
 
-    An image that loses one of several labels stays; one that has lost its only label does not.
+    An example that loses one of several labels stays; one that has lost its only label does not.
 
     Args:
         examples: to choose from.
@@ -236,18 +238,13 @@ def fingerprint(text_columns: Iterable[np.ndarray], number_columns: Iterable[np.
     return digest.hexdigest()
 
 
-def images_digest(examples: Examples, indices: np.ndarray) -> str:
-    """sha256 hex that changes when one of these images, or their order, does; labels and splits do not matter."""
-    return fingerprint((examples.ids[indices],), (examples.stamps[indices],), examples.place)
-
-
 def spread_positions(count: int, at_most: int) -> np.ndarray:
     """Up to `at_most` of the positions 0..count-1, spread evenly over them: int64, increasing."""
     return np.unique(np.linspace(0, count - 1, min(count, at_most)).astype(np.int64))
 
 
 def no_stamps(count: int) -> np.ndarray:
-    """The stamps of images that cannot be replaced one by one."""
+    """The stamps of examples that cannot be replaced one by one."""
     return np.zeros((count, 0), np.int64)
 
 

@@ -24,8 +24,9 @@ from kerastl.data.examples import (
 from kerastl.data.files import encoded_files
 from kerastl.data.names import SPLIT_WORDS
 from kerastl.data.skipped import SkippedNames, printable
-from kerastl.encoded import IMAGE_SUFFIXES, is_hidden, is_picture, suffix_of
 from kerastl.errors import DataError
+from kerastl.modality.image import Image
+from kerastl.modality.image.files import IMAGE_SUFFIXES, is_hidden, is_picture, suffix_of
 
 _SAME_NAMES = 2
 
@@ -292,6 +293,7 @@ def _columns(root: Path, class_names: tuple[str, ...], found: _Found, depth: int
         else text_column([_group(each, depth) for each in ids]),
         splits=splits,
         encoded=encoded_files(str(root), ids),
+        noun=Image.noun,
         origin=f"folder {root}",
         place=os.path.abspath(root),
         stamps=np.stack([sizes, changed], axis=1),

@@ -1,4 +1,4 @@
-"""What has to stay in one split: what the recipe calls a group, and images of equal content."""
+"""What has to stay in one split: what the recipe calls a group, and examples of equal content."""
 
 from __future__ import annotations
 
@@ -65,15 +65,15 @@ def check_groups(examples: Examples, data: DataRecipe) -> None:
         )
     if data.group_subfolders:
         raise DataError(
-            f"data.group_subfolders = true, but no image of the {examples.origin} lies in a folder below the folder of "
+            f"data.group_subfolders = true, but no {examples.noun} of the {examples.origin} lies in a folder below the folder of "
             "its class (FOLDER/cat/monday/1.jpg). Lay them so, or set data.group_subfolders = false."
         )
 
 
 def keep_copies_together(examples: Examples) -> Examples:
-    """The examples with all images of equal content in one group, as far as given splits allow.
+    """The examples with all of equal content in one group, as far as given splits allow.
 
-    Copies get the name of the smallest group among them, or else of the smallest identity, so that an image
+    Copies get the name of the smallest group among them, or else of the smallest identity, so that an example
     without copies, and the first of several, lie where they would lie alone. Groups that share a content become
     one. Copies in different given splits stay where the source put them, and a warning says so.
     """
@@ -94,7 +94,7 @@ _Node = tuple[int, str]  # (0, a group) or (1, an identity): the smallest gives 
 
 
 class _Joined:
-    """Groups and single images that were joined, none of them across two given splits."""
+    """Groups and single examples that were joined, none of them across two given splits."""
 
     def __init__(self, examples: Examples) -> None:
         self._examples = examples
@@ -151,14 +151,14 @@ class _Joined:
 def _warnings(examples: Examples, copies: list[np.ndarray]) -> Iterator[str]:
     extra = sum(len(members) for members in copies) - len(copies)
     yield (
-        f"{extra:,} of {len(examples):,} images are copies of others, byte for byte, such as "
+        f"{extra:,} of {len(examples):,} {examples.noun}s are copies of others, byte for byte, such as "
         f"{_pair(examples, copies[0][:2])}. Copies stay in one split."
     )
     mixed = [members for members in copies if _differ(examples.labels[members])]
     if mixed:
         yield (
-            f"{counted(len(mixed), 'image has', 'images have')} copies with another label, such as {_pair(examples, _unlike(examples, mixed[0]))}. "
-            "One of the labels is wrong, or the image has both."
+            f"{counted(len(mixed), f'{examples.noun} has', f'{examples.noun}s have')} copies with another label, such as {_pair(examples, _unlike(examples, mixed[0]))}. "
+            f"One of the labels is wrong, or the {examples.noun} has both."
         )
     for split, others in ((TEST, (TRAIN, VALIDATION)), (VALIDATION, (TRAIN,))):
         for other in others:
@@ -170,7 +170,7 @@ def _warnings(examples: Examples, copies: list[np.ndarray]) -> Iterator[str]:
             ]
             if pairs:
                 yield (
-                    f"{len(pairs):,} {split} images are copies of {other} images, byte for byte, such as "
+                    f"{len(pairs):,} {split} {examples.noun}s are copies of {other} {examples.noun}s, byte for byte, such as "
                     f"{_pair(examples, pairs[0])}. The {examples.origin} gives these splits, so they stay, but the figures "
                     f"of {split} are too good: take the copies out."
                 )

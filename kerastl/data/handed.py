@@ -23,6 +23,7 @@ from kerastl.data.pixels import images_of, pixels_of
 from kerastl.data.png import encode_png
 from kerastl.data.sources import open_examples
 from kerastl.errors import DataError
+from kerastl.modality.image import Image
 from kerastl.recipe import recipe_from_dict
 from kerastl.recipe.schema import HANDED, DataRecipe
 from kerastl.wording import counted
@@ -252,6 +253,7 @@ def _examples(
             groups=groups,
             splits=splits,
             encoded=_reader(files),
+            noun=Image.noun,
             origin=f"{counted(len(stored), 'image')} in {kind}",
             place=HANDED,
             stamps=digests[:, None],

@@ -13,8 +13,8 @@ from kerastl.errors import DataError, nearest
 from kerastl.task import TASKS
 
 EXPECTED = (
-    "Expected a class number or name for each image; for several labels an image a matrix of 0 and 1 [n, classes], or a list of "
-    "names for each image"
+    "Expected a class number or name for each example; for several labels each a matrix of 0 and 1 [n, classes], or a list of "
+    "names for each example"
 )
 
 
@@ -24,7 +24,7 @@ _ROWS = (list, tuple, set, frozenset)
 def labels_of(
     parts: Sequence[tuple[str, Any]], class_names: Sequence[str] | None = None, task: str | None = None
 ) -> tuple[list[np.ndarray], tuple[str, ...]]:
-    """The labels of several sets of images in one numbering.
+    """The labels of several sets of examples in one numbering.
 
     Args:
         parts: name of the argument, for messages, and the labels.
@@ -47,7 +47,7 @@ def labels_of(
     kinds = {kind for kind, _ in read}
     if len(kinds) > 1:
         found = ", ".join(f"{name}: {kind}" for (name, _), (kind, _) in zip(parts, read, strict=True))
-        raise DataError(f"Labels of different kinds ({found}). Expected the same for all images")
+        raise DataError(f"Labels of different kinds ({found}). Expected the same for all examples")
     (kind,) = kinds
     values = [value for _, value in read]
     arguments = [name for name, _ in parts]

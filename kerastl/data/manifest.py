@@ -23,6 +23,7 @@ from kerastl.data.manifest_rows import BETWEEN_LABELS, Table, read_rows
 from kerastl.data.names import doubtful_separators, empty_words
 from kerastl.data.skipped import SkippedNames
 from kerastl.errors import DataError
+from kerastl.modality.image import Image
 from kerastl.recipe.schema import DataRecipe
 
 MANIFEST_SUFFIXES = (".csv", ".parquet")
@@ -73,6 +74,7 @@ def _columns(table: Table) -> Examples:
         groups=groups,
         splits=splits,
         encoded=encoded_files(root, ids),
+        noun=Image.noun,
         origin=table.name if table.frame is not None else f"manifest {table.path}",
         place=os.path.abspath(root),
         stamps=np.stack([sizes, changed], axis=1),

@@ -107,7 +107,7 @@ def doubtful_names(counts: Mapping[str, int]) -> list[str]:
     """Warnings of classes that look like one class written in two ways, or like no class.
 
     Args:
-        counts: class name -> number of images.
+        counts: class name -> number of examples.
     """
     alike: defaultdict[str, list[str]] = defaultdict(list)
     for name in counts:
@@ -121,7 +121,7 @@ def doubtful_names(counts: Mapping[str, int]) -> list[str]:
         more = f"; and {len(twins) - 3:,} more" if len(twins) > 3 else ""
         lines.append(
             "Class names that differ only in letter case, blanks, sign or form of a number stand for different classes "
-            f"here (images): {shown}{more}. If they mean the same, write them alike."
+            f"here (examples): {shown}{more}. If they mean the same, write them alike."
         )
     return lines
 
@@ -146,7 +146,7 @@ def doubtful_separators(names: Sequence[str], separator: str, single: bool) -> l
 
     Args:
         names: the distinct labels.
-        separator: that they were split at; '' for data of one label an image.
+        separator: that they were split at; '' for data of one label an example.
         single: whether no cell held more than one label.
     """
     for mark in _MARKS:
@@ -162,7 +162,7 @@ def doubtful_separators(names: Sequence[str], separator: str, single: bool) -> l
         found = f"{len(holding):,} of {len(names):,} labels hold {mark!r}, such as {listed(holding, 1)}"
         if not separator:
             return [
-                f"{found}: each combination is a class of its own. If an image may have several labels, set "
+                f"{found}: each combination is a class of its own. If one example may have several, set "
                 "data.task = 'multi_label'."
             ]
         return [
@@ -171,7 +171,7 @@ def doubtful_separators(names: Sequence[str], separator: str, single: bool) -> l
         ]
     if not separator and any(listed_words(name) is not None for name in names):
         return [
-            "Labels that are lists are classes of their own. If an image may have several labels, set data.task = 'multi_label'."
+            "Labels that are lists are classes of their own. If one example may have several, set data.task = 'multi_label'."
         ]
     return []
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from kerastl.data.examples import listed
-from kerastl.encoded import IMAGE_SUFFIXES, suffix_of
+from kerastl.modality.image.files import IMAGE_SUFFIXES, suffix_of
 
 _SKIPPED_LINES = 1_000
 _KINDS_AT_MOST = 6

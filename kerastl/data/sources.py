@@ -24,7 +24,7 @@ EXPECTED = (
 
 
 def open_examples(data: DataRecipe) -> Examples:
-    """Index the labelled images that a recipe names; no image is decoded.
+    """Index the labelled examples that a recipe names; none is decoded.
 
     Whether the labels suffice for training (two classes, two examples of each) is checked by
     `make_splits`, so that a trained model can be evaluated on fewer.
@@ -51,14 +51,14 @@ def _open(data: DataRecipe) -> Examples:
         raise DataError(f"data.source is empty. {EXPECTED}.")
     if source.startswith(HANDED):
         raise DataError(
-            f"data.source = '{source}': these images were handed over in Python, and a recipe cannot open them again. Name images "
+            f"data.source = '{source}': these data were handed over in Python, and a recipe cannot open them again. Name data "
             "(--data FOLDER), or pass the data in Python: kerastl.load(RUN).evaluate(data), kerastl.fit(RECIPE, data)."
         )
     path = Path(source).expanduser()
     is_manifest = path.suffix.lower() in MANIFEST_SUFFIXES and not path.is_dir()
     if data.several_labels and not is_manifest:
         raise DataError(
-            f"data.task = 'multi_label', but '{source}' gives each image one label. Expected a .csv or .parquet "
+            f"data.task = 'multi_label', but '{source}' gives each example one label. Expected a .csv or .parquet "
             "manifest with labels separated by | (or data.task = 'classification', where a model is still to be trained)."
         )
     if source == "digits":

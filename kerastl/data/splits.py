@@ -4,14 +4,14 @@ Why a hash of the example's identity alone (`_share`):
 
 - An example's side depends on nothing but itself: adding, removing or reordering others moves none,
   and no seed does. A shuffle, or scikit-learn's stratified split, moves nearly all when one is added;
-  then last week's test images are in this week's training.
+  then last week's test examples are in this week's training.
 - The class is left out of the hash, so that mending a wrong label in a manifest does not move the
   example either. The division is stratified all the same: the hash knows nothing of classes, so each
   class has the same share in expectation, n·p examples give or take √(n·p·(1−p)). Classes of few
   examples need ranks, and a rank changes with every example that is added: see `kerastl.data.carving`.
 - In a group (all pictures of one patient, say) the group's name is hashed in place of the identity.
 
-The idea is TensorFlow's own for image retraining (`which_set`, Speech Commands, P. Warden 2018).
+The idea is TensorFlow's own for retraining (`which_set`, Speech Commands, P. Warden 2018).
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from kerastl.data.examples import (
 )
 from kerastl.data.grouping import check_groups, keep_copies_together
 from kerastl.errors import DataError, nearest
+from kerastl.modality.recipe import FEWEST_KEY
 from kerastl.recipe.schema import DataRecipe
 from kerastl.wording import counted
 
@@ -49,12 +50,12 @@ def make_splits(examples: Examples, data: DataRecipe) -> Splits:
 
     A split that the source gives is kept as it is. One that it lacks is carved from the examples
     whose split is left open, or, where none is, from the given train split; what remains is train.
-    `data.examples_per_class` then thins the train split alone: fewer images to learn from must not
-    change what they are measured on. The images kept for 10 a class are among those kept for 20.
+    `data.examples_per_class` then thins the train split alone: fewer examples to learn from must not
+    change what they are measured on. The examples kept for 10 a class are among those kept for 20.
 
     Args:
         examples: from `open_examples`.
-        data: `validation_fraction`, `test_fraction`, `split_salt`, `min_images_per_class` and `examples_per_class`
+        data: `validation_fraction`, `test_fraction`, `split_salt`, `fewest_per_class` and `examples_per_class`
             are read.
 
     Raises:
@@ -63,14 +64,14 @@ def make_splits(examples: Examples, data: DataRecipe) -> Splits:
     """
     try:
         check_groups(examples, data)
-        if data.min_images_per_class is not None:
-            examples = _without_small_classes(examples, data.min_images_per_class)
+        if data.fewest_per_class is not None:
+            examples = _without_small_classes(examples, data.fewest_per_class)
         _check_given(examples)
         examples = keep_copies_together(examples)
         sides = _sides(examples, data)
         _check_sides(examples, sides, data)
     except DataError as error:
-        # What was left out, or counts as one image, is often why.
+        # What was left out, or counts as one example, is often why.
         raise DataError("\n  - ".join([str(error), *examples.warnings])) from error
     train = np.flatnonzero(sides == TRAIN_SIDE)
     if data.examples_per_class is not None:
@@ -148,7 +149,7 @@ def _keep_groups_together(examples: Examples, sides: np.ndarray, grouped: np.nda
 
 
 def _without_small_classes(examples: Examples, at_least: int) -> Examples:
-    """The examples less the classes that have fewer images to learn from, with a warning of them."""
+    """The examples less the classes that have fewer examples to learn from, with a warning of them."""
     held_out = np.isin(examples.splits, (VALIDATION, TEST))
     counts = label_counts(examples.labels[~held_out], len(examples.class_names))
     small = np.flatnonzero(counts < at_least)
@@ -158,8 +159,8 @@ def _without_small_classes(examples: Examples, at_least: int) -> Examples:
     lost = len(examples) - len(kept)
     named = listed([examples.class_names[code] for code in small])
     warning = (
-        f"{len(small):,} of {len(counts):,} classes have fewer than {at_least} images to learn from "
-        f"(data.min_images_per_class) and are left out, with {counted(lost, 'image')}: {named}."
+        f"{len(small):,} of {len(counts):,} classes have fewer than {at_least} {examples.noun}s to learn from "
+        f"({FEWEST_KEY}) and are left out, with {counted(lost, examples.noun)}: {named}."
     )
     return replace(kept, warnings=(*kept.warnings, warning))
 
@@ -170,7 +171,7 @@ def _check_given(examples: Examples) -> None:
     counts = label_counts(examples.labels, class_count)
     present = [name for name, count in zip(names, counts, strict=True) if count]
     if len(present) < 2 and examples.task.exclusive:
-        found = f"one class only: {listed(present)}" if present else "no labelled images"
+        found = f"one class only: {listed(present)}" if present else f"no labelled {examples.noun}s"
         raise DataError(
             f"The {examples.origin} has {found}. Expected at least 2 classes to tell apart.{_folders_within(examples)}"
         )
@@ -186,7 +187,7 @@ def _check_given(examples: Examples) -> None:
             hint = nearest(missing[0], known) if len(missing) == 1 else ""
             raise DataError(
                 f"{_classes(missing)} in {split} but not in train in the {examples.origin}.{hint} "
-                f"Add training images, or take {'it' if len(missing) == 1 else 'them'} out of {split}."
+                f"Add training {examples.noun}s, or take {'it' if len(missing) == 1 else 'them'} out of {split}."
             )
     _raise_if_few(examples, learnable, "")
 
@@ -211,9 +212,9 @@ def _raise_if_few(examples: Examples, counts: np.ndarray, after: str) -> None:
             f" and {len(few) - 5:,} more" if len(few) > 5 else ""
         )
         raise DataError(
-            f"Too few training images in the {examples.origin}{after}: {shown}; at least {LEAST_PER_CLASS} needed in "
-            f"each class. Add images, or leave {'this class' if len(few) == 1 else 'such classes'} out "
-            f"(--set data.min_images_per_class={LEAST_PER_CLASS})"
+            f"Too few training {examples.noun}s in the {examples.origin}{after}: {shown}; at least {LEAST_PER_CLASS} needed in "
+            f"each class. Add {examples.noun}s, or leave {'this class' if len(few) == 1 else 'such classes'} out "
+            f"(--set {FEWEST_KEY}={LEAST_PER_CLASS})"
             + (
                 ", or lower data.test_fraction or data.validation_fraction, or give the splits yourself."
                 if after
@@ -230,11 +231,11 @@ def _check_sides(examples: Examples, sides: np.ndarray, data: DataRecipe) -> Non
         if not (sides == code).any():
             fraction = getattr(data, f"{split}_fraction")
             grouped = examples.groups[examples.groups != ""]
-            what = "groups" if len(grouped) else "images"
+            what = "groups" if len(grouped) else f"{examples.noun}s"
             within = f" (in {len(set(grouped)):,} groups)" if len(grouped) else ""
             raise DataError(
                 f"The {split} split came out empty: data.{split}_fraction = {fraction:g} of {pool_count:,} {pool_name} "
-                f"images{within} in the {examples.origin}. Add {what}, raise data.{split}_fraction, or give a {split} split "
+                f"{examples.noun}s{within} in the {examples.origin}. Add {what}, raise data.{split}_fraction, or give a {split} split "
                 f"yourself ({split}/ folder, manifest column or TFDS split)."
             )
     learnt = label_counts(examples.labels[sides == TRAIN_SIDE], len(examples.class_names))

@@ -32,6 +32,7 @@ from kerastl.data.examples import (
 from kerastl.data.skipped import SkippedNames
 from kerastl.data.tfds_listing import INFO_FILE, prepared_datasets, tfds_folder
 from kerastl.errors import DataError, nearest
+from kerastl.modality.image import Image
 from kerastl.recipe.schema import DataRecipe
 
 if TYPE_CHECKING:
@@ -59,10 +60,8 @@ def open_tfds(name: str, data: DataRecipe) -> Examples:
     """
     builder = _builder(name, data.data_dir)
     image_key, label_key = _feature_keys(builder, name)
-    parts: list[_Part] = []
-    labels: list[np.ndarray] = []
-    digests: list[np.ndarray] = []
-    splits: list[np.ndarray] = []
+    parts, splits = list[_Part](), list[np.ndarray]()
+    labels, digests = list[np.ndarray](), list[np.ndarray]()
     skipped = SkippedNames()
     for split, spec, is_default in _split_specs(builder, name, data):
         keys = image_key, label_key
@@ -294,6 +293,7 @@ def _columns(
         groups=repeated("", len(ids)),
         splits=splits,
         encoded=encoded,
+        noun=Image.noun,
         origin=f"TFDS set {builder.info.full_name}",
         place=f"tfds:{builder.info.full_name} in {builder.data_dir}, files {state}",
         stamps=no_stamps(len(ids)),

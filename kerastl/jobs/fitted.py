@@ -17,7 +17,6 @@ from kerastl.data.handed import from_arrays
 from kerastl.data.pixels import images_of, pixels_of
 from kerastl.data.png import encode_png
 from kerastl.data.splits import make_splits
-from kerastl.encoded import find_images
 from kerastl.errors import DataError, UserError
 from kerastl.evaluation.metrics import Metrics
 from kerastl.export.publish import ExportedModel
@@ -25,6 +24,7 @@ from kerastl.jobs.evaluate import evaluate_each
 from kerastl.jobs.export import export
 from kerastl.jobs.predict import contents_of, predictions
 from kerastl.jobs.trained import Reader, class_names_of, model_of, recipe_of, run_reader
+from kerastl.modality.image.files import find_images
 from kerastl.progress import Logging, Progress
 from kerastl.recipe import Settings
 from kerastl.recipe.schema import HANDED

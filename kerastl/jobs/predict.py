@@ -13,7 +13,7 @@ import numpy as np
 from kerastl.client.access import Access
 from kerastl.client.address import is_address
 from kerastl.client.asking import Patience, ask
-from kerastl.encoded import find_images
+from kerastl.modality.image.files import find_images
 from kerastl.prediction import Prediction, unreadable
 from kerastl.progress import Progress
 

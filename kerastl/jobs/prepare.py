@@ -26,16 +26,16 @@ from kerastl.data.examples import (
 from kerastl.data.folder import check_apart
 from kerastl.data.sources import open_examples
 from kerastl.data.splits import make_splits
-from kerastl.encoded import CONVERTED
 from kerastl.errors import DataError
 from kerastl.features.cache import Cache
 from kerastl.features.inputs import AGAIN, Inputs, decode_split
 from kerastl.features.views import FrozenViews, Views
 from kerastl.modality import modality_of
 from kerastl.modality.image.convert import bits_used
+from kerastl.modality.image.files import CONVERTED
+from kerastl.modality.recipe import NO_AUGMENTATION
 from kerastl.progress import Progress
 from kerastl.recipe import Asked, DataRecipe, Recipe, Settings, resolve
-from kerastl.recipe.rule import NO_AUGMENTATION
 from kerastl.wording import counted
 
 NAMED_UNREADABLE = 5

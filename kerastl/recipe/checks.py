@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from kerastl.backbones import BackboneSpec, backbone_names, get_backbone, is_file_name
 from kerastl.errors import RecipeError, nearest
+from kerastl.modality import modality_of
+from kerastl.modality.recipe import size_checks
 from kerastl.recipe.keys import check_value, keys_of, value_at
 from kerastl.wording import LONGEST_NAME, is_name, safe_name
 
@@ -93,7 +95,7 @@ def abstain_checks(recipe: Recipe) -> list[str]:
         problems.append(f"{' and '.join(asked)}: expected one of them; each chooses the threshold alone")
     if not recipe.task.exclusive:
         problems += [
-            f"{name} = {value}: expected none where data.task = '{recipe.data.task}': no label stands for the whole image"
+            f"{name} = {value}: expected none where data.task = '{recipe.data.task}': no label stands for the whole {modality_of(recipe).noun}"
             for name, value in asked.items()
         ]
     return problems
@@ -130,16 +132,7 @@ def _cross_checks(recipe: Recipe) -> list[str]:
 
 def backbone_checks(recipe: Recipe, spec: BackboneSpec) -> list[str]:
     """What the backbone does not have of what is asked for."""
-    problems = []
-    size = recipe.backbone.image_size
-    if size is not None and size < spec.min_image_size:
-        problems.append(
-            f"backbone.image_size = {size}: '{spec.name}' takes images of at least {spec.min_image_size} pixels"
-        )
-    if size is not None and spec.max_image_size is not None and size > spec.max_image_size:
-        problems.append(
-            f"backbone.image_size = {size}: '{spec.name}' takes images of {spec.max_image_size} pixels alone"
-        )
+    problems = size_checks(recipe.backbone, spec)
     point = recipe.finetune_phase.unfreeze_from
     from_input = spec.unfreeze_points[::-1]
     if point is not None and point not in from_input:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kerastl.errors import RecipeError, nearest
+from kerastl.modality.recipe import MODALITY_FLAGS
 from kerastl.recipe.keys import keys_of
 from kerastl.recipe.settings import Recipe
 
@@ -17,7 +18,7 @@ FLAGS = {
     "--backbone": "backbone.name",
     "--weights": "backbone.weights",
     "--weights-dir": "backbone.weights_dir",
-    "--image-size": "backbone.image_size",
+    **MODALITY_FLAGS,
     "--head-epochs": "head_phase.epochs",
     "--unfreeze-from": "finetune_phase.unfreeze_from",
     "--finetune-epochs": "finetune_phase.epochs",

@@ -1,4 +1,4 @@
-"""How a recipe's key is described, and how its value is checked against that."""
+"""The keys of a recipe by their names, and the check of a value against what its key says."""
 
 from __future__ import annotations
 
@@ -7,45 +7,13 @@ import functools
 import types
 import typing
 from collections.abc import Iterator, Mapping
-from dataclasses import field
-from typing import Any, Literal
+from typing import Any
 
+from kerastl.declare import Affects
 from kerastl.errors import nearest
 
 # TOML knows inf, and integers that no float holds.
 LARGEST_NUMBER = 1e300
-# What another value of a key changes, the earliest of: which examples there are (data), the frozen part's outputs (features),
-# the layers of the head (head), the graph of a training step (step), or numbers alone (value). What a key of a run changes
-# is the same for all trials of a search.
-Affects = Literal["run", "data", "features", "head", "step", "value"]
-
-
-def key(
-    default: Any,
-    help: str,
-    *,
-    affects: Affects | None = None,
-    auto: bool = False,
-    choices: tuple[str, ...] | None = None,
-    low: float | None = None,
-    high: float | None = None,
-    below: float | None = None,
-    above: float | None = None,
-) -> Any:
-    """A recipe key: its default, what it means, which values it takes, and what it affects where that is not what its table says.
-
-    `low`/`high` include their bound, `above`/`below` leave it out.
-    """
-    bounds = {"low": low, "high": high, "above": above, "below": below}
-    return field(
-        default=default,
-        metadata={"help": help, "affects": affects, "auto": auto, "choices": choices, **bounds},
-    )
-
-
-def auto(help: str, **values: Any) -> Any:
-    """A key that the rule fills in where it is left out: None in a `Recipe`, never in `Settings`."""
-    return key(None, help, auto=True, **values)
 
 
 def _walk(cls: type, prefix: str = "") -> Iterator[tuple[str, type, dataclasses.Field[Any], Any]]:

@@ -38,7 +38,7 @@ def load_recipe(
         RecipeError: with all problems, each naming its key.
         UserError: where the file cannot be read or is not TOML.
     """
-    # Who names a folder and no data means the folder's images.
+    # A folder without data named beside it stands for the data in it.
     names_data = any(item.startswith("data.source=") for item in sets) or (flags or {}).get("data.source")
     shipped = {} if path is not None and Path(path).is_dir() and not names_data else shipped_recipes()
     origin, values = ("recipe", {}) if path is None else read_toml(path, shipped)
@@ -142,7 +142,7 @@ def read_toml(
     """A TOML file, or a shipped one by its name: where it lies, and what it holds.
 
     Args:
-        path: file or name; a file wins, a folder does not: many keep their images in one named photos.
+        path: file or name; a file wins, a folder does not: many keep their data in one named photos.
         shipped: name -> file of those that come with kerastl.
         what: it is, for messages.
 
@@ -157,7 +157,7 @@ def read_toml(
     except IsADirectoryError:
         hint = f" Did you mean '{file / 'recipe.toml'}'?" if (file / "recipe.toml").is_file() else ""
         raise UserError(
-            f"'{path}' is a folder; expected a TOML file.{hint} A folder of images is named by --data {path}."
+            f"'{path}' is a folder; expected a TOML file.{hint} A folder of data is named by --data {path}."
         ) from None
     except FileNotFoundError:
         names = sorted(shipped)

@@ -1,7 +1,7 @@
-"""The rule that fills in what a recipe leaves open, from the number of images and the backbone.
+"""The rule that fills in what a recipe leaves open, from the number of examples and the backbone.
 
-The model is BiT-HyperRule (Kolesnikov et al. 2020, Big Transfer): few images train few steps with
-little augmentation, many images train longer; everything else is fixed. The figures were chosen on
+The model is BiT-HyperRule (Kolesnikov et al. 2020, Big Transfer): few examples train few steps with
+little augmentation, many train longer; everything else is fixed. The figures were chosen on
 the runs in `benchmarks/` and are explained in `docs/rule.md`.
 """
 
@@ -16,47 +16,17 @@ from typing import Any, TypeVar
 
 from kerastl.backbones import BackboneSpec, get_backbone, is_file_name
 from kerastl.errors import RecipeError
+from kerastl.modality import modality_of
+from kerastl.modality.recipe import LEVELS, NO_AUGMENTATION, size_rule
 from kerastl.recipe.checks import backbone_checks
-from kerastl.recipe.schema import HANDED, AugmentRecipe, FinetunePhaseRecipe, HeadPhaseRecipe
+from kerastl.recipe.schema import HANDED, AugmentRecipe, BackboneRecipe, FinetunePhaseRecipe, HeadPhaseRecipe
 from kerastl.recipe.settings import Recipe, Settings
 from kerastl.wording import safe_name, without_accents
 
-Part = TypeVar("Part", HeadPhaseRecipe, FinetunePhaseRecipe, AugmentRecipe)
+Part = TypeVar("Part", BackboneRecipe, HeadPhaseRecipe, FinetunePhaseRecipe, AugmentRecipe)
 
-LEVELS: dict[str, dict[str, Any]] = {
-    "none": {},
-    "light": {"horizontal_flip": True, "crop_min_area": 0.35, "color": 0.1},
-    "medium": {
-        "horizontal_flip": True,
-        "crop_min_area": 0.25,
-        "color": 0.3,
-        "rotation_degrees": 10.0,
-        "erase_probability": 0.25,
-    },
-    "strong": {
-        "horizontal_flip": True,
-        "crop_min_area": 0.2,
-        "color": 0.3,
-        "erase_probability": 0.25,
-        "policy_operations": 2,
-        "policy_magnitude": 0.5,
-        "mixup_alpha": 0.2,
-        "cutmix_alpha": 1.0,
-    },
-}
-NO_AUGMENTATION: dict[str, Any] = {
-    "horizontal_flip": False,
-    "crop_min_area": 1.0,
-    "color": 0.0,
-    "rotation_degrees": 0.0,
-    "erase_probability": 0.0,
-    "policy_operations": 0,
-    "policy_magnitude": 0.5,
-    "mixup_alpha": 0.0,
-    "cutmix_alpha": 0.0,
-}
 SMALL_BACKBONE_PARAMETERS = 2_000_000
-FEW_IMAGES = 1_000
+FEW_EXAMPLES = 1_000
 LAST_STAGE_SHARE = 0.55
 LAST_STAGES_SHARE = 0.93
 VIEW_BUDGET = 12_000
@@ -68,8 +38,8 @@ FEWEST_EPOCHS, MOST_EPOCHS = 5, 20
 HEAD_RATE, SMALL_HEAD_RATE = 1e-3, 1e-2
 FEWEST_FINETUNE_STEPS = 250
 FINETUNE_BATCH = 32
-# Images from which on the fine-tune phase's batches grow with their root, so that its steps go on growing, too.
-IMAGES_OF_FINETUNE_BATCH = 2048
+# Examples from which on the fine-tune phase's batches grow with their root, so that its steps go on growing, too.
+EXAMPLES_OF_FINETUNE_BATCH = 2048
 LAYER_DECAY, LOWEST_RATE_SHARE = 0.9, 0.39
 
 
@@ -78,7 +48,7 @@ def resolve(recipe: Recipe, train_count: int, class_count: int) -> Settings:
 
     Args:
         recipe: what was asked for.
-        train_count: images in the train split, after `data.examples_per_class`.
+        train_count: examples in the train split, after `data.examples_per_class`.
         class_count: classes, or labels when multi-label.
 
     Raises:
@@ -88,11 +58,10 @@ def resolve(recipe: Recipe, train_count: int, class_count: int) -> Settings:
     spec = get_backbone(recipe.backbone.name)
     if spec.file and (problems := backbone_checks(recipe, spec)):
         raise RecipeError(problems)
-    size = recipe.backbone.image_size or spec.image_size
     chosen = dataclasses.replace(
         recipe,
         name=recipe.name or default_name(recipe),
-        backbone=dataclasses.replace(recipe.backbone, image_size=size),
+        backbone=_fill(recipe.backbone, size_rule(recipe.backbone, spec)),
         head_phase=_fill(recipe.head_phase, _head_phase(recipe, train_count, spec)),
         finetune_phase=_fill(recipe.finetune_phase, _finetune_phase(recipe, train_count, spec)),
         augment=resolve_augment(recipe.augment, train_count, spec),
@@ -110,13 +79,15 @@ def default_name(recipe: Recipe) -> str:
     if not 0 < len(kept) <= LONGEST_STEM or any(c.isalnum() and not c.isascii() for c in stem):
         # Two folders whose letters are all lost would share a model's folder, in which one replaces the other.
         digest = hashlib.sha256(unicodedata.normalize("NFC", source).encode("utf-8", "surrogateescape"))
-        kept = f"{kept[:LONGEST_STEM].rstrip('-_') or 'images'}-{digest.hexdigest()[:6]}"
+        kept = (
+            f"{kept[:LONGEST_STEM].rstrip('-_') or modality_of(recipe).noun + 's'}-{digest.hexdigest()[:6]}"
+        )
     backbone = recipe.backbone.name
     return f"{kept}-{safe_name(Path(backbone).stem) if is_file_name(backbone) else backbone}".lower()
 
 
 def resolve_augment(augment: AugmentRecipe, train_count: int, spec: BackboneSpec) -> AugmentRecipe:
-    """The level, its knobs where none is given, and as many views as pay for the number of images."""
+    """The level, its knobs where none is given, and as many views as pay for the number of examples."""
     # A view more is a forward pass more: docs/rule.md says what views were seen to be worth.
     wanted = _is_small(spec) or (augment.views or 1) > 1
     level = augment.level or ("light" if wanted else "none")
@@ -134,8 +105,8 @@ def batch_size(train_count: int) -> int:
 
 
 def finetune_batch_size(train_count: int) -> int:
-    """That of `batch_size` up to 32; from 2,048 images on it grows with their square root up to 64."""
-    grown = 2 * round(FINETUNE_BATCH / 2 * math.sqrt(train_count / IMAGES_OF_FINETUNE_BATCH))
+    """That of `batch_size` up to 32; from 2,048 examples on it grows with their square root up to 64."""
+    grown = 2 * round(FINETUNE_BATCH / 2 * math.sqrt(train_count / EXAMPLES_OF_FINETUNE_BATCH))
     return min(batch_size(train_count), max(FINETUNE_BATCH, grown))
 
 
@@ -155,7 +126,7 @@ def _head_phase(recipe: Recipe, train_count: int, spec: BackboneSpec) -> dict[st
     # Adam moves each weight by about the rate, so a logit moves by more the more features it adds up.
     features = spec.feature_channels * (2 if recipe.head.pooling == "avgmax" else 1)
     rate = (SMALL_HEAD_RATE if _is_small(spec) else HEAD_RATE) * math.sqrt(256 / features)
-    # A head on stored features costs microseconds an image, so it trains until validation says stop.
+    # A head on stored features costs microseconds an example, so it trains until validation says stop.
     return {
         "epochs": 100,
         "batch_size": 2 * batch_size(train_count),
@@ -171,7 +142,7 @@ def _head_phase(recipe: Recipe, train_count: int, spec: BackboneSpec) -> dict[st
 def _finetune_phase(recipe: Recipe, train_count: int, spec: BackboneSpec) -> dict[str, Any]:
     small = _is_small(spec)
     # The last stage holds about half of the weights, the last two nearly all of them.
-    share = LAST_STAGE_SHARE if train_count < FEW_IMAGES else LAST_STAGES_SHARE
+    share = LAST_STAGE_SHARE if train_count < FEW_EXAMPLES else LAST_STAGES_SHARE
     asked = recipe.finetune_phase
     unfreeze_from = asked.unfreeze_from or ("input" if small else spec.point_of_share(share))
     batch = finetune_batch_size(train_count)

@@ -11,18 +11,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from kerastl.recipe.keys import Affects, auto, key
+from kerastl.declare import Affects, auto, key
+from kerastl.modality.recipe import LEVELS, AugmentKeys, BackboneKeys, DataKeys
 from kerastl.task import MONITORS, TASKS
 
-# What `data.source` begins with in a run on images that were handed over in Python.
+# What `data.source` begins with in a run on examples that were handed over in Python.
 HANDED = "python:"
 
 
 @dataclass(frozen=True)
-class DataRecipe:
-    """Which labelled images, and how they are split."""
+class _Data:
+    """Keys of `[data]` for every kind of example."""
 
-    AFFECTS: ClassVar[Affects] = "data"
     source: str = key(
         "digits",
         "a folder with one folder a class (flat, or under train/, validation/, test/), a .csv or .parquet "
@@ -32,13 +32,15 @@ class DataRecipe:
     train_split: str | None = key(None, "TFDS split to train on, such as train[:80%]")
     validation_split: str | None = key(None, "TFDS split to validate on; carved from train without it")
     test_split: str | None = key(None, "TFDS split to test on; carved from train without it")
-    path_column: str = key("path", "manifest column with the image's path, relative to the manifest")
+    path_column: str = key(
+        "path", "manifest column with the path of an example's file, relative to the manifest"
+    )
     label_column: str = key("label", "manifest column with the label")
     split_column: str = key("split", "manifest column with train, validation or test; optional")
     group_column: str = key("group", "manifest column whose equal values stay in one split; optional")
     task: str = key(
         "classification",
-        "what is answered: the one class of an image (classification), or which labels it has, several or none "
+        "what is answered: the one class of an example (classification), or which labels it has, several or none "
         "(multi_label)",
         choices=TASKS,
     )
@@ -49,66 +51,54 @@ class DataRecipe:
     )
     group_pattern: str | None = key(
         None,
-        "regular expression on an image's path; images for which its parentheses match the same text (without any: the "
+        "regular expression on an example's path; examples for which its parentheses match the same text (without any: the "
         "whole match) stay in one split",
     )
     group_subfolders: bool = key(
         False,
-        "of a folder source: images in folders of one name below class folders stay in one split "
+        "of a folder source: files in folders of one name below class folders stay in one split "
         "(cat/monday/1.jpg, dog/monday/2.jpg)",
     )
     split_salt: int = key(0, "another number draws another division into splits", low=0, high=2**31 - 1)
     validation_fraction: float = key(
         0.1,
-        "share of the training images held out for validation where the source has no validation split",
+        "share of the training examples held out for validation where the source has no validation split",
         above=0,
         below=0.9,
     )
     test_fraction: float = key(
         0.2,
-        "share of all images held out for the test where the source has no test split",
+        "share of all examples held out for the test where the source has no test split",
         above=0,
         below=0.9,
     )
     examples_per_class: int | None = key(
-        None, "train on this many images of each class; all without it", low=1
-    )
-    min_images_per_class: int | None = key(
-        None,
-        "leave out classes with fewer images to learn from than this, and say so; stop at them without it",
-        low=2,
+        None, "train on this many examples of each class; all without it", low=1
     )
     max_unreadable_fraction: float = key(
         0.05,
-        "stop if a larger share of the pictures than this cannot be read, those that were left out of the index included",
+        "stop if a larger share of the examples than this cannot be read, those that were left out of the index included",
         low=0,
         high=1,
     )
-    resize: str = key(
-        "stretch",
-        "how an image becomes the network's size",
-        choices=("stretch", "crop", "pad"),
-        affects="features",
-    )
-    significant_bits: int | None = key(
-        None,
-        "bits that the levels of 16-bit PNG and TIFF use: instruments store 10 to 14, and 2 to the power of this is white; as "
-        "many as some of the training images need without it",
-        low=8,
-        high=16,
-    )
+
+
+@dataclass(frozen=True)
+class DataRecipe(DataKeys, _Data):
+    """Which labelled examples, and how they are split."""
+
+    AFFECTS: ClassVar[Affects] = "data"
 
     @property
     def several_labels(self) -> bool:
-        """Whether what a manifest says of an image may be several labels, or none."""
+        """Whether a cell of a manifest may hold several labels, or none."""
         return self.task == "multi_label"
 
 
 @dataclass(frozen=True)
-class BackboneRecipe:
-    """Which pretrained network, from which weights, at which size."""
+class _Backbone:
+    """Keys of `[backbone]` for every kind of example."""
 
-    AFFECTS: ClassVar[Affects] = "features"
     name: str = auto(
         "a name that `kerastl backbones` lists, or the path of a .keras file with a functional model of your own; mobilenet_025 for "
         "digits and resnet50 for all else without it"
@@ -121,7 +111,13 @@ class BackboneRecipe:
     weights_dir: str | None = key(
         None, "folder with Keras' published weight files, used instead of a download"
     )
-    image_size: int = auto("side of the square input in pixels", low=8, high=2048)
+
+
+@dataclass(frozen=True)
+class BackboneRecipe(BackboneKeys, _Backbone):
+    """Which pretrained network, from which weights, at which size."""
+
+    AFFECTS: ClassVar[Affects] = "features"
 
 
 @dataclass(frozen=True)
@@ -146,8 +142,8 @@ class HeadRecipe:
 class PhaseRecipe:
     """What both phases have in common."""
 
-    epochs: int = auto("passes over the training images, at most", low=0, affects="value")
-    batch_size: int = auto("images a step", low=1, affects="value")
+    epochs: int = auto("passes over the training examples, at most", low=0, affects="value")
+    batch_size: int = auto("examples a step", low=1, affects="value")
     optimizer: str = key("adamw", "update rule", choices=("adamw", "sgd"), affects="step")
     learning_rate: float = auto("highest learning rate, after the warm-up", above=0, affects="value")
     weight_decay: float = auto(
@@ -165,7 +161,7 @@ class PhaseRecipe:
     mixup_alpha: float = key(
         0.0,
         "MixUp of what the phase trains on, within each batch and without a forward pass: both parameters of the Beta "
-        "distribution; 0 for none (augment.mixup_alpha mixes pixels)",
+        "distribution; 0 for none (augment.mixup_alpha mixes the examples themselves)",
         low=0,
         affects="value",
     )
@@ -215,29 +211,24 @@ class FinetunePhaseRecipe(PhaseRecipe):
 
 
 @dataclass(frozen=True)
-class AugmentRecipe:
-    """Random changes to training images; never part of the saved model. Knobs left out follow the level."""
+class _Augment:
+    """Keys of `[augment]` for every kind of example."""
 
-    AFFECTS: ClassVar[Affects] = "features"
-    level: str = auto("how much in all", choices=("none", "light", "medium", "strong"))
-    views: int = auto("versions made of each training image; the first is the image itself", low=1)
+    level: str = auto("how much in all", choices=tuple(LEVELS))
+    views: int = auto("versions made of each training example; the first is the example itself", low=1)
     seed: int = key(
         0,
         "source of the random changes, apart from the run's seed, so that runs with other seeds share stored views",
         low=0,
         high=2**31 - 1,
     )
-    horizontal_flip: bool = auto("mirror half of the images left to right")
-    crop_min_area: float = auto(
-        "random resized crops cover at least this share of the image; 1 for no crop", above=0, high=1
-    )
-    color: float = auto("largest relative change of brightness, contrast and saturation", low=0, high=1)
-    rotation_degrees: float = auto("largest rotation to either side", low=0, high=180)
-    erase_probability: float = auto("share of images with an erased rectangle", low=0, high=1)
-    policy_operations: int = auto("random operations of the RandAugment-like policy", low=0, high=10)
-    policy_magnitude: float = auto("strength of these operations", low=0, high=1)
-    mixup_alpha: float = auto("MixUp: both parameters of the Beta distribution; 0 for none", low=0)
-    cutmix_alpha: float = auto("CutMix: both parameters of the Beta distribution; 0 for none", low=0)
+
+
+@dataclass(frozen=True)
+class AugmentRecipe(AugmentKeys, _Augment):
+    """Random changes to training examples; never part of the saved model. Knobs left out follow the level."""
+
+    AFFECTS: ClassVar[Affects] = "features"
 
 
 @dataclass(frozen=True)
@@ -283,5 +274,5 @@ class CalibrationRecipe:
         below=1,
     )
     abstain_coverage: float | None = key(
-        None, "share of images that are to be accepted, the surest ones", above=0, below=1
+        None, "share of examples that are to be accepted, the surest ones", above=0, below=1
     )

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, TypeVar
 
+from kerastl.declare import Affects, auto, key
 from kerastl.recipe.checks import check_recipe
-from kerastl.recipe.keys import Affects, auto, key, keys_of, value_at
+from kerastl.recipe.keys import keys_of, value_at
 from kerastl.recipe.schema import (
     AugmentRecipe,
     BackboneRecipe,

@@ -67,7 +67,7 @@ class Block:
     Attributes:
         keys: uint64 [n, 2].
         lengths: int64 [n] of ragged rows, else None.
-        notes: row in the block -> what there is to note of it, such as the format of an image.
+        notes: row in the block -> what there is to note of it, such as the format of its file.
         shape: of all values.
         dtype: of them.
         path: the file; None in memory.

@@ -22,7 +22,7 @@ from kerastl.store.folder import CLAIM, HOLD, KEY_FILE, Folder, living
 from kerastl.writing import WriteError, explain_write_errors, write_json_atomic
 
 # A process computes an eighth of what is missing at a time, so that another one finds rows to compute as well, and no
-# fewer than four blocks, as each time images are opened anew.
+# fewer than four blocks, as each time files are opened anew.
 PARCELS, PARCEL_BLOCKS = 8, 4
 
 

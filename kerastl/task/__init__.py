@@ -1,7 +1,7 @@
 """What is answered about an example: one class, or several labels.
 
 A task knows the form of labels and everything that follows from it: targets and loss of the training, log-losses, metrics
-and the direction of each monitor, probabilities, and the answers of a served model. It knows neither images nor networks.
+and the direction of each monitor, probabilities, and the answers of a served model. It knows neither what an example is nor networks.
 
 Nothing here needs TensorFlow before a method is called that gives or takes its tensors.
 """

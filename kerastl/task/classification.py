@@ -195,7 +195,7 @@ class MultiLabel(Task):
                 for bound in (0.5 + tolerance, 0.5 - tolerance)
             )
             wrong += not sure <= given <= possible
-        return f"'{LABELS}' is wrong for {wrong} of {len(expected)} images." if wrong else ""
+        return f"'{LABELS}' is wrong for {wrong} of {len(expected)} answers." if wrong else ""
 
 
 CLASSIFICATION = Classification()

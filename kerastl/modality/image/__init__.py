@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from kerastl.encoded import (
+from kerastl.modality import Batch, InputSpec, count_of
+from kerastl.modality.image.files import (
     CONVERTED,
     NOT_SERVED,
     SERVED,
@@ -19,7 +20,6 @@ from kerastl.encoded import (
     format_of,
     reason_of,
 )
-from kerastl.modality import Batch, InputSpec, count_of
 from kerastl.progress import Progress
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Image:
 
     @staticmethod
     def find(patterns: Sequence[str], progress: Progress) -> list[str]:
-        """See `Modality`, and `kerastl.encoded.find_images`."""
+        """See `Modality`, and `kerastl.modality.image.files.find_images`."""
         return find_images(patterns, progress)
 
     @staticmethod

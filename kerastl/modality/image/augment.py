@@ -16,8 +16,8 @@ import tensorflow as tf
 
 from kerastl.modality.draws import example_keys
 from kerastl.modality.image.policy import apply_policy, exact_mean, grey, whole_levels
+from kerastl.modality.image.recipe import ImageAugment
 from kerastl.modality.image.warp import affine, warp
-from kerastl.recipe.schema import AugmentRecipe
 
 __all__ = ["augment", "augmenter", "batch_augment", "example_keys"]
 
@@ -35,7 +35,7 @@ ERASE, ERASE_AREA, ERASE_ASPECT, ERASE_TOP, ERASE_LEFT = range(9, 14)
 FIXED_DRAWS = 16
 
 
-def augment(pixels: tf.Tensor, key: tf.Tensor, recipe: AugmentRecipe) -> tf.Tensor:
+def augment(pixels: tf.Tensor, key: tf.Tensor, recipe: ImageAugment) -> tf.Tensor:
     """Change an image at random: mirror, crop, rotate, policy, colour, erase, in this order.
 
     Args:
@@ -61,7 +61,7 @@ def augment(pixels: tf.Tensor, key: tf.Tensor, recipe: AugmentRecipe) -> tf.Tens
     return tf.cast(result, tf.uint8)
 
 
-def batch_augment(pixels: tf.Tensor, keys: tf.Tensor, recipe: AugmentRecipe) -> tf.Tensor:
+def batch_augment(pixels: tf.Tensor, keys: tf.Tensor, recipe: ImageAugment) -> tf.Tensor:
     """`augment` on each image of a batch; the same bits as one by one.
 
     In a tf.data pipeline, map `augment` before `batch` instead: it spreads over the cores.
@@ -82,12 +82,12 @@ def batch_augment(pixels: tf.Tensor, keys: tf.Tensor, recipe: AugmentRecipe) -> 
 
 
 @functools.cache
-def augmenter(recipe: AugmentRecipe) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+def augmenter(recipe: ImageAugment) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
     """`batch_augment` of a recipe, traced once: tracing anew for every batch would cost more than the work."""
     return tf.function(functools.partial(batch_augment, recipe=recipe), reduce_retracing=True)
 
 
-def _knob(recipe: AugmentRecipe, name: str) -> float:
+def _knob(recipe: ImageAugment, name: str) -> float:
     value = getattr(recipe, name)
     if value is None:
         raise ValueError(
@@ -100,7 +100,7 @@ def _between(draw: tf.Tensor, low: tf.Tensor | float, high: tf.Tensor | float) -
     return low + draw * (high - low)
 
 
-def _move(pixels: tf.Tensor, draws: tf.Tensor, recipe: AugmentRecipe) -> tf.Tensor:
+def _move(pixels: tf.Tensor, draws: tf.Tensor, recipe: ImageAugment) -> tf.Tensor:
     """Mirror, crop and rotate."""
     mirror = tf.constant(False)
     if _knob(recipe, "horizontal_flip"):

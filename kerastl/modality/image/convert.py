@@ -7,8 +7,8 @@ from collections.abc import Iterable
 
 import tensorflow as tf
 
-from kerastl.encoded import as_png, format_of, reason_of
 from kerastl.modality.image.decode import decode, is_served
+from kerastl.modality.image.files import as_png, format_of, reason_of
 
 
 def servable(data: bytes) -> tuple[bytes, str]:
