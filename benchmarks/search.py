@@ -47,7 +47,7 @@ from search_bench import (
 from kerastl.features.cache import Cache
 from kerastl.jobs.prepare import open_splits
 from kerastl.progress import Progress
-from kerastl.report.search import TrialRecord
+from kerastl.report.search_report import TrialRecord
 from kerastl.search.head_phases import HeadPhases
 from kerastl.search.hyperparameters import with_values
 from kerastl.search.job import BASELINE, open_runner, oracle_of, tune

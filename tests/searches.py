@@ -73,7 +73,7 @@ def report_of(
     folder: Path, baseline: np.ndarray, trials: np.ndarray, shares: dict[int, float] | None = None
 ) -> Any:
     """The report of a search whose trials lost so much on each image."""
-    from kerastl.report.search import COMPLETED, TrialRecord
+    from kerastl.report.search_report import COMPLETED, TrialRecord
     from kerastl.search.results import make_report
     from kerastl.search.search_folder import SearchFolder, read_records, write_record
 

@@ -25,7 +25,7 @@ from kerastl.jobs.plan import Plan, PlanRow
 from kerastl.jobs.rank import LeftOut, RankedBackbone, Ranking
 from kerastl.progress import Progress
 from kerastl.recipe import load_recipe
-from kerastl.report.search import TrialRecord
+from kerastl.report.search_report import TrialRecord
 from kerastl.search.search_folder import SearchFolder, write_record
 from kerastl.search.trial_log import TrialLog
 from kerastl.wording import columns, wrapped

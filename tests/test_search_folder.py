@@ -34,7 +34,7 @@ def test_the_budget_counts_all_starts_of_a_search(tmp_path: Path) -> None:
 
 def test_a_search_says_how_long_it_took_beside_its_trials(tmp_path: Path) -> None:
     from kerastl.progress import Progress
-    from kerastl.report.search import search_text
+    from kerastl.report.search_report import search_text
     from kerastl.search.search_folder import SearchFolder
     from kerastl.search.trial_log import TrialLog
 

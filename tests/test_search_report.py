@@ -51,7 +51,7 @@ def test_images_of_one_group_are_drawn_together() -> None:
 
 
 def test_the_report_draws_groups_together(tmp_path: Path) -> None:
-    from kerastl.report.search import TrialRecord
+    from kerastl.report.search_report import TrialRecord
     from kerastl.search.results import make_report
     from kerastl.search.search_folder import SearchFolder, read_records, write_record
 
@@ -71,7 +71,7 @@ def test_the_report_draws_groups_together(tmp_path: Path) -> None:
 
 
 def test_a_gain_that_is_no_better_than_chance_leaves_the_recipe_as_it_is(tmp_path: Path) -> None:
-    from kerastl.report.search import search_text
+    from kerastl.report.search_report import search_text
     from kerastl.search.results import winning_values, write_results
     from kerastl.search.search_folder import SearchFolder, read_records
 
@@ -124,7 +124,7 @@ def test_pictures_tell_short_trials_apart_and_name_a_winner_only_where_there_is_
 
 
 def test_a_shortened_trial_never_wins(tmp_path: Path) -> None:
-    from kerastl.report.search import TrialRecord
+    from kerastl.report.search_report import TrialRecord
     from kerastl.search.results import make_report
     from kerastl.search.search_folder import SearchFolder, read_records, write_record
 
@@ -140,7 +140,7 @@ def test_a_shortened_trial_never_wins(tmp_path: Path) -> None:
 
 
 def test_a_dead_key_has_no_importance_and_a_live_one_has() -> None:
-    from kerastl.report.search import COMPLETED, TrialRecord
+    from kerastl.report.search_report import COMPLETED, TrialRecord
     from kerastl.search.analysis import importance_of
 
     space = Space(
@@ -160,7 +160,7 @@ def test_a_dead_key_has_no_importance_and_a_live_one_has() -> None:
 
 
 def test_a_recipe_that_fails_as_it_is_loses_to_any_trial(tmp_path: Path) -> None:
-    from kerastl.report.search import COMPLETED, FAILED, TrialRecord
+    from kerastl.report.search_report import COMPLETED, FAILED, TrialRecord
     from kerastl.search.results import make_report, winning_values, write_results
     from kerastl.search.search_folder import SearchFolder, read_records, write_record
 

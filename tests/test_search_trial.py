@@ -21,7 +21,7 @@ def test_a_trial_whose_answers_are_no_numbers_fails_though_its_loss_is_one(
     solid_colours: Path, tmp_path: Path, shared_of: Any
 ) -> None:
     from kerastl.jobs.prepare import open_splits
-    from kerastl.report.search import FAILED
+    from kerastl.report.search_report import FAILED
     from kerastl.search.head_phases import HeadPhases
     from kerastl.search.search_folder import SearchFolder, read_record
     from kerastl.search.spec import SearchSettings, SearchSpec

@@ -9,7 +9,7 @@ import numpy as np
 from kerastl.report.plots import _figure as make_figure
 from kerastl.report.plots import _save as save_figure
 from kerastl.report.plots import _shades as shades_of_blue
-from kerastl.report.search import Importance, SearchedKey, SearchReport
+from kerastl.report.search_report import Importance, SearchedKey, SearchReport
 from kerastl.task import sign_of
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"

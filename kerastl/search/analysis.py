@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from kerastl.report.search import Importance, SelectionBias, TrialRecord
+from kerastl.report.search_report import Importance, SelectionBias, TrialRecord
 from kerastl.search.hyperparameters import Space
 from kerastl.search.search_folder import whole_trials
 
@@ -76,7 +76,10 @@ def importance_of(space: Space, records: Sequence[TrialRecord], seed: int = 0) -
     scores = np.array([record.score for record in scored], np.float64)
     if len(scored) < FEWEST_TRIALS or not scores.std():
         return None
-    rows = np.array([encoded(space, record.values) for record in scored])
+    # Each key's place in its range, 0..1.
+    rows = np.array(
+        [[hp.encoded(r.values[hp.key]) if hp.key in r.values else INACTIVE for hp in space] for r in scored]
+    )
     # Ranks: one trial that went badly wrong would otherwise be all that there is to explain.
     target = scores.argsort().argsort() / (len(scores) - 1)
     generator = np.random.default_rng(seed)
@@ -95,8 +98,3 @@ def importance_of(space: Space, records: Sequence[TrialRecord], seed: int = 0) -
     total = float(((target - target.mean()) ** 2).sum())
     values = {hp.key: float(value) for hp, value in zip(space, (shuffled - errors) / total, strict=True)}
     return Importance(values, 1 - errors / total, len(scored))
-
-
-def encoded(space: Space, values: dict[str, object]) -> list[float]:
-    """Each key's place in its range, 0..1; `INACTIVE` where it has no meaning."""
-    return [hp.encoded(values[hp.key]) if hp.key in values else INACTIVE for hp in space]

@@ -22,7 +22,7 @@ from kerastl.locking import FileLock
 from kerastl.modality import modality_of
 from kerastl.progress import Logging, Progress
 from kerastl.recipe import Recipe, load_recipe
-from kerastl.report.search import SearchReport, search_text, write_search_page
+from kerastl.report.search_report import SearchReport, search_text, write_search_page
 from kerastl.search.head_phases import HeadPhases
 from kerastl.search.hyperparameters import first_values, values_of
 from kerastl.search.oracle import Oracle, hyperband_trials, make_oracle
@@ -121,9 +121,8 @@ def tune(
     asked, examples, files = handed_over(recipe, data, options)
     examples = usable(examples, asked)
     resolved, splits = open_splits(asked, directory or "tuning", runs_dir, models_dir, examples=examples)
-    asked = dataclasses.replace(
-        asked, data=resolved.data
-    )  # what was learnt of the examples holds for all trials
+    # What was learnt of the examples holds for all trials.
+    asked = dataclasses.replace(asked, data=resolved.data)
     spec = SearchSpec(asked, resolved, load_space(space, asked, resolved), settings, splits, files)
     check_folds(asked, resolved, spec.space, settings)
     if has_workers(settings):
@@ -222,17 +221,9 @@ def has_workers(settings: SearchSettings) -> bool:
 
 def oracle_of(spec: SearchSpec) -> Oracle:
     """The oracle that chooses the trials of a search."""
-    direction = "max" if MONITORS[spec.monitor] else "min"
+    tuner, direction = spec.settings.tuner, "max" if MONITORS[spec.monitor] else "min"
     first = first_values(spec.space, values_of(spec.resolved, spec.space))
-    return make_oracle(
-        spec.settings.tuner,
-        spec.space,
-        direction,
-        spec.trials,
-        spec.full_epochs,
-        spec.resolved.seed,
-        first,
-    )
+    return make_oracle(tuner, spec.space, direction, spec.trials, spec.full_epochs, spec.resolved.seed, first)
 
 
 @contextlib.contextmanager
@@ -241,11 +232,9 @@ def open_runner(
 ) -> Iterator[TrialRunner]:
     """Open the runner of this process' trials, with its hold on the store."""
     make_repeatable(spec.resolved)
-    settings = spec.settings
     with scratch_folder(folder) as scratch, Cache(spec.resolved.cache, scratch) as cache:
-        shared = Shared(spec.splits, cache, settings.folds, spec.trials or DEFAULT_TRIALS, progress)
-        heads = HeadPhases(folder.heads, progress)
-        yield TrialRunner(spec, folder, shared, heads)
+        shared = Shared(spec.splits, cache, spec.settings.folds, spec.trials or DEFAULT_TRIALS, progress)
+        yield TrialRunner(spec, folder, shared, HeadPhases(folder.heads, progress))
 
 
 def _finish(
@@ -267,7 +256,7 @@ def _finish(
         monitor=report.monitor,
         trials=len(report.trials),
         run=fitted.run,
-        test_accuracy=fitted.report.metrics.accuracy,
+        test_accuracy=metrics.accuracy,
         model=fitted.exported.path if fitted.exported else None,
         winning_trial=report.best,
         values=winning_values(report),

@@ -18,7 +18,8 @@ import numpy as np
 from kerastl.jobs.artifacts import write_rows
 from kerastl.recipe import Recipe, recipe_to_toml
 from kerastl.recipe.schema import HANDED
-from kerastl.report.search import (
+from kerastl.report.search_plots import plot_importance, plot_keys, plot_parallel
+from kerastl.report.search_report import (
     Importance,
     SearchedKey,
     SearchReport,
@@ -28,7 +29,6 @@ from kerastl.report.search import (
     value_text,
     write_search_page,
 )
-from kerastl.report.search_plots import plot_importance, plot_keys, plot_parallel
 from kerastl.run import environment
 from kerastl.search.analysis import importance_of, selection_bias_of
 from kerastl.search.hyperparameters import Hyperparameter, Space

@@ -17,7 +17,7 @@ import numpy as np
 
 from kerastl.errors import UserError
 from kerastl.locking import FileLock
-from kerastl.report.search import TrialRecord
+from kerastl.report.search_report import TrialRecord
 from kerastl.writing import replace_atomically, write_json_atomic
 
 

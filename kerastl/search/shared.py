@@ -73,6 +73,8 @@ class Shared:
     ) -> None:
         self.splits, self.folds = splits, folds
         self.decoded = 0
+        # With folds train and validation are one, which the folds are made of.
+        self._names = ("train",) if folds else ("train", "validation")
         self.cache, self._reads, self._progress = cache, reads, progress
         self._prepared: dict[str, Prepared] = {}
         self._backbones: dict[str, keras.Model] = {}
@@ -86,19 +88,13 @@ class Shared:
         """Images that the backbone, or its part below a cut, was run on so far."""
         return sum(frozen.forward_passes for frozen in self._frozen.values())
 
-    @property
-    def digest(self) -> str:
-        """Fingerprint of the examples and their labels, for keys of what is kept."""
-        return self.splits.fingerprint
-
     def prepared(self, recipe: Settings) -> Prepared:
         """The decoded examples, with this recipe's augmentation."""
 
         def decode() -> Prepared:
             self.decoded += 1
             splits = pooled_splits(self.splits) if self.folds else self.splits
-            names = ("train",) if self.folds else ("train", "validation")
-            return decode_splits(recipe, splits, self.cache, self._progress, names)
+            return decode_splits(recipe, splits, self.cache, self._progress, self._names)
 
         found = _once(self._prepared, [recipe.backbone.image_size, recipe.data.resize], decode)
         return dataclasses.replace(found, recipe=recipe)
@@ -138,8 +134,7 @@ class Shared:
 
     def _extract(self, recipe: Settings) -> list[Features]:
         prepared = self.prepared(recipe)
-        names = ("train",) if self.folds else ("train", "validation")
-        views = [prepared.frozen_views(name) for name in names]
+        views = [prepared.frozen_views(name) for name in self._names]
         # This backbone is never trained: what is computed live, too, stays right for later trials.
         wanted = wanted_features(recipe)
         wanted = dataclasses.replace(wanted, finetune_epochs=wanted.finetune_epochs * self._reads)
@@ -154,8 +149,7 @@ class Shared:
         """
         prepared = dataclasses.replace(self.prepared(known), recipe=recipe)
         facts = modality_of(recipe).facts()
-        names = ("train",) if self.folds else ("train", "validation")
-        views = [dataclasses.replace(prepared.frozen_views(name), facts=facts) for name in names]
+        views = [dataclasses.replace(prepared.frozen_views(name), facts=facts) for name in self._names]
         rows = np.unique(row_keys(views), axis=0)
         found = {}
         for key in array_keys(self.frozen(recipe), views, self.cache, wanted_features(recipe)):

@@ -20,10 +20,10 @@ import tensorflow as tf
 from kerastl.errors import RecipeError, TrainingError
 from kerastl.evaluation.monitors import example_losses
 from kerastl.jobs.prepare import precision_of
-from kerastl.progress import Progress, size_text
+from kerastl.progress import size_text
 from kerastl.recipe import Recipe, Settings, resolve
 from kerastl.recipe.keys import affecting
-from kerastl.report.search import FAILED, TrialRecord
+from kerastl.report.search_report import FAILED, TrialRecord
 from kerastl.search.head_phases import HeadPhases, head_key
 from kerastl.search.hyperparameters import Space, with_values
 from kerastl.search.oracle import ask, epochs_share, tell
@@ -99,7 +99,6 @@ def run_trial(
     *,
     monitor: str,
     repeats: int = 1,
-    progress: Progress = Progress(),
 ) -> TrialRecord:
     """Run both phases of a recipe, once or several times, and measure it on validation examples alone.
 
@@ -109,7 +108,6 @@ def run_trial(
         heads: head phases that were run before.
         monitor: validation metric that is the score.
         repeats: trainings with seeds of their own, for each fold.
-        progress: listens to the phases.
 
     Returns:
         A record of the scores and losses, without the identity of a trial and its values.
@@ -127,9 +125,8 @@ def run_trial(
             seeded = dataclasses.replace(recipe, seed=(recipe.seed + repeat) % 2**31)
             of_folds = []
             for fold, side in enumerate(sides):
-                result, loss = _train(
-                    seeded, side, fold if shared.folds else None, shared, heads, monitor, progress
-                )
+                held_out = fold if shared.folds else None
+                result, loss = _train(seeded, side, held_out, shared, heads, monitor)
                 winner = winner or result.winner
                 measured.append(result.validation)
                 of_folds.append(loss)
@@ -153,21 +150,12 @@ def _train(
     shared: Shared,
     heads: HeadPhases,
     monitor: str,
-    progress: Progress,
 ) -> tuple[FitResult, np.ndarray]:
     keras.utils.set_random_seed(recipe.seed)
     network, parts = shared.network(recipe, side.train, fold)
-    train = functools.partial(
-        transfer,
-        network,
-        parts,
-        side.train,
-        side.validation,
-        progress=progress,
-    )
-    head = heads.get(
-        head_key(recipe, shared.digest, fold), lambda: train(without_finetuning(recipe)).phases[0]
-    )
+    train = functools.partial(transfer, network, parts, side.train, side.validation)
+    key = head_key(recipe, shared.splits.fingerprint, fold)
+    head = heads.get(key, lambda: train(without_finetuning(recipe)).phases[0])
     if head.ended == "interrupted":
         raise KeyboardInterrupt
     result = train(recipe, head_phase=head)
@@ -230,12 +218,8 @@ class TrialRunner:
 
     def _baseline(self, recipe: Settings) -> TrialRecord | None:
         """The record of the recipe as it is, which was run before the search, where the trial is no other."""
-        record = read_record(self.folder.baseline)
-        if (
-            record is None
-            or record.score is None
-            or recipe != trial_recipe(self.spec.recipe, {}, self.shared)
-        ):
+        record, own = read_record(self.folder.baseline), trial_recipe(self.spec.recipe, {}, self.shared)
+        if record is None or record.score is None or recipe != own:
             return None
         losses = read_losses(self.folder.baseline)
         return dataclasses.replace(record, seconds=0.0, forward_passes=0, heads=0, losses=losses)
@@ -243,13 +227,8 @@ class TrialRunner:
     def _trained(self, recipe: Settings) -> TrialRecord:
         started, passes, heads = time.perf_counter(), self.shared.forward_passes, self.heads.trained
         try:
-            record = run_trial(
-                recipe,
-                self.shared,
-                self.heads,
-                monitor=self.spec.monitor,
-                repeats=self.spec.settings.repeats,
-            )
+            monitor, repeats = self.spec.monitor, self.spec.settings.repeats
+            record = run_trial(recipe, self.shared, self.heads, monitor=monitor, repeats=repeats)
         except BAD_SETTING as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             record = TrialRecord("", {}, status=FAILED, reason=reason)

@@ -8,7 +8,7 @@ import time
 from types import TracebackType
 
 from kerastl.progress import Progress
-from kerastl.report.search import TrialRecord
+from kerastl.report.search_report import TrialRecord
 from kerastl.search.hyperparameters import NOTHING_THAWED, UNFREEZE_POINT
 from kerastl.search.search_folder import SearchFolder, damaged, read_record, read_records
 from kerastl.task import sign_of

@@ -7,6 +7,7 @@ answers: KERASTUNER_TUNER_ID, KERASTUNER_ORACLE_IP and KERASTUNER_ORACLE_PORT.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sys
 import threading
@@ -18,7 +19,7 @@ from kerastl.search.job import open_runner, oracle_of
 from kerastl.search.search_folder import SearchFolder
 from kerastl.search.spec import SearchSpec, check_same
 from kerastl.search.trial import search
-from kerastl.search.workers import IP, NAME, PORT, life_file, read_spec, worker_file
+from kerastl.search.workers import IP, NAME, PORT, life_file, worker_file
 
 WATCH_SECONDS = 1.0
 # As long as Keras Tuner's own workers wait for their chief; it runs the recipe as it is before it asks for help.
@@ -39,7 +40,7 @@ def main(path: str) -> None:
     if not await_chief(folder):
         sys.stderr.write(f"{folder.path}: the search has ended\n")
         return
-    spec = SearchSpec.from_dict(read_spec(folder))
+    spec = SearchSpec.from_dict(json.loads(worker_file(folder).read_text(encoding="utf-8")))
     from keras_tuner.src.distribute.oracle_client import OracleClient  # Keras Tuner has no public name for it
 
     # Scores on other examples, or of another version's keys, would be compared with the chief's.

@@ -8,7 +8,6 @@ live; the trial of one that has been silent for long goes to another.
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
@@ -103,16 +102,10 @@ def search_with_workers(oracle: Oracle, spec: dict[str, Any], count: int, progre
     server.start()
     threads = max(1, (os.cpu_count() or 1) // max(count, 1))
     gpus = visible_gpus()
-    workers = [
-        Worker(
-            f"worker-{number + 1}",
-            folder,
-            (host, port),
-            threads,
-            gpus[number % len(gpus)] if gpus else None,
-        )
-        for number in range(count)
-    ]
+    workers = []
+    for number in range(count):
+        gpu = gpus[number % len(gpus)] if gpus else None
+        workers.append(Worker(f"worker-{number + 1}", folder, (host, port), threads, gpu))
     silence = Silence(folder)
     try:
         for worker in workers:
@@ -213,12 +206,6 @@ def _go_on(workers: list[Worker], progress: Progress) -> bool:
 def worker_file(folder: SearchFolder) -> Path:
     """The file from which workers read the search spec."""
     return folder.path / "workers.json"
-
-
-def read_spec(folder: SearchFolder) -> dict[str, Any]:
-    """Read what the chief wrote for its workers."""
-    values: dict[str, Any] = json.loads(worker_file(folder).read_text(encoding="utf-8"))
-    return values
 
 
 def free_port() -> int:
