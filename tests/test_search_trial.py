@@ -210,7 +210,7 @@ def test_folds_keep_groups_whole_and_hold_out_every_image_once(solid_colours: Pa
     split = pooled_splits(open_splits(tiny(solid_colours, tmp_path))[1]).train
     groups = text_column([f"g{number // 4}" for number in range(len(split.examples))])
     split = dataclasses.replace(split, examples=dataclasses.replace(split.examples, groups=groups))
-    parts = fold_positions(split, 3)
+    parts = fold_positions(split, 3, "image")
     assert sorted(np.concatenate([held for _, held in parts])) == list(range(split.count))
     of = groups[split.indices]
     assert all(not set(of[train]) & set(of[held]) for train, held in parts)

@@ -59,7 +59,7 @@ from kerastl.search.trial import BAD_SETTING, TrialRunner, room_warning, search,
 from kerastl.search.trial_log import TrialLog
 from kerastl.search.workers import IP, search_with_workers
 from kerastl.task import MONITORS
-from kerastl.wording import interval
+from kerastl.wording import counted, interval
 from kerastl.writing import explain_write_errors
 
 NEEDED = {"keras_tuner": "keras-tuner", "sklearn": "scikit-learn", "tensorboard": "tensorboard"}
@@ -243,7 +243,7 @@ def _finish(
     """Write down the winner's result on the test split, after a training like any other."""
     metrics = fitted.report.metrics
     between = interval(*metrics.accuracy_interval, metrics.groups)
-    words = f"accuracy {metrics.accuracy:.4f} ({between}) on {metrics.count:,} images"
+    words = f"accuracy {metrics.accuracy:.4f} ({between}) on {counted(metrics.count, report.noun)}"
     report = dataclasses.replace(report, test=words)
     write_search_page(folder.path, folder.page_md, report, folder.winner_toml.read_text(encoding="utf-8"))
     summary = TuneSummary(

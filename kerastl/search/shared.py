@@ -1,4 +1,4 @@
-"""What all trials of a search share: decoded examples, the untouched backbone, and its features at every cut.
+"""Work that all trials of a search share: decoded examples, the untouched backbone, and its features at every cut.
 
 Trials differ in what they train, so all that is frozen is the same for many of them. It is made when the first
 trial asks for it and held until the search ends; the store keeps it for the search that goes on later.
@@ -47,7 +47,7 @@ FOLD_SEED = 0
 
 @dataclass(frozen=True, eq=False)
 class Sides:
-    """What one training sees: features to learn from and features to be measured on."""
+    """Features of one training: those to learn from and those to be measured on."""
 
     train: Features
     validation: Features
@@ -85,7 +85,7 @@ class Shared:
 
     @property
     def forward_passes(self) -> int:
-        """Images that the backbone, or its part below a cut, was run on so far."""
+        """Examples that the backbone, or its part below a cut, was run on so far."""
         return sum(frozen.forward_passes for frozen in self._frozen.values())
 
     def prepared(self, recipe: Settings) -> Prepared:
@@ -96,7 +96,7 @@ class Shared:
             splits = pooled_splits(self.splits) if self.folds else self.splits
             return decode_splits(recipe, splits, self.cache, self._progress, self._names)
 
-        found = _once(self._prepared, [recipe.backbone.image_size, recipe.data.resize], decode)
+        found = _once(self._prepared, [modality_of(recipe).facts()], decode)
         return dataclasses.replace(found, recipe=recipe)
 
     def sides(self, recipe: Settings) -> list[Sides]:
@@ -108,7 +108,7 @@ class Shared:
         split = self.prepared(recipe).splits.train
         return [
             Sides(chosen(pool, train, pool.view_count), chosen(pool, validation, 1))
-            for train, validation in fold_positions(split, self.folds)
+            for train, validation in fold_positions(split, self.folds, modality_of(recipe).noun)
         ]
 
     def measured_groups(self, recipe: Settings) -> np.ndarray:
@@ -116,7 +116,9 @@ class Shared:
         splits = self.prepared(recipe).splits
         if not self.folds:
             return groups_of(splits.validation)
-        held = [positions for _, positions in fold_positions(splits.train, self.folds)]
+        held = [
+            positions for _, positions in fold_positions(splits.train, self.folds, modality_of(recipe).noun)
+        ]
         return groups_of(splits.train)[np.concatenate(held)]
 
     def network(self, recipe: Settings, train: Features, fold: int | None) -> tuple[Network, Cut]:
@@ -181,7 +183,7 @@ def groups_of(split: Split) -> np.ndarray:
     return np.where(groups == "", split.ids, groups).astype(str)
 
 
-def fold_positions(split: Split, folds: int) -> list[tuple[np.ndarray, np.ndarray]]:
+def fold_positions(split: Split, folds: int, noun: str) -> list[tuple[np.ndarray, np.ndarray]]:
     """Positions to learn from and to be measured on, for each fold; groups stay whole, classes are spread.
 
     Raises:
@@ -191,7 +193,7 @@ def fold_positions(split: Split, folds: int) -> list[tuple[np.ndarray, np.ndarra
 
     groups, ids = groups_of(split), split.ids
     if len(np.unique(groups)) < folds:
-        raise DataError(f"{len(np.unique(groups))} images or groups are too few for {folds} folds.")
+        raise DataError(f"{len(np.unique(groups))} {noun}s or groups are too few for {folds} folds.")
     if split.labels.ndim == 2:
         made = GroupKFold(folds).split(ids, groups=groups)
     else:
@@ -203,7 +205,7 @@ def fold_positions(split: Split, folds: int) -> list[tuple[np.ndarray, np.ndarra
         for train, validation in parts
     ):
         raise DataError(
-            f"Too few images for {folds} folds: a class is missing from a fold's training images. "
+            f"Too few {noun}s for {folds} folds: a class is missing from what is trained on beside a fold. "
             "Lower --folds, or use --repeats."
         )
     return parts
@@ -227,7 +229,7 @@ def chosen(features: Features, positions: np.ndarray, view_count: int) -> Featur
 
 
 class _Rows:
-    """Some rows of decoded examples."""
+    """Rows of decoded examples."""
 
     def __init__(self, inputs: Decoded, positions: np.ndarray) -> None:
         self._inputs, self._positions = inputs, positions

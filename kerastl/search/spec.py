@@ -20,6 +20,7 @@ from kerastl.errors import UserError, nearest
 from kerastl.features.frozen import weights_digest
 from kerastl.jobs.prepare import open_splits
 from kerastl.jobs.work import with_own_files
+from kerastl.modality import modality_of
 from kerastl.model.weights import sha256_of
 from kerastl.progress import Progress
 from kerastl.recipe import PhaseRecipe, Recipe, Settings, recipe_from_dict, recipe_to_dict
@@ -143,7 +144,7 @@ class SearchSpec:
         return self.files is not None and path.parent == self.files
 
     def kept_in(self, folder: Path) -> SearchSpec:
-        """The same search on copies in its folder of networks and layers that were handed over."""
+        """Spec of the same search on copies in its folder of networks and layers that were handed over."""
         if self.files is None:
             return self
         recipe = with_own_files(self.recipe, folder, self.files)
@@ -239,7 +240,7 @@ def check_folds(recipe: Recipe, resolved: Settings, space: Space, settings: Sear
         if augment.mixup_alpha or augment.cutmix_alpha:
             shown = ", ".join(f"{key} = {value}" for key, value in values.items()) or "the recipe"
             raise UserError(
-                f"folds: the augmentation mixes images ({shown}), and would mix those that a fold holds out into those "
+                f"folds: the augmentation mixes {modality_of(resolved).noun}s ({shown}), and would mix those that a fold holds out into those "
                 "that it learns from. Use repeats, or an augmentation without MixUp and CutMix"
             )
 

@@ -149,7 +149,7 @@ class Silence:
         self._heard: dict[str, tuple[int, float]] = {}
 
     def lost(self, names: Iterable[str]) -> list[str]:
-        """Those of some workers with a trial whose file has not changed for too long."""
+        """Names of workers with a trial whose file has not changed for too long."""
         now, lost = time.monotonic(), []
         for name in names:
             try:

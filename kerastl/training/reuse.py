@@ -101,7 +101,7 @@ class _Pooled:
 
     @property
     def models(self) -> tuple[keras.Model, keras.Model]:
-        """Those that are compiled."""
+        """Models that are compiled."""
         return self.network.head, self.parts.suffix
 
 
