@@ -132,8 +132,8 @@ def test_a_search_warns_before_it_begins_where_the_store_has_no_room_for_all_cut
         scored(recipe, values, shared, heads)
     room_is(0)
     assert room_warning(recipe, space, shared) == ""
-    larger = Space((Hyperparameter("backbone.image_size", values=(32, 48), ordered=True),))
-    assert "not all can be kept there" in room_warning(recipe, larger, shared)
+    others = Space((Hyperparameter("augment.color", values=(0.1, 0.3), ordered=True),))
+    assert "not all can be kept there" in room_warning(recipe, others, shared)
 
 
 def test_a_head_phase_that_is_taken_over_changes_no_score(
