@@ -190,7 +190,7 @@ def test_a_recipe_that_fails_as_it_is_loses_to_any_trial(tmp_path: Path) -> None
 def test_a_summary_is_read_back_as_it_was_written_and_so_is_one_of_an_earlier_version(tmp_path: Path) -> None:
     import json
 
-    from kerastl.report.search import Importance, SelectionBias
+    from kerastl.report.search_report import Importance, SelectionBias
     from kerastl.search.results import TuneSummary, read_summary, write_summary
     from kerastl.search.search_folder import SearchFolder
 
