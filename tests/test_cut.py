@@ -7,11 +7,12 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
+from toy_transformer import network_on, sentences, transformer, unmasked
 
 from kerastl.backbones import get_backbone
 from kerastl.errors import UserError
 from kerastl.model.build import build_backbone, build_model
-from kerastl.model.cut import cut, split_backbone
+from kerastl.model.cut import cut
 from kerastl.model.graph import cut_points, unfreeze_points
 from kerastl.model.heads import POOLINGS, pooled_features
 from kerastl.recipe.schema import HeadRecipe
@@ -46,11 +47,14 @@ def test_prefix_and_suffix_are_the_whole(network, point):
     whole = np.array(network.model(pixels, training=False))
     assert whole.std(0).min() > 1e-3, "all images look the same"
     parts = cut(network, point)
-    activation, features = parts.both(pixels, training=False)
-    np.testing.assert_array_equal(parts.prefix(pixels, training=False), activation)
-    np.testing.assert_array_equal(parts.suffix(activation, training=False), whole)
-    np.testing.assert_array_equal(parts.pooled(pixels, training=False), features)
-    average = pooled_features(np.array(features), "avg")
+    names = [name for name in ("activation", "sequence", "pooled") if name in parts.outputs]
+    together = parts.prefix(*names)(pixels, training=False)
+    for name in names:
+        np.testing.assert_array_equal(parts.prefix(name)(pixels, training=False)[name], together[name])
+    entry = pixels if point == "input" else together["activation"]
+    np.testing.assert_array_equal(parts.suffix(entry, training=False), whole)
+    np.testing.assert_array_equal(network.head(network.pooling(together["sequence"]), training=False), whole)
+    average = pooled_features(np.array(together["pooled"]), "avg")
     np.testing.assert_array_equal(network.head(average, training=False), whole)
 
 
@@ -58,24 +62,26 @@ def test_prefix_and_suffix_are_the_whole(network, point):
 def test_what_is_stored_serves_a_head_of_any_pooling(pooling):
     network = make_network(pooling)
     pixels = pixels_of()
-    features = np.array(cut(network, "conv_pw_11_relu").pooled(pixels, training=False))
+    features = np.array(cut(network, "conv_pw_11_relu").prefix("pooled")(pixels, training=False)["pooled"])
     assert features.shape == (4, len(POOLINGS), 256) and features.dtype == np.float32
     logits = network.head(pooled_features(features, pooling), training=False)
     np.testing.assert_array_equal(logits, network.model(pixels, training=False))
 
 
-def test_the_suffix_of_input_takes_pixels(network):
+def test_the_suffix_of_input_takes_the_inputs_and_nothing_lies_below(network):
     parts = cut(network, "input")
-    pixels = pixels_of()
-    np.testing.assert_array_equal(parts.prefix(pixels), pixels)
-    assert not parts.prefix.weights
+    assert parts.carried == ("pixels",) and "activation" not in parts.outputs
+    np.testing.assert_array_equal(parts.suffix(pixels_of()), network.model(pixels_of()))
 
 
 @pytest.mark.parametrize("point", POINTS)
 def test_parts_share_all_weights_with_the_whole(network, point):
     parts = cut(network, point)
     whole = {id(weight) for weight in network.model.weights}
-    below, above = ({id(weight) for weight in part.weights} for part in (parts.prefix, parts.suffix))
+    above = {id(weight) for weight in parts.suffix.weights}
+    below = {
+        id(weight) for name in parts.outputs if name == "activation" for weight in parts.prefix(name).weights
+    }
     assert not below & above and below | above == whole
 
 
@@ -84,7 +90,7 @@ def test_training_the_suffix_trains_the_whole():
     pixels = pixels_of()
     parts = cut(network, "conv_pw_11_relu")
     before = network.model.predict(pixels, verbose=0)
-    activation = parts.prefix.predict(pixels, verbose=0)
+    activation = parts.prefix("activation").predict(pixels, verbose=0)["activation"]
     parts.suffix.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     parts.suffix.fit(activation, np.array([0, 1, 2, 0]), epochs=2, verbose=0)
     after = network.model.predict(pixels, verbose=0)
@@ -129,7 +135,8 @@ def test_logits_and_features_are_float32_in_mixed_precision():
         parts = cut(network, "conv_pw_11_relu")
     finally:
         keras.mixed_precision.set_global_policy("float32")
-    activation, features = parts.both(pixels_of(), training=False)
+    outputs = parts.prefix("activation", "pooled")(pixels_of(), training=False)
+    activation, features = outputs["activation"], outputs["pooled"]
     assert keras.backend.standardize_dtype(activation.dtype) == "bfloat16"
     assert keras.backend.standardize_dtype(features.dtype) == "float32"
     assert keras.backend.standardize_dtype(parts.suffix(activation).dtype) == "float32"
@@ -194,84 +201,72 @@ def test_a_layer_used_twice_is_not_cut_in_two():
     assert "between" not in points
 
 
-class MaskedBlock(layers.Layer):
-    """A pre-norm transformer block with a mask, as one layer of two inputs."""
-
-    def __init__(self, width=8, **named):
-        super().__init__(**named)
-        self.attention = layers.MultiHeadAttention(2, width // 2)
-        self.norm, self.dense = layers.LayerNormalization(), layers.Dense(width, activation="gelu")
-
-    def build(self, shape):
-        self.attention.build(shape, shape)
-        self.norm.build(shape)
-        self.dense.build(shape)
-
-    def call(self, x, mask):
-        normed = self.norm(x)
-        x = x + self.attention(normed, normed, attention_mask=mask)
-        return x + self.dense(x)
+def tensors(inputs):
+    return keras.tree.map_structure(keras.ops.convert_to_tensor, inputs)
 
 
-def transformer(blocks=3, nested=True, segments=False, implicit=False, computed=False):
-    """Tokens and a padding mask, which every block takes."""
-    tokens = layers.Input((6,), dtype="int32", name="token_ids")
-    inputs = [tokens]
-    if computed:
-        mask = keras.ops.not_equal(tokens, 0)
-    else:
-        mask = layers.Input((6,), dtype="bool", name="padding_mask")
-        inputs.append(mask)
-    pairs = keras.ops.expand_dims(mask, 1)  # no weights, and shared by all blocks
-    x = layers.Embedding(20, 8, name="tokens", mask_zero=implicit)(tokens)
-    if segments:
-        kinds = layers.Input((6,), dtype="int32", name="segment_ids")
-        inputs.append(kinds)
-        x = layers.Add(name="embeddings")([x, layers.Embedding(2, 8, name="segments")(kinds)])
-    for number in range(blocks):
-        if nested:
-            x = MaskedBlock(name=f"block_{number}")(x, pairs)
-        else:
-            normed = layers.LayerNormalization(name=f"norm_{number}")(x)
-            seen = layers.MultiHeadAttention(2, 4, name=f"attention_{number}")(
-                normed, normed, attention_mask=pairs
-            )
-            x = layers.Add(name=f"block_{number}")([x, seen])
-    return keras.Model(inputs, layers.LayerNormalization(name="last")(x))
+def named(inputs):
+    """Inputs of a model by name, or the only one by itself."""
+    return inputs if len(inputs) > 1 else next(iter(inputs.values()))
 
 
-def sentences(model, count=5):
-    """Random inputs of a transformer, of different lengths."""
-    generator = np.random.default_rng(1)
-    lengths = generator.integers(1, 7, (count, 1))
-    mask = np.arange(6) < lengths
-    found = {"token_ids": generator.integers(1, 20, (count, 6)) * mask, "padding_mask": mask}
-    found["segment_ids"] = generator.integers(0, 2, (count, 6))
-    return [keras.ops.convert_to_tensor(found[each.name]) for each in model.inputs]
+MASKS = [{}, {"nested": False}, {"segments": True}, {"mask": "computed"}, {"mask": "length"}]
 
 
-@pytest.mark.parametrize("options", [{}, {"nested": False}, {"segments": True}, {"computed": True}], ids=str)
+@pytest.mark.parametrize("options", MASKS, ids=str)
 def test_a_mask_that_every_block_takes_is_carried_past_the_cut(options):
     model = transformer(**options)
-    inputs = sentences(model)
-    mask = "token_ids" if options.get("computed") else "padding_mask"
-    whole = np.array(model(inputs if len(inputs) > 1 else inputs[0], training=False))
-    others = [inputs[0], *(keras.ops.ones_like(each) for each in inputs[1:])]
-    assert options.get("computed") or np.abs(np.array(model(others)) - whole).max() > 1e-3, "no mask matters"
-    points = [name for name in cut_points(model) if name.startswith("block_")]
-    assert points == ["block_0", "block_1", "block_2"]
-    everything = {id(weight) for weight in model.weights}
-    for point in points:
-        halves = split_backbone(model, point)
-        assert halves.carried == (() if point == "block_2" else (mask,))
-        carried = [
-            each for each, given in zip(inputs, model.inputs, strict=True) if given.name in halves.carried
-        ]
-        activation = halves.below(inputs if len(inputs) > 1 else inputs[0], training=False)
-        rest = halves.above([activation, *carried] if carried else activation, training=False)
+    network, inputs = network_on(model), tensors(sentences(model))
+    # The input is carried, not what is computed from it: it is read from the data anyway, and takes no room in the store.
+    mask = {"computed": "token_ids", "length": "length"}.get(options.get("mask"), "padding_mask")
+    whole = np.array(network.model(named(inputs), training=False))
+    if options.get("mask") != "computed":
+        others = network.model(tensors(unmasked(inputs)), training=False)
+        assert np.abs(np.array(others) - whole).max() > 1e-3, "the control: the mask matters"
+    everything = {id(weight) for weight in network.model.weights}
+    embeddings = "embeddings" if options.get("segments") else "tokens"
+    for point in (embeddings, "block_0", "block_1", "block_2"):
+        parts = cut(network, point)
+        assert parts.carried == (() if point == "block_2" else (mask,))
+        prefix = parts.prefix("activation")
+        entry = prefix(named(inputs), training=False) | {name: inputs[name] for name in parts.carried}
+        rest = parts.suffix(named(entry), training=False)
         np.testing.assert_array_equal(rest, whole)
-        below, above = ({id(weight) for weight in part.weights} for part in (halves.below, halves.above))
+        below, above = ({id(weight) for weight in part.weights} for part in (prefix, parts.suffix))
         assert not below & above and below | above == everything
+    parts = cut(network, "input")
+    assert parts.carried == tuple(inputs)
+    np.testing.assert_array_equal(parts.suffix(named(inputs), training=False), whole)
+
+
+def test_a_mask_that_passes_weights_is_a_way_around_every_block():
+    points = cut_points(transformer(mask="weighted"))
+    assert not [name for name in points if name in ("block_0", "block_1")] and "block_2" in points
+    with pytest.raises(
+        UserError, match=r"Unknown unfreeze point 'block_1'.* Expected a cut point, which every path"
+    ):
+        cut(network_on(transformer(mask="weighted")), "block_1")
+
+
+def test_several_outputs_of_a_prefix_come_from_one_pass():
+    calls = []
+
+    class Counting(layers.Dense):
+        def call(self, x):
+            calls.append(self.name)
+            return super().call(x)
+
+    entry = layers.Input((4,), name="values")
+    below = Counting(4, name="below")(entry)
+    above = Counting(4, name="above")(layers.ReLU(name="point")(below))
+    parts = cut(network_on(keras.Model(entry, above)), "point")
+    models = {
+        names: parts.prefix(*names) for names in [("activation",), ("activation", "sequence", "pooled")]
+    }
+    for names, model in models.items():
+        calls.clear()
+        model(np.ones((2, 4), np.float32))
+        assert sorted(calls) == (["below"] if len(names) == 1 else ["above", "below"])
 
 
 def test_every_embedding_lies_below_every_cut_point_and_no_input_is_one():
@@ -282,10 +277,12 @@ def test_every_embedding_lies_below_every_cut_point_and_no_input_is_one():
         "block_2",
         "last",
     )
-    assert unfreeze_points(transformer(nested=False), carrying=True) == (
+    assert unfreeze_points(transformer(segments=True)) == (
+        "backbone", "block_2", "block_1", "block_0", "embeddings", "input",
+    )  # fmt: skip
+    assert unfreeze_points(transformer(nested=False)) == (
         "backbone", "block_2", "block_1", "block_0", "tokens", "input",
     )  # fmt: skip
-    assert unfreeze_points(transformer(nested=False)) == ("backbone", "block_2", "input")
 
 
 def test_what_draws_at_random_between_input_and_block_is_a_way_around():
@@ -302,10 +299,15 @@ def test_no_cut_loses_a_mask_that_keras_hands_on_by_itself():
     assert tuple(cut_points(transformer(nested=False, implicit=True))) in ((), ("last",))
 
 
-def test_a_point_that_takes_the_pixels_as_well_is_not_offered_for_images():
+def test_a_part_above_may_take_the_only_input_as_well():
     entry = layers.Input((8, 8, 3), name="pixels")
     inside = layers.Conv2D(4, 1, name="inside")(entry)
     x = layers.Concatenate(name="both")([layers.Conv2D(4, 1, name="deep")(inside), entry])
-    model = keras.Model(entry, layers.Conv2D(4, 1, name="last")(x))
-    assert [each.name for each in cut_points(model)["inside"].carried] == ["pixels"]
-    assert "inside" not in unfreeze_points(model) and "both" in unfreeze_points(model)
+    network = network_on(keras.Model(entry, layers.Conv2D(4, 1, name="last")(x)))
+    parts, pixels = cut(network, "inside"), pixels_of(8)
+    assert parts.carried == ("pixels",)
+    activation = parts.prefix("activation")(pixels)["activation"]
+    np.testing.assert_array_equal(
+        parts.suffix({"activation": activation, "pixels": keras.ops.convert_to_tensor(pixels)}),
+        network.model(pixels),
+    )

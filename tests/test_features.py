@@ -83,7 +83,7 @@ def features_of(
     """Features of one split; what is kept lies in `folder`, and stays held."""
     recipe = CacheRecipe(mode=mode, directory=str(folder / "store"), dtype=dtype)
     split = frozen_views(images, view_count)
-    wanted = Wanted(pooling, pooled=True, activations=True, finetune_epochs=epochs)
+    wanted = Wanted(pooling, ("pooled", "activation"), finetune_epochs=epochs)
     (found,) = extract(frozen, [split], Cache(recipe, folder / "scratch"), wanted, progress)
     return found
 
@@ -148,10 +148,12 @@ def test_stored_features_are_the_networks_own_for_every_view(network: Network, t
     found = features_of(frozen, images, 3, tmp_path)
     for view in range(3):
         pixels = pixels_of(images, EVERYTHING, view).astype(np.float32)
-        average = np.asarray(frozen.cut.pooled(pixels))[:, 0]
+        average = np.asarray(frozen.cut.prefix("pooled")(pixels)["pooled"])[:, 0]
         np.testing.assert_allclose(found.pooled_batch(EVERYTHING, view), average, rtol=1e-4, atol=1e-5)
         stored = found.activation_batch(EVERYTHING, view)
-        np.testing.assert_allclose(stored, frozen.cut.prefix(pixels), rtol=2e-3, atol=1e-3)
+        np.testing.assert_allclose(
+            stored, frozen.cut.prefix("activation")(pixels)["activation"], rtol=2e-3, atol=1e-3
+        )
     assert (found.pooled_batch(EVERYTHING, 1) != found.pooled_batch(EVERYTHING, 0)).any()
 
 
@@ -184,9 +186,7 @@ def test_stored_in_memory_and_live_are_the_same_to_the_bit(
         np.testing.assert_array_equal(batches[0], batches[2])
         assert (batches[0] != getattr(found["disk"], read)(positions, 0)).any(), "views differ"
     suffix = cut(network, POINT).suffix
-    exact = frozen_at(network, POINT).run(images.batch(positions, 0), pooled=False, activations=True)[
-        "activations"
-    ]
+    exact = frozen_at(network, POINT).run(images.batch(positions, 0), ["activation"])["activation"]
     logits = [
         suffix(np.asarray(x, np.float32)).numpy()
         for x in (found["disk"].activation_batch(positions, 0), exact)
@@ -208,7 +208,7 @@ def test_without_room_activations_are_computed_live_and_it_is_said(
     monkeypatch.setattr("kerastl.features.cache.available_memory", lambda: 2 * 10 * 2 * 3 * 256 * 4)
     frozen = frozen_at(network, POINT)
     live = features_of(frozen, images, 2, tmp_path / "live", "auto", progress=said)
-    assert "Features: pooled (61 KB) kept in memory, activations (20 KB) computed live" in said.lines[0], (
+    assert "Features: pooled (61 KB) kept in memory, activation (20 KB) computed live" in said.lines[0], (
         said.lines
     )
     before = frozen.forward_passes
@@ -249,7 +249,7 @@ def test_live_views_of_a_batch_are_computed_together(network: Network, tmp_path:
     found = features_of(frozen, views(level="light"), 4, tmp_path, "off")
     calls: list[int] = []
     run = frozen.run
-    frozen.run = lambda inputs, **which: (calls.append(count_of(inputs)), run(inputs, **which))[1]  # type: ignore[method-assign,assignment]
+    frozen.run = lambda inputs, names: (calls.append(count_of(inputs)), run(inputs, names))[1]  # type: ignore[method-assign,assignment]
     found.activation_batch(EVERYTHING, np.arange(10) % 4)
     assert calls == [10]
 
@@ -257,7 +257,7 @@ def test_live_views_of_a_batch_are_computed_together(network: Network, tmp_path:
 def test_auto_keeps_where_there_is_room_and_says_where(network: Network, tmp_path: Path) -> None:
     said = Said()
     features_of(frozen_at(network, POINT), views(level="light"), 2, tmp_path, "auto", progress=said)
-    assert said.lines[0] == f"Features: pooled (61 KB) and activations (20 KB) kept in {tmp_path / 'store'}"
+    assert said.lines[0] == f"Features: pooled (61 KB) and activation (20 KB) kept in {tmp_path / 'store'}"
 
 
 def test_every_image_and_view_runs_through_the_frozen_part_exactly_once(
@@ -455,24 +455,21 @@ def test_what_is_no_number_is_not_kept(tmp_path: Path, value: float) -> None:
 def huge(network: Network, point: str = POINT, scale: float = 1e6) -> Frozen:
     """The frozen part of a network of which some activations do not fit sixteen bits."""
     parts = cut(network, point)
-    scaled = keras.Model(parts.prefix.inputs[0], parts.prefix.outputs[0] * scale)
-    both = keras.Model(scaled.inputs, [scaled.outputs[0], parts.pooled(scaled.inputs[0])])
-    return Frozen(dataclasses.replace(parts, prefix=scaled, both=both), network.backbone)
+    outputs = {**parts.outputs, "activation": parts.outputs["activation"] * scale}
+    return Frozen(dataclasses.replace(parts, outputs=outputs), network.backbone)
 
 
 def test_rows_beyond_sixteen_bits_are_kept_exactly_and_live_ones_are_the_same(
     network: Network, tmp_path: Path
 ) -> None:
     images = views(level="none")
-    exact = huge(network, scale=1.0).run(images.batch(EVERYTHING, 0), pooled=False, activations=True)[
-        "activations"
-    ]
+    exact = huge(network, scale=1.0).run(images.batch(EVERYTHING, 0), ["activation"])["activation"]
     largest = exact.reshape(10, -1).max(axis=1)
     scale = 65_504 / float(np.sort(largest)[5]) * 0.999  # about half of the images fit
     frozen = huge(network, scale=scale)
     kept = features_of(frozen, images, 1, tmp_path).activation_batch(EVERYTHING, 0)
     live = features_of(frozen, images, 1, tmp_path, "off").activation_batch(EVERYTHING, 0)
-    values = frozen.run(images.batch(EVERYTHING, 0), pooled=False, activations=True)["activations"]
+    values = frozen.run(images.batch(EVERYTHING, 0), ["activation"])["activation"]
     fits = values.reshape(10, -1).max(axis=1) <= np.finfo(np.float16).max
     assert 0 < fits.sum() < 10, "the control: some fit and some do not"
     assert kept.dtype == np.float32

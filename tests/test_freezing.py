@@ -112,7 +112,7 @@ def test_batchnorm_policy(request, fixture, policy, through):
     thaw(network, point, policy)
     before = values(network.model)
     if through == "suffix":
-        few_steps(parts.suffix, parts.prefix.predict(PIXELS, verbose=0))
+        few_steps(parts.suffix, parts.prefix("activation").predict(PIXELS, verbose=0)["activation"])
     else:
         few_steps(network.model)
     changed = moved(before, values(network.model))

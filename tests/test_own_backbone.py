@@ -12,6 +12,7 @@ import pytest
 from conftest import Kerastl
 from keras import layers
 
+from kerastl import build, finetune, from_folder, train_head, unfreeze
 from kerastl.backbones import get_backbone
 from kerastl.errors import RecipeError, UserError
 from kerastl.model.build import build_backbone
@@ -184,3 +185,40 @@ def test_the_whole_job_on_a_network_of_ones_own(
     assert json.loads(done.stdout)["accuracy"] == report["metrics"]["accuracy"]
     shutil.rmtree(tmp_path / "saved_models")
     assert kerastl("export", run).returncode == 0
+
+
+def with_a_way_around() -> keras.Model:
+    """A network whose upper part takes its images as well, rescaled."""
+    images = keras.Input((SIDE, SIDE, 3))
+    rescaled = layers.Rescaling(1 / 127.5, offset=-1)(images)
+    stem = layers.Conv2D(4, 3, strides=2, padding="same", name="stem")(rescaled)
+    block = layers.Add(name="block")([stem, layers.Conv2D(4, 3, padding="same", name="inside")(stem)])
+    small = layers.AveragePooling2D(2)(rescaled)
+    joined = layers.Concatenate(name="joined")([layers.Conv2D(4, 1, name="deep")(block), small])
+    return keras.Model(images, layers.Conv2D(8, 3, name="last")(joined))
+
+
+def test_images_that_the_part_above_takes_too_are_read_beside_its_activations(
+    tmp_path: Path, solid_colours: Path
+) -> None:
+    data = from_folder(solid_colours)
+    net = build(
+        with_a_way_around(),
+        data,
+        cache={"directory": str(tmp_path / "store")},
+        head_epochs=2,
+        augment="none",
+        unfreeze_from="backbone",
+    )
+    assert net.unfreeze_points == ("backbone", "joined", "block", "stem", "input")
+    train_head(net)
+    unfreeze(net, "block")
+    train = net.begun.beginning.train
+    batch = train.activation_batch(np.arange(3), 0)
+    assert isinstance(batch, dict) and set(batch) == {"activation", "pixels"}
+    logits = net.begun.beginning.parts.suffix(keras.tree.map_structure(keras.ops.convert_to_tensor, batch))
+    whole = net.model(keras.ops.convert_to_tensor(batch["pixels"], "float32"), training=False)
+    np.testing.assert_allclose(logits, whole, rtol=1e-2, atol=1e-3)  # activations are kept in sixteen bits
+    phase = finetune(net, finetune_epochs=2)
+    assert len(phase.history) == 2
+    net.close()

@@ -58,7 +58,7 @@ def run(
     progress: Progress = Progress(),
     epochs: int = 10,
 ) -> Features:
-    wanted = Wanted("avg", pooled=True, activations=True, finetune_epochs=epochs)
+    wanted = Wanted("avg", ("pooled", "activation"), finetune_epochs=epochs)
     (found,) = extract(frozen, [frozen_views(images, view_count)], cache, wanted, progress)
     return found
 
@@ -161,7 +161,7 @@ def test_where_there_is_room_nowhere_all_is_computed_live(
         before = frozen.forward_passes
         found.pooled_batch(np.arange(10), 0)
         assert frozen.forward_passes == before + 10
-    assert "pooled (31 KB) and activations (10 KB) computed live" in said.lines[0], said.lines
+    assert "pooled (31 KB) and activation (10 KB) computed live" in said.lines[0], said.lines
     assert any("in every epoch of the head phase" in line and "(31 KB)" in line for line in said.warnings)
     assert not (tmp_path / "store").exists(), "nothing is left of what was never kept"
 

@@ -205,7 +205,7 @@ def test_images_are_kept_after_all_where_activations_turn_out_to_be_live(
     def no_activations(cache: Cache, missing: dict[str, int], *rest: Any, **more: Any) -> dict[str, str]:
         return {
             **places(cache, missing, *rest, **more),
-            **({"activations": "live"} if "activations" in missing else {}),
+            **({"activation": "live"} if "activation" in missing else {}),
         }
 
     monkeypatch.setattr(Cache, "places", no_activations)

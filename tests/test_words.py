@@ -76,16 +76,12 @@ jobs/setup.py
 jobs/work.py
 
 model/build.py
-model/cut.py
-model/heads.py
 model/own.py
 model/weights.py
 
-training/batches.py
 training/lr_range.py
 training/phase.py
 training/reuse.py
-training/two_phase.py
 """
 NOT_YET = frozenset(_LIST.split())
 

@@ -25,7 +25,8 @@ OWN_NETWORKS = """
 
 `--backbone my_network.keras` takes any functional Keras model of images with one input `[batch, side, side, 3]`, RGB 0..255: saved
 by `model.save`, made of layers that Keras can load. Its unfreeze points are found on its graph, also within a model that was
-used as a layer, as tutorials do it; what stands on the last activation, such as pooling and classifier, is left out. Its weights are
+used as a layer, as tutorials do it; what stands on the last activation, such as pooling and classifier, is left out. Where the
+blocks above a point take the network's input as well, they read it beside the stored activations. Its weights are
 those of the file, unless `--weights` names others (`none` draws them anew). A network that was trained on rescaled pixels has to
 begin with its `Rescaling` or `Normalization` layer; where it has neither, a warning says so. `kerastl backbones my_network.keras`
 shows what was found. A model that was trained on it does not need the file any more.

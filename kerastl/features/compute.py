@@ -11,6 +11,7 @@ import numpy as np
 from kerastl.features.frozen import BATCH_SIZE, Frozen, narrowed
 from kerastl.features.views import Views
 from kerastl.modality import Batch
+from kerastl.model.cut import POOLED
 from kerastl.progress import Tracker, size_text
 from kerastl.store.store import Part
 
@@ -45,16 +46,15 @@ def compute_rows(
         views: the examples.
         view: which one of each.
         positions: int [n], increasing.
-        outputs: `pooled`, `activations` or both.
-        dtype: of activations.
+        outputs: names of those that are wanted, all of which one forward pass gives.
+        dtype: of all but pooled ones.
         tracker: is told of each batch.
     """
     batches = [positions[start : start + BATCH_SIZE] for start in range(0, len(positions), BATCH_SIZE)]
     watch, size = Watch(views.modality.noun), 0
     for batch, inputs in zip(batches, made_ahead(views, view, batches, watch), strict=True):
-        found = frozen.run(inputs, pooled="pooled" in outputs, activations="activations" in outputs)
-        if "activations" in found:
-            found["activations"] = narrowed(found["activations"], dtype)
+        found = frozen.run(inputs, outputs)
+        found = {name: rows if name == POOLED else narrowed(rows, dtype) for name, rows in found.items()}
         size += sum(rows.nbytes for rows in found.values())
         tracker.advance(len(batch), f"{size_text(size)}, {watch.limit()}")
         yield Part(batch, found)

@@ -21,13 +21,12 @@ from kerastl.features.inputs import Inputs
 from kerastl.features.readers import Features, Reader, live_reader, reader_of
 from kerastl.features.views import FrozenViews
 from kerastl.modality import Batch, only
-from kerastl.model.heads import POOLINGS, pooled_features
+from kerastl.model.cut import ACTIVATION, POOLED
+from kerastl.model.heads import pooled_features
 from kerastl.progress import Progress, Tracker, size_text
 from kerastl.store.array import ArrayKey, Rows
 from kerastl.store.store import Part
 from kerastl.writing import WriteError
-
-POOLED, ACTIVATIONS = "pooled", "activations"
 
 
 @dataclass(frozen=True)
@@ -36,15 +35,18 @@ class Wanted:
 
     Attributes:
         pooling: `avg`, `max`, `avgmax` or `gem`.
-        pooled: whether the head phase will need pooled features.
-        activations: whether the fine-tune phase will need the activations at the cut.
+        outputs: of the prefix, by name; the first gets room first. `pooled` is what the head phase trains on, `activation` what
+            the fine-tune phase does.
         finetune_epochs: of that phase; 0 where features are read once.
     """
 
     pooling: str
-    pooled: bool
-    activations: bool
+    outputs: tuple[str, ...]
     finetune_epochs: int
+
+    def of(self, frozen: Frozen) -> tuple[str, ...]:
+        """The outputs that there are at a cut: at `input` there is no activation."""
+        return tuple(name for name in self.outputs if name in frozen.cut.outputs)
 
 
 def extract(
@@ -74,6 +76,7 @@ def extract(
     cache.tell_of_old(progress)
     while True:
         call = _Call(frozen, splits, cache, wanted, progress, arrays, excluded)
+        call.check_reading(set())
         try:
             if cache.recipe.mode == "off":
                 progress.note("Features: computed live, anew in every epoch (cache.mode = off)")
@@ -104,17 +107,19 @@ def extract(
 
 
 def array_keys(frozen: Frozen, splits: Sequence[FrozenViews], cache: Cache, wanted: Wanted) -> list[ArrayKey]:
-    """The arrays that features are kept in: `pooled`, and `activations`, where they are wanted."""
+    """The arrays that the wanted outputs are kept in, one for each."""
     facts, about = {**splits[0].facts, **frozen.facts}, dict(splits[0].about)
-    channels, shape = int(frozen.cut.pooled.outputs[0].shape[-1]), frozen.cut.prefix.outputs[0].shape[1:]
-    point = frozen.cut.unfreeze_point
-    found = []
-    if wanted.pooled:
-        found.append(ArrayKey(POOLED, facts, (len(POOLINGS), channels), "float32", about))
-    if wanted.activations and point != "input":
-        at = {**facts, "unfreeze_point": point}
-        found.append(ArrayKey(ACTIVATIONS, at, tuple(map(int, shape)), _dtype(cache), about))
-    return found
+    at = {**facts, "unfreeze_point": frozen.cut.unfreeze_point}
+    return [
+        ArrayKey(
+            name,
+            at if name == ACTIVATION else facts,
+            tuple(map(int, frozen.cut.outputs[name].shape[1:])),
+            "float32" if name == POOLED else _dtype(cache),
+            about,
+        )
+        for name in wanted.of(frozen)
+    ]
 
 
 def row_keys(splits: Sequence[FrozenViews]) -> np.ndarray:
@@ -159,19 +164,14 @@ class _Call:
     def place(self, missing: Mapping[str, int], room: int) -> Mapping[str, str]:
         """Where to keep what is missing; said in one line."""
         cache, progress = self._cache, self._progress
-        places = cache.places(
-            missing,
-            room,
-            (POOLED, ACTIVATIONS),
-            self._excluded,
-            smaller=self._splits[0].views.modality.smaller,
-        )
+        order, smaller = self._wanted.outputs, self._splits[0].views.modality.smaller
+        places = cache.places(missing, room, order, self._excluded, smaller=smaller)
         self.check_reading({name for name, place in places.items() if place == "live"})
         where = {"disk": f"kept in {cache.folder.root}", "memory": "kept in memory", "live": "computed live"}
         named = [
             f"{' and '.join(f'{name} ({size_text(missing[name])})' for name in chosen)} {where[place]}"
             for place in where
-            if (chosen := [name for name in (POOLED, ACTIVATIONS) if places.get(name) == place])
+            if (chosen := [name for name in order if places.get(name) == place])
         ]
         if {*places.values()} - {"disk"} and cache.recipe.mode != "memory":
             named.append(f"there is room for {size_text(room)} on disk")
@@ -191,7 +191,7 @@ class _Call:
             if places.get(key.output, "live") != "live"
         ]
         if kept:
-            if self._wanted.pooled:
+            if POOLED in order:
                 self._frozen.check_untouched()
             names = " and ".join(split.name for split in self._splits)
             noun = self._splits[0].views.modality.noun
@@ -217,8 +217,8 @@ class _Call:
         Raises:
             OtherReading: it was not.
         """
-        if self._wanted.activations and self._frozen.cut.unfreeze_point == "input":
-            live = {*live, ACTIVATIONS}
+        if ACTIVATION in self._wanted.outputs and self._frozen.cut.carried:
+            live = {*live, *self._frozen.cut.carried}
         for split in self._splits:
             if live and isinstance(split.views.inputs, Inputs):
                 split.views.inputs.check_read_again()
@@ -232,24 +232,28 @@ def _features(
     wanted: Wanted,
     dtype: str,
 ) -> Features:
-    def live_pooled(inputs: Batch) -> np.ndarray:
-        return pooled_features(frozen.run(inputs, pooled=True, activations=False)[POOLED], wanted.pooling)
+    cut, views = frozen.cut, split.views
 
-    def live_activations(inputs: Batch) -> np.ndarray:
-        return as_kept(frozen.run(inputs, pooled=False, activations=True)[ACTIVATIONS], dtype)
+    def reader(name: str) -> Reader:
+        kept = rows.get(name)
+        if kept is not None:
+            return reader_of(kept, start, views.count)
+        exact = "float32" if name == POOLED else dtype
+        return live_reader(views, lambda inputs: as_kept(frozen.run(inputs, (name,))[name], exact))
 
-    read_pooled = live_reader(split.views, live_pooled)
-    read_activations: Reader | None = None
-    if (pooled_rows := rows.get(POOLED)) is not None:
-        stored = reader_of(pooled_rows, start, split.views.count)
-        read_pooled = lambda positions, view: pooled_features(stored(positions, view), wanted.pooling)  # noqa: E731
-    if wanted.activations and frozen.cut.unfreeze_point == "input":
-        read_activations = lambda positions, view: only(split.views.batch(positions, view))  # noqa: E731
-    elif wanted.activations:
-        kept = rows.get(ACTIVATIONS)
-        read_activations = (
-            live_reader(split.views, live_activations)
-            if kept is None
-            else reader_of(kept, start, split.views.count)
-        )
-    return Features(split.views, split.view_count, read_pooled, read_activations)
+    outputs = {name: reader(name) for name in wanted.of(frozen)}
+    pooled = outputs.get(POOLED) or reader(POOLED)
+
+    def suffix_inputs(positions: np.ndarray, view: int | np.ndarray) -> np.ndarray | Batch:
+        found = {ACTIVATION: outputs[ACTIVATION](positions, view)} if ACTIVATION in outputs else {}
+        inputs = views.batch(positions, view) if cut.carried else {}
+        found |= {name: inputs[name] for name in cut.carried}
+        return found if len(found) > 1 else only(found)
+
+    return Features(
+        views,
+        split.view_count,
+        lambda positions, view: pooled_features(pooled(positions, view), wanted.pooling),
+        suffix_inputs if ACTIVATION in wanted.outputs else None,
+        outputs,
+    )

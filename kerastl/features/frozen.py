@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import keras
@@ -48,7 +48,7 @@ class Frozen:
             "keras": keras.__version__,
             "device": "gpu" if tf.config.list_physical_devices("GPU") else "cpu",
         }
-        self._traced: dict[str, Callable[..., tf.Tensor]] = {}
+        self._traced: dict[tuple[str, ...], Callable[..., tf.Tensor]] = {}
 
     def check_untouched(self) -> None:
         """Raise where the backbone has been trained: what it says now must not be kept as the frozen one's."""
@@ -57,13 +57,12 @@ class Frozen:
                 "the backbone was trained since its weights were taken down; its features are not the key's"
             )
 
-    def run(self, inputs: Batch, *, pooled: bool, activations: bool) -> dict[str, np.ndarray]:
-        """What is asked for, in one forward pass.
+    def run(self, inputs: Batch, names: Collection[str]) -> dict[str, np.ndarray]:
+        """Some outputs of the prefix by name, float32 [b, ...], in one forward pass.
 
         Args:
             inputs: decoded examples, no more than `BATCH_SIZE`.
-            pooled: whether to return `pooled`, float32 [b, poolings, channels].
-            activations: whether to return `activations`, float32 [b, ...] at the unfreeze point.
+            names: of the outputs, which `cut.outputs` lists.
 
         Raises:
             TrainingError: a value is not finite.
@@ -71,7 +70,7 @@ class Frozen:
         count = count_of(inputs)
         assert count <= BATCH_SIZE
         self.forward_passes += count
-        outputs = self._forward(pooled, activations)(padded(inputs))
+        outputs = self._forward(tuple(sorted(names)))(padded(inputs))
         for name, output in outputs.items():
             # Kept, it would spoil every run that reads it, and the learning rate would be blamed.
             if not tf.reduce_all(tf.math.is_finite(output)):
@@ -82,21 +81,16 @@ class Frozen:
                 )
         return {name: output.numpy()[:count] for name, output in outputs.items()}
 
-    def _forward(self, pooled: bool, activations: bool) -> Callable[[Batch], dict[str, tf.Tensor]]:
-        name = "both" if pooled and activations else "pooled" if pooled else "prefix"
-        if name not in self._traced:
-            model: keras.Model = getattr(self.cut, name)
-            names = {"both": ("activations", "pooled"), "pooled": ("pooled",), "prefix": ("activations",)}[
-                name
-            ]
+    def _forward(self, names: tuple[str, ...]) -> Callable[[Batch], dict[str, tf.Tensor]]:
+        if names not in self._traced:
+            model = self.cut.prefix(*names)
 
             def forward(inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
                 outputs = model(named_inputs(model, inputs), training=False)
-                outputs = outputs if isinstance(outputs, (list, tuple)) else [outputs]
-                return {key: tf.cast(value, tf.float32) for key, value in zip(names, outputs, strict=True)}
+                return {name: tf.cast(value, tf.float32) for name, value in outputs.items()}
 
-            self._traced[name] = tf.function(forward, autograph=False)
-        return self._traced[name]
+            self._traced[names] = tf.function(forward, autograph=False)
+        return self._traced[names]
 
 
 def narrowed(values: np.ndarray, dtype: str) -> np.ndarray:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -12,7 +12,10 @@ from kerastl.features.views import Views
 from kerastl.modality import Batch
 from kerastl.store.array import Rows
 
+# Positions int [b] and one view, or each its own (int [b]), in; rows out.
 Reader = Callable[[np.ndarray, int | np.ndarray], np.ndarray]
+# The same for what a suffix takes: activations, or with carried inputs several arrays by name.
+InputReader = Callable[[np.ndarray, int | np.ndarray], np.ndarray | Batch]
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,22 +25,25 @@ class Features:
     Attributes:
         views: the examples that the features are made from, with their labels.
         view_count: how many views there are.
-        pooled_batch: positions int [b] and one view, or each its own (int [b]) -> float32 [b, features].
-        activations: the same -> [b, ...] at the unfreeze point; None where nothing is thawed.
+        pooled_batch: reads float32 [b, features].
+        activations: reads what the suffix takes: activations at the unfreeze point [b, ...], and inputs of the same rows and
+            views by name where the cut carries any; None where nothing is thawed.
+        outputs: reads each output of the prefix that was asked for, by name.
     """
 
     views: Views
     view_count: int
     pooled_batch: Reader
-    activations: Reader | None = None
+    activations: InputReader | None = None
+    outputs: Mapping[str, Reader] = field(default_factory=dict)
 
     @property
     def count(self) -> int:
         """Number of examples."""
         return self.views.count
 
-    def activation_batch(self, positions: np.ndarray, view: int | np.ndarray) -> np.ndarray:
-        """Activations at the unfreeze point, [b, ...], all in one view or each in its own (int [b])."""
+    def activation_batch(self, positions: np.ndarray, view: int | np.ndarray) -> np.ndarray | Batch:
+        """What the suffix takes, all in one view or each in its own (int [b])."""
         assert self.activations is not None, "nothing is thawed"
         return self.activations(positions, view)
 

@@ -130,7 +130,7 @@ class Net:
         prepared, beginning = dataclasses.replace(begun.prepared, recipe=settings), begun.beginning
         if unfreeze_point(settings) != unfreeze_point(before):
             with precision_of(settings):
-                beginning = at_unfreeze_point(beginning, prepared, begun.cache, self.progress)
+                prepared, beginning = at_unfreeze_point(beginning, prepared, begun.cache, self.progress)
         self._work = dataclasses.replace(begun, prepared=prepared, beginning=beginning)
 
     def run_phase(self, name: str, callbacks: Sequence[keras.callbacks.Callback]) -> PhaseResult:

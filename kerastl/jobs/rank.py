@@ -29,7 +29,7 @@ from kerastl.jobs.log import Log
 from kerastl.jobs.prepare import decode_splits, make_repeatable, precision_of, with_significant_bits
 from kerastl.modality import modality_of
 from kerastl.model.build import build_backbone, build_model
-from kerastl.model.cut import cut
+from kerastl.model.cut import POOLED, cut
 from kerastl.model.weights import KEYWORDS, load_weights, weights_at_hand
 from kerastl.progress import Progress
 from kerastl.recipe import Recipe, Settings, resolve
@@ -211,7 +211,7 @@ def _scored(recipe: Settings, splits: Splits, run: Run, progress: Progress) -> R
         views = [
             dataclasses.replace(prepared.frozen_views(part), view_count=1) for part in ("train", "validation")
         ]
-        wanted = Wanted(recipe.head.pooling, pooled=True, activations=False, finetune_epochs=0)
+        wanted = Wanted(recipe.head.pooling, (POOLED,), finetune_epochs=0)
         readers = extract(frozen, views, cache, wanted, progress)
         features = np.concatenate([_read(reader) for reader in readers])
         speed = _images_per_second(frozen, views[0].views)
@@ -253,7 +253,7 @@ def _images_per_second(frozen: Frozen, views: Views) -> float:
     seconds = []
     for _ in range(TIMED_BATCHES + 1):
         began = time.perf_counter()
-        frozen.run(images, pooled=True, activations=False)
+        frozen.run(images, (POOLED,))
         seconds.append(time.perf_counter() - began)
     return BATCH_SIZE / statistics.median(seconds[1:])  # the first one may be traced
 

@@ -20,7 +20,7 @@ from kerastl.features.inputs import AGAIN, IN_TURN, OtherReading
 from kerastl.features.readers import Features
 from kerastl.jobs.prepare import Prepared, decode_splits, make_repeatable
 from kerastl.model.build import Network, build_backbone, build_model
-from kerastl.model.cut import Cut, cut
+from kerastl.model.cut import ACTIVATION, POOLED, Cut, cut
 from kerastl.model.weights import LoadedWeights, load_weights
 from kerastl.progress import Progress
 from kerastl.recipe import Settings
@@ -184,8 +184,7 @@ def wanted_features(recipe: Settings) -> Wanted:
     """Which features a recipe's phases train on."""
     return Wanted(
         pooling=recipe.head.pooling,
-        pooled=True,
-        activations=finetunes(recipe.finetune_phase),
+        outputs=(POOLED, ACTIVATION) if finetunes(recipe.finetune_phase) else (POOLED,),
         finetune_epochs=recipe.finetune_phase.epochs,
     )
 
@@ -264,7 +263,7 @@ def features_of(
     if known is not None:
         return known
     wanted = dataclasses.replace(
-        wanted_features(prepared.recipe), pooled=not thawed, activations=thawed, finetune_epochs=0
+        wanted_features(prepared.recipe), outputs=(ACTIVATION,) if thawed else (POOLED,), finetune_epochs=0
     )
     views = [prepared.frozen_views(name)]
     # After hours of training a full disk is no reason to stop.
@@ -278,8 +277,10 @@ def features_of(
 
 def at_unfreeze_point(
     beginning: Beginning, prepared: Prepared, cache: Cache, progress: Progress = Progress()
-) -> Beginning:
+) -> tuple[Prepared, Beginning]:
     """The same network with the weights that it has, cut at another unfreeze point, and its features there.
+
+    Where training reads examples there in every epoch, they are kept first.
 
     Args:
         beginning: of the network.
@@ -290,9 +291,15 @@ def at_unfreeze_point(
     recipe, network = prepared.recipe, beginning.network
     frozen = frozen_part(network.backbone, recipe, len(prepared.splits.class_names))
     views = [prepared.frozen_views(name) for name in ("train", "validation")]
-    train, validation = extract(frozen, views, cache, wanted_features(recipe), progress)
+    try:
+        train, validation = extract(frozen, views, cache, wanted_features(recipe), progress)
+    except OtherReading as other:
+        names, before = tuple(prepared.pixels), prepared.unreadable
+        prepared = decode_splits(recipe, prepared.splits, cache, progress, names, other.reading)
+        prepared = dataclasses.replace(prepared, unreadable=before | prepared.unreadable)
+        return at_unfreeze_point(beginning, prepared, cache, progress)
     parts = cut(network, unfreeze_point(recipe))
-    return dataclasses.replace(
+    return prepared, dataclasses.replace(
         beginning, parts=parts, frozen=frozen, train=train, validation=validation, test=None
     )
 

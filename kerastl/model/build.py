@@ -15,6 +15,7 @@ import numpy as np
 
 from kerastl.backbones import BackboneSpec
 from kerastl.errors import UserError
+from kerastl.model.graph import alone, inputs_like
 from kerastl.model.heads import Head, make_head
 from kerastl.model.own import load_own
 from kerastl.recipe.schema import HeadRecipe
@@ -32,8 +33,8 @@ class Network:
 
     Attributes:
         spec: Which backbone.
-        model: float32 [batch, side, side, 3] RGB pixels 0..255 -> float32 [batch, classes] logits.
-        backbone: Preprocessed pixels -> last activation; one nested layer of `model`.
+        model: Named inputs, of images float32 [batch, side, side, 3] RGB 0..255 -> float32 [batch, classes] logits.
+        backbone: Preprocessed inputs, in the same order -> last activation; one nested layer of `model`.
         pooling: Last activation -> float32 [batch, features], a layer-like functional model.
         head: float32 [batch, features] pooled features -> logits.
         normalization: The head's first layer, which standardises pooled features; never trained.
@@ -138,8 +139,9 @@ def build_model(
     Returns:
         The network and its parts; nothing is frozen yet, see `kerastl.model.freezing`.
     """
-    pixels = keras.Input(backbone.inputs[0].shape[1:], dtype="float32", name="pixels")
-    features = backbone(preprocess(spec, pixels))
+    # A network of one's own names its inputs; those of keras.applications are numbered by the process.
+    inputs = inputs_like(backbone.inputs, None if spec.file else "pixels")
+    features = backbone(alone([preprocess(spec, each) for each in inputs]))
     parts: Head = make_head(
         head,
         tuple(features.shape[1:]),
@@ -154,7 +156,7 @@ def build_model(
     logits = parts.apply(parts.pooling(features))
     return Network(
         spec=spec,
-        model=keras.Model(pixels, logits, name=f"{spec.name}_classifier"),
+        model=keras.Model(alone(inputs), logits, name=f"{spec.name}_classifier"),
         backbone=backbone,
         pooling=parts.pooling,
         head=parts.model,

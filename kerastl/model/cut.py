@@ -1,4 +1,4 @@
-"""A network in two at an unfreeze point: what runs once over all images, and what is trained.
+"""A network in two at an unfreeze point: what runs once over all examples, and what is trained.
 
 The parts share layers and weights with the whole. Training the suffix trains the whole model; nothing
 is copied back.
@@ -6,38 +6,45 @@ is copied back.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import keras
 
 from kerastl.errors import UserError, nearest
 from kerastl.model.build import Network, preprocess
-from kerastl.model.graph import cut_points
+from kerastl.model.graph import alone, cut_points, inputs_like
 from kerastl.model.heads import pool_in_all_ways
+
+# Outputs of the frozen prefix.
+ACTIVATION, SEQUENCE, POOLED = "activation", "sequence", "pooled"
 
 
 @dataclass(frozen=True, eq=False)
 class Cut:
     """The parts of a network below and above an unfreeze point.
 
-    `pixels` are float32 [batch, side, side, 3] RGB 0..255. The activation has the dtype that the backbone
-    computes in (bfloat16 under mixed_bfloat16). For `input` it is the pixels themselves, and
-    preprocessing then belongs to the suffix.
-
     Attributes:
         unfreeze_point: Where.
-        prefix: Pixels -> activation at the point.
-        suffix: Activation -> logits.
-        pooled: Pixels -> float32 [batch, poolings, channels], the last activation pooled in all ways of
+        inputs: Named inputs of the prefix, those of the whole network.
+        outputs: What the prefix can give, on one graph: `activation` at the point, in the dtype that the backbone
+            computes in (bfloat16 under mixed_bfloat16), which is not there for `input`; `sequence`, the backbone's last
+            activation; `pooled`, float32 [batch, poolings, channels], that pooled in all ways of
             `kerastl.model.heads.POOLINGS`, so that they serve any head.
-        both: Pixels -> (activation, what `pooled` gives), computing each once.
+        suffix: `activation`, if there is one, and the carried inputs, by name -> logits; what is alone comes without a name.
+        carried: Names of the inputs that the suffix takes beside the activation, as they are; it computes again what
+            depends on them without weights.
     """
 
     unfreeze_point: str
-    prefix: keras.Model
+    inputs: tuple[keras.KerasTensor, ...]
+    outputs: Mapping[str, keras.KerasTensor]
     suffix: keras.Model
-    pooled: keras.Model
-    both: keras.Model
+    carried: tuple[str, ...]
+
+    def prefix(self, *names: str) -> keras.Model:
+        """Inputs, in their order -> some of the outputs by name; what they have in common is computed once."""
+        return keras.Model(alone(self.inputs), {name: self.outputs[name] for name in names}, name="prefix")
 
 
 def cut(network: Network, unfreeze_point: str) -> Cut:
@@ -45,45 +52,45 @@ def cut(network: Network, unfreeze_point: str) -> Cut:
 
     Args:
         network: From `build_model`.
-        unfreeze_point: One of `network.spec.unfreeze_points`, or any other cut point of the backbone that carries no input.
+        unfreeze_point: One of `network.spec.unfreeze_points`, or any other cut point of the backbone.
 
     Raises:
         UserError: There is no such point, or some path leads around it.
     """
-    halves = split_backbone(network.backbone, unfreeze_point)
-    if halves.carried:
-        raise UserError(
-            f"finetune_phase.unfreeze_from = '{unfreeze_point}': what is above it takes the pixels as well, and only its "
-            "activation is kept. Expected a point that every path from the input passes, such as backbone or input."
-        )
-    below, above = halves.below, halves.above
-    pixels = keras.Input(network.model.inputs[0].shape[1:], dtype="float32", name="pixels")
-    if below is None:
-        activation = keras.layers.Identity(dtype="float32", name="pixels_themselves")(pixels)
-    elif below is network.backbone:
-        activation = network.backbone(preprocess(network.spec, pixels))
-    else:
-        activation = below(preprocess(network.spec, pixels))
-    prefix = keras.Model(pixels, activation, name="prefix")
+    backbone, spec = network.backbone, network.spec
+    halves = split_backbone(backbone, unfreeze_point)
+    # The whole network's inputs are the backbone's, in their order; their names may differ.
+    taken = [at for at, each in enumerate(backbone.inputs) if each.name in halves.carried]
 
-    entry = keras.Input(prefix.outputs[0].shape[1:], dtype=prefix.outputs[0].dtype, name="entry")
-    if below is None:
-        last = network.backbone(preprocess(network.spec, entry))
-    else:
-        last = entry if above is None else above(entry)
-    features = network.pooling(last)
-    all_pooled = keras.Model(entry, pool_in_all_ways(last), name="all_pooled")
-    suffix = keras.Model(entry, network.head(features), name="suffix")
+    def below(inputs: Sequence[keras.KerasTensor]) -> dict[str, keras.KerasTensor]:
+        if halves.below is None:
+            return {}
+        return {ACTIVATION: halves.below(alone([preprocess(spec, each) for each in inputs]))}
 
-    pixels = keras.Input(network.model.inputs[0].shape[1:], dtype="float32", name="pixels")
-    activation = prefix(pixels)
-    pooled_features = all_pooled(activation)
+    def above(
+        activation: Mapping[str, keras.KerasTensor], carried: Sequence[keras.KerasTensor]
+    ) -> keras.KerasTensor:
+        if halves.above is None:
+            return activation[ACTIVATION]
+        return halves.above(alone([*activation.values(), *(preprocess(spec, each) for each in carried)]))
+
+    inputs = inputs_like(network.model.inputs)
+    outputs = below(inputs)
+    last = above(outputs, [inputs[at] for at in taken])
+
+    carried = inputs_like([network.model.inputs[at] for at in taken])
+    entries = {
+        name: keras.Input(each.shape[1:], dtype=each.dtype, name=name) for name, each in outputs.items()
+    }
+    logits = network.head(network.pooling(above(entries, carried)))
+    named = entries | {each.name: each for each in carried}
+    suffix = keras.Model(named if len(named) > 1 else alone([*named.values()]), logits, name="suffix")
     return Cut(
         unfreeze_point=unfreeze_point,
-        prefix=prefix,
+        inputs=tuple(inputs),
+        outputs={**outputs, SEQUENCE: last, POOLED: pool_in_all_ways(last)},
         suffix=suffix,
-        pooled=keras.Model(pixels, pooled_features, name="pooled"),
-        both=keras.Model(pixels, [activation, pooled_features], name="both"),
+        carried=tuple(each.name for each in carried),
     )
 
 
@@ -93,7 +100,7 @@ class Halves:
 
     Attributes:
         below: All inputs of the backbone, in their order -> the tensor at the point.
-        above: That tensor, and after it the inputs that are carried -> last activation.
+        above: That tensor, if anything is below, and after it the inputs that are carried -> last activation.
         carried: Names of those inputs.
     """
 
@@ -115,7 +122,7 @@ def split_backbone(backbone: keras.Model, unfreeze_point: str) -> Halves:
     if unfreeze_point == "backbone":
         return Halves(backbone, None)
     if unfreeze_point == "input":
-        return Halves(None, backbone)
+        return Halves(None, backbone, tuple(each.name for each in backbone.inputs))
     points = cut_points(backbone)
     if unfreeze_point not in points:
         raise UserError(
@@ -124,11 +131,6 @@ def split_backbone(backbone: keras.Model, unfreeze_point: str) -> Halves:
             f"{', '.join(reversed(points))}, input."
         )
     point = points[unfreeze_point]
-    below = keras.Model(_alone(backbone.inputs), point.tensor, name="below")
-    above = keras.Model(_alone([point.tensor, *point.carried]), backbone.outputs[0], name="above")
+    below = keras.Model(alone(backbone.inputs), point.tensor, name="below")
+    above = keras.Model(alone([point.tensor, *point.carried]), backbone.outputs[0], name="above")
     return Halves(below, above, tuple(each.name for each in point.carried))
-
-
-def _alone(tensors: list[keras.KerasTensor]) -> keras.KerasTensor | list[keras.KerasTensor]:
-    """The only tensor by itself, so that a model takes it without a list; several as they are."""
-    return tensors[0] if len(tensors) == 1 else tensors

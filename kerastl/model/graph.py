@@ -19,7 +19,10 @@ from keras import layers
 
 NORMALIZATIONS = (layers.BatchNormalization, layers.LayerNormalization, layers.GroupNormalization)
 ACTIVATIONS = (layers.Activation, layers.ReLU, layers.LeakyReLU, layers.PReLU, layers.ELU)
-GLOBAL_POOLINGS = (layers.GlobalAveragePooling2D, layers.GlobalMaxPooling2D)
+GLOBAL_POOLINGS = (
+    *(layers.GlobalAveragePooling1D, layers.GlobalMaxPooling1D),
+    *(layers.GlobalAveragePooling2D, layers.GlobalMaxPooling2D),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +118,7 @@ def cut_points(backbone: keras.Model) -> dict[str, CutPoint]:
     }
 
 
-def unfreeze_points(backbone: keras.Model, carrying: bool = False) -> tuple[str, ...]:
+def unfreeze_points(backbone: keras.Model) -> tuple[str, ...]:
     """The cut points worth unfreezing from: `backbone`, those from the output down, `input`.
 
     Chosen are ends of blocks: merges (sums, concatenations), tensors that branch, poolings, and linear
@@ -125,16 +128,11 @@ def unfreeze_points(backbone: keras.Model, carrying: bool = False) -> tuple[str,
     left out since they may be frozen, only the one nearest the output stays: less is computed above it.
 
     Args:
-        backbone: A functional model.
-        carrying: Also those whose part above takes inputs as well.
+        backbone: A functional model with one input or several.
     """
     steps = trace(backbone)
     uses = _uses(steps)
-    inside = [
-        index
-        for index in _cut_positions(steps)
-        if steps[index].sources and (carrying or not _carried(steps, index))
-    ]
+    inside = [index for index in _cut_positions(steps) if steps[index].sources]
     chosen = [index for index in inside if _ends_block(steps, uses, index)]
     if not chosen:
         chosen = [index for index in inside if _activates_mixing(steps, index)]
@@ -157,6 +155,16 @@ def trained_parameters(backbone: keras.Model, points: Sequence[str]) -> tuple[in
     return tuple(
         _parameters_after(steps, ends[point] if point in ends else index_of[point]) for point in points
     )
+
+
+def inputs_like(tensors: Sequence[keras.KerasTensor], name: str | None = None) -> list[keras.KerasTensor]:
+    """New inputs of the shapes, dtypes and names of other ones, or of one name."""
+    return [keras.Input(each.shape[1:], dtype=each.dtype, name=name or each.name) for each in tensors]
+
+
+def alone(tensors: Sequence[keras.KerasTensor]) -> keras.KerasTensor | list[keras.KerasTensor]:
+    """The only tensor by itself, so that a model takes it without a list; several as a list."""
+    return tensors[0] if len(tensors) == 1 else list(tensors)
 
 
 def _sources(tensor: keras.KerasTensor) -> list[keras.KerasTensor]:

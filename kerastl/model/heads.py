@@ -10,16 +10,21 @@ import numpy as np
 import tensorflow as tf
 from keras import layers, ops
 
-from kerastl.model.graph import trace
+from kerastl.model.graph import alone, trace
 from kerastl.model.own_head import gives_logits, load_layers
 from kerastl.recipe.schema import HeadRecipe
 
-# Generalised-mean pooling with the exponent that Radenović, Tolias and Chum start from and end near
-# ("Fine-tuning CNN Image Retrieval with No Human Annotation", TPAMI 2018, section 3.2).
+# Generalised-mean pooling with the exponent that Radenović, Tolias and Chum start from and end near (TPAMI 2018,
+# section 3.2).
 GEM_EXPONENT = 3.0
 GEM_EPSILON = 1e-6
-# What is stored of every image, so that a head with another pooling needs no forward pass.
+# What is stored of every example, so that a head with another pooling needs no forward pass.
 POOLINGS = ("avg", "max", "gem")
+# Number of dimensions of an activation, the batch left out -> average and maximum over all positions.
+POOLING_LAYERS = {
+    2: (layers.GlobalAveragePooling1D, layers.GlobalMaxPooling1D),
+    3: (layers.GlobalAveragePooling2D, layers.GlobalMaxPooling2D),
+}
 STANDARDIZE = "standardize"
 # Of the mean variance: an absolute bound would silence networks whose features are small, random ones above all.
 SMALLEST_VARIANCE_SHARE = 1e-6
@@ -30,7 +35,7 @@ class Head:
     """A head's layers, which may be applied more than once and keep their weights.
 
     Attributes:
-        pooling: Activation [batch, height, width, channels] -> float32 [batch, features].
+        pooling: Activation -> float32 [batch, features].
         layers: What follows the pooling, in order.
         model: The layers as a model on pooled features.
     """
@@ -71,7 +76,7 @@ def make_head(
 
     Args:
         recipe: What it is made of.
-        activation_shape: Height, width, channels.
+        activation_shape: See `make_pooling`.
         activation_dtype: Type of the activations; whatever it is, the head computes in float32.
         class_count: Number of logits.
         feature_mean: Float [features], or None for no standardisation.
@@ -86,8 +91,8 @@ def make_head(
     feature_count = int(pooling.outputs[0].shape[1])
     if feature_mean is None or feature_variance is None:
         feature_mean, feature_variance = np.zeros(feature_count), np.ones(feature_count)
-    # A feature that is constant over the training images would be divided by almost nothing, and shout
-    # over all others at the first image where it is not.
+    # A feature that is constant over the training examples would be divided by almost nothing, and shout
+    # over all others at the first example where it is not.
     variance = np.asarray(feature_variance, np.float64)
     feature_variance = np.where(variance > SMALLEST_VARIANCE_SHARE * variance.mean(), variance, 1.0)
     penalty = keras.regularizers.L2(recipe.l2) if recipe.l2 else None
@@ -234,25 +239,28 @@ def embedding_model(model: keras.Model) -> keras.Model:
         model: a whole model, also a reloaded one. In one without a head of kerastl's, what its last layer takes.
     """
     # A sequential model has no graph of its own; a model around its tensors has.
-    inputs = model.inputs if len(model.inputs) > 1 else model.inputs[0]
+    inputs = alone(model.inputs)
     steps = trace(keras.Model(inputs, model.outputs[0]))
     head = next((step for step in steps if step.name == STANDARDIZE), steps[-1])
     return keras.Model(inputs, steps[head.sources[0]].tensor, name="embedding")
 
 
 def make_pooling(name: str, activation_shape: tuple[int, ...], activation_dtype: str) -> keras.Model:
-    """Activation [batch, height, width, channels] -> float32 [batch, features], without weights.
+    """Activation [batch, ..., channels] -> float32 [batch, features], without weights.
 
     Args:
         name: `avg`, `max`, `avgmax` (both, concatenated: twice the channels) or `gem`.
-        activation_shape: Height, width, channels.
+        activation_shape: Height, width, channels; steps, channels; or channels alone, where there is nothing to pool.
         activation_dtype: Type of the activations.
     """
     activation = keras.Input(activation_shape, dtype=activation_dtype, name="activation")
     # Sums over a few hundred positions lose digits in 16 bits.
     exact = layers.Activation("linear", dtype="float32", name="float32")(activation)
-    average = layers.GlobalAveragePooling2D(dtype="float32", name="average")
-    maximum = layers.GlobalMaxPooling2D(dtype="float32", name="maximum")
+    over = POOLING_LAYERS.get(len(activation_shape), (layers.Identity, layers.Identity))
+    average, maximum = (
+        pooling(dtype="float32", name=named)
+        for pooling, named in zip(over, ("average", "maximum"), strict=True)
+    )
     if name == "avg":
         features = average(exact)
     elif name == "max":
@@ -268,7 +276,7 @@ def make_pooling(name: str, activation_shape: tuple[int, ...], activation_dtype:
 
 
 def pool_in_all_ways(activation: keras.KerasTensor) -> keras.KerasTensor:
-    """Activation [batch, height, width, channels] -> float32 [batch, poolings, channels], in the order of `POOLINGS`."""
+    """Activation [batch, ..., channels] -> float32 [batch, poolings, channels], in the order of `POOLINGS`."""
     shape, dtype = tuple(activation.shape[1:]), activation.dtype
     return ops.stack([make_pooling(name, shape, dtype)(activation) for name in POOLINGS], axis=1)
 

@@ -30,7 +30,7 @@ class ArrayKey:
     """Name of an array: which output, and all that its rows depend on apart from the examples.
 
     Attributes:
-        output: such as `inputs`, `pooled`, `activations`.
+        output: such as `inputs`, `pooled`, `activation`.
         facts: what the rows are a function of, as plain JSON values.
         row_shape: shape of each row; None as its first number where rows have different lengths.
         dtype: of the values, as NumPy names it. In `float16` a row with a value that does not fit is kept in float32.

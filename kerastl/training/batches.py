@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -14,7 +16,9 @@ from kerastl.features.readers import Features
 from kerastl.pipeline import untuned
 from kerastl.recipe import PhaseRecipe
 
-BatchReader = Callable[[np.ndarray, int | np.ndarray], np.ndarray]
+# What a model takes of some examples: an array [b, ...], or several by name.
+Inputs = np.ndarray | Mapping[str, np.ndarray]
+BatchReader = Callable[[np.ndarray, int | np.ndarray], Inputs]
 MIXING = "mixing"
 
 
@@ -28,15 +32,17 @@ class PhaseData:
     validation_inputs: BatchReader
 
 
-def batches(data: PhaseData, settings: PhaseRecipe, steps: int, seed: int, dtype: str) -> tf.data.Dataset:
+def batches(
+    data: PhaseData, settings: PhaseRecipe, steps: int, seed: int, dtypes: str | Mapping[str, str]
+) -> tf.data.Dataset:
     """All batches of a phase: inputs, labels float32 [b, classes] and weights float32 [b].
 
     Args:
         data: where inputs and labels are read.
         settings: the phase's resolved recipe.
         steps: in an epoch.
-        seed: decides the order of the images and what is mixed.
-        dtype: of the model's input.
+        seed: decides the order of the examples and what is mixed.
+        dtypes: of the model's input, or of its inputs by name.
     """
     train = data.train
     weights = class_weights(settings, train)
@@ -44,33 +50,45 @@ def batches(data: PhaseData, settings: PhaseRecipe, steps: int, seed: int, dtype
     order = functools.lru_cache(maxsize=2)(functools.partial(epoch_order, train.count, seed, name))
     first_view = epoch_order(train.count, seed, "views", 0) % train.view_count
 
-    def batch(step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def batch(step: int) -> tuple[Inputs, np.ndarray, np.ndarray]:
         epoch, part = divmod(int(step), steps)
         positions = order(epoch)[part_of(train.count, steps, part)]
-        # Each epoch shows every image once and all views alike; view 0, the plain images, is no epoch of its own.
+        # Each epoch shows every example once and all views alike; view 0, the plain one, is no epoch of its own.
         view = (epoch + first_view[positions]) % train.view_count
         inputs, labels = data.train_inputs(positions, view), train.views.labels(positions, view)
         if settings.mixup_alpha:
+            assert isinstance(inputs, np.ndarray), "masks cannot be blended"
             inputs, labels = mixed(inputs, labels, settings.mixup_alpha, [seed, int(step), *name.encode()])
         sample_weights = np.ones(len(positions), np.float32) if weights is None else labels @ weights
         return inputs, labels, sample_weights
 
-    probe = batch(0)
-    specs = [tf.TensorSpec((None, *array.shape[1:]), array.dtype) for array in probe]
+    specs = keras.tree.map_structure(
+        lambda array: tf.TensorSpec((None, *array.shape[1:]), array.dtype), batch(0)
+    )
+    flat = keras.tree.flatten(specs)
 
-    def load(step: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        arrays = tf.numpy_function(batch, [step], [spec.dtype for spec in specs])
-        for array, spec in zip(arrays, specs, strict=True):
+    def load(step: tf.Tensor) -> tuple[Any, tf.Tensor, tf.Tensor]:
+        arrays = tf.numpy_function(
+            lambda at: keras.tree.flatten(batch(at)), [step], [spec.dtype for spec in flat]
+        )
+        for array, spec in zip(arrays, flat, strict=True):
             array.set_shape(spec.shape)
-        return tf.cast(arrays[0], dtype), arrays[1], arrays[2]
+        inputs, labels, sample_weights = keras.tree.pack_sequence_as(specs, arrays)
+        return keras.tree.map_structure(tf.cast, inputs, dtypes), labels, sample_weights
 
     total = settings.epochs * steps
     loaded = tf.data.Dataset.range(total).map(load, num_parallel_calls=2, deterministic=True).prefetch(4)
     return untuned(loaded)
 
 
+def dtypes_of(model: keras.Model) -> str | dict[str, str]:
+    """Dtype of a model's input; of a model with named inputs those of each."""
+    dtypes: str | dict[str, str] = keras.tree.map_structure(lambda each: each.dtype, model.input)
+    return dtypes
+
+
 def epoch_order(count: int, seed: int, name: str, epoch: int) -> np.ndarray:
-    """The order of the images in an epoch, a pure function of its arguments."""
+    """The order of the examples in an epoch, a pure function of its arguments."""
     stream = np.random.SeedSequence([seed, epoch, *name.encode()])
     return np.random.default_rng(stream).permutation(count)
 
@@ -107,24 +125,24 @@ def mixed(
 
 
 def class_weights(settings: PhaseRecipe, features: Features) -> np.ndarray | None:
-    """Weight of each class of a split, float32 [classes]; None where all images weigh the same."""
+    """Weight of each class of a split, float32 [classes]; None where all examples weigh the same."""
     if settings.class_weights == "none":
         return None
     counts = label_counts(features.views.classes, features.views.class_count)
     return balanced_weights(counts, features.count)
 
 
-def balanced_weights(counts: np.ndarray, images: int) -> np.ndarray:
-    """Weight of each class so that all weigh the same and the mean over images is 1.
+def balanced_weights(counts: np.ndarray, examples: int) -> np.ndarray:
+    """Weight of each class so that all weigh the same and the mean over examples is 1.
 
     Args:
-        counts: images of each class, int [classes].
-        images: how many there are in all; fewer than the sum of the counts for multi-label.
+        counts: examples of each class, int [classes].
+        examples: how many there are in all; fewer than the sum of the counts for multi-label.
 
     Returns:
         float32 [classes].
     """
     present = counts > 0
     weights = np.zeros(len(counts), np.float32)
-    weights[present] = images / (present.sum() * counts[present])
+    weights[present] = examples / (present.sum() * counts[present])
     return weights

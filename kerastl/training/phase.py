@@ -23,13 +23,13 @@ from kerastl.progress import Progress, Tracker
 from kerastl.recipe import HeadPhaseRecipe, PhaseRecipe
 from kerastl.task import Task
 from kerastl.task.classification import CLASSIFICATION
-from kerastl.training.batches import BatchReader, PhaseData, batches, class_weights
+from kerastl.training.batches import BatchReader, PhaseData, batches, class_weights, dtypes_of
 from kerastl.training.reuse import Infer, compile_for, inference_of
 
-# Images whose logits are computed together, at most. Where a backbone has a part in it, only twice as many as in a training
+# Examples whose logits are computed together, at most. Where a backbone has a part in it, only twice as many as in a training
 # step: forward and backward pass of those took more memory.
 EVALUATION_BATCH = 256
-# A look at the loss waits for the step; an epoch of a million images takes hours.
+# A look at the loss waits for the step; an epoch of a million examples takes hours.
 STEPS_A_CHECK = 100
 PHASE_TITLES = {"head_phase": "head phase", "finetune_phase": "fine-tune phase"}
 
@@ -47,7 +47,7 @@ class PhaseResult:
         best: validation metrics of the restored weights.
         weights: the model's best weights, in the order of `model.weights`.
         seconds: wall time of the phase.
-        images_per_second: training images over that time.
+        images_per_second: training examples over that time.
         ended: `epochs`, `patience`, `callback` (one of the user's own stopped it) or `interrupted`.
     """
 
@@ -83,7 +83,7 @@ def run_phase(
         model: inputs as `data` reads them, float32 logits [b, classes] out; its trainable flags are set.
         data: features of the train and validation splits.
         settings: the phase's resolved recipe.
-        seed: decides the order of the images in each epoch.
+        seed: decides the order of the examples in each epoch.
         task: what the logits answer.
         factors: each trainable variable's share of the learning rate.
         start: validation metrics of the weights that the phase begins with, measured here without them. An epoch has to
@@ -111,7 +111,7 @@ def run_phase(
             every.append(keras.callbacks.TensorBoard(str(tensorboard), write_graph=False))
         try:
             model.fit(
-                batches(data, settings, steps, seed, model.input.dtype),
+                batches(data, settings, steps, seed, dtypes_of(model)),
                 epochs=settings.epochs,
                 steps_per_epoch=steps,
                 callbacks=every,
@@ -141,14 +141,14 @@ def run_phase(
 def validate(
     infer: Infer, data: PhaseData, settings: PhaseRecipe, task: Task, batch_size: int
 ) -> dict[str, float]:
-    """The metrics of unaugmented validation images; see `kerastl.evaluation.monitors.validation_metrics`.
+    """The metrics of unaugmented validation examples; see `kerastl.evaluation.monitors.validation_metrics`.
 
     Args:
         infer: from `inference_of`.
         data: of the phase.
         settings: its recipe; where it balances classes, every class weighs the same here, too.
         task: what the logits answer.
-        batch_size: images whose logits are computed together.
+        batch_size: examples whose logits are computed together.
     """
     logits = predict_logits(infer, data.validation.count, data.validation_inputs, batch_size)
     labels, weights = data.validation.views.classes, class_weights(settings, data.validation)
@@ -160,19 +160,20 @@ def predict_logits(infer: Infer, count: int, inputs: BatchReader, batch_size: in
 
     Args:
         infer: from `inference_of`.
-        count: of the images.
+        count: of the examples.
         inputs: reads what `infer` takes.
-        batch_size: images whose logits are computed together.
+        batch_size: examples whose logits are computed together.
     """
     parts = []
     for start in range(0, count, batch_size):
         positions = np.arange(start, min(start + batch_size, count))
-        parts.append(infer(tf.convert_to_tensor(inputs(positions, 0))).numpy())
+        batch = keras.tree.map_structure(tf.convert_to_tensor, inputs(positions, 0))
+        parts.append(infer(batch).numpy())
     return np.concatenate(parts).astype(np.float32)
 
 
 def evaluation_batch(settings: PhaseRecipe) -> int:
-    """Images whose logits the model of a phase computes together."""
+    """Examples whose logits the model of a phase computes together."""
     if isinstance(settings, HeadPhaseRecipe):
         return EVALUATION_BATCH
     return min(EVALUATION_BATCH, 2 * settings.batch_size)

@@ -15,6 +15,7 @@ from typing import Any
 
 import keras
 
+from kerastl.errors import UserError
 from kerastl.features.readers import Features
 from kerastl.model.build import Network
 from kerastl.model.cut import Cut
@@ -60,8 +61,8 @@ def transfer(
     Args:
         network: backbone with pretrained weights and a fresh head.
         cut: that network, cut at the recipe's unfreeze point.
-        train: features of the training images, one or more views.
-        validation: features of the validation images, one view.
+        train: features of the training examples, one or more views.
+        validation: features of the validation examples, one view.
         recipe: fully resolved.
         head_phase: how the head phase went, where it ran before on the same features: its weights are taken over.
         callbacks: of the user's own, for both phases.
@@ -73,8 +74,11 @@ def transfer(
 
     Raises:
         TrainingError: where a loss is not finite.
+        UserError: activations are to be mixed above a cut that carries inputs.
     """
     run = Steps(callbacks, tensorboard, progress)
+    if finetunes(recipe.finetune_phase):
+        check_mixing(cut, recipe.finetune_phase)
     if head_phase is None:
         head = run.head_phase(network, train, validation, recipe)
     else:
@@ -162,10 +166,21 @@ def result_of(phases: tuple[PhaseResult, ...]) -> FitResult:
 
 def thaw_for_phase(network: Network, cut: Cut, settings: FinetunePhaseRecipe) -> Callable[[Any], float]:
     """Thaw what the fine-tune phase trains; gives each variable's share of the learning rate by its depth."""
+    check_mixing(cut, settings)
     thaw(network, cut.unfreeze_point, settings.batchnorm)
     thawed = blocks(network, cut.unfreeze_point)
     decay = settings.layer_decay
     return lambda variable: decay ** depth_of(variable, thawed)
+
+
+def check_mixing(cut: Cut, settings: FinetunePhaseRecipe) -> None:
+    """Raise UserError where rows are to be blended of which a part cannot be: a mask, a length, ids."""
+    if settings.mixup_alpha and len(cut.suffix.inputs) > 1:
+        raise UserError(
+            f"finetune_phase.mixup_alpha = {settings.mixup_alpha:g}: above '{cut.unfreeze_point}' the network also takes "
+            f"{', '.join(cut.carried)}, which cannot be blended. Expected 0, or an unfreeze point above which it takes the "
+            "activation alone"
+        )
 
 
 def without_finetuning(recipe: Asked) -> Asked:
