@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Kerastl, heed_ctrl_c
+from conftest import Kerastl, heed_ctrl_c, small_backbone_file
 
 from kerastl.data.examples import Split
 
@@ -112,7 +112,7 @@ def test_answers_are_written_although_the_files_are_gone_by_then(solid_colours: 
     from kerastl.run import create_run
 
     photos = shutil.copytree(solid_colours, tmp_path / "photos")
-    flags = {"data.source": str(photos), "backbone.name": "mobilenet_025", "backbone.image_size": 32}
+    flags = {"data.source": str(photos), "backbone.name": small_backbone_file()}
     recipe, splits = open_splits(load_recipe(flags={**flags, "cache.mode": "off"}))
     run = create_run(tmp_path, "x")
     with Cache(recipe.cache, run.scratch) as cache:
@@ -144,7 +144,7 @@ def test_who_stops_after_training_keeps_the_model(
     def stop(*words: Any, **named: Any) -> None:
         raise KeyboardInterrupt
 
-    flags = {"data.source": str(solid_colours), "backbone.name": "mobilenet_025", "backbone.image_size": 32}
+    flags = {"data.source": str(solid_colours), "backbone.name": small_backbone_file()}
     flags |= {"head_phase.epochs": 1, "finetune_phase.unfreeze_from": "backbone", "augment.views": 1}
     monkeypatch.setattr(work, step, stop)
     with pytest.raises(Interrupted, match=saying):
@@ -333,7 +333,7 @@ def test_a_refused_export_leaves_what_was_measured_and_says_why(
         right(keras.Model(pixels, model(keras.ops.flip(pixels, -1))), serving, path)
 
     monkeypatch.setattr(export, "write_saved_model", blue_for_red)
-    flags = {"data.source": str(solid_colours), "backbone.name": "mobilenet_025", "backbone.image_size": 32}
+    flags = {"data.source": str(solid_colours), "backbone.name": small_backbone_file()}
     flags |= {"augment.views": 1, "finetune_phase.unfreeze_from": "backbone", "name": "colours"}
     recipe = kerastl.load_recipe(flags={**flags, "cache.directory": str(tmp_path / "store")})
     with pytest.raises(ExportError, match="probabilities differ") as caught:
@@ -374,7 +374,7 @@ def test_files_that_vanish_while_a_run_works_do_not_cost_its_export(
 
     monkeypatch.setattr(setup, "decode_splits", decode_and_remove_some)
     monkeypatch.setattr(fit, "transfer", remove_all_and_train)
-    flags = {"data.source": str(data), "backbone.name": "mobilenet_025", "backbone.image_size": 32}
+    flags = {"data.source": str(data), "backbone.name": small_backbone_file()}
     flags |= {
         "augment.views": 1,
         "finetune_phase.unfreeze_from": "backbone",
@@ -440,7 +440,7 @@ def test_what_keeps_a_trained_model_from_its_export_is_said_before_training_or_s
         monkeypatch.setattr(setup, "decode_splits", decode_and_remove)
     else:
         monkeypatch.setattr(export, "write_saved_model", fail)
-    flags = {"data.source": str(data), "backbone.name": "mobilenet_025", "backbone.image_size": 32}
+    flags = {"data.source": str(data), "backbone.name": small_backbone_file()}
     flags |= {
         "augment.views": 1,
         "finetune_phase.unfreeze_from": "backbone",
@@ -625,7 +625,7 @@ def test_a_stop_before_the_first_epoch_leaves_no_model(
     def stopped(model: keras.Model, *words: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    flags = {"data.source": str(solid_colours), "backbone.name": "mobilenet_025", "backbone.image_size": 32}
+    flags = {"data.source": str(solid_colours), "backbone.name": small_backbone_file()}
     recipe = load_recipe(None, ["augment.level='none'", "finetune_phase.unfreeze_from='backbone'"], flags)
     monkeypatch.setattr(keras.Model, "fit", stopped)
     with pytest.raises(Interrupted, match="nothing was learnt"):

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import small_backbone_file
 
 from kerastl.features.cache import Cache
 from kerastl.jobs.prepare import open_splits, view_warnings
@@ -15,12 +16,12 @@ from kerastl.jobs.setup import prepare_and_begin
 from kerastl.recipe import AugmentRecipe, Recipe, load_recipe, resolve
 from kerastl.training.two_phase import transfer
 
-LATER = "conv_pw_11_relu"
+LATER = "block1_out"
 
 
 def recipe_with(**changes: Any) -> Recipe:
     flags = {
-        "backbone.name": "mobilenet_025", "backbone.image_size": 32, "head_phase.epochs": 1, "cache.mode": "memory",
+        "backbone.name": small_backbone_file(), "head_phase.epochs": 1, "cache.mode": "memory",
         "finetune_phase.patience_epochs": 0,
     }  # fmt: skip
     return load_recipe(flags=flags | {key.replace("__", "."): value for key, value in changes.items()})

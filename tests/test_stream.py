@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import small_backbone_file
 from test_features import Said
 
 from kerastl.data.examples import Splits
@@ -32,9 +33,9 @@ IMAGE_BYTES = SIZE * SIZE * 3
 
 def recipe_for(data: Path, folder: Path, **changes: Any) -> tuple[Recipe, Splits]:
     flags = {
-        "data.source": str(data), "backbone.name": "mobilenet_025", "backbone.image_size": SIZE,
+        "data.source": str(data), "backbone.name": small_backbone_file(),
         "augment.views": 1, "head_phase.epochs": 1, "finetune_phase.epochs": 1, "cache.mode": "auto",
-        "finetune_phase.unfreeze_from": "conv_pw_11_relu", "cache.directory": str(folder / "store"),
+        "finetune_phase.unfreeze_from": "block1_out", "cache.directory": str(folder / "store"),
     }  # fmt: skip
     return open_splits(load_recipe(flags=flags | {key.replace("__", "."): v for key, v in changes.items()}))
 

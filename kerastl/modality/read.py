@@ -5,9 +5,13 @@ What TensorFlow cannot decode is converted first (`Modality.servable`): then the
 
 from __future__ import annotations
 
+import os
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -15,10 +19,13 @@ import tensorflow as tf
 from kerastl.modality import Batch, Modality
 from kerastl.pipeline import untuned
 
-# How many examples travel from TensorFlow to Python at a time: few enough for one report of progress a second.
-BATCH_SIZE = 64
-# Beyond this many unreadable files the run stops anyway; looking into each would only keep the user waiting.
+# Raw examples that are read at a time, and how many wait for each thread: enough to keep all busy, and few where each has 20 MB.
+READ_AT_ONCE = 8
+AHEAD_A_THREAD = 4
+# Of files that cannot be opened. Beyond this many the run stops anyway; looking at each would only keep the user waiting.
 REASONS_AT_MOST = 1000
+# Examples between two reports of progress: few enough for one a second.
+REPORTED = 64
 
 # From sorted indices, a dataset of (int64 index, string scalar: raw bytes) in that order. The index has to be attached
 # before anything that may fail, such as reading the file.
@@ -56,7 +63,8 @@ def decode_in_chunks(
 ) -> Iterator[Decoded]:
     """Decode examples in parallel, chunk by chunk; an unreadable one does not end the pass.
 
-    One pipeline runs through all chunks: to set one up takes as long as to decode a thousand small images.
+    Threads call one graph. In a `tf.data` pipeline each pass would set that graph up anew, for as long as a thousand small
+    images take, and decode no faster.
 
     Args:
         modality: decodes.
@@ -71,84 +79,100 @@ def decode_in_chunks(
     indices = np.asarray(indices, dtype=np.int64)
     if sum(lengths) != len(indices):
         raise ValueError(f"the chunks hold {sum(lengths)} examples; expected {len(indices)}.")
-    decode_one, spec = _traced_decode(modality), modality.spec
-
-    def decoded(index: tf.Tensor, data: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor], tf.Tensor]:
-        # Where it cannot be converted either, this fails and is explained below.
-        data, kind = tf.cond(
-            modality.is_served(data),
-            lambda: (data, tf.constant(b"")),
-            lambda: tuple(tf.numpy_function(modality.servable, [data], [tf.string, tf.string])),
-        )
-        return index, decode_one(tf.ensure_shape(data, [])), tf.ensure_shape(kind, [])
-
-    dataset = raw(indices).map(decoded, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    batched = untuned(dataset.ignore_errors().batch(BATCH_SIZE).prefetch(2))
-    batches = iter(batched.as_numpy_iterator())
-    found, kinds = np.empty(0, np.int64), np.empty(0, object)
-    inputs: Batch = {name: np.empty((0, *each.shape), each.dtype) for name, each in spec.items()}
-    explained = 0
+    results = _in_order(modality, raw, indices)
+    ahead = next(results, None)
+    left_out = 0
     for start, length in zip(np.cumsum([0, *lengths])[:-1].tolist(), lengths, strict=True):
-        chunk = {name: np.zeros((length, *each.shape), each.dtype) for name, each in spec.items()}
-        missing = np.ones(length, dtype=bool)
-        converted: dict[int, str] = {}
-        while True:
-            inside = found < start + length
-            for name, values in inputs.items():
-                chunk[name][found[inside] - start] = values[inside]
-            missing[found[inside] - start] = False
-            pairs = zip(found[inside], kinds[inside], strict=True)
-            converted |= {int(at): kind.decode() for at, kind in pairs if kind}
-            if inside.any():
-                advance(int(inside.sum()))
-            found, kinds = found[~inside], kinds[~inside]
-            inputs = {name: values[~inside] for name, values in inputs.items()}
-            batch = None if len(found) else next(batches, None)
-            if batch is None:
-                break
-            found, inputs, kinds = np.searchsorted(indices, batch[0]), batch[1], batch[2]
+        chunk = {name: np.zeros((length, *each.shape), each.dtype) for name, each in modality.spec.items()}
         reasons: dict[int, str] = {}
-        for position in (start + np.flatnonzero(missing)).tolist():
-            if explained + len(reasons) >= REASONS_AT_MOST:
-                reasons[position] = (
-                    f"cannot be read (reasons are given for the first {REASONS_AT_MOST:,} only)"
-                )
+        converted: dict[int, str] = {}
+        done = 0
+        for position in range(start, start + length):
+            if ahead is not None and ahead[0] == position:
+                result, ahead = ahead[1], next(results, None)
+            elif (left_out := left_out + 1) <= REASONS_AT_MOST:
+                result = _read_alone(modality, raw, indices[position : position + 1])
             else:
-                try:
-                    alone, kind = _read_alone(modality, raw, indices[position : position + 1])
-                    for name, value in alone.items():
-                        chunk[name][position - start] = value
-                    converted |= {position: kind} if kind else {}
-                except ValueError as error:
-                    reasons[position] = str(error)
-            advance(1)
-        explained += len(reasons)
+                result = f"cannot be read (reasons are given for the first {REASONS_AT_MOST:,} only)"
+            if isinstance(result, str):
+                reasons[position] = result
+            else:
+                for name, value in result[0].items():
+                    chunk[name][position - start] = value
+                converted |= {position: result[1]} if result[1] else {}
+            if (position + 1 - start) % REPORTED == 0:
+                advance(REPORTED)
+                done += REPORTED
+        if length > done:
+            advance(length - done)
         yield Decoded(start, chunk, reasons, converted)
+
+
+# Named inputs of an example and the format that it was converted from, '' where it was not; or why it cannot be read.
+_Result = tuple[dict[str, np.ndarray], str] | str
+
+
+def _in_order(modality: Modality, raw: Raw, indices: np.ndarray) -> Iterator[tuple[int, _Result]]:
+    """Position and result of each example that the source yields, in order; a file that cannot be opened is left out."""
+    decode_one = _traced_decode(modality)
+    threads = os.cpu_count() or 1
+    batches = untuned(raw(indices).ignore_errors().batch(READ_AT_ONCE).prefetch(2)).as_numpy_iterator()
+    waiting: deque[tuple[int, Future[_Result]]] = deque()
+    pool = ThreadPoolExecutor(threads)
+    try:
+        for numbers, examples in batches:
+            for position, data in zip(np.searchsorted(indices, numbers).tolist(), examples, strict=True):
+                waiting.append((position, pool.submit(_result_of, modality, decode_one, data)))
+            while len(waiting) > AHEAD_A_THREAD * threads:
+                position, future = waiting.popleft()
+                yield position, future.result()
+        while waiting:
+            position, future = waiting.popleft()
+            yield position, future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _result_of(modality: Modality, decode_one: Callable[[tf.Tensor], Any], data: bytes) -> _Result:
+    try:
+        return {name: value.numpy() for name, value in decode_one(tf.constant(data)).items()}, ""
+    except tf.errors.OpError:
+        pass  # what else can read it, or why nothing can
+    try:
+        served, kind = modality.servable(data)
+        return {name: value.numpy() for name, value in decode_one(tf.constant(served)).items()}, kind
+    except ValueError as error:
+        return str(error)
+    except tf.errors.OpError as error:
+        return describe_failure(modality, error)
 
 
 @lru_cache
 def _traced_decode(modality: Modality) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
     """`decode` as one graph for all splits of a run: tracing takes as long as a thousand small images.
 
-    Without autograph, which finds nothing to convert in it and takes three seconds of a run to find that out.
+    It runs on the processor also where there is a GPU, as it does in a served model's input pipeline; and without autograph,
+    which finds nothing to convert in it and takes three seconds of a run to find that out.
     """
-    return tf.function(modality.decode, input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
+
+    def decode(raw: tf.Tensor) -> dict[str, tf.Tensor]:
+        with tf.device("CPU:0"):
+            known = tf.debugging.Assert(modality.is_served(raw), ["to be converted first"])
+            with tf.control_dependencies([known]):
+                return modality.decode(tf.identity(raw))
+
+    traced = tf.function(decode, input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
+    return traced.get_concrete_function()
 
 
-def _read_alone(modality: Modality, raw: Raw, index: np.ndarray) -> tuple[dict[str, np.ndarray], str]:
-    """Inputs and format of an example that the fast pass skipped, because skipping tells no reason.
-
-    Raises:
-        ValueError: it cannot be read; the text says why in a few words.
-    """
+def _read_alone(modality: Modality, raw: Raw, index: np.ndarray) -> _Result:
+    """An example that the source left out, because leaving out tells no reason."""
     try:
         for _, data in raw(index):
-            served, kind = modality.servable(data.numpy())
-            values = modality.decode(tf.constant(served))
-            return {name: value.numpy() for name, value in values.items()}, kind
+            return _result_of(modality, _traced_decode(modality), data.numpy())
     except tf.errors.OpError as error:
-        raise ValueError(describe_failure(modality, error)) from error
-    raise ValueError("the source yields nothing for it")
+        return describe_failure(modality, error)
+    return "the source yields nothing for it"
 
 
 def describe_failure(modality: Modality, error: tf.errors.OpError) -> str:
