@@ -21,7 +21,7 @@ from accuracy import spread
 from ours import fit_and_measure
 
 from kerastl.backbones import BackboneSpec, get_backbone
-from kerastl.jobs.prepare import open_splits
+from kerastl.jobs.open import open_splits
 from kerastl.modality.image import Image
 from kerastl.modality.read import decode_in_chunks
 from kerastl.model.build import build_backbone, preprocess

@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from kerastl.features.cache import Cache
-from kerastl.jobs import setup as start
-from kerastl.jobs.prepare import decode_splits, make_repeatable, open_splits
+from kerastl.features.decoded import decode_splits
+from kerastl.jobs.measure import logits_of, metrics_of
+from kerastl.jobs.open import open_splits
+from kerastl.jobs.setup import network_setup
+from kerastl.model.precision import make_repeatable
 from kerastl.progress import Progress
 from kerastl.recipe import load_recipe
 from kerastl.training.two_phase import transfer
@@ -21,14 +24,13 @@ def fit_and_measure(recipe_name: str | None, sets: Sequence[str], flags: Mapping
     with tempfile.TemporaryDirectory() as scratch, Cache(recipe.cache, Path(scratch)) as cache:
         prepared = decode_splits(recipe, splits, cache, Progress())
         make_repeatable(recipe)
-        beginning = start.begin(prepared, cache)
-        network = beginning.network
+        setup = network_setup(prepared, cache)
+        network = setup.network
         before = network.backbone.get_weights()
-        fitted = transfer(network, beginning.parts, beginning.train, beginning.validation, recipe)
+        fitted = transfer(network, setup.parts, setup.train, setup.validation, recipe)
 
         def accuracy(phase: str) -> float:
-            logits = start.logits_of(beginning, prepared, phase, "test", cache)
-            return start.metrics_of(logits, prepared, "test").accuracy
+            return metrics_of(logits_of(setup, phase, "test"), prepared, "test").accuracy
 
         result: dict[str, Any] = {"finetune_accuracy": accuracy(fitted.winner)}
         network.backbone.set_weights(before)

@@ -17,9 +17,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from kerastl.jobs.rank import RankedBackbone, rank
+from kerastl.jobs.rank import rank
 from kerastl.progress import Progress
 from kerastl.recipe import load_recipe
+from kerastl.report.ranking import RankedBackbone
 
 
 class Notes(Progress):

@@ -45,7 +45,7 @@ from search_bench import (
 )
 
 from kerastl.features.cache import Cache
-from kerastl.jobs.prepare import open_splits
+from kerastl.jobs.open import open_splits
 from kerastl.progress import Progress
 from kerastl.report.search_report import TrialRecord
 from kerastl.search.head_phases import HeadPhases

@@ -20,9 +20,10 @@ from rows import Rows, digest_of, key_of, package_files
 
 from kerastl.backbones import get_backbone
 from kerastl.features.cache import Cache
-from kerastl.jobs.prepare import decode_splits, open_splits
-from kerastl.jobs.setup import load_backbone
+from kerastl.features.decoded import decode_splits
+from kerastl.jobs.open import open_splits
 from kerastl.model.build import build_backbone
+from kerastl.model.pretrained import load_backbone
 from kerastl.progress import Progress
 from kerastl.recipe import Recipe, load_recipe
 from kerastl.search.hyperparameters import Hyperparameter, Space, with_values

@@ -24,7 +24,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 from memory import memory_of
 
 from kerastl.features.cache import Cache
-from kerastl.jobs.prepare import open_splits
+from kerastl.jobs.open import open_splits
 from kerastl.recipe import load_recipe
 from kerastl.search import trial
 from kerastl.search.head_phases import HeadPhases

@@ -278,8 +278,9 @@ def our_flags(
 def run_once(arguments: argparse.Namespace, flags: dict[str, Any]) -> dict[str, float]:
     """Head phase (with decoding and features) and fine-tune phase of one run, in seconds."""
     from kerastl.features.cache import Cache
-    from kerastl.jobs.prepare import decode_splits, open_splits
-    from kerastl.jobs.setup import begin
+    from kerastl.features.decoded import decode_splits
+    from kerastl.jobs.open import open_splits
+    from kerastl.jobs.setup import network_setup
     from kerastl.progress import Progress
     from kerastl.recipe import load_recipe
     from kerastl.training.two_phase import transfer
@@ -289,15 +290,15 @@ def run_once(arguments: argparse.Namespace, flags: dict[str, Any]) -> dict[str, 
     with tempfile.TemporaryDirectory() as scratch, Cache(recipe.cache, Path(scratch)) as cache:
         # Neither side reads the test images in this time.
         prepared = decode_splits(recipe, splits, cache, Progress(), ("train", "validation"))
-        beginning = begin(prepared, cache)
+        setup = network_setup(prepared, cache)
         ready = time.perf_counter() - started
-        fitted = transfer(beginning.network, beginning.parts, beginning.train, beginning.validation, recipe)
+        fitted = transfer(setup.network, setup.parts, setup.train, setup.validation, recipe)
         head, *finetune = fitted.phases
     return {
         "head_seconds": ready + head.seconds,
         "ready_seconds": ready,
         "finetune_seconds": sum(whole_phase(phase, arguments.epochs) for phase in finetune),
-        "forward_passes": beginning.frozen.forward_passes,
+        "forward_passes": setup.frozen.forward_passes,
     }
 
 

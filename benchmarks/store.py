@@ -19,14 +19,17 @@ from PIL import Image
 
 from kerastl.data.examples import Split
 from kerastl.features.cache import Cache
+from kerastl.features.decoded import decode_splits
 from kerastl.features.extract import extract
-from kerastl.jobs.prepare import decode_splits, open_splits, precision_of
-from kerastl.jobs.setup import frozen_part, load_backbone, wanted_features
+from kerastl.jobs.open import open_splits
+from kerastl.model.precision import precision_of
+from kerastl.model.pretrained import load_backbone
 from kerastl.progress import Progress
 from kerastl.recipe import load_recipe
 from kerastl.store.array import ArrayKey, digests
 from kerastl.store.folder import Folder
 from kerastl.store.store import Part, Store
+from kerastl.training.start import frozen_part, wanted_features
 
 WIDTH, CLASSES, SIZE = 256, 4, 32
 

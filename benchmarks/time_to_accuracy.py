@@ -22,13 +22,16 @@ import numpy as np
 from speed import add_arguments, guide_seconds, weights_of
 
 from kerastl.features.cache import Cache
+from kerastl.features.decoded import DecodedSplits, decode_splits
 from kerastl.features.extract import extract
-from kerastl.jobs.prepare import Prepared, decode_splits, make_repeatable, open_splits
-from kerastl.jobs.setup import Beginning, begin, wanted_features
+from kerastl.jobs.open import open_splits
+from kerastl.jobs.setup import Setup, network_setup
+from kerastl.model.precision import make_repeatable
 from kerastl.progress import Progress, Tracker
 from kerastl.recipe import load_recipe
 from kerastl.training.phase import EVALUATION_BATCH, PHASE_TITLES, predict_logits
 from kerastl.training.reuse import inference_of
+from kerastl.training.start import wanted_features
 from kerastl.training.two_phase import transfer
 
 EPOCHS = {"head": 10, "finetune": 5}
@@ -84,16 +87,16 @@ def our_points(arguments: argparse.Namespace, seed: int) -> list[dict[str, Any]]
         with Cache(recipe.cache, Path(scratch)) as cache:
             prepared = decode_splits(recipe, splits, cache, Progress(), ("train", "validation"))
             make_repeatable(recipe)
-            beginning = begin(prepared, cache)
+            setup = network_setup(prepared, cache)
             now = time.perf_counter()
-            measure = accuracy_on_test(arguments, beginning, recipe, splits, cache)
+            measure = accuracy_on_test(arguments, setup, recipe, splits, cache)
             clock.stand(time.perf_counter() - now)
             ends = EpochEnds(clock, measure)
             transfer(
-                beginning.network,
-                beginning.parts,
-                beginning.train,
-                beginning.validation,
+                setup.network,
+                setup.parts,
+                setup.train,
+                setup.validation,
                 recipe,
                 progress=ends,
             )
@@ -101,15 +104,15 @@ def our_points(arguments: argparse.Namespace, seed: int) -> list[dict[str, Any]]
 
 
 def accuracy_on_test(
-    arguments: argparse.Namespace, beginning: Beginning, recipe: Any, splits: Any, cache: Cache
+    arguments: argparse.Namespace, setup: Setup, recipe: Any, splits: Any, cache: Cache
 ) -> Any:
     """A function of the phase that measures the network as it is now."""
-    prepared: Prepared = decode_splits(recipe, splits, cache, Progress(), ("test",))
-    (test,) = extract(beginning.frozen, [prepared.frozen_views("test")], cache, wanted_features(recipe))
+    prepared: DecodedSplits = decode_splits(recipe, splits, cache, Progress(), ("test",))
+    (test,) = extract(setup.frozen, [prepared.frozen_views("test")], cache, wanted_features(recipe))
 
     def measure(phase: str) -> float:
         thawed = phase == "finetune_phase"
-        model = beginning.parts.suffix if thawed else beginning.network.head
+        model = setup.parts.suffix if thawed else setup.network.head
         read = test.activation_batch if thawed else test.pooled_batch
         logits = predict_logits(inference_of(model), test.count, read, EVALUATION_BATCH)
         return float(np.mean(logits.argmax(axis=1) == test.views.classes))

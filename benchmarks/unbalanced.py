@@ -24,7 +24,7 @@ from typing import Any
 from unittest import mock
 
 import kerastl
-from kerastl.jobs.fit import FitSummary
+from kerastl.jobs.conclude import FitSummary
 
 VEHICLES = ("airplane", "automobile", "ship", "truck")
 CONTROLS = {

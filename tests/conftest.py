@@ -113,7 +113,7 @@ def small_backbone() -> str:
 def shared_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """`shared_of(recipe, folds)`: what the trials of a search share, on a store of its own."""
     from kerastl.features.cache import Cache
-    from kerastl.jobs.prepare import open_splits
+    from kerastl.jobs.open import open_splits
     from kerastl.search.shared import Shared
 
     with ExitStack() as stack:

@@ -105,8 +105,9 @@ def test_the_log_holds_epochs_and_the_result_and_the_environment_what_it_ran_on(
 
 def test_answers_are_written_although_the_files_are_gone_by_then(solid_colours: Path, tmp_path: Path) -> None:
     from kerastl.features.cache import Cache
+    from kerastl.features.decoded import decode_splits
     from kerastl.jobs.artifacts import write_answers
-    from kerastl.jobs.prepare import decode_splits, open_splits
+    from kerastl.jobs.open import open_splits
     from kerastl.progress import Progress
     from kerastl.recipe import load_recipe
     from kerastl.run import create_run
@@ -130,15 +131,15 @@ def test_answers_are_written_although_the_files_are_gone_by_then(solid_colours: 
 @pytest.mark.parametrize(
     ("step", "saying"),
     [
-        ("calibrate_network", "before the trained model was tested"),
-        ("export_network", "before the model was exported"),
+        ("calibrate.calibrate_network", "before the trained model was tested"),
+        ("fit.export_network", "before the model was exported"),
     ],
 )
 def test_who_stops_after_training_keeps_the_model(
     solid_colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, saying: str
 ) -> None:
     from kerastl.errors import Interrupted
-    from kerastl.jobs import evaluate, fit, work
+    from kerastl.jobs import evaluate, fit
     from kerastl.recipe import load_recipe
 
     def stop(*words: Any, **named: Any) -> None:
@@ -146,7 +147,7 @@ def test_who_stops_after_training_keeps_the_model(
 
     flags = {"data.source": str(solid_colours), "backbone.name": small_backbone_file()}
     flags |= {"head_phase.epochs": 1, "finetune_phase.unfreeze_from": "backbone", "augment.views": 1}
-    monkeypatch.setattr(work, step, stop)
+    monkeypatch.setattr(f"kerastl.jobs.{step}", stop)
     with pytest.raises(Interrupted, match=saying):
         fit.fit(load_recipe(flags={**flags, "cache.mode": "off"}), runs_dir=tmp_path, models_dir=tmp_path)
     (run,) = tmp_path.glob("*-colours*")
@@ -391,7 +392,8 @@ def test_files_that_vanish_while_a_run_works_do_not_cost_its_export(
 
 def test_a_neighbour_stands_in_for_an_image_that_cannot_be_read(tmp_path: Path, solid_colours: Path) -> None:
     from kerastl.data.folder import open_folder
-    from kerastl.jobs.export import PARITY_IMAGES, readable_images
+    from kerastl.features.raw import CHECK_EXAMPLES, readable_examples
+    from kerastl.modality.image import Image
     from kerastl.progress import Progress
 
     data = shutil.copytree(solid_colours, tmp_path / "data")
@@ -403,15 +405,15 @@ def test_a_neighbour_stands_in_for_an_image_that_cannot_be_read(tmp_path: Path, 
         def warn(self, message: str) -> None:
             heard.append(message)
 
-    before, images = readable_images(split, Ear())
-    assert len(before) == len(images) == PARITY_IMAGES and not heard
+    before, images = readable_examples(split, Image(32), Ear())
+    assert len(before) == len(images) == CHECK_EXAMPLES and not heard
     assert images[1] == (data / split.ids[before[1]]).read_bytes()
     first, last = before[1], before[-1]  # the last one has no next, so the search begins at the front
     (data / split.ids[first]).unlink()
     (data / split.ids[first + 1]).write_bytes(b"GIF89a")
     (data / split.ids[last]).unlink()
-    after, images = readable_images(split, Ear())
-    assert len(after) == PARITY_IMAGES and {first, first + 1, last} & set(after) == set()
+    after, images = readable_examples(split, Image(32), Ear())
+    assert len(after) == CHECK_EXAMPLES and {first, first + 1, last} & set(after) == set()
     assert images == [(data / split.ids[position]).read_bytes() for position in after]
     assert heard[0].startswith("3 test images cannot be read, the first is ") and split.ids[first] in heard[0]
 
@@ -466,7 +468,7 @@ def test_nothing_is_published_where_features_and_model_disagree(
     from kerastl.errors import ExportError
     from kerastl.export.check import expected_answers
     from kerastl.export.facts import measured, model_facts
-    from kerastl.jobs.export import Trained, export_network
+    from kerastl.jobs.export import export_network
     from kerastl.jobs.trained import serving_of
     from kerastl.recipe import load_recipe
     from kerastl.run import Run
@@ -478,12 +480,13 @@ def test_nothing_is_published_where_features_and_model_disagree(
     serving = serving_of(recipe, ("blue", "green", "red"), None)
     facts = model_facts(recipe, run, serving.class_names, measured(run))
     expected = expected_answers(model, images, serving)
-    moved = Trained(expected.pixels, np.full((4, 3), 1 / 3))
+    moved = expected.inputs, np.full((4, 3), 1 / 3)
+    name = {"models_dir": tmp_path, "name": "m"}
     with pytest.raises(ExportError, match=r"features that it was trained on.*kerastl cache clear"):
-        export_network(model, recipe, serving, images, "float32", tmp_path, "m", moved, facts=facts)
-    other = Trained(expected.pixels ^ 1, expected.probabilities)
+        export_network(model, recipe, serving, images, "float32", **name, trained=moved, facts=facts)
+    other = {name: values ^ 1 for name, values in expected.inputs.items()}, expected.probabilities
     with pytest.raises(ExportError, match=r"4 of 4 images are decoded otherwise.*kerastl cache clear"):
-        export_network(model, recipe, serving, images, "float32", tmp_path, "m", other, facts=facts)
+        export_network(model, recipe, serving, images, "float32", **name, trained=other, facts=facts)
     assert not list(tmp_path.iterdir())
 
 
@@ -653,7 +656,7 @@ def test_mixed_precision_learns_and_tensorboard_logs_both_phases(
             assert b"epoch_loss" in written and b"epoch_accuracy" in written
     import keras
 
-    from kerastl.jobs.trained import precision_of_model
+    from kerastl.model.precision import precision_of_model
 
     model = keras.saving.load_model(run_of(tmp_path) / "model.keras")
     assert precision_of_model(model) == "mixed_bfloat16" and model.output.dtype == "float32"

@@ -97,11 +97,11 @@ def flip_channels(x: Any) -> Any:
 
 
 def images_of(model: Any, pixels: np.ndarray, task: Task = CLASSIFICATION) -> CheckExamples:
-    from kerastl.jobs.convert import check_images
+    from kerastl.jobs.convert import checked_examples
 
     labels = np.arange(len(pixels)) % 3
     given = labels if task.exclusive else np.eye(3, dtype=np.uint8)[labels]
-    return check_images(model, {"pixels": pixels}, given, np.arange(len(pixels)) >= 20, task)
+    return checked_examples(model, {"pixels": pixels}, given, np.arange(len(pixels)) >= 20, task)
 
 
 def test_floats_need_no_representative_images(tmp_path: Path, pixels: np.ndarray) -> None:
@@ -665,9 +665,11 @@ def test_a_real_network_with_real_weights_passes(
     dense.set_weights([kernel.astype(np.float32), np.zeros(3, np.float32)])
     serving = Serving(classes, Images(size))
     folder = write(model, name, tmp_path / "m", pixels, serving)
-    from kerastl.jobs.convert import check_images
+    from kerastl.jobs.convert import checked_examples
 
-    images = check_images(model, {"pixels": pixels}, labels, np.arange(len(pixels)) % 2 == 0, CLASSIFICATION)
+    images = checked_examples(
+        model, {"pixels": pixels}, labels, np.arange(len(pixels)) % 2 == 0, CLASSIFICATION
+    )
     result = check(folder, name, images, serving)
     assert result.problems == () and result.model_accuracy > 0.9
     reversed_images = dataclasses.replace(images, inputs={"pixels": np.ascontiguousarray(pixels[..., ::-1])})

@@ -22,9 +22,9 @@ from kerastl.cli.rank import overview as ranked
 from kerastl.cli.terminal import show
 from kerastl.evaluation.metrics import evaluate_logits
 from kerastl.jobs.plan import Plan, PlanRow
-from kerastl.jobs.rank import LeftOut, RankedBackbone, Ranking
 from kerastl.progress import Progress
 from kerastl.recipe import load_recipe
+from kerastl.report.ranking import LeftOut, RankedBackbone, Ranking
 from kerastl.report.search_report import TrialRecord
 from kerastl.search.search_folder import SearchFolder, write_record
 from kerastl.search.trial_log import TrialLog

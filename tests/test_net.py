@@ -72,7 +72,7 @@ def rows(phase: Any) -> dict[str, list[float]]:
 def test_nothing_is_computed_when_a_network_is_built(mine: keras.Model, data: Any) -> None:
     net = api.build(mine, data, **THAWED)
     assert set(net.unfreeze_points) >= {"backbone", "block1_out", "stem", "input"}
-    assert net.recipe.name == "arrays-mine" and net._work is None
+    assert net.recipe.name == "arrays-mine" and net._setup is None
     assert (
         repr(net)
         == "Net('arrays-mine', " + ", ".join(f"{n} {s}" for s, n in net.splits.counts().items()) + ")"
@@ -159,6 +159,23 @@ def test_steps_are_taken_in_their_order(mine: keras.Model, data: Any, tmp_path: 
     assert len(fitted.history["head_phase"]["loss"]) == 1 and not net.phases
 
 
+def test_a_network_is_fitted_more_than_once_and_each_fit_begins_anew(
+    mine: keras.Model, data: Any, tmp_path: Path
+) -> None:
+    net = api.build(mine, data, **{**THAWED, "head_epochs": 1, "finetune_epochs": 1})
+    api.train_head(net)
+    api.finetune(net)
+    with pytest.raises(UserError, match=r"comes once.*fine-tuned already.*kerastl.fit\(net\)"):
+        api.finetune(net)
+    weights = net.model.get_weights()
+    first, second = (api.fit(net, runs_dir=tmp_path / str(turn)) for turn in range(2))
+    assert figures(first.history) == figures(second.history)
+    assert rows(net.phases[0]) == figures(first.history)["head_phase"]
+    assert all(np.array_equal(*pair) for pair in zip(weights, net.model.get_weights(), strict=True))
+    other = api.fit(net, runs_dir=tmp_path / "other", seed=1)
+    assert figures(other.history) != figures(first.history), "the control: another seed trains otherwise"
+
+
 @keras.saving.register_keras_serializable("test_net")
 class Doubled(layers.Layer):
     """A layer that Keras can load again."""
@@ -177,7 +194,7 @@ class Unknown(layers.Layer):
 def test_layers_of_ones_own_are_loaded_again(data: Any) -> None:
     net = api.build(network(Doubled()), data, head=[Doubled()], **QUICK)
     assert "Doubled" in {type(layer).__name__ for layer in net.model.layers} | {
-        type(layer).__name__ for layer in net.begun.beginning.network.backbone.layers
+        type(layer).__name__ for layer in net.setup.network.backbone.layers
     }
 
 

@@ -191,8 +191,10 @@ def test_a_store_without_locks_is_no_reason_to_stop(
 def test_a_whole_run_passes_each_image_and_view_once(
     solid_colours: Path, tmp_path: Path, mode: str, winner: str
 ) -> None:
-    from kerastl.jobs.prepare import decode_splits, open_splits
-    from kerastl.jobs.setup import begin, logits_of
+    from kerastl.features.decoded import decode_splits
+    from kerastl.jobs.measure import logits_of
+    from kerastl.jobs.open import open_splits
+    from kerastl.jobs.setup import network_setup
     from kerastl.training.two_phase import transfer
 
     flags = {
@@ -203,10 +205,10 @@ def test_a_whole_run_passes_each_image_and_view_once(
     recipe, splits = open_splits(load_recipe(flags=flags))
     with Cache(recipe.cache, tmp_path / "scratch") as cache:
         prepared = decode_splits(recipe, splits, cache, Progress())
-        start = begin(prepared, cache)
+        start = network_setup(prepared, cache)
         transfer(start.network, start.parts, start.train, start.validation, recipe)
         for name in ("validation", "test"):
-            logits_of(start, prepared, winner, name, cache)
+            logits_of(start, winner, name)
     counts = prepared.splits.counts()
     once = 2 * counts["train"] + counts["validation"] + counts["test"]
     if mode == "off":

@@ -18,8 +18,9 @@ from kerastl.data.sources import open_examples
 from kerastl.data.splits import make_splits
 from kerastl.errors import DataError, UserError
 from kerastl.features.cache import Cache
+from kerastl.features.decoded import decode_splits, reading_warnings
 from kerastl.jobs.evaluate import decode_labelled
-from kerastl.jobs.prepare import decode_splits, open_splits, reading_warnings
+from kerastl.jobs.open import open_splits
 from kerastl.modality.image import Image as Photograph
 from kerastl.modality.image.convert import bits_used, servable
 from kerastl.modality.image.decode import decode_original
@@ -222,7 +223,7 @@ def test_a_run_says_what_went_through_pillow_and_what_an_exported_model_takes(tm
     folder = photographs(tmp_path / "photos", ("tif", "jfif"))
     found = prepared(folder, tmp_path / "scratch", heard)
     assert found.converted == {"tiff": 6} and not found.unreadable  # type: ignore[attr-defined]
-    (line,) = reading_warnings((), found.converted)  # type: ignore[attr-defined]
+    (line,) = reading_warnings((), found.converted, "image")  # type: ignore[attr-defined]
     assert (
         "6 images (6 tiff) were turned into PNG" in line
         and "takes JPEG, PNG, GIF, BMP and WebP alone" in line
@@ -330,7 +331,7 @@ def test_classes_are_looked_at_before_images_are_decoded(tmp_path: Path) -> None
     examples = dataclasses.replace(open_examples(data), encoded=refuse)
     split = Split("test", examples, np.arange(2))
     with pytest.raises(DataError, match="'zebra' that the model does not know"):
-        decode_labelled(split, data, 32, ("cat", "dog"), tmp_path, Progress())
+        decode_labelled(split, Photograph(32), ("cat", "dog"), tmp_path, Progress())
 
 
 def test_like_reasons_are_alike(tmp_path: Path) -> None:

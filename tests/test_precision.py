@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 from test_features import Said
 
-from kerastl.jobs.prepare import precision_of
+from kerastl.model.precision import precision_of
 from kerastl.recipe import Recipe
 
 

@@ -287,3 +287,49 @@ def test_a_function_named_like_a_module_stays_callable(name: str) -> None:
     else:
         with pytest.raises(TypeError, match="net"):
             kerastl.features()
+
+
+@pytest.mark.slow
+def test_a_format_of_floats_is_checked_on_the_images_that_a_run_keeps(
+    fitted: Any, data: Any, tmp_path: Path, kerastl: Kerastl
+) -> None:
+    import kerastl as package
+
+    pytest.importorskip("onnxruntime")
+    kept = package.convert(fitted.run, "onnx", exported_dir=tmp_path)
+    assert kept.image_count == len(list((fitted.run / "images").iterdir())) > 0
+    assert kept.test_count == 0 and kept.label_agreement == 1 and kept.largest_difference < 1e-4
+    given = package.convert(fitted.run, "onnx", data, exported_dir=tmp_path)
+    assert (
+        given.test_count == fitted.report.counts["test"] and given.accuracy == fitted.report.metrics.accuracy
+    )
+    done = kerastl("export", fitted.run, "--format", "onnx", "--exported", tmp_path / "again")
+    assert done.returncode == 0, done.stderr
+
+
+def test_integers_need_the_training_images_that_were_handed_over(
+    fitted: Any, solid_colours: Path, tmp_path: Path, kerastl: Kerastl
+) -> None:
+    import kerastl as package
+
+    pytest.importorskip("ai_edge_litert")
+    asked = r"litert-int8 is fitted to images of the training split.*handed over in Python.*Pass them: kerastl.convert\("
+    with pytest.raises(DataError, match=asked):
+        package.convert(fitted.run, "litert-int8", exported_dir=tmp_path)
+    with pytest.raises(DataError, match=asked):
+        package.benchmark(fitted.run, str(solid_colours), formats=["litert-int8"])
+    done = kerastl("export", fitted.run, "--format", "litert-int8", "--exported", tmp_path)
+    assert done.returncode == 2 and "Pass them" in done.stderr and "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_formats_of_a_run_on_handed_images_are_measured_but_for_integers(
+    fitted: Any, data: Any, solid_colours: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("ai_edge_litert")
+    measured = kerastl.benchmark(fitted.run, str(solid_colours), formats=["keras", "saved_model"])
+    assert [row.format for row in measured.rows] == ["keras", "saved_model"] and measured.image_count == 72
+    assert kerastl.benchmark(fitted.run, data).left_out.keys() == {"litert-int8"}
+    made = kerastl.convert(fitted.run, "litert-int8", data, exported_dir=tmp_path)
+    assert made.test_count == fitted.report.counts["test"]

@@ -19,10 +19,11 @@ from kerastl.evaluation.label_probe import label_evidence, label_folds, mean_ave
 from kerastl.evaluation.transferability import log_evidence
 from kerastl.jobs.fit import fit
 from kerastl.jobs.lr_range import lr_range
-from kerastl.jobs.rank import LeftOut, RankedBackbone, Ranking, rank
+from kerastl.jobs.rank import rank
 from kerastl.model.weights import weights_at_hand
 from kerastl.progress import Progress
 from kerastl.recipe import load_recipe
+from kerastl.report.ranking import LeftOut, RankedBackbone, Ranking
 
 
 class Notes(Progress):

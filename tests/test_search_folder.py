@@ -61,7 +61,7 @@ def test_a_search_says_how_long_it_took_beside_its_trials(tmp_path: Path) -> Non
 
 
 def test_another_search_gets_a_folder_of_its_own(solid_colours: Path, tmp_path: Path) -> None:
-    from kerastl.jobs.prepare import open_splits
+    from kerastl.jobs.open import open_splits
     from kerastl.progress import Progress
     from kerastl.search.search_folder import SearchFolder
     from kerastl.search.spec import SearchSettings, SearchSpec, check_same, folder_for
@@ -120,7 +120,7 @@ def test_scratch_of_killed_processes_is_removed_and_that_of_others_is_not(tmp_pa
 def test_a_search_goes_on_under_another_name_and_not_with_another_seed(
     solid_colours: Path, tmp_path: Path
 ) -> None:
-    from kerastl.jobs.prepare import open_splits
+    from kerastl.jobs.open import open_splits
     from kerastl.search.search_folder import SearchFolder
     from kerastl.search.spec import SearchSettings, SearchSpec, check_same
 
@@ -139,7 +139,7 @@ def test_a_search_goes_on_under_another_name_and_not_with_another_seed(
 def test_a_search_does_not_go_on_with_another_file_of_weights_under_the_same_name(
     solid_colours: Path, tmp_path: Path
 ) -> None:
-    from kerastl.jobs.prepare import open_splits
+    from kerastl.jobs.open import open_splits
     from kerastl.search.search_folder import SearchFolder
     from kerastl.search.spec import SearchSettings, SearchSpec, check_same
 

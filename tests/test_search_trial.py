@@ -20,7 +20,7 @@ from kerastl.search.hyperparameters import UNFREEZE_POINT, Hyperparameter, Space
 def test_a_trial_whose_answers_are_no_numbers_fails_though_its_loss_is_one(
     solid_colours: Path, tmp_path: Path, shared_of: Any
 ) -> None:
-    from kerastl.jobs.prepare import open_splits
+    from kerastl.jobs.open import open_splits
     from kerastl.report.search_report import FAILED
     from kerastl.search.head_phases import HeadPhases
     from kerastl.search.search_folder import SearchFolder, read_record
@@ -204,7 +204,7 @@ def test_folds_measure_every_image_once_and_repeats_are_averaged(
 
 def test_folds_keep_groups_whole_and_hold_out_every_image_once(solid_colours: Path, tmp_path: Path) -> None:
     from kerastl.data.examples import text_column
-    from kerastl.jobs.prepare import open_splits
+    from kerastl.jobs.open import open_splits
     from kerastl.search.shared import fold_positions, pooled_splits
 
     split = pooled_splits(open_splits(tiny(solid_colours, tmp_path))[1]).train

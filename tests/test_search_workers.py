@@ -218,7 +218,7 @@ def test_a_worker_waits_for_its_chief_and_not_for_ever(
 def test_a_worker_with_other_data_is_refused(
     solid_colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from kerastl.jobs.prepare import open_splits
+    from kerastl.jobs.open import open_splits
     from kerastl.search import worker
     from kerastl.search.search_folder import SearchFolder
     from kerastl.search.spec import SearchSettings, SearchSpec, check_same

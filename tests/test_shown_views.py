@@ -11,9 +11,10 @@ import pytest
 from conftest import small_backbone_file
 
 from kerastl.features.cache import Cache
-from kerastl.jobs.prepare import open_splits, view_warnings
-from kerastl.jobs.setup import prepare_and_begin
+from kerastl.jobs.open import open_splits
+from kerastl.jobs.setup import set_up
 from kerastl.recipe import AugmentRecipe, Recipe, load_recipe, resolve
+from kerastl.recipe.rule import view_warnings
 from kerastl.training.two_phase import transfer
 
 LATER = "block1_out"
@@ -39,7 +40,7 @@ def test_at_the_input_each_epoch_has_a_view_of_its_own(
     )  # fmt: skip
     seen: set[int] = set()
     with Cache(recipe.cache, tmp_path) as cache:
-        _, start = prepare_and_begin(recipe, splits, cache)
+        start = set_up(recipe, splits, cache)
         read = start.train.activations
         assert read is not None
 

@@ -19,9 +19,11 @@ from kerastl.errors import DataError
 from kerastl.features import inputs as inputs_module
 from kerastl.features.cache import Cache
 from kerastl.features.contents import names_of
+from kerastl.features.decoded import decode_splits, lost_examples_named
 from kerastl.features.inputs import AGAIN, CHECKED, Inputs, decode_split
-from kerastl.jobs.prepare import Prepared, decode_splits, lost_images_named, open_splits
-from kerastl.jobs.setup import Beginning, logits_of, prepare_and_begin
+from kerastl.jobs.measure import logits_of
+from kerastl.jobs.open import open_splits
+from kerastl.jobs.setup import Setup, set_up
 from kerastl.modality.image import Image
 from kerastl.progress import Progress
 from kerastl.recipe import Recipe, load_recipe
@@ -42,12 +44,12 @@ def recipe_for(data: Path, folder: Path, **changes: Any) -> tuple[Recipe, Splits
 
 def begun(
     recipe: Recipe, splits: Splits, folder: Path, progress: Progress = Progress()
-) -> tuple[Cache, Prepared, Beginning]:
+) -> tuple[Cache, Setup]:
     cache = Cache(recipe.cache, folder / "scratch")
-    return cache, *prepare_and_begin(recipe, splits, cache, progress)
+    return cache, set_up(recipe, splits, cache, progress)
 
 
-def all_rows(start: Beginning) -> list[np.ndarray]:
+def all_rows(start: Setup) -> list[np.ndarray]:
     """Every feature of every view of both splits."""
     found = []
     for features in (start.train, start.validation):
@@ -99,17 +101,17 @@ def test_one_view_is_one_stream_and_leaves_no_decoded_image_behind(
     data: Path, tmp_path: Path, decoded: list[int], mode: str
 ) -> None:
     recipe, splits = recipe_for(data, tmp_path, cache__mode=mode)
-    cache, prepared, start = begun(recipe, splits, tmp_path)
+    cache, start = begun(recipe, splits, tmp_path)
     counts = splits.counts()
     with cache:
         rows = all_rows(start)
-        logits_of(start, prepared, "finetune_phase", "test", cache)
+        logits_of(start, "finetune_phase", "test")
         assert sum(decoded) == sum(counts.values()) == start.frozen.forward_passes
         assert pixel_bytes(tmp_path) == 0
     kept_recipe, _ = recipe_for(data, tmp_path / "kept", cache__mode=mode)
     with Cache(kept_recipe.cache, tmp_path / "kept" / "scratch") as other:
         decode_splits(kept_recipe, splits, other, Progress(), reading=AGAIN)
-        _, start = prepare_and_begin(kept_recipe, splits, other)
+        start = set_up(kept_recipe, splits, other)
         assert_same(all_rows(start), rows)
     if mode != "memory":
         assert pixel_bytes(tmp_path / "kept") > IMAGE_BYTES * sum(counts.values()), "the control: kept images"
@@ -119,16 +121,16 @@ def test_a_later_run_of_the_same_decodes_nothing(data: Path, tmp_path: Path, dec
     recipe, splits = recipe_for(data, tmp_path)
     for _ in range(2):
         decoded.clear()
-        cache, prepared, start = begun(recipe, splits, tmp_path)
+        cache, start = begun(recipe, splits, tmp_path)
         with cache:
-            logits_of(start, prepared, "head_phase", "test", cache)
+            logits_of(start, "head_phase", "test")
     assert decoded == [] and start.frozen.forward_passes == 0
 
 
 @pytest.mark.parametrize("changes", [{"augment__views": 2}, {"finetune_phase__unfreeze_from": "input"}])
 def test_what_is_read_again_is_kept(data: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
     recipe, splits = recipe_for(data, tmp_path, **changes)
-    cache, _, start = begun(recipe, splits, tmp_path)
+    cache, start = begun(recipe, splits, tmp_path)
     with cache:
         all_rows(start)
     assert pixel_bytes(tmp_path / "store") > IMAGE_BYTES * sum(splits.counts().values())
@@ -136,12 +138,12 @@ def test_what_is_read_again_is_kept(data: Path, tmp_path: Path, changes: dict[st
 
 def test_without_a_cache_nothing_is_written_and_the_result_is_the_same(data: Path, tmp_path: Path) -> None:
     recipe, splits = recipe_for(data, tmp_path, cache__mode="off", cache__dtype="float32")
-    cache, _, start = begun(recipe, splits, tmp_path)
+    cache, start = begun(recipe, splits, tmp_path)
     with cache:
         rows = all_rows(start)
     assert not (tmp_path / "store").exists() and not (tmp_path / "scratch").exists()
     recipe, splits = recipe_for(data, tmp_path, cache__dtype="float32")
-    cache, _, start = begun(recipe, splits, tmp_path)
+    cache, start = begun(recipe, splits, tmp_path)
     with cache:
         assert_same(all_rows(start), rows)
 
@@ -157,15 +159,15 @@ def test_where_there_is_room_nowhere_images_are_decoded_anew_and_all_is_the_same
         "cache__dtype": "float32",
     }  # mixes images, too
     recipe, splits = recipe_for(data, tmp_path, **changes)
-    cache, _, start = begun(recipe, splits, tmp_path)
+    cache, start = begun(recipe, splits, tmp_path)
     with cache:
         rows = all_rows(start)
     no_room(monkeypatch)
     said = Said()
     recipe, splits = recipe_for(data, tmp_path / "none", cache__mode=mode, **changes)
-    cache, prepared, start = begun(recipe, splits, tmp_path / "none", said)
+    cache, start = begun(recipe, splits, tmp_path / "none", said)
     with cache:
-        assert not prepared.pixels["train"].kept
+        assert not start.prepared.inputs["train"].kept
         assert_same(all_rows(start), rows)
         assert pixel_bytes(tmp_path / "none") == 0
     assert any("are not kept" in line and "decoded whenever it is read" in line for line in said.lines)
@@ -182,20 +184,20 @@ def test_an_image_that_cannot_be_read_is_found_and_the_result_is_the_same(
     recipe, splits = recipe_for(data, tmp_path, data__max_unreadable_fraction=0.1)
     bad = [name for name in bad if name in set(splits.train.ids)]
     said = Said()
-    cache, prepared, start = begun(recipe, splits, tmp_path, said)
+    cache, start = begun(recipe, splits, tmp_path, said)
     with cache:
         rows = all_rows(start)
-    assert set(prepared.unreadable) >= set(bad) and start.train.count == splits.train.count - len(bad)
+    assert set(start.prepared.unreadable) >= set(bad) and start.train.count == splits.train.count - len(bad)
     assert any("cannot be read" in line and "looked at first" in line for line in said.lines)
     kept, _ = recipe_for(data, tmp_path / "kept", data__max_unreadable_fraction=0.1)
     with Cache(kept.cache, tmp_path / "kept" / "scratch") as other:
         decode_splits(kept, splits, other, Progress(), reading=AGAIN)
-        assert_same(all_rows(prepare_and_begin(kept, splits, other)[1]), rows)
+        assert_same(all_rows(set_up(kept, splits, other)), rows)
     decoded.clear()
-    cache, prepared, start = begun(recipe, splits, tmp_path)
+    cache, start = begun(recipe, splits, tmp_path)
     with cache:
-        assert start.frozen.forward_passes == 0 and set(prepared.unreadable) >= set(bad)
-    assert sum(decoded) == len(prepared.unreadable), "only they are looked at again"
+        assert start.frozen.forward_passes == 0 and set(start.prepared.unreadable) >= set(bad)
+    assert sum(decoded) == len(start.prepared.unreadable), "only they are looked at again"
 
 
 def test_images_are_kept_after_all_where_activations_turn_out_to_be_live(
@@ -212,7 +214,7 @@ def test_images_are_kept_after_all_where_activations_turn_out_to_be_live(
     monkeypatch.setattr(Cache, "places", no_activations)
     recipe, splits = recipe_for(data, tmp_path)
     said = Said()
-    cache, _, start = begun(recipe, splits, tmp_path, said)
+    cache, start = begun(recipe, splits, tmp_path, said)
     with cache:
         all_rows(start)
         assert pixel_bytes(tmp_path / "store") > IMAGE_BYTES * (splits.train.count + splits.validation.count)
@@ -225,14 +227,14 @@ def test_a_file_that_vanishes_is_named_though_tensorflow_reads_it(
 ) -> None:
     no_room(monkeypatch)
     recipe, splits = recipe_for(data, tmp_path)
-    cache, prepared, _ = begun(recipe, splits, tmp_path)
+    cache, start = begun(recipe, splits, tmp_path)
     (data / splits.train.ids[5]).unlink()
-    read = prepared.pixels["train"]
+    read = start.prepared.inputs["train"]
     dataset = tf.data.Dataset.range(9).map(
         lambda at: tf.numpy_function(lambda n: read[np.array([n])]["pixels"], [at], tf.uint8)
     )
     named = rf"{splits.train.ids[5]} could be read when .* cannot now"
-    with cache, pytest.raises(DataError, match=named) as raised, lost_images_named(prepared):
+    with cache, pytest.raises(DataError, match=named) as raised, lost_examples_named(start.prepared):
         list(dataset)
     frames = [frame.name for frame in raised.traceback]
     assert "in_turn" not in frames, "what it holds would be let go of when the process has ended, by an abort"

@@ -15,7 +15,7 @@ from kerastl.progress import Progress
 from kerastl.recipe.settings import Recipe
 
 if TYPE_CHECKING:
-    from kerastl.jobs.rank import Ranking
+    from kerastl.report.ranking import Ranking
 
 
 @click.command()

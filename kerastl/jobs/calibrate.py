@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,10 @@ from kerastl.evaluation.abstention import (
     independent_share,
 )
 from kerastl.evaluation.calibration import Calibration, calibrate, reliability
+from kerastl.evaluation.intervals import group_numbers
+from kerastl.jobs.measure import logits_of
+from kerastl.jobs.setup import Setup
+from kerastl.modality import modality_of
 from kerastl.model.build import Network
 from kerastl.model.heads import divide_logits
 from kerastl.progress import Progress
@@ -25,11 +28,12 @@ from kerastl.recipe import Settings
 from kerastl.report.page import Trust
 from kerastl.run import Run
 from kerastl.task import Task
+from kerastl.training.batches import class_weights
 from kerastl.wording import counted
 from kerastl.writing import write_json_atomic
 
-# Below this many validation images a temperature of theirs was seen to cost other images more than a hundredth of a nat.
-FEW_IMAGES = 50
+# Below this many validation examples a temperature of theirs was seen to cost other examples more than a hundredth of a nat.
+FEW_EXAMPLES = 50
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class Calibrated:
     Attributes:
         calibration: temperatures, which its last layer now holds.
         threshold: lowest probability that counts as an answer; None where none was asked for or can be had.
-        accepted: images of the validation split that reach it; None without a threshold.
+        accepted: examples of the validation split that reach it; None without a threshold.
         warnings: what the reader of the figures should know of them.
     """
 
@@ -47,6 +51,26 @@ class Calibrated:
     threshold: float | None
     accepted: Accepted | None
     warnings: tuple[str, ...] = ()
+
+
+def calibrate_winner(setup: Setup, winner: str, progress: Progress) -> tuple[Calibrated, np.ndarray]:
+    """Calibrate a trained network on its validation split, with the class weights of the phase that was kept.
+
+    Args:
+        setup: whose network holds the winner's weights; its last layer is changed.
+        winner: name of the phase whose weights these are.
+        progress: listens.
+
+    Returns:
+        What was fitted, and the calibrated logits of the validation examples.
+    """
+    split, recipe = setup.prepared.splits.validation, setup.recipe
+    logits = logits_of(setup, winner, "validation", progress)
+    weights = class_weights(getattr(recipe, winner), setup.validation)
+    if weights is not None:
+        weights = weights[setup.validation.views.classes]
+    groups = group_numbers(split.groups)
+    return calibrate_network(setup.network, logits, split.labels, recipe, progress, weights, groups)
 
 
 def calibrate_network(
@@ -62,22 +86,22 @@ def calibrate_network(
 
     Args:
         network: holds the winner's weights; its last layer is changed.
-        logits: float [n, classes] of the validation images, as the network gives them before.
-        labels: of these images.
+        logits: float [n, classes] of the validation examples, as the network gives them before.
+        labels: of these examples.
         recipe: resolved.
         progress: listens.
-        weights: of each image in what is fitted, float [n]; all alike without it.
-        groups: int [n], equal for images of one group; each by itself without it.
+        weights: of each example in what is fitted, float [n]; all alike without it.
+        groups: int [n], equal for examples of one group; each by itself without it.
 
     Returns:
         What was done, and the logits as the network gives them from now on.
     """
-    asked, task = recipe.calibration, recipe.task
+    asked, task, noun = recipe.calibration, recipe.task, modality_of(recipe).noun
     warnings: list[str] = []
-    if len(labels) < FEW_IMAGES and asked.kind != "none":
+    if len(labels) < FEW_EXAMPLES and asked.kind != "none":
         warnings.append(
-            f"Only {counted(len(labels), 'validation image')}: they choose the epochs, the phase and the temperature, and say "
-            f"little of each. From {FEW_IMAGES} on they say more (data.validation_fraction, or more images)"
+            f"Only {counted(len(labels), f'validation {noun}')}: they choose the epochs, the phase and the temperature, and say "
+            f"little of each. From {FEW_EXAMPLES} on they say more (data.validation_fraction, or more {noun}s)"
         )
     found = calibrate(logits, labels, asked.kind, task, weights)
     divide_logits(network.logits, np.array(found.temperatures))
@@ -93,9 +117,9 @@ def calibrate_network(
     if threshold is None and asked.abstain_precision is not None:
         needed = math.ceil(fewest_for(asked.abstain_precision) / independent_share(groups))
         warnings.append(
-            f"calibration.abstain_precision = {asked.abstain_precision:g}: {len(labels)} validation images do not show that any "
+            f"calibration.abstain_precision = {asked.abstain_precision:g}: {len(labels)} validation {noun}s do not show that any "
             f"threshold reaches it, so the model is served without one. At least {needed:,} have to "
-            "be accepted, all of them right, before it is known with 95 % confidence. Take more validation images "
+            f"be accepted, all of them right, before it is known with 95 % confidence. Take more validation {noun}s "
             "(data.validation_fraction), a lower precision, or calibration.abstain_coverage"
         )
     for warning in warnings:
@@ -114,10 +138,10 @@ def trust_of(
 
     Args:
         calibrated: from `calibrate_network`.
-        logits: float [n, classes] of the test images, as the network gives them after it.
-        labels: of these images.
+        logits: float [n, classes] of the test examples, as the network gives them after it.
+        labels: of these examples.
         task: what the logits answer.
-        groups: int [n], equal for images of one group; each by itself without it.
+        groups: int [n], equal for examples of one group; each by itself without it.
     """
     found, threshold = calibrated.calibration, calibrated.threshold
     temperatures = np.array(found.temperatures, logits.dtype)
@@ -137,10 +161,3 @@ def write_calibration(run: Run, calibrated: Calibrated) -> None:
     """Write what was fitted into the run's folder; `read_threshold` reads it."""
     values: dict[str, Any] = dataclasses.asdict(calibrated.calibration)
     write_json_atomic(run.calibration_json, {**values, "threshold": calibrated.threshold})
-
-
-def read_threshold(run: Run) -> float | None:
-    """The threshold of a run's model; None where it has none, or was stopped before."""
-    if not run.calibration_json.exists():
-        return None
-    return json.loads(run.calibration_json.read_text(encoding="utf-8"))["threshold"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,31 +9,28 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from kerastl.data.examples import Examples
 from kerastl.data.folder import check_apart
-from kerastl.data.sources import open_examples
-from kerastl.data.splits import make_splits
-from kerastl.errors import ExportError, UserError, nearest
+from kerastl.errors import DataError, ExportError, UserError, nearest
 from kerastl.export.check import check_export, tolerance_for
 from kerastl.export.compare import CheckExamples, CheckResult
 from kerastl.export.formats import FORMATS, Format, require_packages, write_format
 from kerastl.export.publish import check_model_name, publish
-from kerastl.jobs.calibrate import read_threshold
-from kerastl.jobs.evaluate import decode_labelled, some_of
-from kerastl.jobs.trained import class_names_of, model_of, precision_of_model, recipe_of, serving_of
+from kerastl.jobs.evaluate import labelled_inputs, some_of
+from kerastl.jobs.trained import TrainedRun
 from kerastl.modality import Batch, count_of, modality_of, only
+from kerastl.model.precision import precision_of_model
 from kerastl.progress import Progress
-from kerastl.run import open_run
 from kerastl.task import Task
 from kerastl.training.phase import predict_logits
 from kerastl.training.reuse import inference_of
-from kerastl.wording import counted
 
 # Of the training split. TensorFlow's guide to integer quantisation calls 100 to 500 enough:
 # https://ai.google.dev/edge/litert/models/post_training_integer_quant
-REPRESENTATIVE_IMAGES = 200
-# Beside them, all test images up to so many: accuracy lost is counted on them.
-VALIDATION_IMAGES = 64
-TEST_IMAGES = 1000
+REPRESENTATIVE_EXAMPLES = 200
+# Beside them, all test examples up to so many: accuracy lost is counted on them.
+VALIDATION_EXAMPLES = 64
+TEST_EXAMPLES = 1000
 CHECK_BATCH = 32
 
 
@@ -48,12 +44,12 @@ class ConvertedModel:
         format: `litert`, `litert-int8` or `onnx`.
         version: its number.
         bytes: size of the model's file.
-        image_count: number of images on which it was compared with the model in memory.
+        image_count: number of examples on which it was compared with the model in memory.
         largest_difference: of a probability, over them.
         label_agreement: share of them that it calls as the model does.
         accuracy: on those of the test split.
         model_accuracy: of the model in memory on the same.
-        test_count: how many of the test split there were.
+        test_count: how many of the test split there were; 0 where accuracy was not measured.
     """
 
     path: Path
@@ -72,6 +68,7 @@ class ConvertedModel:
 def convert(
     run: Path | str,
     format: str,
+    data: Examples | None = None,
     *,
     exported_dir: Path | str = Path("exported"),
     name: str | None = None,
@@ -83,6 +80,9 @@ def convert(
     Args:
         run: the run's folder.
         format: `litert`, `litert-int8` or `onnx`; see `kerastl.export.formats`.
+        data: that the model was trained on, where they were handed over in Python: `litert-int8` needs examples of the training
+            split, and accuracy is measured on the test split. Without them the other formats are checked on the examples that the
+            run has kept.
         exported_dir: where the folders of the formats are.
         name: of the model; the run's name without it.
         keep: how many versions of it stay; all of them without it.
@@ -95,45 +95,24 @@ def convert(
     """
     target = format_named(format)
     require_packages(target)
-    folder = open_run(run)
-    recipe, class_names = recipe_of(folder), class_names_of(folder)
+    trained = TrainedRun(run)
+    recipe, serving = trained.recipe, trained.serving
     name = name or recipe.name
     check_model_name(name)
-    serving = serving_of(recipe, class_names, read_threshold(folder))
     check_apart(recipe.data.source, exported_dir)
-    splits = make_splits(open_examples(recipe.data), recipe.data)
-    model = model_of(folder)
-    with tempfile.TemporaryDirectory(prefix="kerastl-") as scratch:
-        wanted = {
-            "train": some_of(splits.train, REPRESENTATIVE_IMAGES),
-            "validation": some_of(splits.validation, VALIDATION_IMAGES),
-            "test": some_of(splits.test, TEST_IMAGES),
-        }
-        decoded = {
-            key: decode_labelled(split, modality_of(recipe), class_names, Path(scratch), progress)
-            for key, split in wanted.items()
-        }
-        inputs = {key: kept[np.arange(len(labels))] for key, (kept, labels, _) in decoded.items()}
-        labels = {key: labels for key, (_, labels, _) in decoded.items()}
-    images = check_images(
-        model,
-        {key: np.concatenate([values, inputs["test"][key]]) for key, values in inputs["validation"].items()},
-        np.concatenate([labels["validation"], labels["test"]]),
-        np.arange(len(labels["validation"]) + len(labels["test"])) >= len(labels["validation"]),
-        serving.task,
-    )
+    representative, checked = _examples_for(trained, target, data, progress)
     progress.note(
-        f"Converting to {target.name}, and checking on {counted(len(images.probabilities), serving.modality.noun)} of the validation and test splits"
+        f"Converting to {target.name}, and checking on {len(checked.probabilities)} {modality_of(recipe).noun}s of the validation and test splits"
     )
-    tolerance = tolerance_for(precision_of_model(model), target)
+    tolerance = tolerance_for(precision_of_model(trained.model), target)
     results: list[CheckResult] = []
 
     def check(path: Path) -> CheckResult:
-        results.append(check_export(path, images, serving, tolerance, target))
+        results.append(check_export(path, checked, serving, tolerance, target))
         return results[-1]
 
     published = publish(
-        lambda path: write_format(model, serving, target, path, inputs["train"]),
+        lambda path: write_format(trained.model, serving, target, path, representative),
         check,
         Path(exported_dir) / target.name,
         name,
@@ -156,6 +135,41 @@ def convert(
     )
 
 
+def _examples_for(
+    trained: TrainedRun, target: Format, data: Examples | None, progress: Progress
+) -> tuple[Batch, CheckExamples]:
+    """Training examples to fit integers to, none for floats; and validation and test examples to check on."""
+    task, none = trained.recipe.task, dict[str, np.ndarray]()
+    if data is None and trained.is_handed and trained.kept:
+        if target.is_integer:
+            raise DataError(training_examples_needed(target.name, trained))
+        inputs, count = trained.decoded(trained.kept), len(trained.kept)
+        unknown = np.zeros(count if task.exclusive else (count, len(trained.class_names)), np.int64)
+        return none, checked_examples(trained.model, inputs, unknown, np.zeros(count, bool), task)
+    train, validation, test = trained.splits(data)
+    representative = (
+        labelled_inputs(trained, some_of(train, REPRESENTATIVE_EXAMPLES), progress)[0]
+        if target.is_integer
+        else none
+    )
+    sides = [
+        labelled_inputs(trained, some_of(validation, VALIDATION_EXAMPLES), progress),
+        labelled_inputs(trained, some_of(test, TEST_EXAMPLES), progress),
+    ]
+    inputs = {name: np.concatenate([side[0][name] for side in sides]) for name in sides[0][0]}
+    labels = np.concatenate([side[1] for side in sides])
+    is_test = np.arange(len(labels)) >= len(sides[0][1])
+    return representative, checked_examples(trained.model, inputs, labels, is_test, task)
+
+
+def training_examples_needed(name: str, trained: TrainedRun) -> str:
+    """Message for a format of integers where the training examples are not to be had."""
+    return (
+        f"{name} is fitted to {modality_of(trained.recipe).noun}s of the training split, and those of {trained.folder.path} were handed over in Python and are "
+        f"not kept. Pass them: kerastl.convert({str(trained.folder.path)!r}, {name!r}, data), or choose a format of floats"
+    )
+
+
 def format_named(name: str) -> Format:
     """The format of that name.
 
@@ -169,7 +183,7 @@ def format_named(name: str) -> Format:
     return FORMATS[name]
 
 
-def check_images(
+def checked_examples(
     model: keras.Model, inputs: Batch, labels: np.ndarray, is_test: np.ndarray, task: Task
 ) -> CheckExamples:
     """Examples with the answers of the model in memory, computed on the processor as the other runtimes do."""
@@ -181,5 +195,5 @@ def check_images(
             CHECK_BATCH,
         )
     if not np.isfinite(logits).all():
-        raise ExportError("The model answers some images with what is no number; it cannot be converted")
+        raise ExportError("The model answers some examples with what is no number; it cannot be converted")
     return CheckExamples(inputs, task.probabilities(logits), labels=labels, is_test=is_test)

@@ -1,4 +1,4 @@
-"""`evaluate`: a run's model, measured on labelled images."""
+"""`evaluate`: a run's model, measured on labelled examples."""
 
 from __future__ import annotations
 
@@ -7,26 +7,23 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import keras
 import numpy as np
 
 from kerastl.data.examples import Examples, Split, listed, spread_positions
 from kerastl.data.grouping import keep_copies_together
 from kerastl.data.names import class_name
 from kerastl.data.sources import open_examples
-from kerastl.data.splits import make_splits
 from kerastl.errors import DataError, nearest
 from kerastl.evaluation.answers import LabelledAnswer, answers_of
 from kerastl.evaluation.intervals import over_groups
 from kerastl.evaluation.metrics import Metrics, evaluate_logits
 from kerastl.features.cache import Cache
+from kerastl.features.decoded import reading_warnings
 from kerastl.features.inputs import Inputs, decode_split
-from kerastl.jobs.prepare import reading_warnings
-from kerastl.jobs.trained import class_names_of, model_of, recipe_of
-from kerastl.modality import Modality, modality_of, only
+from kerastl.jobs.trained import TrainedRun
+from kerastl.modality import Batch, Modality, modality_of, only
 from kerastl.progress import Progress
-from kerastl.recipe import CacheRecipe, DataRecipe, Settings
-from kerastl.run import open_run
+from kerastl.recipe import CacheRecipe
 from kerastl.training.phase import evaluation_batch, predict_logits
 from kerastl.training.reuse import inference_of
 
@@ -39,19 +36,17 @@ def evaluate(
 
 
 def evaluate_each(
-    run: Path | str,
+    run: Path | str | TrainedRun,
     data: str | Examples | Split | None = None,
     *,
-    model: keras.Model | None = None,
     progress: Progress = Progress(),
 ) -> tuple[Metrics, list[LabelledAnswer]]:
-    """Measure a run's model, and say what it answers to each image.
+    """Measure a run's model, and say what it answers to each example.
 
     Args:
-        run: the run's folder.
-        data: other labelled images (a folder, manifest, `tfds:NAME`, digits, or examples from `kerastl.from_arrays` and its
+        run: the run's folder, or its model.
+        data: other labelled examples (a folder, manifest, `tfds:NAME`, digits, or examples from `kerastl.from_arrays` and its
             like); all of them are used, or their test split where they have one. Without it, the run's own test split.
-        model: of the run, where it is loaded already.
         progress: listens.
 
     Returns:
@@ -60,21 +55,19 @@ def evaluate_each(
     Raises:
         UserError: run or data cannot be used, or the data have classes that the model does not know.
     """
-    folder = open_run(run)
-    recipe, class_names = recipe_of(folder), class_names_of(folder)
-    split, _ = evaluation_split(recipe, data)
+    trained = run if isinstance(run, TrainedRun) else TrainedRun(run)
+    recipe, class_names = trained.recipe, trained.class_names
+    split, modality = evaluation_split(trained, data), modality_of(recipe)
     if data is not None and split.count < len(split.examples):
         progress.note(
-            f"{data if isinstance(data, str) else split.examples.origin}: its test split, {split.count:,} of {len(split.examples):,} images"
+            f"{data if isinstance(data, str) else split.examples.origin}: its test split, {split.count:,} of {len(split.examples):,} {modality.noun}s"
         )
     with tempfile.TemporaryDirectory(prefix="kerastl-") as scratch:
-        pixels, labels, ids = decode_labelled(
-            split, modality_of(recipe), class_names, Path(scratch), progress
-        )
+        inputs, labels, ids = decode_labelled(split, modality, class_names, Path(scratch), progress)
         logits = predict_logits(
-            inference_of(model or model_of(folder)),
+            inference_of(trained.model),
             len(labels),
-            lambda positions, view: only(pixels[positions]).astype(np.float32),
+            lambda positions, view: only(inputs[positions]).astype(np.float32),
             evaluation_batch(recipe.finetune_phase),
         )
     metrics = evaluate_logits(logits, labels, class_names, recipe.task)
@@ -83,26 +76,23 @@ def evaluate_each(
     return metrics, answers_of(split.name, ids, logits, labels, class_names, recipe.task)
 
 
-def evaluation_split(recipe: Settings, data: str | Examples | Split | None) -> tuple[Split, DataRecipe]:
-    """The images to measure a run's model on: its own test split, or those of another source.
+def evaluation_split(trained: TrainedRun, data: str | Examples | Split | None) -> Split:
+    """The examples to measure a run's model on: its own test split, or those of another source.
 
     Args:
-        recipe: of the run.
-        data: another source, or its examples; all of its images are used, or its test split where it has one. A split is
+        trained: the run.
+        data: another source, or its examples; all of its examples are used, or its test split where it has one. A split is
             used as it is.
     """
-    if isinstance(data, Split):
-        return data, recipe.data
-    if isinstance(data, Examples):
-        source, examples = recipe.data, data
-    else:
-        source = recipe.data if data is None else dataclasses.replace(recipe.data, source=data)
-        examples = open_examples(source)
     if data is None:
-        return make_splits(examples, source).test, source
-    examples = keep_copies_together(examples)
+        return trained.splits().test
+    if isinstance(data, Split):
+        return data
+    if isinstance(data, str):
+        data = open_examples(dataclasses.replace(trained.recipe.data, source=data))
+    examples = keep_copies_together(data)
     tests = np.flatnonzero(examples.splits == "test")
-    return Split("test", examples, tests if len(tests) else np.arange(len(examples))), source
+    return Split("test", examples, tests if len(tests) else np.arange(len(examples)))
 
 
 def some_of(split: Split, at_most: int) -> Split:
@@ -117,29 +107,37 @@ def decode_labelled(
     scratch: Path,
     progress: Progress,
 ) -> tuple[Inputs, np.ndarray, np.ndarray]:
-    """The readable images of a split, their labels in the numbering of `class_names`, and their identities.
+    """The readable examples of a split, their labels in the numbering of `class_names`, and their identities.
 
     Args:
-        split: which images.
+        split: which examples.
         modality: decodes them.
         class_names: of the model.
-        scratch: a folder, which must outlive their use, for decoded images that fit no memory and cannot be decoded anew.
-        progress: listens, and is told of each image that is left out.
+        scratch: a folder, which must outlive their use, for decoded examples that fit no memory and cannot be decoded anew.
+        progress: listens, and is told of each example that is left out.
 
     Raises:
-        DataError: no image can be read, or there is a class that the model does not know.
+        DataError: no example can be read, or there is a class that the model does not know.
     """
-    labels = _labels_in(split, class_names)  # before the images: decoding them may take hours
+    labels = _labels_in(split, class_names)  # before the examples: decoding them may take hours
     cache = Cache(CacheRecipe(mode="off"), scratch)
-    pixels, unreadable = decode_split(split, modality, cache, progress)
+    inputs, unreadable = decode_split(split, modality, cache, progress)
     for position, reason in unreadable.items():
         progress.warn(f"left out {split.ids[position]}: {reason}")
-    for warning in (*split.examples.warnings, *reading_warnings(unreadable.values(), {})):
+    for warning in (*split.examples.warnings, *reading_warnings(unreadable.values(), {}, modality.noun)):
         progress.warn(warning)
     labels = np.delete(labels, list(unreadable), axis=0)
     if not len(labels):
-        raise DataError(f"None of the {split.count} images of {split.examples.origin} can be read")
-    return pixels, labels, np.delete(split.ids, list(unreadable))
+        raise DataError(f"None of the {split.count} {modality.noun}s of {split.examples.origin} can be read")
+    return inputs, labels, np.delete(split.ids, list(unreadable))
+
+
+def labelled_inputs(trained: TrainedRun, split: Split, progress: Progress) -> tuple[Batch, np.ndarray]:
+    """The readable examples of a split of a run's own data in memory, and their labels."""
+    modality = modality_of(trained.recipe)
+    with tempfile.TemporaryDirectory(prefix="kerastl-") as scratch:
+        inputs, labels, _ = decode_labelled(split, modality, trained.class_names, Path(scratch), progress)
+        return inputs[np.arange(len(labels))], labels
 
 
 def _labels_in(split: Split, class_names: Sequence[str]) -> np.ndarray:

@@ -2,46 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
-import shutil
+import functools
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import keras
 
 from kerastl.data.examples import Examples
 from kerastl.errors import Interrupted
-from kerastl.export.publish import ExportedModel
-from kerastl.features.cache import Cache
-from kerastl.jobs.artifacts import write_histories
+from kerastl.features.decoded import lost_examples_named
+from kerastl.jobs.artifacts import save_model, start_run, working_cache, write_histories, write_setup
+from kerastl.jobs.conclude import FitSummary, conclude, kept_when_stopped
+from kerastl.jobs.export import export_network
 from kerastl.jobs.log import Log
-from kerastl.jobs.prepare import lost_images_named, open_splits, precision_of, view_warnings
-from kerastl.jobs.setup import prepare_and_begin
-from kerastl.jobs.work import Work, conclude, save_model, start_run, write_end, write_setup
+from kerastl.jobs.open import open_splits
+from kerastl.jobs.setup import Setup, set_up
 from kerastl.locking import check_locks
-from kerastl.model.build import Network
 from kerastl.progress import Progress
 from kerastl.recipe import Recipe
-from kerastl.report.page import Report
+from kerastl.recipe.rule import view_warnings
 from kerastl.run import Run
-from kerastl.training.two_phase import transfer
-
-
-@dataclass(frozen=True)
-class FitSummary:
-    """What a fit left behind.
-
-    Attributes:
-        run: folder of the run.
-        report: the measured result.
-        exported: the published SavedModel; None where it was not asked for.
-    """
-
-    run: Path
-    report: Report
-    exported: ExportedModel | None
+from kerastl.training.two_phase import FitResult, transfer
 
 
 def fit(
@@ -58,7 +40,7 @@ def fit(
     files: Path | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> FitSummary:
-    """Transfer a pretrained backbone to labelled images.
+    """Transfer a pretrained backbone to labelled examples.
 
     Args:
         recipe: from `kerastl.load_recipe`.
@@ -67,7 +49,7 @@ def fit(
         export_model: publish the winner there.
         tensorboard: also write TensorBoard logs into the run's folder.
         keep: how many versions of the model stay there; all of them without it.
-        warmup: put warm-up requests for TensorFlow Serving beside the model; they hold some images of the data.
+        warmup: put warm-up requests for TensorFlow Serving beside the model; they hold some of the examples.
         progress: listens.
         examples: those of the recipe's data, where they are open already, or were handed over in Python.
         files: folder of networks that were handed over in Python; those that the recipe names are kept in the run's folder.
@@ -90,68 +72,46 @@ def fit(
     log.note(f"Run {run.path}")
     for warning in (*splits.warnings, *view_warnings(recipe)):
         log.warn(warning)
-    stack = contextlib.ExitStack()
-    result = None
-    try:
-        cache = stack.enter_context(Cache(recipe.cache, run.scratch))
-        with precision_of(recipe, log) as precision:
-            prepared, beginning = prepare_and_begin(recipe, splits, cache, log)
-        work = Work(run, prepared, beginning, cache, precision, log, started)
-        checks = write_setup(work, export_model)
-        network = beginning.network
-        with lost_images_named(prepared):
-            result = transfer(
-                network,
-                beginning.parts,
-                beginning.train,
-                beginning.validation,
-                recipe,
-                callbacks=callbacks,
-                tensorboard=run.tensorboard if tensorboard else None,
-                progress=log,
-            )
+    publish = functools.partial(export_network, models_dir=models_dir, keep=keep, warmup=warmup)
+    with log.end_written(), working_cache(run, recipe) as cache:
+        setup = set_up(recipe, splits, cache, log)
+        checks = write_setup(run, setup, log, export_model)
+        result = train(run, setup, log, callbacks, tensorboard)
+        return conclude(run, setup, result, checks, publish, log, started)
+
+
+def train(
+    run: Run, setup: Setup, log: Log, callbacks: Sequence[keras.callbacks.Callback], tensorboard: bool
+) -> FitResult:
+    """Train both phases and write their histories; the network ends with the weights of the better one.
+
+    Raises:
+        TrainingError: a loss is not finite.
+        Interrupted: the user stopped it; the best model so far is saved.
+    """
+    with lost_examples_named(setup.prepared):
+        result = transfer(
+            setup.network,
+            setup.parts,
+            setup.train,
+            setup.validation,
+            setup.recipe,
+            callbacks=callbacks,
+            tensorboard=run.tensorboard if tensorboard else None,
+            progress=log,
+        )
+    with kept_when_stopped(run, setup.network):
         write_histories(run, result)
         if result.interrupted and not result.phases[0].history:
             raise Interrupted(
                 f"Stopped before the first epoch had ended: nothing was learnt yet. `kerastl fit {run.recipe_toml}` begins anew"
             )
         if result.interrupted:
-            save_model(run, network)
+            save_model(run, setup.network)
+            values = ", ".join(f"{name} {value:.3f}" for name, value in result.validation.items())
             raise Interrupted(
-                f"Stopped. The best model so far ({result.winner}, {_values(result.validation)}) lies in {run.path}: "
+                f"Stopped. The best model so far ({result.winner}, {values}) lies in {run.path}: "
                 f"`kerastl evaluate {run.path}` tests it, `kerastl export {run.path}` publishes it, and "
                 f"`kerastl fit {run.recipe_toml}` begins anew"
             )
-        report, exported = conclude(work, result, checks, models_dir, keep, warmup)
-    except KeyboardInterrupt:
-        stopped = _stopped(run, network) if result else "stopped"
-        log.write(stopped)
-        if not result:
-            raise
-        raise Interrupted(stopped) from None
-    except BaseException as error:
-        log.write(f"ended by {type(error).__name__}: {error}")
-        raise
-    finally:
-        stack.close()
-        shutil.rmtree(run.scratch, ignore_errors=True)
-    return FitSummary(run.path, write_end(work, report, exported), exported)
-
-
-def _stopped(run: Run, network: Network) -> str:
-    """What is there, and how to go on, where a fit was stopped after its training; the model is saved if it was not yet."""
-    if not run.model_keras.is_file():
-        save_model(run, network)
-    if run.report_json.is_file():
-        return (
-            f"Stopped before the model was exported. It was tested, as {run.report_md} says, and `kerastl export {run.path}` "
-            "publishes it"
-        )
-    return (
-        f"Stopped before the trained model was tested. It lies in {run.path}: `kerastl evaluate {run.path}` tests it, and "
-        f"`kerastl export {run.path}` publishes it"
-    )
-
-
-def _values(metrics: dict[str, float]) -> str:
-    return ", ".join(f"{name} {value:.3f}" for name, value in metrics.items())
+    return result

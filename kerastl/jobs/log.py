@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -37,6 +39,18 @@ class Log(Progress):
         now = datetime.now().isoformat(timespec="seconds")
         with explain_write_errors(self._path), self._path.open("a", encoding="utf-8") as file:
             file.writelines(f"{now} {line}\n" for line in text.splitlines())
+
+    @contextmanager
+    def end_written(self) -> Iterator[None]:
+        """Write down what ends the work within, if an error does."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            self.write("stopped")
+            raise
+        except BaseException as error:
+            self.write(f"ended by {type(error).__name__}: {error}")
+            raise
 
 
 class _Stages(Tracker):

@@ -5,19 +5,18 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from kerastl.errors import UserError
-from kerastl.features.cache import Cache
-from kerastl.jobs.artifacts import write_rows
+from kerastl.features.decoded import lost_examples_named
+from kerastl.jobs.artifacts import working_cache, write_rows
 from kerastl.jobs.log import Log
-from kerastl.jobs.prepare import lost_images_named, open_splits, precision_of
-from kerastl.jobs.setup import Beginning, prepare_and_begin
+from kerastl.jobs.open import open_splits
+from kerastl.jobs.setup import Setup, set_up
 from kerastl.model.freezing import freeze_backbone
 from kerastl.progress import Progress
-from kerastl.recipe import Recipe, Settings, recipe_to_toml
+from kerastl.recipe import Recipe, recipe_to_toml
 from kerastl.report.plots_choices import plot_rate_range
 from kerastl.run import create_run
 from kerastl.training.batches import PhaseData
@@ -106,16 +105,10 @@ def lr_range(
     for warning in splits.warnings:
         progress.warn(warning)
     write_text_atomic(run.recipe_toml, recipe_to_toml(recipe, f"Learning-rate range of the {phase} phase"))
-    try:
-        with Cache(recipe.cache, run.scratch) as cache:
-            with precision_of(recipe, progress):
-                prepared, beginning = prepare_and_begin(
-                    recipe, splits, cache, progress, ("train", "validation")
-                )
-            with lost_images_named(prepared):
-                result = _tested(beginning, recipe, phase, low, high, steps, progress)
-    finally:
-        shutil.rmtree(run.scratch, ignore_errors=True)
+    with working_cache(run, recipe) as cache:
+        setup = set_up(recipe, splits, cache, progress, ("train", "validation"))
+        with lost_examples_named(setup.prepared):
+            result = _tested(setup, phase, low, high, steps, progress)
     settings = recipe.head_phase if phase == "head" else recipe.finetune_phase
     summary = RateRangeSummary(run.path, settings.learning_rate, result)
     columns = zip(result.rates, result.losses, result.smoothed, strict=True)
@@ -133,16 +126,8 @@ def lr_range(
     return summary
 
 
-def _tested(
-    beginning: Beginning,
-    recipe: Settings,
-    phase: str,
-    low: float,
-    high: float,
-    steps: int,
-    progress: Progress,
-) -> RateRange:
-    network, train, validation = beginning.network, beginning.train, beginning.validation
+def _tested(setup: Setup, phase: str, low: float, high: float, steps: int, progress: Progress) -> RateRange:
+    recipe, network, train, validation = setup.recipe, setup.network, setup.train, setup.validation
     run = functools.partial(
         run_rate_range, low=low, high=high, steps=steps, seed=recipe.seed,
         task=recipe.task, progress=progress,
@@ -151,14 +136,12 @@ def _tested(
         freeze_backbone(network)
         data = PhaseData(train, train.pooled_batch, validation, validation.pooled_batch)
         return run("head_phase", network.head, data, recipe.head_phase)
-    head = transfer(
-        network, beginning.parts, train, validation, without_finetuning(recipe), progress=progress
-    )
+    head = transfer(network, setup.parts, train, validation, without_finetuning(recipe), progress=progress)
     if head.interrupted:
         raise KeyboardInterrupt
-    factors = thaw_for_phase(network, beginning.parts, recipe.finetune_phase)
+    factors = thaw_for_phase(network, setup.parts, recipe.finetune_phase)
     data = PhaseData(train, train.activation_batch, validation, validation.activation_batch)
-    return run("finetune_phase", beginning.parts.suffix, data, recipe.finetune_phase, factors=factors)
+    return run("finetune_phase", setup.parts.suffix, data, recipe.finetune_phase, factors=factors)
 
 
 def _check_asked(phase: str, low: float, high: float, steps: int) -> None:

@@ -7,7 +7,6 @@ import dataclasses
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,35 +16,20 @@ from kerastl.backbones import get_backbone
 from kerastl.data.examples import Examples
 from kerastl.errors import UserError
 from kerastl.features.cache import Cache
-from kerastl.jobs.prepare import Prepared, lost_images_named, open_splits, precision_of, view_warnings
+from kerastl.features.decoded import lost_examples_named
+from kerastl.jobs.open import open_splits
 from kerastl.jobs.recipes import recipe_for, usable
-from kerastl.jobs.setup import Beginning, at_unfreeze_point, prepare_and_begin
+from kerastl.jobs.setup import Setup, at_unfreeze_point, set_up
 from kerastl.model.own_head import feature_count, load_layers
 from kerastl.progress import Logging, Progress
 from kerastl.recipe import Recipe, resolve
 from kerastl.recipe.flags import keys_from_options
+from kerastl.recipe.rule import view_warnings
 from kerastl.training.phase import PhaseResult
 from kerastl.training.two_phase import Steps, unfreeze_point
 
 # What a step may still change; all else is decided when the network is built.
 _OF_A_STEP = ("head_phase.", "finetune_phase.")
-
-
-@dataclass(frozen=True, eq=False)
-class Begun:
-    """What the steps have in common.
-
-    Attributes:
-        prepared: split and decoded images.
-        beginning: network and features.
-        cache: keeps the features.
-        precision: `float32` or `mixed_bfloat16`.
-    """
-
-    prepared: Prepared
-    beginning: Beginning
-    cache: Cache
-    precision: str
 
 
 class Net:
@@ -71,7 +55,7 @@ class Net:
         self.recipe, self.splits = open_splits(recipe, examples=usable(examples, recipe))
         self._started = time.perf_counter()
         self._stack = contextlib.ExitStack()
-        self._work: Begun | None = None
+        self._setup: Setup | None = None
         self.phases: tuple[PhaseResult, ...] = ()
         if recipe.head.layers:
             channels = get_backbone(recipe.backbone.name).feature_channels
@@ -91,20 +75,18 @@ class Net:
     @property
     def model(self) -> keras.Model:
         """The Keras model as it is now: float32 RGB [n, side, side, 3], 0..255 -> logits [n, classes]."""
-        return self.begun.beginning.network.model
+        return self.setup.network.model
 
     @property
-    def begun(self) -> Begun:
-        """Decoded images, network and features, made when they are first needed."""
-        if self._work is None:
+    def setup(self) -> Setup:
+        """Decoded examples, network and features, made when they are first needed."""
+        if self._setup is None:
             for warning in (*self.splits.warnings, *view_warnings(self.recipe)):
                 self.progress.warn(warning)
             scratch = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="kerastl-"))
             cache = self._stack.enter_context(Cache(self.recipe.cache, Path(scratch)))
-            with precision_of(self.recipe, self.progress) as precision:
-                prepared, beginning = prepare_and_begin(self.recipe, self.splits, cache, self.progress)
-            self._work = Begun(prepared, beginning, cache, precision)
-        return self._work
+            self._setup = set_up(self.recipe, self.splits, cache, self.progress)
+        return self._setup
 
     def change(self, options: dict[str, Any]) -> None:
         """Set recipe keys of the phases that are still to come.
@@ -120,40 +102,26 @@ class Net:
                 "finetune_phase={...}. Pass the others to kerastl.build"
             )
         asked = recipe_for(self.asked, None, options)
-        # the bits of 16-bit images are known by now
+        # the bits of 16-bit examples are known by now
         resolved = dataclasses.replace(asked, data=self.recipe.data)
         settings = resolve(resolved, self.splits.train.count, len(self.splits.class_names))
-        begun, before = self._work, self.recipe
+        moved = unfreeze_point(settings) != unfreeze_point(self.recipe)
         self.asked, self.recipe = asked, settings
-        if begun is None:
-            return
-        prepared, beginning = dataclasses.replace(begun.prepared, recipe=settings), begun.beginning
-        if unfreeze_point(settings) != unfreeze_point(before):
-            with precision_of(settings):
-                prepared, beginning = at_unfreeze_point(beginning, prepared, begun.cache, self.progress)
-        self._work = dataclasses.replace(begun, prepared=prepared, beginning=beginning)
+        if self._setup is not None and moved:
+            self._setup = at_unfreeze_point(self._setup, settings, self.progress)
+        elif self._setup is not None:
+            self._setup = self._setup.with_recipe(settings)
 
     def run_phase(self, name: str, callbacks: Sequence[keras.callbacks.Callback]) -> PhaseResult:
         """Run a phase of the training from the weights that the network now has."""
-        begun = self.begun
-        beginning, steps = begun.beginning, Steps(callbacks, None, self.progress)
-        with lost_images_named(begun.prepared):
+        setup, steps = self.setup, Steps(callbacks, None, self.progress)
+        data = setup.train, setup.validation, self.recipe
+        with lost_examples_named(setup.prepared):
             if name == "head_phase":
-                result = steps.head_phase(
-                    beginning.network, beginning.train, beginning.validation, self.recipe
-                )
-            else:
-                result = steps.finetune_phase(
-                    beginning.network,
-                    beginning.parts,
-                    beginning.train,
-                    beginning.validation,
-                    self.recipe,
-                    self.phases[-1],
-                )
-        return result
+                return steps.head_phase(setup.network, *data)
+            return steps.finetune_phase(setup.network, setup.parts, *data, self.phases[-1])
 
     def close(self) -> None:
-        """Let go of images and features; the next step begins anew, from pretrained weights."""
+        """Let go of examples and features; the next step begins anew, from pretrained weights."""
         self._stack.close()
-        self._work, self.phases, self._started = None, (), time.perf_counter()
+        self._setup, self.phases, self._started = None, (), time.perf_counter()

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kerastl.backbones import get_backbone
-from kerastl.jobs.prepare import open_splits, precision_of, view_warnings
+from kerastl.jobs.open import open_splits
 from kerastl.model.build import Network, build_backbone, build_model
 from kerastl.model.freezing import Block, blocks, freeze_backbone, thaw
+from kerastl.model.precision import precision_of
 from kerastl.progress import Progress
 from kerastl.recipe import Recipe, Settings
+from kerastl.recipe.rule import view_warnings
 from kerastl.training.phase import PHASE_TITLES
 from kerastl.training.two_phase import finetunes
 from kerastl.wording import columns, wrapped
@@ -42,7 +44,7 @@ class Plan:
 
     Attributes:
         recipe: without open keys.
-        counts: images in each split.
+        counts: examples in each split.
         rows: every block in every phase, the head first.
     """
 

@@ -13,6 +13,7 @@ import numpy as np
 from kerastl.client.access import Access
 from kerastl.client.address import is_address
 from kerastl.client.asking import Patience, ask
+from kerastl.data.encode import contents_of
 from kerastl.modality.image.files import find_images
 from kerastl.prediction import Prediction, unreadable
 from kerastl.progress import Progress
@@ -32,22 +33,22 @@ def predict(
     access: Access | None = None,
     progress: Progress = Progress(),
 ) -> list[Prediction]:
-    """Classify images.
+    """Classify examples.
 
     Args:
         model: a run's folder, an exported model (`saved_models/NAME` or one of its versions), or the address of
             a served one (`http://HOST:8501/v1/models/NAME`, `grpc://HOST:8500/NAME`).
         images: files, folders (searched with all their subfolders) and glob patterns.
-        top: how many classes to name for each image; a served model names five at most.
+        top: how many classes to name for each example; a served model names five at most.
         patience: how long to wait for a server.
         access: what lets a client in at a server; see `read_access`. Without it a token of the environment (KERASTL_TOKEN).
         progress: listens.
 
     Returns:
-        A prediction for each image, in the order found; unreadable images carry their error.
+        A prediction for each example, in the order found; unreadable examples carry their error.
 
     Raises:
-        UserError: the model cannot be used, or no image was found.
+        UserError: the model cannot be used, or no example was found.
         ServingError: the server gave no answer.
 
     Example:
@@ -60,13 +61,13 @@ def predict(
 
     paths = find_images(images, progress)
     reader = open_reader(Path(model))
-    return predictions(reader, ((path, contents_of(path)) for path in paths), len(paths), top, progress)
+    return predictions(reader, map(contents_of, paths), len(paths), top, progress)
 
 
 def predictions(
     reader: Reader, images: Iterable[tuple[str, bytes | str]], count: int, top: int, progress: Progress
 ) -> list[Prediction]:
-    """Classify images.
+    """Classify examples.
 
     Args:
         reader: of the model.
@@ -75,7 +76,7 @@ def predictions(
         top: how many classes to name for each.
         progress: listens.
     """
-    from kerastl.jobs.prepare import reading_warnings
+    from kerastl.features.decoded import reading_warnings
 
     found: list[Prediction] = []
     converted: Counter[str] = Counter()
@@ -92,17 +93,9 @@ def predictions(
                     probabilities, accepted = next(answers)
                     found.append(_prediction(name, probabilities, bool(accepted), reader, top))
             tracker.advance(len(part))
-    for warning in reading_warnings((), converted):
+    for warning in reading_warnings((), converted, reader.modality.noun):
         progress.warn(warning)
     return found
-
-
-def contents_of(path: str) -> bytes | str:
-    """The bytes of a file, or why it cannot be read."""
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        return error.strerror or str(error)
 
 
 def _servable(data: bytes | str, converted: Counter[str]) -> tuple[bytes, str]:

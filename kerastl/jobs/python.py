@@ -33,7 +33,7 @@ def build(
     """A pretrained backbone with a fresh head for some data; nothing is trained or decoded yet.
 
     Args:
-        backbone: a functional Keras model of RGB images 0..255 [n, side, side, 3], with its weights; a `.keras` file of one; the
+        backbone: a functional Keras model of RGB 0..255 [n, side, side, 3], with its weights; a `.keras` file of one; the
             name of a backbone; or a recipe. What stands on its last activation is left out, its cut points are found on its graph.
         data: as `fit` takes it.
         head: layers between the pooled, standardised features and the last one, which gives a logit for each class: that is
@@ -46,7 +46,7 @@ def build(
         and runs keep them as `backbone.keras` and `head.keras`.
 
     Raises:
-        UserError: the model is no functional one of images, or has layers of one's own that Keras cannot load again; or recipe,
+        UserError: the model is no functional one of such inputs, or has layers of one's own that Keras cannot load again; or recipe,
             options or data cannot be used.
 
     Example:
@@ -91,10 +91,10 @@ def fit(
     progress: Progress | None = None,
     **options: Any,
 ) -> Fitted:
-    """Transfer a pretrained network to labelled images: train both phases, keep the better one, and test it once.
+    """Transfer a pretrained network to labelled examples: train both phases, keep the better one, and test it once.
 
     Args:
-        recipe: a network from `kerastl.build`; or a recipe, the name of a shipped one or its TOML file; or the name of a
+        recipe: a network from `kerastl.build`, which stays as it is: each fit of it begins from its pretrained weights; or a recipe, the name of a shipped one or its TOML file; or the name of a
             backbone, or a `.keras` file with one. The defaults without it.
         data: examples (`kerastl.from_folder`, `from_arrays`, `from_frame`, `from_dataset`, `from_tfds`), or what `--data`
             takes; those that the recipe names without it.
@@ -105,7 +105,7 @@ def fit(
         export_model: publish the winner there; without it that is done where no data are handed over.
         tensorboard: also write TensorBoard logs into the run's folder.
         keep: how many versions of the model stay there; all of them without it.
-        warmup: put warm-up requests for TensorFlow Serving beside the model; they hold some images of the data.
+        warmup: put warm-up requests for TensorFlow Serving beside the model; they hold some examples of the data.
         progress: listens; without it warnings go to `logging`.
         **options: keys of the recipe, as `kerastl.recipe.flags.keys_from_options` reads them: `unfreeze_from="conv4_block6_out"`,
             `dropout=0.2`, `finetune_phase={"epochs": 3}`.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +13,14 @@ import numpy as np
 
 from kerastl.data.examples import Examples
 from kerastl.errors import UserError
-from kerastl.jobs.artifacts import write_histories
+from kerastl.jobs.artifacts import start_run, write_histories, write_setup
+from kerastl.jobs.conclude import conclude
+from kerastl.jobs.export import export_network
 from kerastl.jobs.fitted import Fitted
 from kerastl.jobs.log import Log
+from kerastl.jobs.measure import features_of
 from kerastl.jobs.net import Net
 from kerastl.jobs.recipes import recipe_for
-from kerastl.jobs.setup import features_of
-from kerastl.jobs.work import Work, conclude, start_run, write_end, write_setup
 from kerastl.training.phase import PhaseResult
 from kerastl.training.two_phase import finetunes, result_of
 
@@ -61,10 +62,10 @@ def features(net: Net, data: Examples | None = None) -> FeatureArrays:
             return features(other)
         finally:
             other.close()
-    begun = net.begun
+    setup = net.setup
     parts = []
-    for split in begun.prepared.splits:
-        rows = features_of(begun.beginning, begun.prepared, split.name, begun.cache, net.progress)
+    for split in setup.prepared.splits:
+        rows = features_of(setup, split.name, net.progress)
         values = rows.pooled_batch(np.arange(split.count), 0)
         parts.append(
             (split.indices, values, split.labels, split.ids, np.full(split.count, split.name, object))
@@ -135,7 +136,8 @@ def finetune(net: Net, *, callbacks: Sequence[keras.callbacks.Callback] = (), **
         raise UserError(
             "kerastl.finetune comes once, after kerastl.train_head: "
             + (
-                "this network is fine-tuned already"
+                "this network is fine-tuned already. kerastl.finish tests it; net.close() begins anew, and kerastl.fit(net) "
+                "always begins from pretrained weights"
                 if net.phases
                 else "the head of this network is not trained"
             )
@@ -174,16 +176,12 @@ def finish(
     """
     if not net.phases:
         raise UserError("Nothing is trained yet. Expected kerastl.train_head(net) before")
-    begun = net.begun
     run, recipe = start_run(net.recipe, net.splits, runs_dir, net.files)
-    log = Log(net.progress, run.log_txt)
-    prepared = dataclasses.replace(begun.prepared, recipe=recipe)
-    work = Work(run, prepared, begun.beginning, begun.cache, begun.precision, log, net._started)
-    checks = write_setup(work, export_model)
-    result = result_of(net.phases)
-    write_histories(run, result)
-    report, exported = conclude(work, result, checks, models_dir, keep, warmup)
-    report = write_end(work, report, exported)
-    examples = net.examples
+    setup, log, result = net.setup.with_recipe(recipe), Log(net.progress, run.log_txt), result_of(net.phases)
+    publish = functools.partial(export_network, models_dir=models_dir, keep=keep, warmup=warmup)
+    with log.end_written():
+        checks = write_setup(run, setup, log, export_model)
+        write_histories(run, result)
+        summary = conclude(run, setup, result, checks, publish, log, net._started)
     net.close()
-    return Fitted(run.path, report, exported, examples)
+    return Fitted(run.path, summary.report, summary.exported, net.examples)

@@ -6,21 +6,24 @@ import json
 import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from kerastl.data.examples import Examples, Splits
+from kerastl.data.sources import open_examples
+from kerastl.data.splits import make_splits
 from kerastl.errors import UserError
 from kerastl.export.reader import load_exported
 from kerastl.export.saved_model import as_structured, network_inputs
 from kerastl.export.signature import Serving
-from kerastl.jobs.calibrate import read_threshold
-from kerastl.modality import Modality, modality_of
-from kerastl.model.graph import walk_layers
+from kerastl.modality import Batch, Modality, modality_of
 from kerastl.model.own import reason_of
 from kerastl.recipe import Settings, recipe_from_dict, resolve, settings_from_dict
+from kerastl.recipe.schema import HANDED
 from kerastl.run import Run, open_run
 from kerastl.task import Task
 
@@ -34,39 +37,6 @@ def recipe_of(run: Run) -> Settings:
         data = json.loads(run.data_json.read_text(encoding="utf-8"))
         recipe = recipe_from_dict(values, origin=str(run.recipe_toml))
         return resolve(recipe, data["counts"]["train"], len(data["classes"]))
-
-
-def model_of(run: Run) -> keras.Model:
-    """The trained model of a run.
-
-    Raises:
-        UserError: it has layers that Keras does not know in this process.
-    """
-    try:
-        return keras.saving.load_model(run.model_keras, compile=False)
-    except TypeError as error:  # what Keras says of a class that it cannot find
-        raise UserError(
-            f"Keras cannot load {run.model_keras}: {reason_of(error)} Layers of one's own have to be registered "
-            "(@keras.saving.register_keras_serializable()), and their module imported first: in Python, before kerastl.load. An "
-            "exported model needs neither"
-        ) from error
-
-
-def class_names_of(run: Run) -> tuple[str, ...]:
-    """The classes of a run, in the order of its model's logits."""
-    return tuple(json.loads(run.data_json.read_text(encoding="utf-8"))["classes"])
-
-
-def serving_of(recipe: Settings, class_names: Sequence[str], threshold: float | None) -> Serving:
-    """Properties of a recipe's served model."""
-    return Serving(tuple(class_names), modality_of(recipe), recipe.task, threshold)
-
-
-def precision_of_model(model: keras.Model) -> str:
-    """`mixed_bfloat16` where any layer computes in it, else `float32`."""
-    # A nested model says nothing of its layers' arithmetic: its own policy is float32.
-    in_sixteen_bits = any(layer.compute_dtype == "bfloat16" for layer in walk_layers(model))
-    return "mixed_bfloat16" if in_sixteen_bits else "float32"
 
 
 @dataclass(frozen=True)
@@ -86,26 +56,107 @@ class Reader:
     modality: type[Modality]
 
 
+class TrainedRun:
+    """The trained model of a run: what its folder holds, read when it is first asked for.
+
+    Args:
+        run: the run's folder.
+
+    Attributes:
+        folder: the run's folder.
+
+    Raises:
+        UserError: it is no folder of a run, or the run was not finished.
+    """
+
+    def __init__(self, run: Path | str) -> None:
+        self.folder = open_run(run)
+
+    @cached_property
+    def recipe(self) -> Settings:
+        """The settings of the run: what was asked for, and what the rule chose."""
+        return recipe_of(self.folder)
+
+    @cached_property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes, in the order of the logits."""
+        return tuple(json.loads(self.folder.data_json.read_text(encoding="utf-8"))["classes"])
+
+    @cached_property
+    def threshold(self) -> float | None:
+        """Lowest probability that counts as an answer; None where there is none, or the run was stopped before."""
+        file = self.folder.calibration_json
+        return json.loads(file.read_text(encoding="utf-8"))["threshold"] if file.exists() else None
+
+    @cached_property
+    def model(self) -> keras.Model:
+        """The Keras model: decoded inputs -> calibrated logits [n, classes].
+
+        Raises:
+            UserError: it has layers that Keras does not know in this process.
+        """
+        try:
+            return keras.saving.load_model(self.folder.model_keras, compile=False)
+        except TypeError as error:  # what Keras says of a class that it cannot find
+            raise UserError(
+                f"Keras cannot load {self.folder.model_keras}: {reason_of(error)} Layers of one's own have to be registered "
+                "(@keras.saving.register_keras_serializable()), and their module imported first: in Python, before kerastl.load. "
+                "An exported model needs neither"
+            ) from error
+
+    @property
+    def serving(self) -> Serving:
+        """Properties of its served model."""
+        return serving_of(self.recipe, self.class_names, self.threshold)
+
+    @property
+    def is_handed(self) -> bool:
+        """Whether its data were handed over in Python, so that they cannot be opened again."""
+        return self.recipe.data.source.startswith(HANDED)
+
+    def decoded(self, raw: Sequence[bytes]) -> Batch:
+        """Raw examples as the network takes them."""
+        decoded = [modality_of(self.recipe).decode(tf.constant(data)) for data in raw]
+        return {name: np.stack([each[name] for each in decoded]) for name in decoded[0]}
+
+    def splits(self, data: Examples | None = None) -> Splits:
+        """The data of the run, split as they were for its training.
+
+        Args:
+            data: where they were handed over in Python.
+
+        Raises:
+            DataError: they are gone, or were handed over in Python and are not given.
+        """
+        return make_splits(open_examples(self.recipe.data) if data is None else data, self.recipe.data)
+
+    @property
+    def kept(self) -> list[bytes]:
+        """Encoded validation and test examples that the run's folder holds; none where its data can be opened again."""
+        folder = self.folder.check_examples
+        return [path.read_bytes() for path in sorted(folder.iterdir())] if folder.is_dir() else []
+
+    @property
+    def reader(self) -> Reader:
+        """Answers of the model in this process."""
+
+        def answer(raw: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
+            inputs = network_inputs(self.model, self.decoded(raw))
+            logits = self.model(as_structured(inputs), training=False).numpy()
+            probabilities = self.recipe.task.probabilities(logits)
+            return probabilities, probabilities.max(axis=1) >= (self.threshold or 0.0)
+
+        return Reader(answer, self.class_names, self.recipe.task, type(modality_of(self.recipe)))
+
+
+def serving_of(recipe: Settings, class_names: Sequence[str], threshold: float | None) -> Serving:
+    """Properties of a recipe's served model."""
+    return Serving(tuple(class_names), modality_of(recipe), recipe.task, threshold)
+
+
 def open_reader(model: Path) -> Reader:
     """The reader of a run's folder or of an exported model."""
     if (model / "model.keras").is_file() or (model / "recipe.toml").is_file():
-        folder = open_run(model)
-        return run_reader(folder, model_of(folder))
+        return TrainedRun(model).reader
     exported = load_exported(model)
     return Reader(exported.predict_bytes, exported.class_names, exported.task, exported.modality)
-
-
-def run_reader(folder: Run, model: keras.Model) -> Reader:
-    """The reader of a run whose model is loaded."""
-    recipe = recipe_of(folder)
-    threshold = read_threshold(folder) or 0.0
-    modality = modality_of(recipe)
-
-    def answer(raw: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
-        decoded = [modality.decode(tf.constant(data)) for data in raw]
-        inputs = {name: tf.stack([each[name] for each in decoded]) for name in decoded[0]}
-        logits = model(as_structured(network_inputs(model, inputs)), training=False).numpy()
-        probabilities = recipe.task.probabilities(logits)
-        return probabilities, probabilities.max(axis=1) >= threshold
-
-    return Reader(answer, class_names_of(folder), recipe.task, type(modality))

@@ -1,12 +1,20 @@
-"""In which numbers a model computes."""
+"""Precision of a model's arithmetic: what a recipe asks for, what this machine is good at, and copies in float32."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from kerastl.model.graph import walk_layers
+from kerastl.progress import Progress
+from kerastl.recipe import Recipe
+
+# NVIDIA's processors have units for bfloat16 from Ampere on; older ones (T4, V100) emulate it.
+BFLOAT16_CAPABILITY = (8, 0)
 
 
 def computes_in_float32(model: keras.Model) -> bool:
@@ -43,3 +51,51 @@ def _float32_of(config: Any) -> Any:
     if isinstance(config, (list, tuple)):
         return type(config)(_float32_of(value) for value in config)
     return config
+
+
+def precision_of_model(model: keras.Model) -> str:
+    """`mixed_bfloat16` where any layer computes in it, else `float32`."""
+    # A nested model says nothing of its layers' arithmetic: its own policy is float32.
+    in_sixteen_bits = any(layer.compute_dtype == "bfloat16" for layer in walk_layers(model))
+    return "mixed_bfloat16" if in_sixteen_bits else "float32"
+
+
+@contextmanager
+def precision_of(recipe: Recipe, progress: Progress = Progress()) -> Iterator[str]:
+    """Build networks in the recipe's arithmetic; yields `float32` or `mixed_bfloat16`, and notes why."""
+    precision, why = recipe.precision, f"precision = {recipe.precision}"
+    if precision == "auto":
+        precision, because = _precision_here()
+        why += f": {because}"
+    progress.note(f"Arithmetic: {precision} ({why})")
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(precision)
+    try:
+        yield precision
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def _precision_here() -> tuple[str, str]:
+    """The arithmetic for this machine, and why."""
+    gpus = tf.config.list_physical_devices("GPU")
+    if not gpus:
+        # On processors bfloat16 pays only with special instructions, and not for every network.
+        return "float32", "no GPU"
+    for gpu in gpus:
+        capability = tf.config.experimental.get_device_details(gpu).get("compute_capability")
+        if capability is None or tuple(capability) < BFLOAT16_CAPABILITY:
+            has = (
+                "unknown compute capability"
+                if capability is None
+                else "compute capability {}.{}".format(*capability)
+            )
+            return "float32", f"{gpu.name.removeprefix('/physical_device:')} has {has}, bfloat16 needs 8.0"
+    return "mixed_bfloat16", "all GPUs have units for it"
+
+
+def make_repeatable(recipe: Recipe) -> None:
+    """Seed everything; in deterministic mode also forbid operations whose result depends on timing."""
+    keras.utils.set_random_seed(recipe.seed)
+    if recipe.deterministic:
+        tf.config.experimental.enable_op_determinism()

@@ -26,6 +26,8 @@ from kerastl.wording import safe_name, without_accents
 Part = TypeVar("Part", BackboneRecipe, HeadPhaseRecipe, FinetunePhaseRecipe, AugmentRecipe)
 
 SMALL_BACKBONE_PARAMETERS = 2_000_000
+# Beyond so many epochs for each view `view_warnings` warns.
+EPOCHS_A_VIEW = 3
 FEW_EXAMPLES = 1_000
 LAST_STAGE_SHARE = 0.55
 LAST_STAGES_SHARE = 0.93
@@ -161,6 +163,28 @@ def _finetune_phase(recipe: Recipe, train_count: int, spec: BackboneSpec) -> dic
         # No early stop: what a cosine gains, it gains at its end. The best epoch is restored all the same.
         "patience_epochs": 0,
     }
+
+
+def view_warnings(recipe: Settings) -> tuple[str, ...]:
+    """What may surprise of a recipe's views: changes beside the level `none`, and few views that are shown again and again.
+
+    In 60 epochs on 550 CIFAR-10 examples six views were learnt by heart: training accuracy 0.65, against 0.41 with a new view in
+    each epoch, and validation log-loss 1.84 against 1.73 (`mobilenet_025`, one seed).
+    """
+    settings, views = recipe.finetune_phase, recipe.augment.views
+    epochs = settings.epochs
+    changes = [knob for knob, neutral in NO_AUGMENTATION.items() if getattr(recipe.augment, knob) != neutral]
+    if recipe.augment.level == "none" and changes and views > 1:
+        return (
+            f"augment.level = 'none', but the recipe sets {', '.join(changes)} itself, and its views are changed by that; "
+            "--set augment.views=1 shows each example as it is",
+        )
+    if views == 1 or epochs <= EPOCHS_A_VIEW * views or settings.unfreeze_from in ("input", "backbone"):
+        return ()
+    return (
+        f"{epochs} fine-tune epochs show the same {views} views of each example again and again, which may be learnt by heart: "
+        f"raise augment.views (to {-(-epochs // EPOCHS_A_VIEW)} or more; each costs a forward pass and its place in the store)",
+    )
 
 
 def _is_small(spec: BackboneSpec) -> bool:

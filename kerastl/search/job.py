@@ -13,13 +13,15 @@ from typing import Any
 from kerastl.data.examples import Examples
 from kerastl.errors import Interrupted, TrainingError, UserError
 from kerastl.features.cache import Cache
-from kerastl.jobs.fit import FitSummary, fit
+from kerastl.jobs.conclude import FitSummary
+from kerastl.jobs.fit import fit
 from kerastl.jobs.net import Net
-from kerastl.jobs.prepare import make_repeatable, open_splits
+from kerastl.jobs.open import open_splits
 from kerastl.jobs.python import handed_over
 from kerastl.jobs.recipes import usable
 from kerastl.locking import FileLock
 from kerastl.modality import modality_of
+from kerastl.model.precision import make_repeatable
 from kerastl.progress import Logging, Progress
 from kerastl.recipe import Recipe, load_recipe
 from kerastl.report.search_report import SearchReport, search_text, write_search_page

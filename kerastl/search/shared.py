@@ -19,27 +19,27 @@ import numpy as np
 from kerastl.data.examples import Split, Splits
 from kerastl.errors import DataError
 from kerastl.features.cache import Cache
+from kerastl.features.decoded import DecodedSplits, decode_splits
 from kerastl.features.extract import array_keys, extract, row_keys
 from kerastl.features.frozen import Frozen
 from kerastl.features.readers import Features
 from kerastl.features.views import Decoded
-from kerastl.jobs.prepare import Prepared, decode_splits
-from kerastl.jobs.setup import (
-    Statistics,
-    feature_statistics,
-    first_bias,
-    frozen_part,
-    load_backbone,
-    wanted_features,
-)
 from kerastl.modality import Batch, modality_of
 from kerastl.model.build import Network
 from kerastl.model.cut import Cut
+from kerastl.model.pretrained import load_backbone
 from kerastl.progress import Progress
 from kerastl.recipe import Settings
 from kerastl.recipe.keys import affecting, value_at
 from kerastl.search.hyperparameters import UNFREEZE_POINT
 from kerastl.training.reuse import NetworkPool
+from kerastl.training.start import (
+    Statistics,
+    feature_statistics,
+    first_bias,
+    frozen_part,
+    wanted_features,
+)
 from kerastl.training.two_phase import unfreeze_point
 
 FOLD_SEED = 0
@@ -76,7 +76,7 @@ class Shared:
         # With folds train and validation are one, which the folds are made of.
         self._names = ("train",) if folds else ("train", "validation")
         self.cache, self._reads, self._progress = cache, reads, progress
-        self._prepared: dict[str, Prepared] = {}
+        self._prepared: dict[str, DecodedSplits] = {}
         self._backbones: dict[str, keras.Model] = {}
         self._frozen: dict[str, Frozen] = {}
         self._features: dict[str, list[Features]] = {}
@@ -88,10 +88,10 @@ class Shared:
         """Examples that the backbone, or its part below a cut, was run on so far."""
         return sum(frozen.forward_passes for frozen in self._frozen.values())
 
-    def prepared(self, recipe: Settings) -> Prepared:
+    def prepared(self, recipe: Settings) -> DecodedSplits:
         """The decoded examples, with this recipe's augmentation."""
 
-        def decode() -> Prepared:
+        def decode() -> DecodedSplits:
             self.decoded += 1
             splits = pooled_splits(self.splits) if self.folds else self.splits
             return decode_splits(recipe, splits, self.cache, self._progress, self._names)

@@ -18,8 +18,8 @@ from kerastl.backbones import get_backbone
 from kerastl.data.examples import Splits, listed
 from kerastl.errors import UserError, nearest
 from kerastl.features.frozen import weights_digest
-from kerastl.jobs.prepare import open_splits
-from kerastl.jobs.work import with_own_files
+from kerastl.jobs.artifacts import with_own_files
+from kerastl.jobs.open import open_splits
 from kerastl.modality import modality_of
 from kerastl.model.weights import sha256_of
 from kerastl.progress import Progress

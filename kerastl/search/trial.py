@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from kerastl.errors import RecipeError, TrainingError
 from kerastl.evaluation.monitors import example_losses
-from kerastl.jobs.prepare import precision_of
+from kerastl.model.precision import precision_of
 from kerastl.progress import size_text
 from kerastl.recipe import Recipe, Settings, resolve
 from kerastl.recipe.keys import affecting

@@ -1,55 +1,44 @@
-"""Images that look nearly the same on two sides of a split: what makes a test better than it is."""
+"""Near copies: examples that are nearly the same on two sides of a split, which makes a test better than it is."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 
 from kerastl.data.examples import Split
 from kerastl.errors import DataError
+from kerastl.features.decoded import DecodedSplits
 from kerastl.features.inputs import OtherReading
-from kerastl.jobs.prepare import Prepared
 from kerastl.modality import Modality, modality_of
 from kerastl.progress import Progress
 from kerastl.wording import counted
 
 _READ_BATCH = 256
 _SHOWN = 2
-# Of images of which only features were kept, so many are decoded once more to be looked at.
+# Of examples of which only features were kept, so many are decoded once more to be looked at.
 _MOST_DECODED = 1_000
 
 
-@dataclass(frozen=True)
-class NearCopies:
-    """What was found.
-
-    Attributes:
-        rows: for each held-out image that has any its split and identity, those of the image that looks most like it,
-            and the correlation of their thumbnails.
-        warnings: how many there are, with some of them by name.
-    """
-
-    rows: tuple[dict[str, str], ...]
-    warnings: tuple[str, ...]
-
-
-def near_copies_in(prepared: Prepared, progress: Progress) -> NearCopies:
-    """Look for near copies of test and validation images among those that they are to be held out from.
+def near_copies_in(decoded: DecodedSplits, progress: Progress) -> tuple[list[dict[str, str]], list[str]]:
+    """Look for near copies of test and validation examples among those that they are to be held out from.
 
     Args:
-        prepared: split images, decoded in this run or kept, or few; others are passed over.
+        decoded: split examples, decoded in this run or kept, or few; others are passed over.
         progress: is told of those that were passed over.
+
+    Returns:
+        For each held-out example that has any its split and identity, those of the example that is most like it, and their
+        likeness; and warnings with how many there are, and some of them by name.
     """
-    train, validation, test = prepared.splits
-    modality = modality_of(prepared.recipe)
+    train, validation, test = decoded.splits
+    modality = modality_of(decoded.recipe)
     found: list[dict[str, str]] = []
     warnings: list[str] = []
-    passed_over = sum(_complete_looks(prepared, split) for split in prepared.splits)
+    passed_over = sum(_complete_looks(decoded, split) for split in decoded.splits)
     if passed_over:
         progress.note(
-            f"Near copies across splits are not looked for among {counted(passed_over, 'image')}: their features were kept by "
+            f"Near copies across splits are not looked for among {counted(passed_over, modality.noun)}: their features were kept by "
             "an earlier run, which decoded them and looked"
         )
     for held_out, others in ((test, (train, validation)), (validation, (train,))):
@@ -57,17 +46,17 @@ def near_copies_in(prepared: Prepared, progress: Progress) -> NearCopies:
         if rows:
             shown = ", ".join(f"'{row['id']}' and '{row['near']}'" for row in rows[:_SHOWN])
             warnings.append(
-                f"{counted(len(rows), f'{held_out.name} image')} {'looks' if len(rows) == 1 else 'look'} nearly the same as images of "
+                f"{counted(len(rows), f'{held_out.name} {modality.noun}')} {'looks' if len(rows) == 1 else 'look'} nearly the same as {modality.noun}s of "
                 f"{' or '.join(other.name for other in others)}, such as {shown} (all: near_copies.csv): the figures of "
                 f"{held_out.name} are too good. If they are frames of one scene or shots of one thing, name the groups: "
                 "data.group_pattern, data.group_subfolders or a manifest's group column."
             )
-    return NearCopies(tuple(found), tuple(warnings))
+    return found, warnings
 
 
-def _complete_looks(prepared: Prepared, split: Split) -> int:
-    """Add what was not decoded in this run, where that costs little; how many images are left."""
-    looks, inputs = split.examples.looks, prepared.pixels[split.name]
+def _complete_looks(decoded: DecodedSplits, split: Split) -> int:
+    """Add what was not decoded in this run, where that costs little; how many examples are left."""
+    looks, inputs = split.examples.looks, decoded.inputs[split.name]
     unseen = looks.unseen(split.indices)
     if not inputs.kept and len(unseen) > _MOST_DECODED:
         return len(unseen)
@@ -94,7 +83,7 @@ def _pairs(
     found, looked = modality.near(looks.rows(here), looks.rows(there))
     if looked < len(here):
         warnings.append(
-            f"Near copies were looked for among {looked:,} of {len(here):,} {held_out.name} images, spread evenly: there are "
+            f"Near copies were looked for among {looked:,} of {len(here):,} {held_out.name} {modality.noun}s, spread evenly: there are "
             "too many pairs."
         )
     return list(_described(found, here, there, names, held_out))
