@@ -177,7 +177,7 @@ def test_the_whole_job_on_a_network_of_ones_own(
     assert report["metrics"]["accuracy"] >= 0.9 and report["weights_origin"] == "file"
     card = (tmp_path / "saved_models/own/1/assets.extra/model_card.md").read_text()
     assert "Network: `mine.keras`" in card and str(tmp_path) not in card
-    assert "check it with whoever made `mine.keras`" in card
+    assert "check it with the publisher of `mine.keras`" in card
     # The trained model needs the file no more.
     (tmp_path / "mine.keras").unlink()
     done = kerastl("evaluate", run, "--json")
@@ -213,10 +213,10 @@ def test_images_that_the_part_above_takes_too_are_read_beside_its_activations(
     assert net.unfreeze_points == ("backbone", "joined", "block", "stem", "input")
     train_head(net)
     unfreeze(net, "block")
-    train = net.begun.beginning.train
+    train = net.setup.train
     batch = train.activation_batch(np.arange(3), 0)
     assert isinstance(batch, dict) and set(batch) == {"activation", "pixels"}
-    logits = net.begun.beginning.parts.suffix(keras.tree.map_structure(keras.ops.convert_to_tensor, batch))
+    logits = net.setup.parts.suffix(keras.tree.map_structure(keras.ops.convert_to_tensor, batch))
     whole = net.model(keras.ops.convert_to_tensor(batch["pixels"], "float32"), training=False)
     np.testing.assert_allclose(logits, whole, rtol=1e-2, atol=1e-3)  # activations are kept in sixteen bits
     phase = finetune(net, finetune_epochs=2)
