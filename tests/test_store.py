@@ -464,7 +464,7 @@ def test_two_processes_share_the_work_and_no_row_is_computed_twice(root: Path) -
 
 
 def test_a_process_that_was_killed_hinders_nobody_and_what_it_wrote_is_used(root: Path) -> None:
-    child = process(root, pause=0.02)
+    child = process(root, pause=0.2)
     go(child)
     wait_for(lambda: len(blocks_of(root)) >= 2)
     child.send_signal(signal.SIGKILL)
