@@ -66,7 +66,7 @@ def test_each_image_view_and_cut_passes_the_frozen_part_once(
     assert (heads.trained, heads.reused) == (1, 3)
     assert all(result.losses.shape == (counts["validation"],) for result in results)
     # nothing of the test split was decoded
-    assert "test" not in shared.prepared(resolve(recipe, 10, 3)).pixels
+    assert "test" not in shared.prepared(resolve(recipe, 10, 3)).inputs
 
     # the control: trials that share nothing
     apart = 0
