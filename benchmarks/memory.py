@@ -22,6 +22,8 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from kerastl.store.block import BLOCK
+
 SAMPLE_SECONDS = 0.1
 CLASSES = 4
 
@@ -58,9 +60,9 @@ def memory_of(process: int) -> tuple[int, int]:
 def disk_of(folder: Path) -> tuple[int, int]:
     """Megabytes of decoded images and of features, wherever they lie in a folder."""
     found = [0, 0]
-    for path in folder.rglob("rows.npy"):
+    for path in folder.rglob(f"*{BLOCK}"):
         with contextlib.suppress(OSError):
-            found[not path.parent.name.startswith("pixels-")] += path.stat().st_size
+            found[not path.parent.name.startswith("inputs_")] += path.stat().st_size
     return found[0] // 10**6, found[1] // 10**6
 
 

@@ -34,8 +34,8 @@ from kerastl.export.check import check_export, expected_answers
 from kerastl.export.saved_model import write_saved_model
 from kerastl.export.signature import SERVING_RAW, Serving
 from kerastl.export.warmup import write_warmup
+from kerastl.modality import only
 from kerastl.modality.image import Image as Images
-from kerastl.modality.image.decode import decode
 from kerastl.model.build import Network, build_backbone, build_model
 from kerastl.model.heads import embedding_model
 from kerastl.model.weights import load_weights
@@ -141,7 +141,7 @@ def network_of(name: str, arguments: argparse.Namespace, images: list[bytes]) ->
     backbone = build_backbone(spec, arguments.image_size)
     load_weights(backbone, spec, str(arguments.weights / f"{name}_notop.weights.h5"))
     plain = build_model(backbone, spec, HeadRecipe(), CLASSES)
-    pixels = [decode(tf.constant(each), arguments.image_size, "stretch") for each in images[:64]]
+    pixels = [only(Images(arguments.image_size).decode(tf.constant(each))) for each in images[:64]]
     features = embedding_model(plain.model)(tf.cast(tf.stack(pixels), tf.float32)).numpy()
     network = build_model(
         backbone, spec, HeadRecipe(), CLASSES, features.mean(axis=0), features.var(axis=0) + features.var()
@@ -155,14 +155,11 @@ def latency(
 ) -> dict[str, Any]:
     """Milliseconds of a request beside those of decoding and the bare network; they take turns."""
     encoded = tf.constant(images)
+    spec = {name: tf.TensorSpec(each.shape, each.dtype) for name, each in serving.modality.spec.items()}
 
     @tf.function
     def bare(data: tf.Tensor) -> tf.Tensor:
-        pixels = tf.map_fn(
-            lambda each: decode(each, serving.image_size, serving.resize),
-            data,
-            fn_output_signature=tf.TensorSpec([serving.image_size, serving.image_size, 3], tf.uint8),
-        )
+        pixels = only(tf.map_fn(serving.modality.decode, data, fn_output_signature=spec))
         return network.model(tf.cast(pixels, tf.float32), training=False)
 
     sides: dict[str, Callable[[], Any]] = {

@@ -23,7 +23,8 @@ from kerastl.jobs.rank import rank
 from kerastl.model.weights import weights_at_hand
 from kerastl.progress import Progress
 from kerastl.recipe import load_recipe
-from kerastl.report.ranking import LeftOut, RankedBackbone, Ranking
+from kerastl.report import plots_choices
+from kerastl.report.ranking import LeftOut, RankedBackbone, Ranking, write_ranking
 
 
 class Notes(Progress):
@@ -164,6 +165,16 @@ def test_the_command_sorts_and_leaves_numbers_and_a_plot(
     }  # fmt: skip
     assert (run / "ranking.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads((run / "ranking.json").read_text())["rows"] == answer["rows"]
+
+
+def test_the_axes_of_the_plot_say_what_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr(plots_choices, "_save", lambda figure, path: drawn.append(figure))
+    row = RankedBackbone("small", 0.9, 0.01, 5, -1.0, 1.0, 1000, 32, 64, 50.0, "none")
+    write_ranking(Ranking(tmp_path, 40, (row,), (), "mean average precision"), "image")
+    (axis,) = drawn[0].axes
+    assert axis.get_xlabel() == "images a second of the forward pass"
+    assert axis.get_ylabel() == "mean average precision of the linear probe"
 
 
 @pytest.mark.slow

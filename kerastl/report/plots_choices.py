@@ -50,6 +50,7 @@ def plot_ranking(
     spreads: Sequence[float],
     speeds: Sequence[float],
     path: Path | str,
+    *,
     noun: str,
     metric: str = "accuracy",
 ) -> None:

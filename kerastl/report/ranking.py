@@ -79,6 +79,6 @@ def write_ranking(ranking: Ranking, noun: str) -> None:
         [row.spread for row in rows],
         [row.images_per_second for row in rows],
         run / "ranking.png",
-        ranking.metric,
-        noun,
+        noun=noun,
+        metric=ranking.metric,
     )
