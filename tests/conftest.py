@@ -109,6 +109,22 @@ def small_backbone() -> str:
     return small_backbone_file()
 
 
+@pytest.fixture
+def decode_counts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many examples each pass decoded."""
+    from kerastl.features import inputs
+
+    counts: list[int] = []
+    once = inputs.decode_in_chunks
+
+    def counted(modality: Any, raw: Any, indices: Any, *rest: Any) -> Iterator[Any]:
+        counts.append(len(indices))
+        return once(modality, raw, indices, *rest)
+
+    monkeypatch.setattr(inputs, "decode_in_chunks", counted)
+    return counts
+
+
 @pytest.fixture(scope="module")
 def shared_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """`shared_of(recipe, folds)`: what the trials of a search share, on a store of its own."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image, ImageOps
 
+from kerastl.modality import read
 from kerastl.modality.image import Image as Photograph
 from kerastl.modality.image.decode import decode, decode_original, resize_pixels
 from kerastl.modality.image.header import PIXELS_AT_MOST
@@ -368,6 +369,35 @@ def test_readable_images_all_arrive_in_their_places(tmp_path: Path) -> None:
     assert [(part.start, part.count, part.reasons) for part in parts] == [(0, 70, {}), (70, 30, {})]
     pixels = np.concatenate([part.inputs["pixels"] for part in parts])
     np.testing.assert_array_equal(pixels[:, 3, 3, 0], np.arange(100))
+
+
+def test_of_many_files_that_are_gone_the_first_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(read, "REASONS_AT_MOST", 2)
+    gone = from_files([f"/nowhere/{n}.png" for n in range(5)])
+    parts = list(decode_in_chunks(Photograph(4), gone, np.arange(5), [1, 4]))
+    reasons = [reason for part in parts for reason in part.reasons.values()]
+    assert reasons[:2] == ["no such file"] * 2 and len(reasons) == 5
+    assert set(reasons[2:]) == {"cannot be read (reasons are given for the first 2 only)"}
+
+
+def test_few_examples_are_read_ahead_of_those_that_were_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(read.os, "cpu_count", lambda: 2)
+    data, taken = saved(Image.new("RGB", (4, 4)), "PNG"), []
+
+    def raw(indices: np.ndarray) -> tf.data.Dataset:
+        def one_by_one() -> Iterator[tuple[int, bytes]]:
+            for index in indices.tolist():
+                taken.append(index)
+                yield index, data
+
+        kinds = (tf.TensorSpec([], tf.int64), tf.TensorSpec([], tf.string))
+        return tf.data.Dataset.from_generator(one_by_one, output_signature=kinds)
+
+    parts = decode_in_chunks(Photograph(4), raw, np.arange(1000), [100] * 10)
+    next(parts)
+    # those that wait for the two threads, and four batches on their way from TensorFlow
+    assert 100 <= len(taken) <= 100 + 2 * read.AHEAD_A_THREAD + 5 * read.READ_AT_ONCE
+    assert sum(1 for _ in parts) == 9 and len(taken) == 1000
 
 
 def test_no_images_and_a_wrong_number_of_them() -> None:

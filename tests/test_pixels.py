@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,20 +43,6 @@ def decoded(data: Path, store: Path, **keys: Any) -> tuple[np.ndarray, dict[int,
     with Cache(CacheRecipe(mode=mode, directory=str(store)), store / "scratch") as cache:
         inputs, reasons = decode_split(split_of(data), Image(size, **keys), cache, Progress())
         return inputs[np.arange(len(inputs))]["pixels"], reasons
-
-
-@pytest.fixture
-def counts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many images each pass decoded."""
-    found: list[int] = []
-    once = inputs_module.decode_in_chunks
-
-    def counted(modality: Any, raw: Any, indices: np.ndarray, *rest: Any) -> Iterator[Any]:
-        found.append(len(indices))
-        return once(modality, raw, indices, *rest)
-
-    monkeypatch.setattr(inputs_module, "decode_in_chunks", counted)
-    return found
 
 
 def relabel(data: Path) -> None:
@@ -117,17 +103,17 @@ def another(data: Path) -> None:
     ids=lambda value: getattr(value, "__name__", None),
 )
 def test_an_image_is_known_by_its_content(
-    data: Path, tmp_path: Path, counts: list[int], change: Callable[[Path], None], passes: int
+    data: Path, tmp_path: Path, decode_counts: list[int], change: Callable[[Path], None], passes: int
 ) -> None:
     decoded(data, tmp_path / "store")
-    counts.clear()
+    decode_counts.clear()
     change(data)
     pixels, _ = decoded(data, tmp_path / "store")
-    assert sum(counts) == passes
-    counts.clear()
+    assert sum(decode_counts) == passes
+    decode_counts.clear()
     fresh, _ = decoded(data, tmp_path / "fresh")
     np.testing.assert_array_equal(pixels, fresh)
-    assert sum(counts) > 16, "the control: another store has none of them"
+    assert sum(decode_counts) > 16, "the control: another store has none of them"
 
 
 def test_files_that_did_not_change_are_not_read_again(
@@ -163,12 +149,12 @@ def test_where_nothing_is_kept_beyond_the_run_no_file_is_read_for_its_content(
 
 @pytest.mark.parametrize("keys", [{"size": 17}, {"resize": "pad"}, {"significant_bits": 12}], ids=str)
 def test_how_they_are_decoded_is_part_of_the_key(
-    data: Path, tmp_path: Path, counts: list[int], keys: dict[str, Any]
+    data: Path, tmp_path: Path, decode_counts: list[int], keys: dict[str, Any]
 ) -> None:
     decoded(data, tmp_path / "store")
-    counts.clear()
+    decode_counts.clear()
     decoded(data, tmp_path / "store", **keys)
-    assert sum(counts) > 16
+    assert sum(decode_counts) > 16
 
 
 def test_decoder_and_tensorflow_are_part_of_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,7 +212,7 @@ def test_of_images_that_cannot_be_read_all_are_named_though_they_are_equal(
 
 
 def test_decoding_that_was_stopped_goes_on(
-    data: Path, tmp_path: Path, counts: list[int], monkeypatch: pytest.MonkeyPatch
+    data: Path, tmp_path: Path, decode_counts: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("kerastl.store.store.BLOCK_ROWS", 8)
     monkeypatch.setattr(inputs_module, "BLOCK_ROWS", 8)
@@ -240,9 +226,9 @@ def test_decoding_that_was_stopped_goes_on(
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(inputs_module, "_remember_looks", stops)
         decoded(data, tmp_path / "store")
-    counts.clear()
+    decode_counts.clear()
     pixels, _ = decoded(data, tmp_path / "store")
-    assert sum(counts) == 72 - 3 * 8 and len(pixels) == 72
+    assert sum(decode_counts) == 72 - 3 * 8 and len(pixels) == 72
 
 
 def test_where_the_disk_has_no_room_decoded_images_go_to_memory(data: Path, tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from test_features import Said
 
 from kerastl.data.examples import Splits
 from kerastl.errors import DataError
-from kerastl.features import inputs as inputs_module
 from kerastl.features.cache import Cache
 from kerastl.features.contents import names_of
 from kerastl.features.decoded import decode_splits, lost_examples_named
@@ -70,20 +68,6 @@ def pixel_bytes(folder: Path) -> int:
 
 
 @pytest.fixture
-def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many images each pass decoded."""
-    counts: list[int] = []
-    once = inputs_module.decode_in_chunks
-
-    def counted(modality: Any, raw: Any, indices: np.ndarray, *rest: Any) -> Iterator[Any]:
-        counts.append(len(indices))
-        return once(modality, raw, indices, *rest)
-
-    monkeypatch.setattr(inputs_module, "decode_in_chunks", counted)
-    return counts
-
-
-@pytest.fixture
 def data(solid_colours: Path, tmp_path: Path) -> Path:
     shutil.copytree(solid_colours, tmp_path / "data")
     return tmp_path / "data"
@@ -98,7 +82,7 @@ def no_room(monkeypatch: pytest.MonkeyPatch, free: int = 0) -> None:
 
 @pytest.mark.parametrize("mode", ["auto", "disk", "memory"])
 def test_one_view_is_one_stream_and_leaves_no_decoded_image_behind(
-    data: Path, tmp_path: Path, decoded: list[int], mode: str
+    data: Path, tmp_path: Path, decode_counts: list[int], mode: str
 ) -> None:
     recipe, splits = recipe_for(data, tmp_path, cache__mode=mode)
     cache, start = begun(recipe, splits, tmp_path)
@@ -106,7 +90,7 @@ def test_one_view_is_one_stream_and_leaves_no_decoded_image_behind(
     with cache:
         rows = all_rows(start)
         logits_of(start, "finetune_phase", "test")
-        assert sum(decoded) == sum(counts.values()) == start.frozen.forward_passes
+        assert sum(decode_counts) == sum(counts.values()) == start.frozen.forward_passes
         assert pixel_bytes(tmp_path) == 0
     kept_recipe, _ = recipe_for(data, tmp_path / "kept", cache__mode=mode)
     with Cache(kept_recipe.cache, tmp_path / "kept" / "scratch") as other:
@@ -117,14 +101,16 @@ def test_one_view_is_one_stream_and_leaves_no_decoded_image_behind(
         assert pixel_bytes(tmp_path / "kept") > IMAGE_BYTES * sum(counts.values()), "the control: kept images"
 
 
-def test_a_later_run_of_the_same_decodes_nothing(data: Path, tmp_path: Path, decoded: list[int]) -> None:
+def test_a_later_run_of_the_same_decodes_nothing(
+    data: Path, tmp_path: Path, decode_counts: list[int]
+) -> None:
     recipe, splits = recipe_for(data, tmp_path)
     for _ in range(2):
-        decoded.clear()
+        decode_counts.clear()
         cache, start = begun(recipe, splits, tmp_path)
         with cache:
             logits_of(start, "head_phase", "test")
-    assert decoded == [] and start.frozen.forward_passes == 0
+    assert decode_counts == [] and start.frozen.forward_passes == 0
 
 
 @pytest.mark.parametrize("changes", [{"augment__views": 2}, {"finetune_phase__unfreeze_from": "input"}])
@@ -175,7 +161,7 @@ def test_where_there_is_room_nowhere_images_are_decoded_anew_and_all_is_the_same
 
 @pytest.mark.slow
 def test_an_image_that_cannot_be_read_is_found_and_the_result_is_the_same(
-    data: Path, tmp_path: Path, decoded: list[int]
+    data: Path, tmp_path: Path, decode_counts: list[int]
 ) -> None:
     recipe, splits = recipe_for(data, tmp_path, data__max_unreadable_fraction=0.1)
     bad = splits.train.ids[[3, 20]]
@@ -193,11 +179,11 @@ def test_an_image_that_cannot_be_read_is_found_and_the_result_is_the_same(
     with Cache(kept.cache, tmp_path / "kept" / "scratch") as other:
         decode_splits(kept, splits, other, Progress(), reading=AGAIN)
         assert_same(all_rows(set_up(kept, splits, other)), rows)
-    decoded.clear()
+    decode_counts.clear()
     cache, start = begun(recipe, splits, tmp_path)
     with cache:
         assert start.frozen.forward_passes == 0 and set(start.prepared.unreadable) >= set(bad)
-    assert sum(decoded) == len(start.prepared.unreadable), "only they are looked at again"
+    assert sum(decode_counts) == len(start.prepared.unreadable), "only they are looked at again"
 
 
 def test_images_are_kept_after_all_where_activations_turn_out_to_be_live(

@@ -118,11 +118,10 @@ class Modality(Protocol):
             tf.errors.OpError: it cannot be decoded.
         """
 
-    def is_served(self, raw: tf.Tensor) -> tf.Tensor:
-        """Whether `decode` takes raw bytes as they are, bool of the shape of `raw`; others go through `servable` first."""
-
     def check(self, raw: tf.Tensor) -> tf.Operation:
-        """An operation to wait for, which fails where one of string [n] is no example by its beginning, and says which."""
+        """An operation to wait for, which fails where one of string [n] is by its beginning nothing that `decode` takes, and says
+        which one; it may be something that `servable` converts.
+        """
 
     def own_scale(self, value: tf.Tensor) -> tf.Tensor:
         """A decoded input behind an operation after which integers of eight bits may have another scale."""

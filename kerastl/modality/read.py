@@ -151,15 +151,14 @@ def _result_of(modality: Modality, decode_one: Callable[[tf.Tensor], Any], data:
 def _traced_decode(modality: Modality) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
     """`decode` as one graph for all splits of a run: tracing takes as long as a thousand small images.
 
-    It runs on the processor also where there is a GPU, as it does in a served model's input pipeline; and without autograph,
-    which finds nothing to convert in it and takes three seconds of a run to find that out.
+    On the processor also where there is a GPU, whose resizing may round otherwise; and without autograph, which finds
+    nothing to convert in it and takes three seconds of a run to find that out.
     """
 
     def decode(raw: tf.Tensor) -> dict[str, tf.Tensor]:
-        with tf.device("CPU:0"):
-            known = tf.debugging.Assert(modality.is_served(raw), ["to be converted first"])
-            with tf.control_dependencies([known]):
-                return modality.decode(tf.identity(raw))
+        # What has to be converted first fails in the check.
+        with tf.device("CPU:0"), tf.control_dependencies([modality.check(raw[tf.newaxis])]):
+            return modality.decode(tf.identity(raw))
 
     traced = tf.function(decode, input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
     return traced.get_concrete_function()

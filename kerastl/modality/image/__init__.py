@@ -118,12 +118,6 @@ class Image:
         pixels[0, 0, 0], pixels[0, -1, -1] = 0, 255
         return {PIXELS: pixels}
 
-    def is_served(self, raw: tf.Tensor) -> tf.Tensor:
-        """See `Modality`."""
-        from kerastl.modality.image.decode import is_served
-
-        return is_served(raw)
-
     def servable(self, raw: bytes) -> tuple[bytes, str]:
         """See `Modality`, and `kerastl.modality.image.convert.servable`."""
         from kerastl.modality.image.convert import servable
