@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image, ImageOps
 
+from kerastl.modality.draws import example_keys
 from kerastl.modality.image.augment import (
     CROP_HIGHEST_ASPECT,
     CROP_LOWEST_ASPECT,
@@ -18,7 +19,6 @@ from kerastl.modality.image.augment import (
     _random_crop,
     augment,
     batch_augment,
-    example_keys,
 )
 from kerastl.modality.image.policy import OPERATIONS
 from kerastl.modality.image.warp import affine, warp

@@ -50,7 +50,8 @@ class Vectors:
     def check(self, raw: tf.Tensor) -> tf.Operation:
         return tf.debugging.assert_none_equal(tf.strings.substr(raw, 0, 4), b"text")
 
-    def servable(self, raw: bytes) -> tuple[bytes, str]:
+    @staticmethod
+    def servable(raw: bytes) -> tuple[bytes, str]:
         if not raw.startswith(b"text"):
             return raw, ""
         try:

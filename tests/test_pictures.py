@@ -223,7 +223,7 @@ def test_a_run_says_what_went_through_pillow_and_what_an_exported_model_takes(tm
     folder = photographs(tmp_path / "photos", ("tif", "jfif"))
     found = prepared(folder, tmp_path / "scratch", heard)
     assert found.converted == {"tiff": 6} and not found.unreadable  # type: ignore[attr-defined]
-    (line,) = reading_warnings((), found.converted, "image")  # type: ignore[attr-defined]
+    (line,) = reading_warnings((), found.converted, Photograph)  # type: ignore[attr-defined]
     assert (
         "6 images (6 tiff) were turned into PNG" in line
         and "takes JPEG, PNG, GIF, BMP and WebP alone" in line

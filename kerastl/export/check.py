@@ -55,7 +55,9 @@ def expected_answers(model: keras.Model, raw: Sequence[bytes], serving: Serving)
     """
     import tensorflow as tf
 
-    from kerastl.export.saved_model import as_structured, network_inputs
+    from kerastl.export.saved_model import network_inputs
+    from kerastl.modality.read import decode_each
+    from kerastl.model.graph import alone
     from kerastl.model.heads import embedding_model
 
     networks = (model, embedding_model(model))
@@ -65,11 +67,10 @@ def expected_answers(model: keras.Model, raw: Sequence[bytes], serving: Serving)
     to_probabilities = getattr(tf.nn, serving.task.activation)
     probabilities, embeddings = [], []
     with tf.device("CPU"):
-        decoded = [serving.modality.decode(tf.constant(each)) for each in raw]
-        inputs = {name: np.stack([each[name].numpy() for each in decoded]) for name in decoded[0]}
+        inputs = decode_each(serving.modality, raw)
         for start in range(0, len(raw), LARGEST_BATCH):
             part = {name: values[start : start + LARGEST_BATCH] for name, values in inputs.items()}
-            some = as_structured(network_inputs(model, part))
+            some = alone(network_inputs(model, part))
             logits = tf.cast(answer(some), tf.float64)
             probabilities.append(to_probabilities(logits).numpy().astype(np.float32))
             embeddings.append(tf.cast(embed(some), tf.float32).numpy())

@@ -23,6 +23,7 @@ from kerastl.export.signature import (
     write_labels,
 )
 from kerastl.modality import Modality
+from kerastl.model.graph import alone
 from kerastl.model.heads import embedding_model
 from kerastl.model.precision import in_float32
 
@@ -102,12 +103,7 @@ def _for_any_count(
     count = tf.shape(inputs[0])[0]
     missing = tf.cast(count == 0, tf.int32)
     padded = [tf.pad(each, [[0, missing], *[[0, 0]] * (len(each.shape) - 1)]) for each in inputs]
-    return {name: value[:count] for name, value in function(as_structured(padded)).items()}
-
-
-def as_structured(inputs: Sequence[tf.Tensor]) -> Any:
-    """Inputs as Keras calls a model with them: one by itself, several in a list."""
-    return list(inputs) if len(inputs) > 1 else inputs[0]
+    return {name: value[:count] for name, value in function(alone(padded)).items()}
 
 
 def _answers(logits: tf.Tensor, serving: Serving) -> dict[str, tf.Tensor]:
@@ -135,7 +131,7 @@ def write_decoded_only(model: keras.Model, serving: Serving, path: Path, integer
 
     def answer(*inputs: tf.Tensor) -> dict[str, tf.Tensor]:
         some = [modality.own_scale(each) for each in inputs] if integer else inputs
-        logits = tf.cast(model(as_structured(some), training=False), tf.float32)
+        logits = tf.cast(model(alone(some), training=False), tf.float32)
         return {"probabilities": to_probabilities(logits)}
 
     archive = keras.export.ExportArchive()

@@ -15,8 +15,7 @@ from kerastl.errors import DataError
 from kerastl.features.cache import Cache
 from kerastl.features.inputs import AGAIN, Inputs, decode_split
 from kerastl.features.views import FrozenViews, Views
-from kerastl.modality import modality_of
-from kerastl.modality.image.files import CONVERTED
+from kerastl.modality import Modality, modality_of
 from kerastl.progress import Progress
 from kerastl.recipe import Settings
 from kerastl.wording import counted
@@ -103,7 +102,7 @@ def decode_splits(
                 f"None of the {split.count} {split.name} {modality.noun}s can be read; the first is {ids[0]}: {reasons[0]}. "
                 "Mend or replace these files"
             )
-    warnings = reading_warnings(unreadable.values(), {}, modality.noun)
+    warnings = reading_warnings(unreadable.values(), {}, modality)
     for warning in warnings:
         progress.warn(warning)
     readable = dataclasses.replace(
@@ -135,23 +134,25 @@ def lost_examples_named(decoded: DecodedSplits) -> Iterator[None]:
         raise
 
 
-def reading_warnings(reasons: Iterable[str], converted: Mapping[str, int], noun: str) -> tuple[str, ...]:
+def reading_warnings(
+    reasons: Iterable[str], converted: Mapping[str, int], modality: Modality | type[Modality]
+) -> tuple[str, ...]:
     """Warnings about the examples that were decoded: those left out, and those that were converted first.
 
     Args:
         reasons: why examples were left out.
         converted: format -> how many were converted before they were decoded.
-        noun: one example, in the messages.
+        modality: of the examples.
     """
     left_out = Counter(reasons)
     warnings = []
-    for word, kinds in (("left out, because they cannot be read", left_out), (CONVERTED, converted)):
+    for word, kinds in (("left out, because they cannot be read", left_out), (modality.converted, converted)):
         if kinds:
             parts = ", ".join(
                 f"{count:,} {kind}" for kind, count in Counter(kinds).most_common(NAMED_UNREADABLE)
             )
             more = ", ..." if len(kinds) > NAMED_UNREADABLE else ""
-            warnings.append(f"{counted(sum(kinds.values()), noun)} ({parts}{more}) {word}.")
+            warnings.append(f"{counted(sum(kinds.values()), modality.noun)} ({parts}{more}) {word}.")
     return tuple(warnings)
 
 

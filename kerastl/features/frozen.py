@@ -13,6 +13,7 @@ import tensorflow as tf
 from kerastl.errors import TrainingError
 from kerastl.modality import Batch, count_of
 from kerastl.model.cut import Cut
+from kerastl.model.graph import alone
 from kerastl.model.heads import GEM_EXPONENT, POOLINGS
 
 BATCH_SIZE = 32
@@ -48,7 +49,7 @@ class Frozen:
             "keras": keras.__version__,
             "device": "gpu" if tf.config.list_physical_devices("GPU") else "cpu",
         }
-        self._traced: dict[tuple[str, ...], Callable[..., tf.Tensor]] = {}
+        self._traced: dict[tuple[str, ...], Callable[[Batch], dict[str, tf.Tensor]]] = {}
 
     def check_untouched(self) -> None:
         """Raise where the backbone has been trained: what it says now must not be kept as the frozen one's."""
@@ -119,10 +120,9 @@ def fits_sixteen_bits(values: np.ndarray) -> bool:
     return not tf.size(tensor) or bool(tf.reduce_all(tf.abs(tensor) <= np.finfo(np.float16).max))
 
 
-def named_inputs(model: keras.Model, inputs: Mapping[str, tf.Tensor]) -> tf.Tensor | list[tf.Tensor]:
+def named_inputs(model: keras.Model, inputs: Mapping[str, tf.Tensor]) -> Any:
     """What a model takes, in its order and in the dtypes of its inputs, so that whole numbers stay whole."""
-    values = [tf.cast(inputs[each.name], each.dtype) for each in model.inputs]
-    return values if len(values) > 1 else values[0]
+    return alone([tf.cast(inputs[each.name], each.dtype) for each in model.inputs])
 
 
 def padded(inputs: Batch) -> Batch:

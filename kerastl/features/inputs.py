@@ -259,10 +259,10 @@ class _Decoding:
             self.reasons |= {int(positions[at]): reason for at, reason in part.reasons.items()}
             _remember_looks(self._split, positions, part, self._modality)
             good = _readable(part)
-            rows = {f"inputs_{name}": values[good] for name, values in part.inputs.items()}
-            rows[READABLE] = np.ones(len(good), np.uint8)
+            rows = {f"inputs_{name}": values for name, values in part.inputs.items()}
+            rows[READABLE] = np.ones(part.count, np.uint8)
             notes = {int(positions[at]): kind for at, kind in part.converted.items()}
-            yield Part(positions[part.start + good], {name: rows[name] for name in outputs}, notes)
+            yield Part(positions[part.start + good], {name: rows[name][good] for name in outputs}, notes)
 
 
 def _mostly(store: Store, key: ArrayKey, contents: np.ndarray) -> bool:

@@ -10,6 +10,7 @@ import tensorflow as tf
 from kerastl.data.examples import Split, spread_positions
 from kerastl.errors import DataError
 from kerastl.modality import Modality
+from kerastl.modality.read import describe_failure
 from kerastl.progress import Progress
 from kerastl.wording import counted
 
@@ -79,5 +80,5 @@ def _reading_problem(split: Split, modality: Modality, position: int) -> str:
     try:
         next(iter(split.examples.encoded(split.indices[[position]])))
     except tf.errors.OpError as error:
-        return modality.reason_of(error.message or "") or type(error).__name__
+        return describe_failure(modality, error)
     return "it could not be read a moment ago"

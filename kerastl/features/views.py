@@ -153,9 +153,10 @@ def by_view(read: Callable[[np.ndarray, int], Read], positions: np.ndarray, view
         positions: int [b].
         view: one view for all, or int [b].
     """
-    if np.ndim(view) == 0:
-        return read(positions, int(view))
-    chosen = [(np.flatnonzero(view == one), int(one)) for one in np.unique(view)]
+    views = np.unique(view)
+    if len(views) == 1:
+        return read(positions, int(views[0]))
+    chosen = [(np.flatnonzero(view == one), int(one)) for one in views]
     parts = [read(positions[at], one) for at, one in chosen]
     back = np.argsort(np.concatenate([at for at, _ in chosen]))
     return keras.tree.map_structure(lambda *each: np.concatenate(each)[back], *parts)

@@ -98,18 +98,16 @@ def benchmark(
     trained = TrainedRun(run)
     serving = trained.serving
     split, modality = evaluation_split(trained, data), modality_of(trained.recipe)
+    integers = [name for name in chosen if name in FORMATS and FORMATS[name].is_integer]
+    left_out = {name: training_examples_needed(name, trained) for name in integers if trained.is_handed}
+    if set(left_out) & set(formats):
+        raise DataError("\n".join(left_out.values()))
     with tempfile.TemporaryDirectory(prefix="kerastl-benchmark-") as scratch:
         place = Path(scratch)
         kept, labels, _ = decode_labelled(split, modality, trained.class_names, place, progress)
         files = _write_inputs(kept, place)
         representative: Batch = {}
-        left_out = {}
-        integers = [name for name in chosen if name in FORMATS and FORMATS[name].is_integer]
-        if trained.is_handed:
-            left_out = {name: training_examples_needed(name, trained) for name in integers}
-            if set(left_out) & set(formats):
-                raise DataError("\n".join(left_out.values()))
-        elif integers:
+        if integers and not trained.is_handed:
             train = some_of(trained.splits().train, REPRESENTATIVE_EXAMPLES)
             representative, _ = labelled_inputs(trained, train, progress)
         written = _write_all(

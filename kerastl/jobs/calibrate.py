@@ -28,7 +28,7 @@ from kerastl.recipe import Settings
 from kerastl.report.page import Trust
 from kerastl.run import Run
 from kerastl.task import Task
-from kerastl.training.batches import class_weights
+from kerastl.training.batches import example_weights
 from kerastl.wording import counted
 from kerastl.writing import write_json_atomic
 
@@ -66,9 +66,7 @@ def calibrate_winner(setup: Setup, winner: str, progress: Progress) -> tuple[Cal
     """
     split, recipe = setup.prepared.splits.validation, setup.recipe
     logits = logits_of(setup, winner, "validation", progress)
-    weights = class_weights(getattr(recipe, winner), setup.validation)
-    if weights is not None:
-        weights = weights[setup.validation.views.classes]
+    weights = example_weights(getattr(recipe, winner), setup.validation)
     groups = group_numbers(split.groups)
     return calibrate_network(setup.network, logits, split.labels, recipe, progress, weights, groups)
 
@@ -158,6 +156,6 @@ def trust_of(
 
 
 def write_calibration(run: Run, calibrated: Calibrated) -> None:
-    """Write what was fitted into the run's folder; `read_threshold` reads it."""
+    """Write what was fitted into the run's folder; `TrainedRun.threshold` reads it."""
     values: dict[str, Any] = dataclasses.asdict(calibrated.calibration)
     write_json_atomic(run.calibration_json, {**values, "threshold": calibrated.threshold})

@@ -80,7 +80,7 @@ def conclude(
         near, about_near = near_copies_in(setup.prepared, log)
         warnings = (
             *about_near,
-            *reading_warnings((), setup.prepared.converted, modality_of(setup.recipe).noun),
+            *reading_warnings((), setup.prepared.converted, modality_of(setup.recipe)),
         )
         for warning in warnings:
             log.warn(warning)

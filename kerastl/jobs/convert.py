@@ -140,10 +140,11 @@ def _examples_for(
 ) -> tuple[Batch, CheckExamples]:
     """Training examples to fit integers to, none for floats; and validation and test examples to check on."""
     task, none = trained.recipe.task, dict[str, np.ndarray]()
-    if data is None and trained.is_handed and trained.kept:
+    kept = trained.kept if data is None and trained.is_handed else []
+    if kept:
         if target.is_integer:
             raise DataError(training_examples_needed(target.name, trained))
-        inputs, count = trained.decoded(trained.kept), len(trained.kept)
+        inputs, count = trained.decoded(kept), len(kept)
         unknown = np.zeros(count if task.exclusive else (count, len(trained.class_names)), np.int64)
         return none, checked_examples(trained.model, inputs, unknown, np.zeros(count, bool), task)
     train, validation, test = trained.splits(data)

@@ -37,7 +37,7 @@ def evaluate(
 
 def evaluate_each(
     run: Path | str | TrainedRun,
-    data: str | Examples | Split | None = None,
+    data: str | Examples | None = None,
     *,
     progress: Progress = Progress(),
 ) -> tuple[Metrics, list[LabelledAnswer]]:
@@ -76,18 +76,15 @@ def evaluate_each(
     return metrics, answers_of(split.name, ids, logits, labels, class_names, recipe.task)
 
 
-def evaluation_split(trained: TrainedRun, data: str | Examples | Split | None) -> Split:
+def evaluation_split(trained: TrainedRun, data: str | Examples | None) -> Split:
     """The examples to measure a run's model on: its own test split, or those of another source.
 
     Args:
         trained: the run.
-        data: another source, or its examples; all of its examples are used, or its test split where it has one. A split is
-            used as it is.
+        data: another source, or its examples; all of its examples are used, or its test split where it has one.
     """
     if data is None:
         return trained.splits().test
-    if isinstance(data, Split):
-        return data
     if isinstance(data, str):
         data = open_examples(dataclasses.replace(trained.recipe.data, source=data))
     examples = keep_copies_together(data)
@@ -124,7 +121,7 @@ def decode_labelled(
     inputs, unreadable = decode_split(split, modality, cache, progress)
     for position, reason in unreadable.items():
         progress.warn(f"left out {split.ids[position]}: {reason}")
-    for warning in (*split.examples.warnings, *reading_warnings(unreadable.values(), {}, modality.noun)):
+    for warning in (*split.examples.warnings, *reading_warnings(unreadable.values(), {}, modality)):
         progress.warn(warning)
     labels = np.delete(labels, list(unreadable), axis=0)
     if not len(labels):

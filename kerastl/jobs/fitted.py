@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from kerastl.data.encode import encoded_of
-from kerastl.data.examples import Examples, Split
+from kerastl.data.examples import Examples, Splits
 from kerastl.data.handed import from_arrays
 from kerastl.errors import DataError, UserError
 from kerastl.evaluation.metrics import Metrics
@@ -128,9 +128,7 @@ class Fitted(TrainedRun):
             found = self._labelled(data, y)
         elif isinstance(data, Path):
             found = str(data)
-        elif data is None:
-            found = self._own_test()
-        if not isinstance(found, (Examples, Split, str, type(None))):
+        if not isinstance(found, (Examples, str, type(None))):
             raise DataError(
                 f"data is a {type(data).__name__}; expected examples or a folder, or {modality_of(self.recipe).noun}s with labels: evaluate(x, y)"
             )
@@ -168,10 +166,9 @@ class Fitted(TrainedRun):
         )
         return self.exported
 
-    def _own_test(self) -> Split | None:
-        if not self.is_handed or self._examples is None:
-            return None
-        return self.splits(self._examples).test
+    def splits(self, data: Examples | None = None) -> Splits:
+        """See `TrainedRun`; data that were handed over in this process need not be given again."""
+        return super().splits(self._examples if data is None and self.is_handed else data)
 
     def _labelled(self, x: Any, y: Any) -> Examples:
         """Arrays with labels in the model's numbering, but for numbers that are its classes' names."""

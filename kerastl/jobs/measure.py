@@ -14,8 +14,10 @@ from kerastl.features.extract import extract
 from kerastl.features.readers import Features
 from kerastl.jobs.setup import Setup
 from kerastl.modality import modality_of
-from kerastl.model.cut import ACTIVATION, POOLED
+from kerastl.model.build import Network
+from kerastl.model.cut import ACTIVATION, POOLED, Cut
 from kerastl.progress import Progress
+from kerastl.recipe import Settings
 from kerastl.training.phase import evaluation_batch, predict_logits
 from kerastl.training.reuse import inference_of
 from kerastl.training.start import wanted_features
@@ -31,14 +33,19 @@ def logits_of(setup: Setup, winner: str, name: str, progress: Progress = Progres
         name: of the split.
         progress: listens.
     """
+    features = features_of(setup, name, progress, thawed=winner == "finetune_phase")
+    return winner_logits(setup.network, setup.parts, features, setup.recipe, winner)
+
+
+def winner_logits(
+    network: Network, parts: Cut, features: Features, recipe: Settings, winner: str
+) -> np.ndarray:
+    """Logits float32 [n, classes] of features, by the part of the network that trained in the phase that was kept."""
     thawed = winner == "finetune_phase"
-    features = features_of(setup, name, progress, thawed)
-    model, read, settings = (
-        (setup.parts.suffix, features.activation_batch, setup.recipe.finetune_phase)
-        if thawed
-        else (setup.network.head, features.pooled_batch, setup.recipe.head_phase)
-    )
-    return predict_logits(inference_of(model), features.count, read, evaluation_batch(settings))
+    model = parts.suffix if thawed else network.head
+    read = features.activation_batch if thawed else features.pooled_batch
+    batch_size = evaluation_batch(getattr(recipe, winner))
+    return predict_logits(inference_of(model), features.count, read, batch_size)
 
 
 def features_of(setup: Setup, name: str, progress: Progress = Progress(), thawed: bool = False) -> Features:

@@ -14,6 +14,7 @@ from kerastl.client.access import Access
 from kerastl.client.address import is_address
 from kerastl.client.asking import Patience, ask
 from kerastl.data.encode import contents_of
+from kerastl.modality import Modality
 from kerastl.modality.image.files import find_images
 from kerastl.prediction import Prediction, unreadable
 from kerastl.progress import Progress
@@ -83,7 +84,7 @@ def predictions(
     remaining = iter(images)
     with progress.track("predict", count, f"{reader.modality.noun}s") as tracker:
         while part := list(itertools.islice(remaining, READ_BATCH)):
-            served = [_servable(data, converted) for _, data in part]
+            served = [_servable(data, reader.modality, converted) for _, data in part]
             readable = [data for data, error in served if not error]
             answers = zip(*reader.answer(readable), strict=True) if readable else iter(())
             for (name, _), (_, error) in zip(part, served, strict=True):
@@ -93,19 +94,17 @@ def predictions(
                     probabilities, accepted = next(answers)
                     found.append(_prediction(name, probabilities, bool(accepted), reader, top))
             tracker.advance(len(part))
-    for warning in reading_warnings((), converted, reader.modality.noun):
+    for warning in reading_warnings((), converted, reader.modality):
         progress.warn(warning)
     return found
 
 
-def _servable(data: bytes | str, converted: Counter[str]) -> tuple[bytes, str]:
-    """What the model takes, or why there is nothing; counts the formats that Pillow read."""
-    from kerastl.modality.image.convert import servable
-
+def _servable(data: bytes | str, modality: type[Modality], converted: Counter[str]) -> tuple[bytes, str]:
+    """What the model takes, or why there is nothing; counts the formats that were converted."""
     if isinstance(data, str):
         return b"", data
     try:
-        served, kind = servable(data)
+        served, kind = modality.servable(data)
     except ValueError as error:
         return b"", str(error)
     converted.update([kind] if kind else [])

@@ -27,14 +27,15 @@ from kerastl.jobs.artifacts import working_cache
 from kerastl.jobs.log import Log
 from kerastl.jobs.open import with_significant_bits
 from kerastl.modality import modality_of
-from kerastl.model.build import build_backbone, build_model
-from kerastl.model.cut import POOLED, cut
+from kerastl.model.cut import POOLED
 from kerastl.model.precision import make_repeatable, precision_of
-from kerastl.model.weights import KEYWORDS, load_weights, weights_at_hand
+from kerastl.model.pretrained import load_backbone
+from kerastl.model.weights import KEYWORDS, weights_at_hand
 from kerastl.progress import Progress
 from kerastl.recipe import Recipe, Settings, resolve
 from kerastl.report.ranking import LeftOut, RankedBackbone, Ranking, write_ranking
 from kerastl.run import Run, create_run, environment
+from kerastl.training.start import frozen_part
 from kerastl.training.two_phase import without_finetuning
 from kerastl.wording import safe_name
 from kerastl.writing import write_json_atomic
@@ -137,12 +138,9 @@ def _scored(recipe: Settings, splits: Splits, run: Run, progress: Progress) -> R
     spec, size = get_backbone(recipe.backbone.name), recipe.backbone.image_size
     make_repeatable(recipe)
     with working_cache(run, recipe) as cache, precision_of(recipe, progress):
-        backbone = build_backbone(spec, size)
-        loaded = load_weights(backbone, spec, recipe.backbone.weights, recipe.backbone.weights_dir)
-        progress.note(f"Backbone {spec.name}, weights: {loaded.origin}")
+        backbone, loaded = load_backbone(recipe, progress)
         prepared = decode_splits(recipe, splits, cache, progress, ("train", "validation"))
-        network = build_model(backbone, spec, recipe.head, len(splits.class_names))
-        frozen = Frozen(cut(network, "backbone"), backbone)
+        frozen = frozen_part(backbone, recipe, len(splits.class_names))
         views = [
             dataclasses.replace(prepared.frozen_views(part), view_count=1) for part in ("train", "validation")
         ]
@@ -152,7 +150,7 @@ def _scored(recipe: Settings, splits: Splits, run: Run, progress: Progress) -> R
         speed = _examples_per_second(frozen, views[0].views)
     parts = [prepared.splits.train, prepared.splits.validation]
     labels = np.concatenate([part.labels for part in parts])
-    groups = np.concatenate([part.examples.groups[part.indices] for part in parts])
+    groups = np.concatenate([part.groups for part in parts])
     if recipe.task.exclusive:
         probe = linear_probe(features, labels, probe_folds(labels, groups, recipe.seed))
         evidence = log_evidence(features, labels)

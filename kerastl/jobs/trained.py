@@ -11,16 +11,17 @@ from pathlib import Path
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from kerastl.data.examples import Examples, Splits
 from kerastl.data.sources import open_examples
 from kerastl.data.splits import make_splits
 from kerastl.errors import UserError
 from kerastl.export.reader import load_exported
-from kerastl.export.saved_model import as_structured, network_inputs
+from kerastl.export.saved_model import network_inputs
 from kerastl.export.signature import Serving
 from kerastl.modality import Batch, Modality, modality_of
+from kerastl.modality.read import decode_each
+from kerastl.model.graph import alone
 from kerastl.model.own import reason_of
 from kerastl.recipe import Settings, recipe_from_dict, resolve, settings_from_dict
 from kerastl.recipe.schema import HANDED
@@ -116,8 +117,7 @@ class TrainedRun:
 
     def decoded(self, raw: Sequence[bytes]) -> Batch:
         """Raw examples as the network takes them."""
-        decoded = [modality_of(self.recipe).decode(tf.constant(data)) for data in raw]
-        return {name: np.stack([each[name] for each in decoded]) for name in decoded[0]}
+        return decode_each(modality_of(self.recipe), raw)
 
     def splits(self, data: Examples | None = None) -> Splits:
         """The data of the run, split as they were for its training.
@@ -142,7 +142,7 @@ class TrainedRun:
 
         def answer(raw: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
             inputs = network_inputs(self.model, self.decoded(raw))
-            logits = self.model(as_structured(inputs), training=False).numpy()
+            logits = self.model(alone(inputs), training=False).numpy()
             probabilities = self.recipe.task.probabilities(logits)
             return probabilities, probabilities.max(axis=1) >= (self.threshold or 0.0)
 

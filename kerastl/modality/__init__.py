@@ -129,7 +129,8 @@ class Modality(Protocol):
     def full_range(self, inputs: Batch) -> Batch:
         """Decoded examples changed so that the smallest and the largest value that an input can have are among them."""
 
-    def servable(self, raw: bytes) -> tuple[bytes, str]:
+    @staticmethod
+    def servable(raw: bytes) -> tuple[bytes, str]:
         """Raw bytes that `decode` takes, and what they were converted from in a word; '' where they are the same.
 
         Raises:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from kerastl.modality import Batch, Modality
+from kerastl.modality import Batch, Modality, count_of
 from kerastl.pipeline import untuned
 
 # Raw examples that are read at a time, and how many wait for each thread: enough to keep all busy, and few where each has 20 MB.
@@ -51,7 +51,7 @@ class Decoded:
     @property
     def count(self) -> int:
         """How many examples there are, the unreadable ones included."""
-        return len(next(iter(self.inputs.values())))
+        return count_of(self.inputs)
 
 
 def decode_in_chunks(
@@ -106,6 +106,16 @@ def decode_in_chunks(
         if length > done:
             advance(length - done)
         yield Decoded(start, chunk, reasons, converted)
+
+
+def decode_each(modality: Modality, raw: Sequence[bytes]) -> Batch:
+    """A few examples, all of which `decode` takes, as named inputs [n, ...].
+
+    Raises:
+        tf.errors.OpError: one cannot be decoded.
+    """
+    decoded = [modality.decode(tf.constant(each)) for each in raw]
+    return {name: np.stack([each[name].numpy() for each in decoded]) for name in decoded[0]}
 
 
 # Named inputs of an example and the format that it was converted from, '' where it was not; or why it cannot be read.

@@ -13,6 +13,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 from keras import layers
@@ -162,8 +163,8 @@ def inputs_like(tensors: Sequence[keras.KerasTensor], name: str | None = None) -
     return [keras.Input(each.shape[1:], dtype=each.dtype, name=name or each.name) for each in tensors]
 
 
-def alone(tensors: Sequence[keras.KerasTensor]) -> keras.KerasTensor | list[keras.KerasTensor]:
-    """The only tensor by itself, so that a model takes it without a list; several as a list."""
+def alone(tensors: Sequence[Any]) -> Any:
+    """The only tensor by itself, as Keras calls a model of one input; several as a list."""
     return tensors[0] if len(tensors) == 1 else list(tensors)
 
 

@@ -63,7 +63,7 @@ def resolve(recipe: Recipe, train_count: int, class_count: int) -> Settings:
     chosen = dataclasses.replace(
         recipe,
         name=recipe.name or default_name(recipe),
-        backbone=_fill(recipe.backbone, size_rule(recipe.backbone, spec)),
+        backbone=_fill(recipe.backbone, size_rule(spec)),
         head_phase=_fill(recipe.head_phase, _head_phase(recipe, train_count, spec)),
         finetune_phase=_fill(recipe.finetune_phase, _finetune_phase(recipe, train_count, spec)),
         augment=resolve_augment(recipe.augment, train_count, spec),

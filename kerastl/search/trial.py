@@ -19,6 +19,7 @@ import tensorflow as tf
 
 from kerastl.errors import RecipeError, TrainingError
 from kerastl.evaluation.monitors import example_losses
+from kerastl.jobs.measure import winner_logits
 from kerastl.model.precision import precision_of
 from kerastl.progress import size_text
 from kerastl.recipe import Recipe, Settings, resolve
@@ -30,9 +31,8 @@ from kerastl.search.oracle import ask, epochs_share, tell
 from kerastl.search.search_folder import SearchFolder, read_losses, read_record, write_record
 from kerastl.search.shared import Shared, Sides
 from kerastl.search.spec import SearchSpec
-from kerastl.training.batches import class_weights
-from kerastl.training.phase import evaluation_batch, predict_logits
-from kerastl.training.reuse import inference_of, leak_workaround
+from kerastl.training.batches import example_weights
+from kerastl.training.reuse import leak_workaround
 from kerastl.training.two_phase import FitResult, transfer, without_finetuning
 
 # A setting that does not learn, or does not fit into memory, is a bad setting; anything else is a fault and ends the search.
@@ -161,15 +161,9 @@ def _train(
     result = train(recipe, head_phase=head)
     if result.interrupted:
         raise KeyboardInterrupt
-    thawed = result.winner == "finetune_phase"
-    model = parts.suffix if thawed else network.head
-    read = side.validation.activation_batch if thawed else side.validation.pooled_batch
-    settings = recipe.finetune_phase if thawed else recipe.head_phase
-    infer = inference_of(model)
-    logits = predict_logits(infer, side.validation.count, read, evaluation_batch(settings))
-    labels, weights = side.validation.views.classes, class_weights(settings, side.validation)
-    example_weights = None if weights is None else weights[labels]
-    losses = example_losses(monitor, logits, labels, recipe.task, example_weights)
+    logits = winner_logits(network, parts, side.validation, recipe, result.winner)
+    weights = example_weights(getattr(recipe, result.winner), side.validation)
+    losses = example_losses(monitor, logits, side.validation.views.classes, recipe.task, weights)
     return result, losses.astype(np.float32)
 
 

@@ -57,8 +57,6 @@ class Worker:
         settings = {IP: self._address[0], PORT: str(self._address[1]), NAME: self.name}
         # Each worker would otherwise start a thread for every core of the machine.
         threads = {"TF_NUM_INTRAOP_THREADS": str(self._threads), "TF_CPP_MIN_LOG_LEVEL": "3"}
-        # And the first would take all memory of a GPU.
-        threads["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"
         if self.gpu is not None:
             settings[GPUS] = self.gpu
         command = [sys.executable, "-m", "kerastl.search.worker", str(self.folder.path)]

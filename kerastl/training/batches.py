@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from kerastl.data.examples import label_counts
 from kerastl.features.readers import Features
+from kerastl.features.views import mixed_labels
 from kerastl.pipeline import untuned
 from kerastl.recipe import PhaseRecipe
 
@@ -120,8 +121,7 @@ def mixed(
     inputs = inputs.astype(np.float32, copy=False)
     wide = share.reshape(-1, *[1] * (inputs.ndim - 1))
     blended = wide * inputs + (1 - wide) * inputs[partner]
-    narrow = share[:, None]
-    return blended.astype(np.float32, copy=False), narrow * labels + (1 - narrow) * labels[partner]
+    return blended.astype(np.float32, copy=False), mixed_labels(labels, labels[partner], share)
 
 
 def class_weights(settings: PhaseRecipe, features: Features) -> np.ndarray | None:
@@ -146,3 +146,9 @@ def balanced_weights(counts: np.ndarray, examples: int) -> np.ndarray:
     weights = np.zeros(len(counts), np.float32)
     weights[present] = examples / (present.sum() * counts[present])
     return weights
+
+
+def example_weights(settings: PhaseRecipe, features: Features) -> np.ndarray | None:
+    """Weight of each example of a split, that of its class, float [n]; None where all weigh the same."""
+    weights = class_weights(settings, features)
+    return None if weights is None else weights[features.views.classes]

@@ -23,7 +23,7 @@ from kerastl.progress import Progress, Tracker
 from kerastl.recipe import HeadPhaseRecipe, PhaseRecipe
 from kerastl.task import Task
 from kerastl.task.classification import CLASSIFICATION
-from kerastl.training.batches import BatchReader, PhaseData, batches, class_weights, dtypes_of
+from kerastl.training.batches import BatchReader, PhaseData, batches, dtypes_of, example_weights
 from kerastl.training.reuse import Infer, compile_for, inference_of
 
 # Examples whose logits are computed together, at most. Where a backbone has a part in it, only twice as many as in a training
@@ -151,8 +151,8 @@ def validate(
         batch_size: examples whose logits are computed together.
     """
     logits = predict_logits(infer, data.validation.count, data.validation_inputs, batch_size)
-    labels, weights = data.validation.views.classes, class_weights(settings, data.validation)
-    return validation_metrics(logits, labels, task, None if weights is None else weights[labels])
+    weights = example_weights(settings, data.validation)
+    return validation_metrics(logits, data.validation.views.classes, task, weights)
 
 
 def predict_logits(infer: Infer, count: int, inputs: BatchReader, batch_size: int) -> np.ndarray:

@@ -118,7 +118,8 @@ class Image:
         pixels[0, 0, 0], pixels[0, -1, -1] = 0, 255
         return {PIXELS: pixels}
 
-    def servable(self, raw: bytes) -> tuple[bytes, str]:
+    @staticmethod
+    def servable(raw: bytes) -> tuple[bytes, str]:
         """See `Modality`, and `kerastl.modality.image.convert.servable`."""
         from kerastl.modality.image.convert import servable
 

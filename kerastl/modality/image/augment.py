@@ -14,12 +14,9 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from kerastl.modality.draws import example_keys
 from kerastl.modality.image.policy import apply_policy, exact_mean, grey, whole_levels
 from kerastl.modality.image.recipe import ImageAugment
 from kerastl.modality.image.warp import affine, warp
-
-__all__ = ["augment", "augmenter", "batch_augment", "example_keys"]
 
 AUGMENT_VERSION = 1
 """Goes up with any change here or in the modules beside it that changes a pixel of an augmented view."""

@@ -102,7 +102,7 @@ NO_AUGMENTATION: dict[str, Any] = {
 }
 
 
-def size_rule(backbone: ImageBackbone, spec: BackboneSpec) -> dict[str, Any]:
+def size_rule(spec: BackboneSpec) -> dict[str, Any]:
     """Values for the open keys of `[backbone]`: the size that the network was published for."""
     return {"image_size": spec.image_size}
 
