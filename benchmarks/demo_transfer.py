@@ -24,7 +24,8 @@ from kerastl.backbones import BackboneSpec, get_backbone
 from kerastl.jobs.open import open_splits
 from kerastl.modality.image import Image
 from kerastl.modality.read import decode_in_chunks
-from kerastl.model.build import build_backbone, preprocess
+from kerastl.model.applications import preprocess
+from kerastl.model.build import build_backbone
 from kerastl.recipe import load_recipe
 
 SIDES = ("shipped", "random", "random, statistics of digits")
@@ -61,7 +62,7 @@ def weights_of(side: str, seed: int, path: Path) -> str:
     keras.utils.set_random_seed(seed)
     recipe, splits = open_splits(load_recipe("digits"))
     spec = get_backbone(recipe.backbone.name or "")
-    backbone = build_backbone(spec, recipe.backbone.image_size or spec.image_size)
+    backbone = build_backbone(spec, Image(recipe.backbone.image_size or spec.image_size).spec)
     size = backbone.input_shape[1]
     train, modality = splits.train, Image(size, recipe.data.resize)
     (part,) = decode_in_chunks(modality, train.examples.indexed, train.indices, [train.count])

@@ -22,6 +22,7 @@ from kerastl.backbones import get_backbone
 from kerastl.features.cache import Cache
 from kerastl.features.decoded import decode_splits
 from kerastl.jobs.open import open_splits
+from kerastl.modality.image import Image
 from kerastl.model.build import build_backbone
 from kerastl.model.pretrained import load_backbone
 from kerastl.progress import Progress
@@ -137,7 +138,7 @@ class Bench:
                 sides.append((pixels.astype(np.float32), views.classes))
 
         def build() -> keras.Model:
-            base = build_backbone(spec, size)
+            base = build_backbone(spec, Image(size).spec)
             base.set_weights(weights)
             return base
 

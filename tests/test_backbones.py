@@ -15,6 +15,7 @@ import pytest
 
 from kerastl.backbones import BackboneSpec, backbone_names, get_backbone
 from kerastl.errors import UserError
+from kerastl.modality.image import Image
 from kerastl.model.build import build_backbone
 from kerastl.model.cut import split_backbone
 from kerastl.model.graph import cut_points, unfreeze_points
@@ -62,7 +63,7 @@ def weights_of(operations) -> set[int]:
 
 def prove(spec: BackboneSpec) -> None:
     """Every point on the graph, written against the definition; a dozen of them by making the parts."""
-    backbone = build_backbone(spec, spec.min_image_size)
+    backbone = build_backbone(spec, Image(spec.min_image_size).spec)
     assert backbone.count_params() == spec.parameters
     assert backbone.output_shape[-1] == spec.feature_channels
     assert spec.unfreeze_points[0] == "backbone" and spec.unfreeze_points[-1] == "input"
@@ -128,7 +129,7 @@ def test_points_are_real_cuts_and_figures_are_true_of_every_backbone(name):
 @pytest.mark.parametrize("name", ["resnet50_v2", "inception_v3", "densenet121", "efficientnet_b0"])
 def test_points_do_not_depend_on_the_image_size(name):
     spec = get_backbone(name)
-    assert unfreeze_points(build_backbone(spec, spec.image_size)) == spec.unfreeze_points
+    assert unfreeze_points(build_backbone(spec, Image(spec.image_size).spec)) == spec.unfreeze_points
 
 
 def test_the_proof_fails_for_a_tensor_inside_a_residual_block():
@@ -136,7 +137,7 @@ def test_the_proof_fails_for_a_tensor_inside_a_residual_block():
     inside = ("backbone", "conv5_block1_out", "conv4_block3_2_relu", "input")
     with pytest.raises(UserError, match="Unknown unfreeze point 'conv4_block3_2_relu'"):
         prove(dataclasses.replace(spec, unfreeze_points=inside))
-    backbone = build_backbone(spec, 32)
+    backbone = build_backbone(spec, Image(32).spec)
     _, around = between(backbone.get_layer("conv4_block3_2_relu").output, backbone.outputs[0])
     assert around
 
@@ -189,7 +190,7 @@ def test_smallest_size_is_what_the_builder_says(name):
             include_top=False, weights=None, input_shape=(below, below, 3)
         )
     with pytest.raises(UserError, match=f"backbone.image_size = {below} .* at least {spec.min_image_size}"):
-        build_backbone(spec, below)
+        build_backbone(spec, Image(below).spec)
 
 
 def test_names_and_unfreeze_points_are_words_that_can_be_typed():
@@ -216,7 +217,7 @@ def test_listing_needs_no_tensorflow():
 
 def test_points_have_the_same_names_in_every_build():
     spec = get_backbone("inception_v3")
-    first, second = build_backbone(spec, 75), build_backbone(spec, 75)
+    first, second = build_backbone(spec, Image(75).spec), build_backbone(spec, Image(75).spec)
     unnamed = [layer.name for layer in second.layers if layer.name.startswith("max_pooling2d")]
     assert unnamed != ["max_pooling2d", "max_pooling2d_1"], "Keras numbers them by process"
     assert unfreeze_points(first) == unfreeze_points(second) == spec.unfreeze_points

@@ -231,13 +231,14 @@ def test_images_of_one_confidence_are_accepted_together() -> None:
 def test_calibrating_a_network_gives_the_logits_that_it_then_answers_with() -> None:
     from kerastl.backbones import get_backbone
     from kerastl.jobs.calibrate import calibrate_network
+    from kerastl.modality.image import Image
     from kerastl.model.build import build_backbone, build_model
     from kerastl.progress import Progress
     from kerastl.recipe import HeadRecipe, Recipe
     from kerastl.recipe.schema import CalibrationRecipe
 
     spec = get_backbone("mobilenet_025")
-    network = build_model(build_backbone(spec, 32), spec, HeadRecipe(), 4)
+    network = build_model(build_backbone(spec, Image(32).spec), spec, HeadRecipe(), 4)
     generator = np.random.default_rng(0)
     features = generator.normal(size=(600, spec.feature_channels)).astype(np.float32)
     wanted, labels = honest_logits(600)

@@ -11,6 +11,7 @@ from toy_transformer import network_on, sentences, transformer, unmasked
 
 from kerastl.backbones import get_backbone
 from kerastl.errors import UserError
+from kerastl.modality.image import Image
 from kerastl.model.build import build_backbone, build_model
 from kerastl.model.cut import cut
 from kerastl.model.graph import cut_points, unfreeze_points
@@ -22,7 +23,9 @@ POINTS = ("backbone", "conv_pw_11_relu", "conv_pw_3_relu", "input")
 
 
 def make_network(pooling="avg", size=32, spec=SPEC, **head):
-    network = build_model(build_backbone(spec, size), spec, HeadRecipe(pooling=pooling, **head), 3)
+    network = build_model(
+        build_backbone(spec, Image(size).spec), spec, HeadRecipe(pooling=pooling, **head), 3
+    )
     # A new head answers zero to everything; random networks answer it nearly. Neither would show a difference.
     kernel = network.logits.kernel
     kernel.assign(np.random.default_rng(3).normal(size=kernel.shape))
@@ -149,7 +152,7 @@ def test_efficientnet_has_the_scale_that_its_published_weights_need(monkeypatch)
     from keras.src.applications import efficientnet
 
     spec = get_backbone("efficientnet_b0")
-    ours = build_backbone(spec, 32)
+    ours = build_backbone(spec, Image(32).spec)
     monkeypatch.setattr(efficientnet.file_utils, "get_file", lambda *a, **k: "nothing.h5")
     monkeypatch.setattr(efficientnet.Functional, "load_weights", lambda *a, **k: None)
     published = keras.applications.EfficientNetB0(

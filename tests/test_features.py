@@ -102,7 +102,7 @@ def frozen_at(network: Network, point: str) -> Frozen:
 def network() -> Network:
     keras.utils.set_random_seed(0)
     spec = get_backbone("mobilenet_025")
-    return build_model(build_backbone(spec, SIZE), spec, HeadRecipe(), class_count=3)
+    return build_model(build_backbone(spec, Image(SIZE).spec), spec, HeadRecipe(), class_count=3)
 
 
 def test_view_0_is_the_image_itself_and_others_are_not() -> None:
@@ -385,7 +385,7 @@ def test_the_store_is_keyed_by_what_the_features_depend_on_and_by_nothing_else(
             dtype: str = "auto", pooling: str = "avg", head_seed: int = 0) -> int:  # fmt: skip
         keras.utils.set_random_seed(1)
         spec = get_backbone("mobilenet_025")
-        backbone = build_backbone(spec, SIZE)
+        backbone = build_backbone(spec, Image(SIZE).spec)
         if weights:
             kernel = backbone.get_layer("conv1").kernel
             kernel.assign(kernel + 1e-6)
@@ -442,7 +442,7 @@ def test_sixteen_bits_are_the_bits_that_numpy_gives_and_a_batch_with_too_large_a
 def test_what_is_no_number_is_not_kept(tmp_path: Path, value: float) -> None:
     keras.utils.set_random_seed(0)
     spec = get_backbone("mobilenet_025")
-    network = build_model(build_backbone(spec, SIZE), spec, HeadRecipe(), class_count=3)
+    network = build_model(build_backbone(spec, Image(SIZE).spec), spec, HeadRecipe(), class_count=3)
     weight = network.backbone.get_layer("conv1").kernel
     weight.assign(np.full(weight.shape, value))
     with pytest.raises(

@@ -7,6 +7,7 @@ from keras import layers
 
 from kerastl.backbones import BackboneSpec, get_backbone
 from kerastl.errors import UserError
+from kerastl.modality.image import Image
 from kerastl.model.build import build_backbone, build_model
 from kerastl.model.cut import cut, split_backbone
 from kerastl.model.freezing import blocks, depth_of, freeze_backbone, thaw
@@ -29,7 +30,9 @@ def give_the_logits_a_kernel(network):
 
 @pytest.fixture
 def network():
-    built = build_model(build_backbone(SPEC, 32), SPEC, HeadRecipe(), 3, np.full(256, 0.1), np.full(256, 2.0))
+    built = build_model(
+        build_backbone(SPEC, Image(32).spec), SPEC, HeadRecipe(), 3, np.full(256, 0.1), np.full(256, 2.0)
+    )
     # With the statistics that a new network starts with its signal fades to nothing in 27 layers.
     normalizations = [
         layer for layer in walk_layers(built.backbone) if isinstance(layer, layers.BatchNormalization)

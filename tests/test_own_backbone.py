@@ -15,6 +15,7 @@ from keras import layers
 from kerastl import build, finetune, from_folder, train_head, unfreeze
 from kerastl.backbones import get_backbone
 from kerastl.errors import RecipeError, UserError
+from kerastl.modality.image import Image
 from kerastl.model.build import build_backbone
 from kerastl.model.cut import split_backbone
 from kerastl.model.weights import load_weights
@@ -60,7 +61,7 @@ def test_what_lies_below_the_classifier_is_taken_and_cut_within_the_base(tmp_pat
     assert spec.unfreeze_points == ("backbone", "block1_out", "stem", "input")
     assert (spec.image_size, spec.feature_channels, spec.preprocessing) == (SIDE, 8, "its own")
     assert spec.parameters == model.get_layer("base").count_params()
-    backbone = build_backbone(spec, SIDE)
+    backbone = build_backbone(spec, Image(SIDE).spec)
     expected = keras.Model(model.inputs[0], model.layers[-3].input)(pixels(), training=False)
     found = backbone(pixels(), training=False)
     assert np.array_equal(found, expected)
@@ -74,7 +75,7 @@ def test_what_lies_below_the_classifier_is_taken_and_cut_within_the_base(tmp_pat
 def test_a_network_that_says_no_size_takes_any(tmp_path: Path) -> None:
     spec = get_backbone(saved(wrapped(None), tmp_path))
     assert (spec.image_size, spec.max_image_size) == (224, None)
-    assert build_backbone(spec, 48).output_shape == (None, 24, 24, 8)
+    assert build_backbone(spec, Image(48).spec).output_shape == (None, 24, 24, 8)
 
 
 def test_the_name_tells_graphs_with_the_same_weights_apart(tmp_path: Path) -> None:
@@ -97,7 +98,7 @@ def test_a_file_that_was_written_anew_is_looked_at_anew(tmp_path: Path) -> None:
 def test_its_weights_are_those_of_the_file_unless_others_are_asked_for(tmp_path: Path) -> None:
     path = saved(wrapped(), tmp_path)
     spec = get_backbone(path)
-    backbone = build_backbone(spec, SIDE)
+    backbone = build_backbone(spec, Image(SIDE).spec)
     kernel = backbone.get_layer("stem").get_weights()[0]
     loaded = load_weights(backbone, spec, "pretrained")
     assert loaded.origin == "file" and loaded.path == path and len(loaded.sha256 or "") == 64

@@ -24,6 +24,7 @@ from kerastl.features.extract import Wanted, extract
 from kerastl.features.frozen import Frozen
 from kerastl.features.readers import Features
 from kerastl.features.views import Views
+from kerastl.modality.image import Image
 from kerastl.model.build import Network, build_backbone, build_model
 from kerastl.progress import Progress
 from kerastl.recipe import CacheRecipe, HeadRecipe, load_recipe
@@ -38,7 +39,7 @@ ROW_BYTES = 3 * 256 * 4 + 2 * 2 * 128 * 2  # pooled features, and activations at
 def new_network() -> Network:
     keras.utils.set_random_seed(0)
     spec = get_backbone("mobilenet_025")
-    return build_model(build_backbone(spec, SIZE), spec, HeadRecipe(), class_count=3)
+    return build_model(build_backbone(spec, Image(SIZE).spec), spec, HeadRecipe(), class_count=3)
 
 
 @pytest.fixture(scope="module")

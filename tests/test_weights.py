@@ -12,6 +12,7 @@ import pytest
 
 from kerastl.backbones import PublishedWeights, get_backbone
 from kerastl.errors import WeightsError
+from kerastl.modality.image import Image
 from kerastl.model.build import build_backbone, build_model
 from kerastl.model.weights import WEIGHTS_DIR_VARIABLE, load_weights
 from kerastl.recipe.schema import HeadRecipe
@@ -23,7 +24,7 @@ LEGACY_NAME = "mobilenet_2_5_224_tf_no_top.h5"
 @pytest.fixture(scope="module")
 def source():
     """The backbone that the files are made from, all of its weights different from any initial value."""
-    backbone = build_backbone(SPEC, 32)
+    backbone = build_backbone(SPEC, Image(32).spec)
     random = np.random.default_rng(0)
     backbone.set_weights([random.normal(size=w.shape).astype("float32") for w in backbone.get_weights()])
     return backbone
@@ -31,7 +32,7 @@ def source():
 
 @pytest.fixture(scope="module")
 def target():
-    return build_backbone(SPEC, 32)
+    return build_backbone(SPEC, Image(32).spec)
 
 
 @pytest.fixture(autouse=True)
@@ -165,7 +166,7 @@ def test_a_backbone_in_a_file_of_keras_2_is_found(source, target, tmp_path):
 def test_another_backbone_inside_a_legacy_model_is_named_and_one_with_more_layers_is_refused(
     source, target, tmp_path
 ):
-    save_around(build_backbone(get_backbone("mobilenet_v2"), 32), tmp_path / "other.h5")
+    save_around(build_backbone(get_backbone("mobilenet_v2"), Image(32).spec), tmp_path / "other.h5")
     assert_refused(target, tmp_path / "other.h5", "By its .* weights it is a file of mobilenet_v2")
     more = keras.Model(source.input, keras.layers.Conv2D(4, 1, name="more")(source.output))
     save_around(more, tmp_path / "more.h5")
@@ -180,13 +181,13 @@ def test_another_backbone_inside_a_legacy_model_is_named_and_one_with_more_layer
 @pytest.mark.slow
 def test_layers_that_keras_numbered_are_paired_by_their_order(tmp_path):
     spec = get_backbone("inception_v3")
-    source = build_backbone(spec, 96)
+    source = build_backbone(spec, Image(96).spec)
     random = np.random.default_rng(0)
     source.set_weights([random.normal(size=w.shape).astype("float32") for w in source.get_weights()])
     for layer in source.layers[:100]:
         layer.trainable = False
     save_around(source, tmp_path / "a.h5")
-    target = build_backbone(spec, 96)  # its conv2d begin where those of the source ended
+    target = build_backbone(spec, Image(96).spec)  # its conv2d begin where those of the source ended
     load_weights(target, spec, str(tmp_path / "a.h5"))
     for ours, theirs in zip(target.weights, source.weights, strict=True):
         np.testing.assert_array_equal(ours, theirs, err_msg=ours.path)
@@ -223,7 +224,7 @@ def test_16_bit_kernels_become_float32(source, target, tmp_path):
 
 def test_normalization_inside_a_network_uses_what_was_loaded(tmp_path):
     spec = get_backbone("efficientnet_b0")
-    source, target = build_backbone(spec, 32), build_backbone(spec, 32)
+    source, target = build_backbone(spec, Image(32).spec), build_backbone(spec, Image(32).spec)
     statistics = next(layer for layer in source.layers if isinstance(layer, keras.layers.Normalization))
     statistics.set_weights([np.array([0.5, 0.4, 0.3]), np.array([0.05, 0.06, 0.07]), np.array(9)])
     source.save_weights(tmp_path / "a.weights.h5")
@@ -233,7 +234,7 @@ def test_normalization_inside_a_network_uses_what_was_loaded(tmp_path):
 
 
 def test_a_file_of_another_network_is_named(target, tmp_path):
-    build_backbone(get_backbone("mobilenet"), 32).save_weights(tmp_path / "a.weights.h5")
+    build_backbone(get_backbone("mobilenet"), Image(32).spec).save_weights(tmp_path / "a.weights.h5")
     assert_refused(
         target,
         tmp_path / "a.weights.h5",
@@ -340,8 +341,8 @@ def test_a_folder_with_published_files_replaces_the_download(
 def test_the_file_for_the_images_size_is_preferred(source, tmp_path):
     save_legacy(source, tmp_path / LEGACY_NAME)
     save_legacy(source, tmp_path / "mobilenet_2_5_128_tf_no_top.h5")
-    at_128 = load_weights(build_backbone(SPEC, 128), SPEC, "imagenet", str(tmp_path))
-    at_64 = load_weights(build_backbone(SPEC, 64), SPEC, "imagenet", str(tmp_path))
+    at_128 = load_weights(build_backbone(SPEC, Image(128).spec), SPEC, "imagenet", str(tmp_path))
+    at_64 = load_weights(build_backbone(SPEC, Image(64).spec), SPEC, "imagenet", str(tmp_path))
     assert at_128.path.endswith("2_5_128_tf_no_top.h5") and at_64.path.endswith(LEGACY_NAME)
 
 
@@ -371,7 +372,7 @@ def test_without_a_network_the_alternatives_are_named(target, tmp_path, monkeypa
 def test_real_weights_are_what_keras_loads(name, weights_folder):
     spec = get_backbone(name)
     path = weights_folder / f"{name}_notop.weights.h5"
-    backbone = build_backbone(spec, 96)
+    backbone = build_backbone(spec, Image(96).spec)
     load_weights(backbone, spec, str(path))
     builder = getattr(keras.applications, spec.builder)
     reference = builder(include_top=False, weights=str(path), input_shape=(96, 96, 3))
@@ -382,7 +383,7 @@ def test_real_weights_are_what_keras_loads(name, weights_folder):
 @pytest.mark.weights
 def test_real_weights_of_another_network_are_named(weights_folder):
     spec = get_backbone("vgg16")
-    backbone = build_backbone(spec, 32)
+    backbone = build_backbone(spec, Image(32).spec)
     path = weights_folder / "inception_v3_notop.weights.h5"
     with pytest.raises(WeightsError, match="By its 21,802,784 weights it is a file of inception_v3"):
         load_weights(backbone, spec, str(path))

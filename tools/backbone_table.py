@@ -19,6 +19,7 @@ import keras
 from keras.src.utils import file_utils
 
 from kerastl.backbones import REGISTRY_FILE, BackboneSpec, spec_from_dict
+from kerastl.modality.image import Image
 from kerastl.model.build import build_backbone
 from kerastl.model.graph import trained_parameters, unfreeze_points
 
@@ -85,7 +86,7 @@ def measure(row: Row) -> dict[str, Any]:
     draft = BackboneSpec(
         name, builder, module, preprocessing, image_size, smallest, 0, 0, (), (), arguments, BUNDLED.get(name)
     )
-    backbone = build_backbone(draft, smallest)
+    backbone = build_backbone(draft, Image(smallest).spec)
     points = unfreeze_points(backbone)
     return {
         "name": name,

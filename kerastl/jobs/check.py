@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from kerastl.modality import FIRST, modality_named
 from kerastl.progress import Progress
 
 
@@ -29,7 +30,7 @@ def check(progress: Progress = Progress()) -> list[CheckLine]:
         _line("Keras", _keras),
         _line("devices", _devices),
         _line("bundled weights", _bundled_weights),
-        _line("image decoding", _decoding),
+        _line(f"{FIRST} decoding", modality_named(FIRST).self_test),
         _line("temporary folder", _temporary_folder),
         _line("weights folder", _weights_folder),
     ]
@@ -70,30 +71,20 @@ def _devices() -> str:
 
 
 def _bundled_weights() -> str:
-    import numpy as np
+    import keras
 
     from kerastl.backbones import get_backbone
-    from kerastl.model.build import build_backbone
+    from kerastl.model.applications import build_application
     from kerastl.model.weights import load_weights
 
     spec = get_backbone("mobilenet_025")
-    backbone = build_backbone(spec, spec.image_size)
+    shape = (spec.image_size, spec.image_size, 3)
+    backbone = build_application(spec, shape)
     loaded = load_weights(backbone, spec, "pretrained", None)
-    answer = backbone(np.zeros((1, spec.image_size, spec.image_size, 3), np.float32), training=False)
-    if not np.isfinite(np.asarray(answer)).all():
+    answer = backbone(keras.ops.zeros((1, *shape)), training=False)
+    if not keras.ops.all(keras.ops.isfinite(answer)):
         raise RuntimeError("the network's answer is not a number")
     return f"{loaded.origin}, SHA-256 {str(loaded.sha256)[:12]}…"
-
-
-def _decoding() -> str:
-    import tensorflow as tf
-
-    from kerastl.modality.image.decode import DECODE_VERSION, decode
-
-    grey = tf.fill([8, 8, 3], tf.constant(127, tf.uint8))
-    if int(tf.reduce_max(tf.abs(tf.cast(decode(tf.io.encode_png(grey), 8, "stretch"), tf.int32) - 127))) != 0:
-        raise RuntimeError("a grey image does not come back as it was")
-    return f"version {DECODE_VERSION}"
 
 
 def _temporary_folder() -> str:
@@ -105,7 +96,7 @@ def _temporary_folder() -> str:
 def _weights_folder() -> str:
     named = os.environ.get("KERASTL_WEIGHTS_DIR")
     if not named:
-        return "KERASTL_WEIGHTS_DIR is not set; ImageNet weights come from Keras' own cache or download"
+        return "KERASTL_WEIGHTS_DIR is not set; published weights come from Keras' own cache or download"
     if not Path(named).is_dir():
         raise FileNotFoundError(f"KERASTL_WEIGHTS_DIR is {named}, which is not a folder")
     return named

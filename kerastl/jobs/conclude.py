@@ -191,5 +191,5 @@ def _summary(phase: PhaseResult) -> PhaseSummary:
         monitor=phase.monitor,
         best_value=phase.best[phase.monitor],
         seconds=phase.seconds,
-        examples_per_second=phase.images_per_second,
+        examples_per_second=phase.examples_per_second,
     )

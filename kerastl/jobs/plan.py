@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from kerastl.backbones import get_backbone
 from kerastl.jobs.open import open_splits
+from kerastl.modality import modality_of
 from kerastl.model.build import Network, build_backbone, build_model
 from kerastl.model.freezing import Block, blocks, freeze_backbone, thaw
 from kerastl.model.precision import precision_of
@@ -55,7 +56,7 @@ class Plan:
     def text(self, width: int = 80) -> str:
         """The plan as a table of at most `width` columns."""
         counts = ", ".join(f"{name} {count:,}" for name, count in self.counts.items())
-        lines = [f"{self.recipe.name}: {counts}; image size {self.recipe.backbone.image_size}"]
+        lines = [f"{self.recipe.name}: {counts}; {modality_of(self.recipe).size}"]
         phases = dict.fromkeys(row.phase for row in self.rows)
         for phase in phases:
             settings = self.recipe.head_phase if phase == "head_phase" else self.recipe.finetune_phase
@@ -84,7 +85,7 @@ def plan(recipe: Recipe, *, progress: Progress = Progress()) -> Plan:
         progress.warn(warning)
     spec = get_backbone(recipe.backbone.name)
     with precision_of(recipe):
-        backbone = build_backbone(spec, recipe.backbone.image_size)
+        backbone = build_backbone(spec, modality_of(recipe).spec)
         network = build_model(backbone, spec, recipe.head, len(splits.class_names))
     return make_plan(network, recipe, splits.counts())
 

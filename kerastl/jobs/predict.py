@@ -14,8 +14,7 @@ from kerastl.client.access import Access
 from kerastl.client.address import is_address
 from kerastl.client.asking import Patience, ask
 from kerastl.data.encode import contents_of
-from kerastl.modality import Modality
-from kerastl.modality.image.files import find_images
+from kerastl.modality import FIRST, Modality, modality_named
 from kerastl.prediction import Prediction, unreadable
 from kerastl.progress import Progress
 
@@ -27,7 +26,7 @@ READ_BATCH = 64
 
 def predict(
     model: Path | str,
-    images: Sequence[str],
+    paths: Sequence[str],
     *,
     top: int = 5,
     patience: Patience | None = None,
@@ -39,10 +38,10 @@ def predict(
     Args:
         model: a run's folder, an exported model (`saved_models/NAME` or one of its versions), or the address of
             a served one (`http://HOST:8501/v1/models/NAME`, `grpc://HOST:8500/NAME`).
-        images: files, folders (searched with all their subfolders) and glob patterns.
+        paths: files, folders (searched with all their subfolders) and glob patterns.
         top: how many classes to name for each example; a served model names five at most.
         patience: how long to wait for a server.
-        access: what lets a client in at a server; see `read_access`. Without it a token of the environment (KERASTL_TOKEN).
+        access: what lets a client in at a server; what `read_access` finds without it.
         progress: listens.
 
     Returns:
@@ -57,22 +56,22 @@ def predict(
         'daisy'
     """
     if is_address(model):
-        return ask(str(model), images, top=top, patience=patience, access=access, progress=progress)
+        return ask(str(model), paths, top=top, patience=patience, access=access, progress=progress)
     from kerastl.jobs.trained import open_reader
 
-    paths = find_images(images, progress)
+    found = modality_named(FIRST).find(paths, progress)
     reader = open_reader(Path(model))
-    return predictions(reader, map(contents_of, paths), len(paths), top, progress)
+    return predictions(reader, map(contents_of, found), len(found), top, progress)
 
 
 def predictions(
-    reader: Reader, images: Iterable[tuple[str, bytes | str]], count: int, top: int, progress: Progress
+    reader: Reader, examples: Iterable[tuple[str, bytes | str]], count: int, top: int, progress: Progress
 ) -> list[Prediction]:
     """Classify examples.
 
     Args:
         reader: of the model.
-        images: name and bytes of each; a text in their place is why they cannot be read.
+        examples: name and bytes of each; a text in their place is why they cannot be read.
         count: how many there are.
         top: how many classes to name for each.
         progress: listens.
@@ -81,7 +80,7 @@ def predictions(
 
     found: list[Prediction] = []
     converted: Counter[str] = Counter()
-    remaining = iter(images)
+    remaining = iter(examples)
     with progress.track("predict", count, f"{reader.modality.noun}s") as tracker:
         while part := list(itertools.islice(remaining, READ_BATCH)):
             served = [_servable(data, reader.modality, converted) for _, data in part]

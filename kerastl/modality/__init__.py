@@ -6,7 +6,7 @@ One folder or file a modality, which knows no label and no network; `image` is t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -66,6 +66,7 @@ class Modality(Protocol):
         takes_not: what has to be converted first, in words.
         converted: what a client has to know of examples that were converted first, after their number.
         layout: what the numbers of a decoded input are, as plain values.
+        network: what a network of such examples is, for messages.
     """
 
     name: ClassVar[str]
@@ -77,6 +78,32 @@ class Modality(Protocol):
     takes_not: ClassVar[str]
     converted: ClassVar[str]
     layout: ClassVar[Mapping[str, Any]]
+    network: ClassVar[str]
+
+    @staticmethod
+    def inputs_of(shapes: Sequence[tuple[int | None, ...]]) -> dict[str, InputSpec]:
+        """The named inputs that a network with inputs of these shapes, [b, ...], is given; the usual size where one is free.
+
+        Raises:
+            ValueError: it takes no such examples; the text says why in a few words.
+        """
+
+    @staticmethod
+    def self_test() -> str:
+        """Which version decodes.
+
+        Raises:
+            RuntimeError: an example does not come back as it was.
+        """
+
+    @staticmethod
+    def measure(data: Any, raw: Callable[[int], Iterable[bytes]]) -> tuple[dict[str, Any], str]:
+        """Values for those keys of `[data]` that follow from the raw examples, and a warning; nothing and '' where there are none.
+
+        Args:
+            data: the open `[data]` table.
+            raw: takes a number; that many training examples, spread over the split. Those that cannot be read are left out.
+        """
 
     @staticmethod
     def find(patterns: Sequence[str], progress: Progress) -> list[str]:
@@ -100,6 +127,10 @@ class Modality(Protocol):
         """The settings that decoding depends on, as plain values: records of exported models hold them."""
 
     def __hash__(self) -> int: ...
+
+    @property
+    def size(self) -> str:
+        """The size of the network's inputs in words, `image size 224`."""
 
     @property
     def spec(self) -> Mapping[str, InputSpec]:

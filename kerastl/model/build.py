@@ -1,4 +1,4 @@
-"""The one model: raw pixels in, logits out, all of Keras' own layers.
+"""The one model: decoded inputs in, logits out, all of Keras' own layers.
 
 Preprocessing is part of the graph and the backbone is one nested layer, so that the saved file needs
 nothing but Keras to be loaded, and nothing about the network has to be remembered beside it.
@@ -6,25 +6,19 @@ nothing but Keras to be loaded, and nothing about the network has to be remember
 
 from __future__ import annotations
 
-import importlib
-import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import keras
 import numpy as np
 
 from kerastl.backbones import BackboneSpec
-from kerastl.errors import UserError
+from kerastl.modality import InputSpec, only
+from kerastl.model.applications import INPUT_NAME, build_application, preprocess
 from kerastl.model.graph import alone, inputs_like
 from kerastl.model.heads import Head, make_head
 from kerastl.model.own import load_own
 from kerastl.recipe.schema import HeadRecipe
-
-# keras.applications.efficientnet divides by these roots only under `weights="imagenet"`, because the
-# weights were trained with that slip (tensorflow#49930). Without the layer the published weights see
-# inputs of the wrong scale.
-EFFICIENTNET_MODULE = "efficientnet"
-EFFICIENTNET_RESCALING = tuple(1.0 / math.sqrt(deviation) for deviation in (0.229, 0.224, 0.225))
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +27,7 @@ class Network:
 
     Attributes:
         spec: Which backbone.
-        model: Named inputs, of images float32 [batch, side, side, 3] RGB 0..255 -> float32 [batch, classes] logits.
+        model: Named inputs, as they are decoded -> float32 [batch, classes] logits.
         backbone: Preprocessed inputs, in the same order -> last activation; one nested layer of `model`.
         pooling: Last activation -> float32 [batch, features], a layer-like functional model.
         head: float32 [batch, features] pooled features -> logits.
@@ -50,65 +44,28 @@ class Network:
     logits: keras.layers.Dense
 
     @property
-    def image_size(self) -> int:
-        """Side of the input in pixels."""
-        return int(self.model.inputs[0].shape[1])
-
-    @property
     def feature_count(self) -> int:
         """Length of the pooled feature vector."""
         return int(self.head.inputs[0].shape[1])
 
 
-def build_backbone(spec: BackboneSpec, image_size: int) -> keras.Model:
+def build_backbone(spec: BackboneSpec, inputs: Mapping[str, InputSpec]) -> keras.Model:
     """The network without its classifier, with random weights, under the current dtype policy.
 
     Args:
         spec: Which network.
-        image_size: Side of its input in pixels.
+        inputs: Named inputs of the network, as the modality decodes them.
 
     Returns:
-        Functional model named after the spec, with the weights of its file if it is one of one's own: preprocessed [batch, side, side, 3] -> activation
-        [batch, height, width, `spec.feature_channels`].
+        Functional model named after the spec, with the weights of its file if it is one of one's own: preprocessed inputs -> last
+        activation [batch, ..., `spec.feature_channels`].
 
     Raises:
-        UserError: The size is below what the network allows.
-    """
-    if image_size < spec.min_image_size:
-        raise UserError(
-            f"backbone.image_size = {image_size} is too small for backbone '{spec.name}': "
-            f"expected at least {spec.min_image_size} pixels (its default is {spec.image_size})."
-        )
-    if spec.file:
-        return load_own(spec.file, image_size)
-    builder = getattr(keras.applications, spec.builder)
-    shape = (image_size, image_size, 3)
-    backbone = builder(include_top=False, weights=None, input_shape=shape, **dict(spec.arguments))
-    if spec.module == EFFICIENTNET_MODULE:
-        backbone = _with_published_scale(backbone)
-    # Some builders look their blocks up by the name they are passed, so it is given afterwards.
-    return keras.Model(backbone.inputs[0], backbone.outputs[0], name=spec.name)
-
-
-def _with_published_scale(backbone: keras.Model) -> keras.Model:
-    def call(layer: keras.Layer, *args: object, **kwargs: object) -> object:
-        output = layer(*args, **kwargs)
-        if isinstance(layer, keras.layers.Normalization):
-            output = keras.layers.Rescaling(list(EFFICIENTNET_RESCALING), name="published_scale")(output)
-        return output
-
-    return keras.models.clone_model(backbone, call_function=call)
-
-
-def preprocess(spec: BackboneSpec, pixels: keras.KerasTensor) -> keras.KerasTensor:
-    """What the backbone expects, from RGB pixels 0..255: float32 of the same shape.
-
-    Keras' own function for the network, traced into the graph (FACTS: bit-equal, and it reloads).
+        UserError: They are smaller than the network allows.
     """
     if spec.file:
-        return pixels  # its graph begins with whatever it needs
-    module = importlib.import_module(f"keras.applications.{spec.module}")
-    return module.preprocess_input(pixels, data_format="channels_last")
+        return load_own(spec.file, inputs)
+    return build_application(spec, only(inputs).shape)
 
 
 def build_model(
@@ -129,7 +86,7 @@ def build_model(
         spec: Which backbone it is.
         head: What stands on it.
         class_count: Number of logits.
-        feature_mean: Mean of each pooled feature over the training images, float [features]; together
+        feature_mean: Mean of each pooled feature over the training examples, float [features]; together
             with `feature_variance` it standardises them. Both absent: passed on as they are.
         feature_variance: Variance of each pooled feature, float [features].
         bias: Logits that the head begins with, float [classes]; zeros without it.
@@ -140,7 +97,7 @@ def build_model(
         The network and its parts; nothing is frozen yet, see `kerastl.model.freezing`.
     """
     # A network of one's own names its inputs; those of keras.applications are numbered by the process.
-    inputs = inputs_like(backbone.inputs, None if spec.file else "pixels")
+    inputs = inputs_like(backbone.inputs, None if spec.file else INPUT_NAME)
     features = backbone(alone([preprocess(spec, each) for each in inputs]))
     parts: Head = make_head(
         head,

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import keras
 
 from kerastl.errors import UserError, nearest
-from kerastl.model.build import Network, preprocess
+from kerastl.model.applications import preprocess
+from kerastl.model.build import Network
 from kerastl.model.graph import alone, cut_points, inputs_like
 from kerastl.model.heads import pool_in_all_ways
 

@@ -1,4 +1,4 @@
-"""A backbone of one's own: a functional Keras model of images from a `.keras` file.
+"""A backbone of one's own: a functional Keras model from a `.keras` file.
 
 Its cut points are found on its graph. Models within the model are unfolded, so that a network that a tutorial wraps into
 rescaling, base and classifier has the cut points of its base; what stands on the last activation is left out.
@@ -10,6 +10,7 @@ import functools
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,9 @@ from keras import layers
 from kerastl import backbones
 from kerastl.backbones import BackboneSpec
 from kerastl.errors import UserError
-from kerastl.model.graph import cut_points, trace, trained_parameters, unfreeze_points
+from kerastl.modality import FIRST, InputSpec, modality_named, only
+from kerastl.model.graph import alone, cut_points, trace, trained_parameters, unfreeze_points
 from kerastl.wording import safe_name
-
-# What a file is taken for that says nothing of its size.
-DEFAULT_SIZE = 224
 
 
 def own_spec(name: str) -> BackboneSpec:
@@ -33,7 +32,7 @@ def own_spec(name: str) -> BackboneSpec:
         name: path of a `.keras` file.
 
     Raises:
-        UserError: it cannot be loaded, or is no network of images.
+        UserError: it cannot be loaded, or is no network of such examples.
     """
     path = Path(name).expanduser()
     try:
@@ -47,9 +46,9 @@ def own_spec(name: str) -> BackboneSpec:
 
 @functools.lru_cache(maxsize=8)
 def _spec(name: str, changed: int, size: int) -> BackboneSpec:
-    model = _opened(name)
-    side = model.inputs[0].shape[1]
-    backbone = _below_the_classifier(model, name, side or DEFAULT_SIZE)
+    model, inputs = _opened(name)
+    backbone = _below_the_classifier(model, name, inputs)
+    fixed, size = model.inputs[0].shape[1], only(inputs).shape[0]
     points = unfreeze_points(backbone)
     rescales = any(
         isinstance(step.operation, (layers.Rescaling, layers.Normalization)) for step in trace(backbone)
@@ -59,9 +58,9 @@ def _spec(name: str, changed: int, size: int) -> BackboneSpec:
         builder="",
         module="",
         preprocessing="its own" if rescales else "identity",
-        image_size=side or DEFAULT_SIZE,
-        min_image_size=side or 1,
-        max_image_size=side,
+        image_size=size,
+        min_image_size=fixed or 1,
+        max_image_size=fixed,
         parameters=backbone.count_params(),
         feature_channels=int(backbone.outputs[0].shape[-1]),
         unfreeze_points=points,
@@ -74,18 +73,16 @@ def save_own(model: keras.Model, path: Path) -> str:
     """Write a network that is handed over in Python into a file, and make sure that it can be used from there.
 
     Args:
-        model: functional, of images.
+        model: functional.
         path: of the file, ending in `.keras`.
 
     Returns:
         The path.
 
     Raises:
-        UserError: it is no functional model of images, or has layers of one's own that Keras cannot load again.
+        UserError: it is no functional model of such examples, or has layers of one's own that Keras cannot load again.
     """
-    problem = _problem(model)
-    if problem:
-        raise UserError(f"The backbone '{model.name}': {problem}")
+    _inputs(model, f"The backbone '{model.name}'")
     save_whole(model, path, f"The backbone '{model.name}'")
     try:
         own_spec(str(path))
@@ -115,39 +112,40 @@ def reason_of(error: BaseException) -> str:
     return f"{known[0]}." if known else (text.splitlines() or [type(error).__name__])[0]
 
 
-def load_own(name: str, image_size: int) -> keras.Model:
-    """The network in a file, from float32 [b, image_size, image_size, 3] RGB 0..255 to its last activation, with its weights.
+def load_own(name: str, inputs: Mapping[str, InputSpec]) -> keras.Model:
+    """The network in a file, from decoded inputs to its last activation, with its weights.
 
     Args:
         name: path of a `.keras` file.
-        image_size: side of its input in pixels.
+        inputs: named inputs of the network, as the modality decodes them.
 
     Raises:
-        UserError: it cannot be loaded, or is no network of images.
+        UserError: it cannot be loaded, or is no network of such examples.
     """
-    return _below_the_classifier(_opened(name), name, image_size)
+    return _below_the_classifier(_opened(name)[0], name, inputs)
 
 
-def _below_the_classifier(model: keras.Model, name: str, image_size: int) -> keras.Model:
-    pixels = keras.Input((image_size, image_size, 3), dtype="float32", name="pixels")
-    flat = keras.Model(pixels, _called(model, [pixels]))
+def _below_the_classifier(model: keras.Model, name: str, inputs: Mapping[str, InputSpec]) -> keras.Model:
+    taken = [keras.Input(each.shape, dtype="float32", name=own) for own, each in inputs.items()]
+    flat = keras.Model(alone(taken), _called(model, taken))
     _, *tensors = (point.tensor for point in cut_points(flat).values() if not point.carried)
     spatial = [each for each in tensors if len(each.shape) == 4]
     wide = [each for each in spatial if each.shape[1:3] != (1, 1)]
     if not spatial:
         raise UserError(
-            f"backbone.name = '{name}': no activation [batch, height, width, channels] that every path passes. Expected a "
-            "functional network of images."
+            f"backbone.name = '{name}': no activation [batch, height, width, channels] that every path passes. "
+            f"{modality_named(FIRST).network}"
         )
     last = (wide or spatial)[-1]
-    backbone = keras.Model(pixels, last, name="own")
+    backbone = keras.Model(alone(taken), last, name="own")
     # The graph is part of the name, and with it of what features are kept under: weights alone do not tell a network.
     graph = json.dumps(backbone.get_config(), sort_keys=True, default=str)
     digest = hashlib.sha256(graph.encode()).hexdigest()[:8]
-    return keras.Model(pixels, last, name=f"{safe_name(Path(name).stem)}_{digest}")
+    return keras.Model(alone(taken), last, name=f"{safe_name(Path(name).stem)}_{digest}")
 
 
-def _opened(name: str) -> keras.Model:
+def _opened(name: str) -> tuple[keras.Model, dict[str, InputSpec]]:
+    """The model in a file, and its inputs."""
     try:
         model = keras.saving.load_model(Path(name).expanduser(), compile=False)
     except Exception as error:  # whatever a file that is none makes Keras raise
@@ -155,23 +153,18 @@ def _opened(name: str) -> keras.Model:
             f"backbone.name = '{name}': Keras cannot load it: {reason_of(error)}. Expected a functional model "
             "of Keras' own layers, saved by model.save('NAME.keras')."
         ) from error
-    if problem := _problem(model):
-        raise UserError(f"backbone.name = '{name}': {problem}")
-    return model
+    return model, _inputs(model, f"backbone.name = '{name}'")
 
 
-def _problem(model: keras.Model) -> str:
-    """Why a model is no backbone, and what is expected; empty where it may be one."""
-    found = ""
+def _inputs(model: keras.Model, what: str) -> dict[str, InputSpec]:
+    """The named inputs that a model would be given; UserError, which begins with `what`, where it is no backbone."""
+    modality = modality_named(FIRST)
     try:
-        if len(model.inputs) != 1:
-            found = f"it has {len(model.inputs)} inputs"
-        elif len(shape := tuple(model.inputs[0].shape)) != 4 or shape[3] != 3 or shape[1] != shape[2]:
-            found = f"its input has the shape {shape}"
-    except (AttributeError, ValueError, TypeError):
-        found = "it is no functional model"
-    expected = "Expected a functional Keras model with one input [batch, side, side, 3]: RGB pixels, 0..255."
-    return f"{found}. {expected}" if found else ""
+        return modality.inputs_of([tuple(each.shape) for each in model.inputs])
+    except (AttributeError, TypeError) as error:
+        raise UserError(f"{what}: it is no functional model. {modality.network}") from error
+    except ValueError as error:
+        raise UserError(f"{what}: {error}. {modality.network}") from error
 
 
 def _called(model: keras.Model, inputs: list[keras.KerasTensor]) -> keras.KerasTensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import keras
 
 from kerastl.backbones import get_backbone
+from kerastl.modality import modality_of
 from kerastl.model.build import build_backbone
 from kerastl.model.weights import LoadedWeights, load_weights
 from kerastl.progress import Progress
@@ -17,13 +18,14 @@ def load_backbone(recipe: Settings, progress: Progress = Progress()) -> tuple[ke
     Raises:
         WeightsError: the weights cannot be found, or do not fit the backbone.
     """
-    spec = get_backbone(recipe.backbone.name)
-    backbone = build_backbone(spec, recipe.backbone.image_size)
+    spec, modality = get_backbone(recipe.backbone.name), modality_of(recipe)
+    backbone = build_backbone(spec, modality.spec)
     loaded = load_weights(backbone, spec, recipe.backbone.weights, recipe.backbone.weights_dir)
     progress.note(f"Backbone {spec.name}, weights: {loaded.origin}")
     if spec.file and spec.preprocessing == "identity":
+        low, high = modality.layout["range"]
         progress.warn(
-            f"{spec.file} takes pixels as they are, 0..255: it holds no Rescaling or Normalization layer. If it was trained on "
+            f"{spec.file} takes {' and '.join(modality.spec)} as they are, {low}..{high}: it holds no Rescaling or Normalization layer. If it was trained on "
             "other values, save it with a keras.layers.Rescaling in front"
         )
     return backbone, loaded

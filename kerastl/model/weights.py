@@ -155,15 +155,13 @@ def _guess(found: dict[str, StoredTensor], spec: BackboneSpec) -> str:
     return f" By its {parameters:,} weights it is a file of {' or '.join(names)}."
 
 
-def weights_at_hand(
-    spec: BackboneSpec, image_size: int, weights: str, weights_dir: str | None = None
-) -> bool:
+def weights_at_hand(spec: BackboneSpec, side: int, weights: str, weights_dir: str | None = None) -> bool:
     """Whether `load_weights` would find a file without a download; whether it fits is not looked at."""
     if weights == "none" or (weights == "pretrained" and (spec.bundled_weights or spec.file)):
         return True
     if weights not in KEYWORDS:
         return Path(weights).expanduser().is_file()
-    published = _published(spec, image_size)
+    published = _published(spec, side)
     folder = weights_dir or os.environ.get(WEIGHTS_DIR_VARIABLE)
     if folder:
         return any((Path(folder).expanduser() / name).is_file() for name in _names(spec, published))

@@ -32,7 +32,7 @@ SMOOTHING_SHARE = 0.05
 DIVERGED_FACTOR = 4.0
 # Of the rate at which the loss diverges. That rate repeats from seed to seed and for fewer or more steps; the rate of
 # the lowest loss, the usual choice, moved over three decades in a fine-tune phase. A tenth was best on a small network
-# and far too high for a head on 2,048 features of 1,824 images, which overfits: docs/ranking.md has the figures.
+# and far too high for a head on 2,048 features of 1,824 examples, which overfits: docs/ranking.md has the figures.
 SUGGESTED_SHARE = 1 / 30
 
 

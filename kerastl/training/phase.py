@@ -47,7 +47,7 @@ class PhaseResult:
         best: validation metrics of the restored weights.
         weights: the model's best weights, in the order of `model.weights`.
         seconds: wall time of the phase.
-        images_per_second: training examples over that time.
+        examples_per_second: training examples over that time.
         ended: `epochs`, `patience`, `callback` (one of the user's own stopped it) or `interrupted`.
     """
 
@@ -58,7 +58,7 @@ class PhaseResult:
     best: dict[str, float]
     weights: tuple[np.ndarray, ...]
     seconds: float
-    images_per_second: float
+    examples_per_second: float
     ended: str
 
 
@@ -133,7 +133,7 @@ def run_phase(
         best=watch.best,
         weights=tuple(watch.best_weights),
         seconds=seconds,
-        images_per_second=len(watch.rows) * count / max(seconds, 1e-9),
+        examples_per_second=len(watch.rows) * count / max(seconds, 1e-9),
         ended=watch.ended,
     )
 
@@ -223,7 +223,7 @@ class _Watch(keras.callbacks.Callback):
             metrics = self._validate()
         except TrainingError as error:
             # The loss is that of the weights before the last step, and of batches' own statistics where BatchNorm trains.
-            what = f"The {PHASE_TITLES[self.name]} gives validation images no finite answer"
+            what = f"The {PHASE_TITLES[self.name]} gives validation examples no finite answer"
             raise self._diverged(what) from error
         logs.update(metrics)
         row = {"epoch": epoch + 1, "loss": float(logs["loss"]), "accuracy": float(logs["accuracy"])}

@@ -1,6 +1,6 @@
 """Reuse of traced steps and built networks, from phase to phase and from trial to trial.
 
-Building ResNet50 and tracing its steps takes longer than an epoch on a few hundred images above a late cut. Rates, lengths, decays and
+Building ResNet50 and tracing its steps takes longer than an epoch on a few hundred examples above a late cut. Rates, lengths, decays and
 dropout are variables that a traced step reads, so phases that differ in nothing else share one graph: that of the compiled
 model. A `NetworkPool` keeps networks for the trials of a search, each put back to the pretrained weights and a fresh head before it is
 trained again.
@@ -24,6 +24,7 @@ import numpy as np
 import tensorflow as tf
 
 from kerastl.backbones import get_backbone
+from kerastl.modality import modality_of
 from kerastl.model.build import Network, build_backbone, build_model
 from kerastl.model.cut import Cut, cut
 from kerastl.model.freezing import freeze_backbone
@@ -168,7 +169,7 @@ class NetworkPool:
         self, recipe: Settings, statistics: tuple[np.ndarray, np.ndarray]
     ) -> tuple[Network, list[tuple[keras.Variable, Any]]]:
         spec = get_backbone(recipe.backbone.name)
-        backbone = build_backbone(spec, recipe.backbone.image_size)
+        backbone = build_backbone(spec, modality_of(recipe).spec)
         states = [(state, state.numpy()) for state in _random_states(backbone)]
         network = build_model(
             backbone, spec, recipe.head, self._class_count, *statistics, seed=recipe.seed, adjustable=True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from kerastl.modality.image.mix import MixPlan
 
 PIXELS = "pixels"
+# Of a network that takes any.
+USUAL_SIZE = 224
+IMAGES_MEASURED = 64
 
 
 @dataclass(frozen=True)
@@ -49,9 +52,48 @@ class Image:
     takes_not: ClassVar[str] = NOT_SERVED
     converted: ClassVar[str] = CONVERTED
     layout: ClassVar[Mapping[str, Any]] = {"channels": "RGB", "range": [0, 255]}
+    network: ClassVar[str] = (
+        "Expected a functional Keras model with one input [batch, side, side, 3]: RGB pixels, 0..255."
+    )
     image_size: int
     resize: str = "stretch"
     significant_bits: int = 16
+
+    @staticmethod
+    def inputs_of(shapes: Sequence[tuple[int | None, ...]]) -> dict[str, InputSpec]:
+        """See `Modality`."""
+        if len(shapes) != 1:
+            raise ValueError(f"it has {len(shapes)} inputs")
+        (shape,) = shapes
+        if len(shape) != 4 or shape[3] != 3 or shape[1] != shape[2]:
+            raise ValueError(f"its input has the shape {shape}")
+        return Image(shape[1] or USUAL_SIZE).spec
+
+    @staticmethod
+    def self_test() -> str:
+        """See `Modality`."""
+        import tensorflow as tf
+
+        from kerastl.modality.image.decode import DECODE_VERSION, decode
+
+        grey = np.full([8, 8, 3], 127, np.uint8)
+        if not np.array_equal(decode(tf.io.encode_png(grey), 8, "stretch"), grey):
+            raise RuntimeError("a grey image does not come back as it was")
+        return f"version {DECODE_VERSION}"
+
+    @staticmethod
+    def measure(data: Any, raw: Callable[[int], Iterable[bytes]]) -> tuple[dict[str, Any], str]:
+        """See `Modality`: `significant_bits`."""
+        if data.significant_bits is not None:
+            return {}, ""
+        from kerastl.modality.image.convert import bits_used
+
+        bits = bits_used(raw(IMAGES_MEASURED))
+        warning = (
+            f"Images of 16 bits use only {bits} of them, as a sample of the training images shows: {2**bits - 1:,} and more is "
+            "read as white, here and by the exported model. Set data.significant_bits for another range."
+        )
+        return {"significant_bits": bits}, warning if bits < 16 else ""
 
     @staticmethod
     def find(patterns: Sequence[str], progress: Progress) -> list[str]:
@@ -71,6 +113,11 @@ class Image:
     def settings(self) -> dict[str, Any]:
         """See `Modality`: the fields."""
         return dataclasses.asdict(self)
+
+    @property
+    def size(self) -> str:
+        """See `Modality`."""
+        return f"image size {self.image_size}"
 
     @property
     def spec(self) -> dict[str, InputSpec]:
