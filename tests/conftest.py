@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from served import PALETTE, StandIn, stand_in, write_colour_models
@@ -33,10 +34,15 @@ Kerastl = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup() -> None:
-    """Let unseeded weights be the same whichever tests ran before in this process."""
+    """Let unseeded weights be the same whichever tests ran before in this process.
+
+    Keras takes the seeds of its initialisers from here. TensorFlow's own seed stays as it is: setting it empties TensorFlow's
+    cache of graphs, and every test that decodes would wait a second for the decoder's.
+    """
     random.seed(0)
     if "keras" in sys.modules:
-        sys.modules["keras"].utils.set_random_seed(0)
+        with mock.patch("tensorflow.random.set_seed"):
+            sys.modules["keras"].utils.set_random_seed(0)
 
 
 def heed_ctrl_c() -> None:
