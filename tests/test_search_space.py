@@ -65,7 +65,7 @@ def test_all_problems_of_a_space_come_in_one_message(tmp_path: Path) -> None:
 
 def test_keys_of_the_finetune_phase_need_something_thawed(tmp_path: Path) -> None:
     frozen = load_recipe("photos", flags={UNFREEZE_POINT: "backbone"})
-    with pytest.raises(RecipeError, match="the recipe thaws nothing"):
+    with pytest.raises(RecipeError, match="the recipe unfreezes nothing"):
         space_of("[finetune_phase]\nlearning_rate = {low = 1e-5, high = 1e-3}", tmp_path, frozen)
     default = load_space(None, frozen, resolve(frozen, 1000, 10))
     assert {axis.key for axis in default} == {"head_phase.learning_rate", "head.dropout"}

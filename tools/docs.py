@@ -111,7 +111,7 @@ def backbones_page() -> str:
         "network rescales by itself.\n",
         _table(header, rows),
         "## Unfreeze points\n",
-        "From nothing thawed to everything; `--unfreeze-from POINT` trains all that lies above the point.\n",
+        "From nothing unfrozen to everything; `--unfreeze-from POINT` trains all that lies above the point.\n",
     ]
     parts += [f"- `{s.name}`: {', '.join(f'`{point}`' for point in s.unfreeze_points)}" for s in specs]
     parts.append(OWN_NETWORKS)

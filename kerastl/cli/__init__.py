@@ -153,7 +153,7 @@ def explain(error: BaseException) -> tuple[int, str]:
     # TensorFlow's own is known by its name: to import it takes seconds.
     if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":
         return 1, (
-            "error: Out of memory. Lower finetune_phase.batch_size or backbone.image_size, or thaw less "
+            "error: Out of memory. Lower finetune_phase.batch_size or backbone.image_size, or unfreeze less "
             "(finetune_phase.unfreeze_from); `kerastl plan` shows all three.\n"
         )
     first_line = (str(error).strip().splitlines() or ["no message"])[0]

@@ -1,4 +1,4 @@
-"""`kerastl backbones`: which networks there are, and where each can be thawed from."""
+"""`kerastl backbones`: which networks there are, and where each can be unfrozen from."""
 
 from __future__ import annotations
 
@@ -59,4 +59,4 @@ def details(spec: BackboneSpec) -> str:
     ]
     lines = [f"{label:<14} {value}" for label, value in facts]
     points = [f"  {point}" for point in spec.unfreeze_points]
-    return "\n".join([spec.name, *lines, "unfreeze points, from nothing thawed to everything:", *points])
+    return "\n".join([spec.name, *lines, "unfreeze points, from nothing unfrozen to everything:", *points])

@@ -40,7 +40,8 @@ def lr_range(
 ) -> None:
     """Try growing learning rates on one phase, and suggest one.
 
-    Takes what `kerastl fit` takes, and trains nothing that is kept. For the fine-tune phase the head is trained first.
+    Takes the options of `kerastl fit`; those about export and TensorBoard have no effect. No model is saved. For the fine-tune
+    phase the head is trained first.
     """
     quiet_tensorflow()
     from kerastl.jobs.lr_range import lr_range

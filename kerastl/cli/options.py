@@ -166,7 +166,7 @@ def recipe_options(function: Function) -> Function:
         flags = {key: _typed(values.pop(_parameter(key)), keys[key][1]) for key in FLAGS.values()}
         if no_finetune:
             if flags["finetune_phase.unfreeze_from"] not in (None, "backbone"):
-                raise click.UsageError("--no-finetune thaws nothing: leave it out, or --unfreeze-from.")
+                raise click.UsageError("--no-finetune unfreezes nothing: leave it out, or --unfreeze-from.")
             flags["finetune_phase.unfreeze_from"] = "backbone"
         return function(*args, recipe=load_recipe(recipe, sets, flags), **values)
 

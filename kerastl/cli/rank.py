@@ -44,8 +44,8 @@ def rank(
 ) -> None:
     """Compare pretrained backbones on your images, without training them.
 
-    Takes what `kerastl fit` takes. One forward pass over the training and validation images each, which a later fit
-    reads from the store.
+    Takes the options of `kerastl fit` but `--backbone`; those about export and TensorBoard have no effect. Each backbone runs
+    once over the training and validation images, and a later fit reads these features from the store.
     """
     if context.get_parameter_source("backbone__name") is ParameterSource.COMMANDLINE:
         raise click.UsageError("--backbone names one network: expected --backbones NAME,NAME.")

@@ -125,7 +125,10 @@ class HeadRecipe:
     """What stands on the backbone."""
 
     pooling: str = key(
-        "avg", "how positions become one vector", choices=("avg", "max", "avgmax", "gem"), affects="features"
+        "avg",
+        "global pooling of the last activation",
+        choices=("avg", "max", "avgmax", "gem"),
+        affects="features",
     )
     hidden: tuple[int, ...] = key((), "units of hidden layers before the last one", low=1, affects="head")
     dropout: float = key(0.0, "share of features dropped in training", low=0, below=1, affects="value")
@@ -193,7 +196,8 @@ class FinetunePhaseRecipe(PhaseRecipe):
     """The second phase: the head and all layers above the unfreeze point, with small rates."""
 
     unfreeze_from: str = auto(
-        "train everything above this join; backbone thaws nothing (no second phase), input everything",
+        "fine-tune all layers above this unfreeze point (`kerastl backbones NAME` lists them); backbone unfreezes none (no second "
+        "phase), input all",
         affects="features",
     )
     layer_decay: float = auto(
@@ -204,7 +208,7 @@ class FinetunePhaseRecipe(PhaseRecipe):
     )
     batchnorm: str = key(
         "frozen",
-        "BatchNorm of thawed blocks: frozen, affine (gamma and beta train, statistics stay) or train (all of it)",
+        "BatchNorm of unfrozen blocks: frozen, affine (gamma and beta train, statistics stay) or train (all of it)",
         choices=("frozen", "affine", "train"),
         affects="step",
     )
@@ -214,8 +218,13 @@ class FinetunePhaseRecipe(PhaseRecipe):
 class _Augment:
     """Keys of `[augment]` for every kind of example."""
 
-    level: str = auto("how much in all", choices=tuple(LEVELS))
-    views: int = auto("versions made of each training example; the first is the example itself", low=1)
+    level: str = auto(
+        "strength of augmentation: sets the defaults of the other keys of [augment]", choices=tuple(LEVELS)
+    )
+    views: int = auto(
+        "augmented versions of each training example that are made and stored; the first is the example itself",
+        low=1,
+    )
     seed: int = key(
         0,
         "source of the random changes, apart from the run's seed, so that runs with other seeds share stored views",

@@ -33,7 +33,7 @@ class Recipe:
     name: str = auto(
         "name of the run and of the exported model: letters a to z, digits, _, - and .; from data and backbone without it"
     )
-    seed: int = key(0, "source of every random choice", low=0, high=2**31 - 1)
+    seed: int = key(0, "random seed", low=0, high=2**31 - 1)
     precision: str = key(
         "auto",
         "arithmetic of the network; auto takes mixed_bfloat16 where all GPUs have units for it (NVIDIA, compute capability "

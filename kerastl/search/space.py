@@ -292,7 +292,7 @@ def _conflicts(parameters: Sequence[Hyperparameter], frozen: bool) -> list[str]:
         )
     if frozen and UNFREEZE_POINT not in keys:
         problems += [
-            f"{hp.key}: the recipe thaws nothing: search {UNFREEZE_POINT} as well, or leave this key out"
+            f"{hp.key}: the recipe unfreezes nothing: search {UNFREEZE_POINT} as well, or leave this key out"
             for hp in parameters
             if hp.needs_finetuning
         ]

@@ -146,4 +146,4 @@ def shown_values(record: TrialRecord) -> str:
         for long, short in SHORT.items():
             key = key.replace(long, short)
         words.append(f"{key} {value:.2g}" if isinstance(value, float) else f"{key} {value}")
-    return ", ".join(words).replace(f"from {NOTHING_THAWED}", "nothing thawed")
+    return ", ".join(words).replace(f"from {NOTHING_THAWED}", "nothing unfrozen")

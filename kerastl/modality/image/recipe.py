@@ -22,7 +22,7 @@ class ImageData:
     )
     resize: str = key(
         "stretch",
-        "how an image becomes the network's size",
+        "how an image becomes the square input: stretch ignores its proportions, crop takes the middle, pad adds black borders",
         choices=("stretch", "crop", "pad"),
         affects="features",
     )
