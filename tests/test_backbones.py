@@ -107,25 +107,29 @@ def prove(spec: BackboneSpec) -> None:
         assert np.abs(nothing - whole).max() >= 1e-2 * np.abs(whole).max(), point
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def free_memory():
+    """For what builds large networks."""
     yield
     keras.backend.clear_session()
     gc.collect()
 
 
+@pytest.mark.usefixtures("free_memory")
 @pytest.mark.parametrize("name", FAST)
 def test_points_are_real_cuts_and_figures_are_true(name):
     prove(get_backbone(name))
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("free_memory")
 @pytest.mark.parametrize("name", [name for name in backbone_names() if name not in FAST])
 def test_points_are_real_cuts_and_figures_are_true_of_every_backbone(name):
     prove(get_backbone(name))
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("free_memory")
 @pytest.mark.parametrize("name", ["resnet50_v2", "inception_v3", "densenet121", "efficientnet_b0"])
 def test_points_do_not_depend_on_the_image_size(name):
     spec = get_backbone(name)

@@ -74,6 +74,7 @@ def assert_alike(run: Path, exact: Path, tolerance: float) -> None:
     assert abs(metrics["accuracy"] - exact_metrics["accuracy"]) <= tolerance  # type: ignore[index]
 
 
+@pytest.mark.slow
 def test_a_second_run_with_another_head_computes_no_feature_again(
     fit: FitRun, first: tuple[Path, Path, str]
 ) -> None:

@@ -161,6 +161,7 @@ def test_openvino_refuses_what_decodes_images(served: Served) -> None:
         openvino.compile_model(openvino.convert_model(served.path), "CPU")
 
 
+@pytest.mark.slow
 @needs_openvino
 def test_openvino_refuses_a_graph_that_still_augments(tmp_path: Path) -> None:
     import keras

@@ -277,6 +277,7 @@ def test_blue_for_red_is_refused_and_the_last_version_stays(
     assert [child.name for child in exported.path.parent.iterdir()] == ["1"]
 
 
+@pytest.mark.slow
 def test_answers_that_depend_on_the_batch_are_refused(tmp_path: Path, images: list[bytes]) -> None:
     import keras
 
@@ -316,6 +317,7 @@ def test_an_image_that_is_none_is_named_by_its_position(exported: ExportedModel,
         signature(image_bytes=tf.constant([images[0], images[0][:60]]))
 
 
+@pytest.mark.slow
 def test_a_threshold_is_served_as_accepted(tmp_path: Path, images: list[bytes]) -> None:
     import tensorflow as tf
 
@@ -367,6 +369,7 @@ def test_the_embedding_is_what_the_head_stands_on(exported: ExportedModel, image
     np.testing.assert_array_equal(logits.argmax(axis=1), expected.probabilities.argmax(axis=1))
 
 
+@pytest.mark.slow
 def test_another_embedding_is_refused(exported: ExportedModel, images: list[bytes]) -> None:
     serving = Serving(NAMES, Images(SIZE))
     expected = expected_answers(tiny_model(), images, serving)

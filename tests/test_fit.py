@@ -197,6 +197,7 @@ def test_repeating_a_recipe_in_deterministic_mode_repeats_the_bits(
     assert without_seconds(first / "head_phase.csv") != without_seconds(other_run / "head_phase.csv")
 
 
+@pytest.mark.slow
 def test_run_and_exported_model_predict_the_same(fitted: Path, solid_colours: Path, kerastl: Kerastl) -> None:
     image = next((solid_colours / "red").iterdir())
     answers = []
@@ -592,6 +593,7 @@ def test_unreadable_files_are_listed_and_left_out_or_stop_the_run(
     )
 
 
+@pytest.mark.slow
 def test_a_stop_keeps_the_best_so_far_and_says_how_to_go_on(solid_colours: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "kerastl", "fit", "--data", str(solid_colours), *QUICK[:2], *QUICK[8:10]]
     command += ["--head-epochs", "100000", "--set", "head_phase.patience_epochs=0", "--no-finetune"]

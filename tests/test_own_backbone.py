@@ -163,6 +163,7 @@ def test_a_recipe_is_checked_against_the_network_in_the_file(
         resolve(recipe, 100, 3)
 
 
+@pytest.mark.slow
 def test_the_whole_job_on_a_network_of_ones_own(
     tmp_path: Path, solid_colours: Path, kerastl: Kerastl
 ) -> None:
