@@ -53,8 +53,8 @@ class BackboneSpec:
         min_image_size: Smallest side that the builder allows without its classifier.
         parameters: Number of weights without the classifier.
         feature_channels: Channels of its last activation.
-        unfreeze_points: `backbone` (nothing thawed), joins from the output down to the input, `input` (all
-            thawed); trainable parameters strictly grow along it.
+        unfreeze_points: `backbone` (nothing unfrozen), points from the output down to the input, `input` (all
+            unfrozen); trainable parameters strictly grow along it.
         trained_parameters: For each of these points, the weights that train above it, BatchNorm's left out.
         arguments: What the builder is passed besides, as (keyword, value) pairs.
         bundled_weights: File of pretrained weights in `kerastl/weights`, if any ships with kerastl.

@@ -317,7 +317,6 @@ def test_an_image_that_is_none_is_named_by_its_position(exported: ExportedModel,
         signature(image_bytes=tf.constant([images[0], images[0][:60]]))
 
 
-@pytest.mark.slow
 def test_a_threshold_is_served_as_accepted(tmp_path: Path, images: list[bytes]) -> None:
     import tensorflow as tf
 

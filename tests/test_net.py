@@ -151,7 +151,7 @@ def test_steps_are_taken_in_their_order(mine: keras.Model, data: Any, tmp_path: 
     assert seen.epochs == [("head", 0)]
     with pytest.raises(UserError, match="is trained"):
         api.train_head(net)
-    with pytest.raises(UserError, match="Nothing is thawed"):
+    with pytest.raises(UserError, match="Nothing is unfrozen"):
         api.finetune(net)
     with pytest.raises(RecipeError, match="Did you mean 'block1_out'"):
         api.unfreeze(net, "block1")

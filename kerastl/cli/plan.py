@@ -21,8 +21,8 @@ from kerastl.recipe.settings import Recipe
 def plan(recipe: Recipe, as_json: bool, progress: Progress, **of_fit: Any) -> None:
     """Print what each phase would train, without training.
 
-    Takes the options of `kerastl fit`; those about folders, export and TensorBoard have no effect. Prints blocks, parameters
-    and learning rates; no folder is made.
+    Takes the options of `kerastl fit`; `--runs` and those about export and TensorBoard have no effect. Prints blocks,
+    parameters and learning rates; no folder is made.
     """
     quiet_tensorflow()
     from kerastl.jobs.plan import plan

@@ -69,7 +69,7 @@ class Net:
 
     @property
     def unfreeze_points(self) -> tuple[str, ...]:
-        """The points from which it may be thawed: `backbone` (nothing), joins from the output down, `input` (all)."""
+        """The points from which it may be unfrozen: `backbone` (nothing), unfreeze points from the output down, `input` (all)."""
         return get_backbone(self.recipe.backbone.name).unfreeze_points
 
     @property

@@ -25,7 +25,7 @@ class PlanRow:
     Attributes:
         phase: `head_phase` or `finetune_phase`.
         block: `head`, or the unfreeze point at the block's lower end.
-        state: `trains`, `frozen`, or `partly` (a thawed block whose BatchNorm stays frozen).
+        state: `trains`, `frozen`, or `partly` (an unfrozen block whose BatchNorm stays frozen).
         parameters: weights of the block.
         trainable: those of them that train.
         learning_rate: its highest rate in the phase; 0 where nothing trains.

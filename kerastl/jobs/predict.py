@@ -41,7 +41,8 @@ def predict(
         paths: files, folders (searched with all their subfolders) and glob patterns.
         top: how many classes to name for each example; a served model names five at most.
         patience: how long to wait for a server.
-        access: what lets a client in at a server; what `read_access` finds without it.
+        access: what lets a client in at a server, from `kerastl.client.access.read_access`; without it, what the environment
+            holds for that.
         progress: listens.
 
     Returns:

@@ -102,7 +102,7 @@ def train_head(
 
 
 def unfreeze(net: Net, unfreeze_from: str) -> None:
-    """Thaw the network above a point, for `finetune`; what lies below is computed once and kept.
+    """Unfreeze the network above a point, for `finetune`; what lies below is computed once and kept.
 
     Args:
         net: from `kerastl.build`.
@@ -129,7 +129,7 @@ def finetune(net: Net, *, callbacks: Sequence[keras.callbacks.Callback] = (), **
         History, best epoch and best weights; the network has these, or those from before where no epoch was better.
 
     Raises:
-        UserError: the head is not trained, nothing is thawed, or the network was fine-tuned already.
+        UserError: the head is not trained, nothing is unfrozen, or the network was fine-tuned already.
         TrainingError: a loss is not finite.
     """
     if len(net.phases) != 1:
@@ -145,7 +145,7 @@ def finetune(net: Net, *, callbacks: Sequence[keras.callbacks.Callback] = (), **
     net.change(options)
     if not finetunes(net.recipe.finetune_phase):
         raise UserError(
-            f"Nothing is thawed. Expected kerastl.unfreeze(net, POINT) before, with one of {', '.join(net.unfreeze_points[1:])}"
+            f"Nothing is unfrozen. Expected kerastl.unfreeze(net, POINT) before, with one of {', '.join(net.unfreeze_points[1:])}"
         )
     net.phases = (*net.phases, net.run_phase("finetune_phase", callbacks))
     return net.phases[-1]

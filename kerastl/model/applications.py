@@ -19,21 +19,22 @@ EFFICIENTNET_MODULE = "efficientnet"
 EFFICIENTNET_RESCALING = tuple(1.0 / math.sqrt(deviation) for deviation in (0.229, 0.224, 0.225))
 
 
+def check_size(spec: BackboneSpec, shape: tuple[int, ...]) -> None:
+    """UserError if the input (side, side, 3) is smaller than the network allows."""
+    if shape[0] < spec.min_image_size:
+        raise UserError(
+            f"backbone.image_size = {shape[0]} is too small for backbone '{spec.name}': "
+            f"expected at least {spec.min_image_size} pixels (its default is {spec.image_size})."
+        )
+
+
 def build_application(spec: BackboneSpec, shape: tuple[int, ...]) -> keras.Model:
     """The network without its classifier, with random weights, under the current dtype policy.
 
     Args:
         spec: which one.
         shape: of its input, (side, side, 3).
-
-    Raises:
-        UserError: the size is below what the network allows.
     """
-    if shape[0] < spec.min_image_size:
-        raise UserError(
-            f"backbone.image_size = {shape[0]} is too small for backbone '{spec.name}': "
-            f"expected at least {spec.min_image_size} pixels (its default is {spec.image_size})."
-        )
     builder = getattr(keras.applications, spec.builder)
     backbone = builder(include_top=False, weights=None, input_shape=shape, **dict(spec.arguments))
     if spec.module == EFFICIENTNET_MODULE:

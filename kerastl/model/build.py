@@ -14,7 +14,7 @@ import numpy as np
 
 from kerastl.backbones import BackboneSpec
 from kerastl.modality import InputSpec, only
-from kerastl.model.applications import INPUT_NAME, build_application, preprocess
+from kerastl.model.applications import INPUT_NAME, build_application, check_size, preprocess
 from kerastl.model.graph import alone, inputs_like
 from kerastl.model.heads import Head, make_head
 from kerastl.model.own import load_own
@@ -27,7 +27,7 @@ class Network:
 
     Attributes:
         spec: Which backbone.
-        model: Named inputs, as they are decoded -> float32 [batch, classes] logits.
+        model: Named inputs, decoded and cast to float32 -> float32 [batch, classes] logits.
         backbone: Preprocessed inputs, in the same order -> last activation; one nested layer of `model`.
         pooling: Last activation -> float32 [batch, features], a layer-like functional model.
         head: float32 [batch, features] pooled features -> logits.
@@ -54,18 +54,18 @@ def build_backbone(spec: BackboneSpec, inputs: Mapping[str, InputSpec]) -> keras
 
     Args:
         spec: Which network.
-        inputs: Named inputs of the network, as the modality decodes them.
+        inputs: Its named inputs with their shapes, as the modality decodes them; the network takes them as float32.
 
     Returns:
         Functional model named after the spec, with the weights of its file if it is one of one's own: preprocessed inputs -> last
         activation [batch, ..., `spec.feature_channels`].
 
     Raises:
-        UserError: They are smaller than the network allows.
+        UserError: They are smaller than the network allows, or a file cannot be loaded.
     """
-    if spec.file:
-        return load_own(spec.file, inputs)
-    return build_application(spec, only(inputs).shape)
+    shape = only(inputs).shape
+    check_size(spec, shape)
+    return load_own(spec.file, inputs) if spec.file else build_application(spec, shape)
 
 
 def build_model(

@@ -113,7 +113,7 @@ def reason_of(error: BaseException) -> str:
 
 
 def load_own(name: str, inputs: Mapping[str, InputSpec]) -> keras.Model:
-    """The network in a file, from decoded inputs to its last activation, with its weights.
+    """The network in a file, from decoded inputs as float32 to its last activation, with its weights.
 
     Args:
         name: path of a `.keras` file.
@@ -134,7 +134,7 @@ def _below_the_classifier(model: keras.Model, name: str, inputs: Mapping[str, In
     if not spatial:
         raise UserError(
             f"backbone.name = '{name}': no activation [batch, height, width, channels] that every path passes. "
-            f"{modality_named(FIRST).network}"
+            "Expected a functional network that keeps positions, as convolutional ones do, up to its last layers."
         )
     last = (wide or spatial)[-1]
     backbone = keras.Model(alone(taken), last, name="own")

@@ -219,10 +219,10 @@ class _Augment:
     """Keys of `[augment]` for every kind of example."""
 
     level: str = auto(
-        "strength of augmentation: sets the defaults of the other keys of [augment]", choices=tuple(LEVELS)
+        "strength of augmentation: sets the defaults of the changes below", choices=tuple(LEVELS)
     )
     views: int = auto(
-        "augmented versions of each training example that are made and stored; the first is the example itself",
+        "versions of each training example: the example itself first, then augmented ones",
         low=1,
     )
     seed: int = key(

@@ -90,7 +90,7 @@ class Image:
 
         bits = bits_used(raw(IMAGES_MEASURED))
         warning = (
-            f"Images of 16 bits use only {bits} of them, as a sample of the training images shows: {2**bits - 1:,} and more is "
+            f"Images of 16 bits use only {bits} of them, as up to {IMAGES_MEASURED} training images show: {2**bits - 1:,} and more is "
             "read as white, here and by the exported model. Set data.significant_bits for another range."
         )
         return {"significant_bits": bits}, warning if bits < 16 else ""
