@@ -27,8 +27,8 @@ from kerastl.model.pretrained import load_backbone
 from kerastl.progress import Progress
 from kerastl.recipe import load_recipe
 from kerastl.store.array import ArrayKey, digests
-from kerastl.store.folder import Folder
 from kerastl.store.store import Part, Store
+from kerastl.store.store_folder import Folder
 from kerastl.training.start import frozen_part, wanted_features
 
 WIDTH, CLASSES, SIZE = 256, 4, 32

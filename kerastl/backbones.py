@@ -111,7 +111,7 @@ def backbone_names() -> tuple[str, ...]:
 
 
 def is_file_name(name: str) -> bool:
-    """Whether a backbone's name is the path of a file with a network of one's own."""
+    """True if a backbone's name is the path of a file with a network of one's own."""
     return name.endswith(OWN_SUFFIX)
 
 

@@ -1,4 +1,4 @@
-"""How a recipe key is declared, by the recipe's own tables and by those of a modality."""
+"""Declares recipe keys, for the recipe's own tables and for those of a modality."""
 
 from __future__ import annotations
 

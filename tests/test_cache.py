@@ -18,7 +18,7 @@ import pytest
 from conftest import Kerastl
 
 from kerastl.store.block import BLOCK
-from kerastl.store.folder import KEY_FILE
+from kerastl.store.store_folder import KEY_FILE
 
 QUICK = ["--backbone", "mobilenet_025", "--image-size", "32", "--head-epochs", "8", "--finetune-epochs", "2"]
 QUICK += ["--unfreeze-from", "conv_pw_11_relu", "--set", "augment.views=2", "--deterministic", "--no-export"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kerastl.data.contents import copies_of, digest_of, equal_files
+from kerastl.data.duplicates import copies_of, digest_of, equal_files
 from kerastl.data.examples import Examples, Splits, text_column
 from kerastl.data.grouping import keep_copies_together
 from kerastl.data.png import encode_png

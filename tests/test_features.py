@@ -204,7 +204,7 @@ def test_without_room_activations_are_computed_live_and_it_is_said(
     images, said = views(level="light"), Said()
     stored = features_of(frozen_at(network, POINT), images, 2, tmp_path / "stored")
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr("kerastl.store.folder.shutil.disk_usage", lambda path: usage)
+    monkeypatch.setattr("kerastl.store.store_folder.shutil.disk_usage", lambda path: usage)
     monkeypatch.setattr("kerastl.features.cache.available_memory", lambda: 2 * 10 * 2 * 3 * 256 * 4)
     frozen = frozen_at(network, POINT)
     live = features_of(frozen, images, 2, tmp_path / "live", "auto", progress=said)
@@ -227,7 +227,7 @@ def test_what_is_kept_already_is_read_from_the_disk_though_the_rest_goes_to_memo
     images = views(level="light")
     features_of(frozen_at(network, POINT), images, 2, tmp_path)
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr("kerastl.store.folder.shutil.disk_usage", lambda path: usage)
+    monkeypatch.setattr("kerastl.store.store_folder.shutil.disk_usage", lambda path: usage)
     frozen, said = frozen_at(network, POINT), Said()
     features_of(frozen, images, 3, tmp_path, "auto", progress=said)
     assert frozen.forward_passes == 10, "only the third view"

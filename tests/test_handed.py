@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import kerastl
-from kerastl.data.contents import UNIQUE
+from kerastl.data.duplicates import UNIQUE
 from kerastl.data.examples import Examples
 from kerastl.data.splits import make_splits
 from kerastl.errors import DataError, RecipeError

@@ -154,7 +154,7 @@ def test_where_there_is_room_nowhere_all_is_computed_live(
     network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr("kerastl.store.folder.shutil.disk_usage", lambda path: usage)
+    monkeypatch.setattr("kerastl.store.store_folder.shutil.disk_usage", lambda path: usage)
     monkeypatch.setattr("kerastl.features.cache.available_memory", lambda: 0)
     frozen, said = frozen_at(network, POINT), Said()
     with cache_at(tmp_path, mode="auto") as cache:

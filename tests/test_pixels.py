@@ -18,7 +18,7 @@ from kerastl.data.examples import Examples, Split
 from kerastl.data.sources import open_examples
 from kerastl.features import inputs as inputs_module
 from kerastl.features.cache import Cache
-from kerastl.features.contents import content_keys
+from kerastl.features.content_keys import content_keys
 from kerastl.features.inputs import decode_split
 from kerastl.features.views import Views
 from kerastl.modality.image import Image

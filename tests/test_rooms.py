@@ -1,4 +1,4 @@
-"""The house of docs/architecture.md holds: floors, sizes, and what may stand in one room only."""
+"""The house of docs/architecture.md holds: floors, sizes, names, and what may stand in one room only."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ LIGHT_MODULES = (
     "modality/recipe.py",
     "modality/image/__init__.py",
     "modality/image/files.py",
-    "modality/image/recipe.py",
+    "modality/image/recipe_keys.py",
 )
 
 Violations = Iterator[str]
@@ -222,7 +222,31 @@ def only_violations(package: Path) -> Violations:
                 yield f"{place} {what}; only {', '.join(places)} may"
 
 
-CHECKS = (floor_violations, size_violations, heavy_imports, only_violations)
+def name_violations(package: Path) -> Violations:
+    """A command and its job share their name with each other, and with nothing else in their rooms."""
+    seen: dict[str, str] = {}
+    for module in modules(package):
+        place = module.relative_to(package).as_posix()
+        if not place.startswith(("cli/", "jobs/")) and not module.name.startswith("__"):
+            if module.name in seen:
+                yield f"{place} bears the name of {seen[module.name]}"
+            seen[module.name] = place
+
+
+def docstring_violations(package: Path) -> Violations:
+    """A docstring says what a thing is or does."""
+    for module in modules(package):
+        for node in ast.walk(tree_of(module)):
+            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+                words = (ast.get_docstring(node) or "").split(maxsplit=1)
+                if words and words[0] in ("What", "Where", "How", "Whether", "Who"):
+                    place = module.relative_to(package).as_posix()
+                    yield f"{place}: the docstring of {getattr(node, 'name', 'the module')} begins with {words[0]}"
+
+
+CHECKS = (
+    floor_violations, size_violations, heavy_imports, only_violations, name_violations, docstring_violations
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
@@ -233,16 +257,16 @@ def test_the_house_holds(check: Callable[[Path], Violations]) -> None:
 @pytest.mark.parametrize(
     ("check", "place", "source"),
     [
-        (floor_violations, "data/files.py", "from kerastl.training import phase"),
-        (floor_violations, "data/files.py", "def f():\n    from kerastl.features.views import Views"),
+        (floor_violations, "data/encoded_files.py", "from kerastl.training import phase"),
+        (floor_violations, "data/encoded_files.py", "def f():\n    from kerastl.features.views import Views"),
         (floor_violations, "modality/draws.py", "from kerastl.recipe import Recipe"),
-        (floor_violations, "data/files.py", "from kerastl import jobs"),
-        (floor_violations, "data/files.py", "import kerastl"),
+        (floor_violations, "data/encoded_files.py", "from kerastl import jobs"),
+        (floor_violations, "data/encoded_files.py", "import kerastl"),
         (floor_violations, "recipe/load.py", "import kerastl.run"),
         (floor_violations, "attic/dust.py", ""),
-        (size_violations, "data/files.py", "x = 1\n" * 321),
+        (size_violations, "data/encoded_files.py", "x = 1\n" * 321),
         (heavy_imports, "cli/fit.py", "import tensorflow as tf"),
-        (heavy_imports, "modality/image/recipe.py", "import tensorflow as tf"),
+        (heavy_imports, "modality/image/recipe_keys.py", "import tensorflow as tf"),
         (heavy_imports, "recipe/load.py", "try:\n    from keras import ops\nexcept ImportError:\n    pass"),
         (only_violations, "model/build.py", "layer.trainable = False"),
         (only_violations, "model/build.py", "setattr(layer, 'trainable', False)"),
@@ -258,6 +282,8 @@ def test_the_house_holds(check: Callable[[Path], Violations]) -> None:
         (only_violations, "run.py", "import sys\nsys.exit(1)"),
         (only_violations, "run.py", "import click"),
         (only_violations, "run.py", "from pathlib import Path\nPath('saved_models').mkdir()"),
+        (docstring_violations, "run.py", '"""What a run left behind."""'),
+        (docstring_violations, "run.py", 'def f():\n    """Whether it ended."""'),
     ],
 )
 def test_a_crooked_wall_is_caught(
@@ -277,7 +303,7 @@ def test_a_crooked_wall_is_caught(
         ("model/freezing.py", "layer.trainable = False\nlayer.trainable_variables"),
         ("cli/fit.py", "def f():\n    import tensorflow"),
         ("modality/image/decode.py", "import tensorflow as tf"),
-        ("data/files.py", "from kerastl.data import folder\nfrom kerastl.errors import DataError"),
+        ("data/encoded_files.py", "from kerastl.data import folder\nfrom kerastl.errors import DataError"),
     ],
 )
 def test_a_straight_wall_is_left_alone(tmp_path: Path, place: str, source: str) -> None:
@@ -285,6 +311,15 @@ def test_a_straight_wall_is_left_alone(tmp_path: Path, place: str, source: str) 
     module.parent.mkdir(parents=True)
     module.write_text(source)
     assert [found for check in CHECKS for found in check(tmp_path / "kerastl")] == []
+
+
+def test_two_modules_of_one_name_are_caught(tmp_path: Path) -> None:
+    for place in ("cli/fit.py", "jobs/fit.py", "data/__init__.py", "store/__init__.py", "store/folder.py"):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).write_text("")
+    assert list(name_violations(tmp_path)) == []
+    (tmp_path / "data" / "folder.py").write_text("")
+    assert len(list(name_violations(tmp_path))) == 1
 
 
 def test_light_modules_load_no_tensorflow() -> None:

@@ -24,8 +24,8 @@ from kerastl.cli.cache import cache as cache_command
 from kerastl.progress import Progress
 from kerastl.store.array import Array, ArrayKey, Rows, digests
 from kerastl.store.block import BLOCK, BLOCK_ROWS, Block, Ragged, is_block, read_block
-from kerastl.store.folder import CLAIM, HOLD, KEY_FILE, Folder
 from kerastl.store.store import Part, Store
+from kerastl.store.store_folder import CLAIM, HOLD, KEY_FILE, Folder
 from kerastl.writing import NoSpaceError, WriteError
 
 COUNT = 2 * BLOCK_ROWS + 10
@@ -567,7 +567,7 @@ def test_a_new_set_makes_room_among_the_rows_of_its_own_array(root: Path) -> Non
 
 def test_no_more_than_half_of_the_free_disk_is_taken(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage("/")._replace(free=1000)
-    monkeypatch.setattr("kerastl.store.folder.shutil.disk_usage", lambda path: usage)
+    monkeypatch.setattr("kerastl.store.store_folder.shutil.disk_usage", lambda path: usage)
     assert Folder(root, 10**9).room() == 500
     with pytest.raises(NoSpaceError, match="room for 500 bytes is left"):
         opened(root)

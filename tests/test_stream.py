@@ -16,7 +16,7 @@ from test_features import Said
 from kerastl.data.examples import Splits
 from kerastl.errors import DataError
 from kerastl.features.cache import Cache
-from kerastl.features.contents import names_of
+from kerastl.features.content_keys import names_of
 from kerastl.features.decoded import decode_splits, lost_examples_named
 from kerastl.features.inputs import AGAIN, CHECKED, Inputs, decode_split
 from kerastl.jobs.measure import logits_of
@@ -76,7 +76,7 @@ def data(solid_colours: Path, tmp_path: Path) -> Path:
 def no_room(monkeypatch: pytest.MonkeyPatch, free: int = 0) -> None:
     """Neither on the disk nor in memory."""
     usage = shutil.disk_usage("/")._replace(free=free)
-    monkeypatch.setattr("kerastl.store.folder.shutil.disk_usage", lambda path: usage)
+    monkeypatch.setattr("kerastl.store.store_folder.shutil.disk_usage", lambda path: usage)
     monkeypatch.setattr("kerastl.features.cache.available_memory", lambda: 0)
 
 

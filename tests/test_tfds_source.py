@@ -17,7 +17,7 @@ from kerastl.data.sources import open_examples
 from kerastl.data.splits import make_splits
 from kerastl.data.tfds_listing import prepared_datasets
 from kerastl.errors import DataError
-from kerastl.features.contents import names_of
+from kerastl.features.content_keys import names_of
 from kerastl.recipe.schema import DataRecipe
 
 TRAIN_COUNT, TEST_COUNT = 60, 12

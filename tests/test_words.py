@@ -46,7 +46,7 @@ EXCEPTIONS = {
     "export/publish.py": (r"\bimage_count\b", "a key of what `kerastl export --json` prints"),
     "report/page.py": (r'"images_per_second"', "a key of `report.json` in runs that exist"),
     "report/search_report.py": (r'"images"', "a key of `result.json` in searches that exist"),
-    "store/folder.py": (
+    "store/store_folder.py": (
         r"\(pixels\|pooled|secrets\.token_hex",
         "an array of stores that exist; Python's own name",
     ),

@@ -13,7 +13,7 @@ from kerastl.cli.terminal import print_json, table
 from kerastl.features.cache import cache_directory
 from kerastl.progress import size_text
 from kerastl.recipe.schema import CacheRecipe
-from kerastl.store.folder import Folder, Stored
+from kerastl.store.store_folder import Folder, Stored
 
 # So that a row of a usual network fits 80 columns.
 ORIGIN_COLUMNS = 16

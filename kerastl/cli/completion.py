@@ -1,4 +1,4 @@
-"""What the shell offers where a word may be completed: names that kerastl knows, and files.
+"""Shell completion: names that kerastl knows, and files.
 
 Click writes the scripts for bash, zsh and fish; README.md says how they are switched on. An item of the type `file` or
 `dir` leaves the word to the shell where no name fits. It stands first, because bash's script forgets what came before it.

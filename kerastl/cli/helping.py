@@ -1,4 +1,4 @@
-"""How `--help` is laid out: whole descriptions, at any width of the terminal."""
+"""Layout of `--help`: whole descriptions, at any width of the terminal."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ COMPLETIONS = {
 
 @dataclass
 class Invocation:
-    """What holds for one call of the command line, whichever command it runs."""
+    """State of one call of the command line, whichever command it runs."""
 
     debug: bool = False
     terminated: bool = False

@@ -61,7 +61,7 @@ def carve(
 
 @dataclass(frozen=True, eq=False)
 class _Table:
-    """How many examples of which class are in which unit: a row for each pair that occurs, sorted by unit."""
+    """Counts of examples by unit and class: a row for each pair that occurs, sorted by unit."""
 
     unit: np.ndarray
     label: np.ndarray

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kerastl.data.contents import copies_of, digest_of
+from kerastl.data.duplicates import copies_of, digest_of
 from kerastl.data.examples import CARVE, Examples, fingerprint, no_stamps, repeated, text_column
 from kerastl.data.png import encode_png
 from kerastl.modality.image import Image

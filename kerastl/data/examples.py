@@ -79,7 +79,7 @@ class Examples:
 
     @property
     def task(self) -> Task:
-        """What the labels answer."""
+        """The task of the labels."""
         return task_named("classification" if self.labels.ndim == 1 else "multi_label")
 
     def indexed(self, indices: np.ndarray) -> tf.data.Dataset:
@@ -119,7 +119,7 @@ class Split:
 
     @property
     def count(self) -> int:
-        """How many examples there are."""
+        """Number of examples."""
         return len(self.indices)
 
     def encoded(self) -> tf.data.Dataset:
@@ -147,7 +147,7 @@ class Splits:
         return iter((self.train, self.validation, self.test))
 
     def counts(self) -> dict[str, int]:
-        """How many examples each split holds, by its name."""
+        """Number of examples in each split, by its name."""
         return {split.name: split.count for split in self}
 
 
@@ -197,7 +197,7 @@ def some_examples(examples: Examples, classes: np.ndarray) -> Examples:
 
 
 def label_counts(labels: np.ndarray, class_count: int) -> np.ndarray:
-    """How many examples each class has, as int64 [class_count]; for either form of labels."""
+    """Number of examples of each class, int64 [class_count]; for either form of labels."""
     if labels.ndim == 2:
         return labels.sum(axis=0, dtype=np.int64)
     return np.bincount(labels, minlength=class_count).astype(np.int64)

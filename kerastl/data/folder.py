@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from kerastl.data.contents import equal_files
+from kerastl.data.duplicates import equal_files
+from kerastl.data.encoded_files import encoded_files
 from kerastl.data.examples import (
     CARVE,
     TRAIN,
@@ -21,7 +22,6 @@ from kerastl.data.examples import (
     repeated,
     text_column,
 )
-from kerastl.data.files import encoded_files
 from kerastl.data.names import SPLIT_WORDS
 from kerastl.data.skipped import SkippedNames, printable
 from kerastl.errors import DataError
@@ -136,7 +136,7 @@ def check_apart(source: Path | str, *written: Path | str) -> None:
 
 
 def _parts(root: Path, folders: list[str], found: _Found) -> dict[str, tuple[str, list[str]]]:
-    """Where class folders lie: path below the root ('' or 'train/') -> (given split, class folders there)."""
+    """Places of class folders: path below the root ('' or 'train/') -> (given split, class folders there)."""
     by_split: dict[str, str] = {}
     has_train = any(SPLIT_WORDS.get(name.lower()) == TRAIN for name in folders)
     others = [name for name in folders if name.lower() not in SPLIT_WORDS]

@@ -1,4 +1,4 @@
-"""What has to stay in one split: what the recipe calls a group, and examples of equal content."""
+"""Groups that have to stay in one split: those that the recipe names, and examples of equal content."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from kerastl.data.contents import UNIQUE
+from kerastl.data.duplicates import UNIQUE
 from kerastl.data.examples import CARVE, TEST, TRAIN, VALIDATION, Examples, listed, text_column
 from kerastl.errors import DataError
 from kerastl.recipe.schema import DataRecipe

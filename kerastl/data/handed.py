@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kerastl.data.contents import copies_of, digest_of
+from kerastl.data.duplicates import copies_of, digest_of
 from kerastl.data.examples import CARVE, TEST, TRAIN, VALIDATION, Examples, fingerprint, repeated, text_column
 from kerastl.data.labels import labels_of
 from kerastl.data.manifest import examples_of_table

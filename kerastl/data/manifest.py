@@ -11,14 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
-from kerastl.data.contents import equal_files
+from kerastl.data.duplicates import equal_files
+from kerastl.data.encoded_files import encoded_files
 from kerastl.data.examples import (
     Examples,
     fingerprint,
     listed,
     text_column,
 )
-from kerastl.data.files import encoded_files
 from kerastl.data.manifest_rows import BETWEEN_LABELS, Table, read_rows
 from kerastl.data.names import doubtful_separators, empty_words
 from kerastl.data.skipped import SkippedNames
@@ -147,7 +147,7 @@ def _elsewhere(root: str, ids: list[str]) -> str:
 def _warnings(
     table: Table, codes: np.ndarray, class_names: tuple[str, ...], groups: np.ndarray
 ) -> tuple[str, ...]:
-    """What was read otherwise than it is written, and what looks like a mistake in the table."""
+    """Warnings about cells that were read otherwise than they are written, and about likely mistakes in the table."""
     lines = list(table.notes)
     if table.respelled:
         lines.append(

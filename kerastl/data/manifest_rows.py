@@ -63,7 +63,7 @@ class Table:
 
     @property
     def row_word(self) -> str:
-        """What a row's number counts: lines of the text, or rows of the table."""
+        """The unit of a row's number: lines of the text, or rows of the table."""
         return "row" if self.frame is not None or self.path.suffix.lower() == ".parquet" else "line"
 
     def problem(self, line: int, text: str) -> None:

@@ -20,7 +20,7 @@ SPLIT_WORDS = {
     "train": "train", "training": "train", "validation": "validation", "val": "validation", "valid": "validation",
     "dev": "validation", "test": "test", "testing": "test",
 }  # fmt: skip
-"""What people call a split, as folder or in a manifest, in lower case."""
+"""Names of the splits, as folders or in a manifest, in lower case."""
 _BRACKETS = {"[": "]", "(": ")", "{": "}"}
 _MARKS = (",", ";", "|", "\t", "/", " ")
 # Signs that few names hold otherwise; a blank or a slash has to be seen in several names that share a word.
@@ -72,7 +72,7 @@ def listed_words(cell: str) -> list[str] | None:
 
 
 def has_one_line(name: str) -> bool:
-    """Whether a name is valid Unicode without a line break: `labels.txt` beside a model holds a name a line."""
+    """True if a name is valid Unicode without a line break: `labels.txt` beside a model holds a name a line."""
     return "\n" not in name and "\r" not in name and name.encode("utf-8", "replace").decode("utf-8") == name
 
 
@@ -177,7 +177,7 @@ def doubtful_separators(names: Sequence[str], separator: str, single: bool) -> l
 
 
 def _likeness(name: str) -> str:
-    """What names have in common that mean the same to a reader."""
+    """A form that is equal for names that mean the same to a reader."""
     text = unicodedata.normalize("NFKC", name)
     text = "".join(sign for sign in text if unicodedata.category(sign) != "Cf").strip()
     if _NUMBER.fullmatch(text):

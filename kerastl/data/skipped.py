@@ -1,4 +1,4 @@
-"""What was left out while indexing, and how the user hears of it."""
+"""Files that are left out while indexing, and the warnings about them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _KINDS_AT_MOST = 6
 
 
 class SkippedNames:
-    """What was left out while indexing; bounded, as a folder may hold a million stray files."""
+    """Files that were left out while indexing; bounded, as a folder may hold a million stray files."""
 
     def __init__(self) -> None:
         self._lines: list[str] = []
@@ -50,7 +50,7 @@ class SkippedNames:
         return (*self._lines, f"{self._unlisted:,} more: left out as well, not listed")
 
     def warnings(self) -> tuple[str, ...]:
-        """What was left out in few lines for the user: counts by reason and kind."""
+        """A summary for the user in few lines: counts by reason and kind."""
         lines = []
         for reason, kinds in self._kinds.items():
             count = sum(kinds.values())
@@ -66,7 +66,7 @@ class SkippedNames:
 
 
 def _kind_of(name: str) -> str:
-    """What a name is counted as: its suffix, or a folder."""
+    """The kind that a name is counted as: its suffix, or a folder."""
     if name.endswith("/"):
         return f"folder {printable(name)}"
     suffix = suffix_of(name)

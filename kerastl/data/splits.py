@@ -166,7 +166,7 @@ def _without_small_classes(examples: Examples, at_least: int) -> Examples:
 
 
 def _check_given(examples: Examples) -> None:
-    """What no division could mend: too few classes, or classes that cannot be learnt."""
+    """Checks that no division could mend: too few classes, or classes that cannot be learnt."""
     names, class_count = examples.class_names, len(examples.class_names)
     counts = label_counts(examples.labels, class_count)
     present = [name for name, count in zip(names, counts, strict=True) if count]

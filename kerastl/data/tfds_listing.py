@@ -10,7 +10,7 @@ INFO_FILE = "dataset_info.json"
 
 
 def tfds_folder(data_dir: str | None) -> Path:
-    """Where TFDS looks: as asked, else $TFDS_DATA_DIR, else its own default."""
+    """The folder where TFDS looks: the given one, else $TFDS_DATA_DIR, else its own default."""
     return Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
 
 

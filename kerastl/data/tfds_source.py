@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kerastl.data.contents import copies_of, digest_of
+from kerastl.data.duplicates import copies_of, digest_of
 from kerastl.data.examples import (
     SPLIT_NAMES,
     TRAIN,

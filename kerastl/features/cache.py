@@ -1,4 +1,4 @@
-"""Where a run keeps what it computes: in the store on disk, in memory, or nowhere."""
+"""The cache of a run: in the store on disk, in memory, or none."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 
 from kerastl.progress import Progress, size_text
 from kerastl.recipe import CacheRecipe
-from kerastl.store.folder import Folder, allow_many_files
 from kerastl.store.memory import available_memory
 from kerastl.store.store import Store
+from kerastl.store.store_folder import Folder, allow_many_files
 from kerastl.writing import NoSpaceError
 
 DIRECTORY_VARIABLE = "KERASTL_CACHE_DIR"
@@ -63,7 +63,7 @@ class Cache:
         live_if_off: bool = True,
         smaller: str = "smaller inputs",
     ) -> dict[str, str]:
-        """Where to keep what is missing: on disk where there is room, else in memory, else nowhere (`live`).
+        """Chooses where to keep missing rows: on disk where there is room, else in memory, else nowhere (`live`).
 
         Args:
             missing: bytes of each output.

@@ -25,7 +25,7 @@ class Watch:
         self.started = time.perf_counter()
 
     def limit(self) -> str:
-        """What holds the work up, in a few words for the progress bar."""
+        """The bottleneck in a few words, for the progress bar."""
         share = self.waited / max(1e-9, time.perf_counter() - self.started)
         return f"limit: {self._noun}s ({share:.0%} waiting)" if share > 0.3 else "limit: network"
 

@@ -162,7 +162,7 @@ class _Call:
         self._tracker = Tracker()
 
     def place(self, missing: Mapping[str, int], room: int) -> Mapping[str, str]:
-        """Where to keep what is missing; said in one line."""
+        """Chooses where to keep missing rows, and reports it in one line."""
         cache, progress = self._cache, self._progress
         order, smaller = self._wanted.outputs, self._splits[0].views.modality.smaller
         places = cache.places(missing, room, order, self._excluded, smaller=smaller)

@@ -115,13 +115,13 @@ def as_kept(values: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def fits_sixteen_bits(values: np.ndarray) -> bool:
-    """Whether all values are numbers that are not too large for `float16`."""
+    """True if all values are numbers that are not too large for `float16`."""
     tensor = tf.convert_to_tensor(values)
     return not tf.size(tensor) or bool(tf.reduce_all(tf.abs(tensor) <= np.finfo(np.float16).max))
 
 
 def named_inputs(model: keras.Model, inputs: Mapping[str, tf.Tensor]) -> Any:
-    """What a model takes, in its order and in the dtypes of its inputs, so that whole numbers stay whole."""
+    """Arrays in the order and dtypes of a model's inputs, so that whole numbers stay whole."""
     return alone([tf.cast(inputs[each.name], each.dtype) for each in model.inputs])
 
 

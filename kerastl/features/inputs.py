@@ -12,7 +12,7 @@ import numpy as np
 from kerastl.data.examples import Split, without
 from kerastl.errors import DataError
 from kerastl.features.cache import Cache
-from kerastl.features.contents import content_keys, fresh_keys
+from kerastl.features.content_keys import content_keys, fresh_keys
 from kerastl.modality import Batch, Modality
 from kerastl.modality.read import Decoded, decode_in_chunks
 from kerastl.progress import Progress, Tracker, size_text
@@ -79,12 +79,12 @@ class Inputs:
 
     @property
     def from_front(self) -> bool:
-        """Whether to read one example means to read all before it."""
+        """True if reading one example means reading all before it."""
         return not self.kept and _from_front(self._split)
 
     @property
     def once(self) -> bool:
-        """Whether they are to be read only once."""
+        """True if they are to be read only once."""
         return not self.kept and self._reading != AGAIN
 
     def __getitem__(self, positions: np.ndarray) -> Batch:
@@ -266,7 +266,7 @@ class _Decoding:
 
 
 def _mostly(store: Store, key: ArrayKey, contents: np.ndarray) -> bool:
-    """Whether more than half of the rows are there: the rest is looked at, too."""
+    """True if more than half of the rows are there: then the rest is looked up, too."""
     return 2 * int(store.look(key, contents).sum()) > len(contents)
 
 

@@ -1,4 +1,4 @@
-"""How features are read, wherever they are: positions and views in, rows out."""
+"""Readers of features, wherever they are: positions and views in, rows out."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Features:
         return self.views.count
 
     def activation_batch(self, positions: np.ndarray, view: int | np.ndarray) -> np.ndarray | Batch:
-        """What the suffix takes, all in one view or each in its own (int [b])."""
+        """Inputs of the suffix, all in one view or each in its own (int [b])."""
         assert self.activations is not None, "nothing is thawed"
         return self.activations(positions, view)
 

@@ -62,11 +62,11 @@ class Views:
         return len(self.classes)
 
     def facts(self, view: int) -> dict[str, Any]:
-        """What the examples of a view depend on apart from the examples themselves: what the key of a store holds."""
+        """Everything that the examples of a view depend on apart from the examples themselves: part of the store's key."""
         return {"number": view, **(self.modality.view_facts(self.recipe) if view else {})}
 
     def keys(self, contents: np.ndarray, view: int) -> np.ndarray:
-        """What the rows of a view are made from, as keys of the store, uint64 [n, 2].
+        """Sources of a view's rows, as keys of the store, uint64 [n, 2].
 
         Args:
             contents: keys of the examples themselves, uint64 [n, 2], which are those of view 0.

@@ -1,4 +1,4 @@
-"""What each format of a run's model costs and keeps: size, latency, accuracy."""
+"""Compares the formats of a run's model: size, latency, accuracy."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ FEW_EXAMPLES = 50
 
 @dataclass(frozen=True)
 class Calibrated:
-    """What was done to the winner.
+    """Calibration of the winner.
 
     Attributes:
         calibration: temperatures, which its last layer now holds.
@@ -132,7 +132,7 @@ def trust_of(
     task: Task,
     groups: np.ndarray | None = None,
 ) -> Trust:
-    """What calibration and threshold are worth on the test split.
+    """Effect of calibration and threshold on the test split.
 
     Args:
         calibrated: from `calibrate_network`.

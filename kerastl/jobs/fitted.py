@@ -63,7 +63,7 @@ class Fitted(TrainedRun):
 
     @functools.cached_property
     def report(self) -> Report:
-        """What was measured on validation and, once, on the test split.
+        """Metrics on validation and, measured once, on the test split.
 
         Raises:
             UserError: the run was stopped before its test.

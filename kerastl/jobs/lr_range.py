@@ -31,7 +31,7 @@ LINES_PER_DECADE = 2
 
 @dataclass(frozen=True)
 class RateRangeSummary:
-    """What a range test left behind.
+    """Result of a range test.
 
     Attributes:
         run: folder with `lr_range.csv`, `lr_range.json` and `lr_range.png`.

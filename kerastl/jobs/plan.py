@@ -75,7 +75,7 @@ class Plan:
 
 
 def plan(recipe: Recipe, *, progress: Progress = Progress()) -> Plan:
-    """What a fit of this recipe would train. Reads the data's index, decodes and trains nothing.
+    """Returns the plan of a fit: what each phase would train. Reads the data's index, decodes and trains nothing.
 
     Raises:
         UserError: recipe or data cannot be used.

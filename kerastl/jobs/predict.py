@@ -100,7 +100,7 @@ def predictions(
 
 
 def _servable(data: bytes | str, modality: type[Modality], converted: Counter[str]) -> tuple[bytes, str]:
-    """What the model takes, or why there is nothing; counts the formats that were converted."""
+    """Returns bytes that the model takes, or the reason why there are none; counts converted formats."""
     if isinstance(data, str):
         return b"", data
     try:

@@ -112,7 +112,7 @@ class TrainedRun:
 
     @property
     def is_handed(self) -> bool:
-        """Whether its data were handed over in Python, so that they cannot be opened again."""
+        """True if its data were handed over in Python, so that they cannot be opened again."""
         return self.recipe.data.source.startswith(HANDED)
 
     def decoded(self, raw: Sequence[bytes]) -> Batch:

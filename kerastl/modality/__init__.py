@@ -1,4 +1,4 @@
-"""What an example is: named inputs of a network, decoded from raw bytes, changed at random, and shown to a person.
+"""Modalities: an example as named inputs of a network, decoded from raw bytes, changed at random, and shown to a person.
 
 One folder or file a modality, which knows no label and no network; `image` is the only one yet. Rooms above ask the noun
 `Modality` and never which one it is. Nothing here imports TensorFlow when it is imported itself.
@@ -54,7 +54,7 @@ class Mixing(Protocol):
 
 
 class Modality(Protocol):
-    """What an example is, and how it is decoded; frozen, so that equal settings are equal modalities.
+    """A kind of example, and its decoding; frozen, so that equal settings are equal modalities.
 
     Attributes:
         name: of the modality, `image`.
@@ -121,7 +121,7 @@ class Modality(Protocol):
 
     @staticmethod
     def at(settings: Mapping[str, Any]) -> str:
-        """How examples are decoded, in a few words of Markdown, from what `settings` returned."""
+        """The decoding in a few words of Markdown, from what `settings` returned."""
 
     def settings(self) -> dict[str, Any]:
         """The settings that decoding depends on, as plain values: records of exported models hold them."""
@@ -185,7 +185,7 @@ class Modality(Protocol):
         """All that `view` and `mixing` depend on apart from examples and keys, as plain values: part of the cache keys."""
 
     def mixes(self, augment: Any) -> bool:
-        """Whether views other than 0 are mixed from two examples."""
+        """True if views other than 0 are mixed from two examples."""
 
     def mixing(self, ids: np.ndarray, view: int, augment: Any) -> Mixing:
         """The plan of a view that is mixed, a pure function of its arguments; `ids` are those of the whole split."""
@@ -238,5 +238,5 @@ def only(batch: Mapping[str, Any]) -> Any:
 
 
 def count_of(batch: Batch) -> int:
-    """How many examples there are in a batch."""
+    """Number of examples in a batch."""
     return len(next(iter(batch.values())))

@@ -50,7 +50,7 @@ class Decoded:
 
     @property
     def count(self) -> int:
-        """How many examples there are, the unreadable ones included."""
+        """Number of examples, the unreadable ones included."""
         return count_of(self.inputs)
 
 

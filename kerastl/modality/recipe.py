@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kerastl.modality.image.recipe import (
+from kerastl.modality.image.recipe_keys import (
     FEWEST_KEY,
     LEVELS,
     MODALITY_FLAGS,

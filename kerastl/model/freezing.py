@@ -1,4 +1,4 @@
-"""What is trained: the only writer of `.trainable`.
+"""Freezing and unfreezing: the only writer of `.trainable`.
 
 Keras freezes by layer, and a model has to be compiled again after any call here for it to take effect.
 """

@@ -149,7 +149,7 @@ def unfreeze_points(backbone: keras.Model) -> tuple[str, ...]:
 
 
 def trained_parameters(backbone: keras.Model, points: Sequence[str]) -> tuple[int, ...]:
-    """How many weights, BatchNorm's left out, train when a network is thawed from each of the points."""
+    """Number of weights, BatchNorm's left out, that train when a network is unfrozen from each of the points."""
     steps = trace(backbone)
     index_of = {step.name: index for index, step in enumerate(steps)}
     ends = {"backbone": len(steps) - 1, "input": 0}

@@ -1,4 +1,4 @@
-"""What stands on a backbone: pooling, standardisation, optional hidden layers, logits. All in float32."""
+"""Heads: pooling, standardisation, optional hidden layers, logits. All in float32."""
 
 from __future__ import annotations
 
@@ -282,7 +282,7 @@ def pool_in_all_ways(activation: keras.KerasTensor) -> keras.KerasTensor:
 
 
 def pooled_features(pooled: np.ndarray, pooling: str) -> np.ndarray:
-    """What a pooling layer of that name gives, from stored ones.
+    """The output of a pooling layer of that name, from stored ones.
 
     Args:
         pooled: float32 [batch, poolings, channels], as `pool_in_all_ways` makes them.

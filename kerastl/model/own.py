@@ -26,7 +26,7 @@ from kerastl.wording import safe_name
 
 
 def own_spec(name: str) -> BackboneSpec:
-    """What the registry would say of the network in a file.
+    """The registry's entry for the network in a file.
 
     Args:
         name: path of a `.keras` file.

@@ -18,7 +18,7 @@ BFLOAT16_CAPABILITY = (8, 0)
 
 
 def computes_in_float32(model: keras.Model) -> bool:
-    """Whether no layer computes in fewer bits."""
+    """True if no layer computes in fewer bits."""
     return all(layer.compute_dtype == "float32" for layer in walk_layers(model))
 
 

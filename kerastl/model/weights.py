@@ -37,7 +37,7 @@ KEYWORDS = ("pretrained", "imagenet", "none")
 
 @dataclass(frozen=True)
 class LoadedWeights:
-    """What a backbone was loaded with.
+    """The weights that a backbone was loaded with.
 
     Attributes:
         origin: `none` (random), `bundled`, `imagenet` or `file`.
@@ -156,7 +156,7 @@ def _guess(found: dict[str, StoredTensor], spec: BackboneSpec) -> str:
 
 
 def weights_at_hand(spec: BackboneSpec, side: int, weights: str, weights_dir: str | None = None) -> bool:
-    """Whether `load_weights` would find a file without a download; whether it fits is not looked at."""
+    """True if `load_weights` would find a file without a download; it is not compared with the network."""
     if weights == "none" or (weights == "pretrained" and (spec.bundled_weights or spec.file)):
         return True
     if weights not in KEYWORDS:

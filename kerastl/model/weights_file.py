@@ -171,7 +171,7 @@ def _nested_parts(stored: StoredTensors, wanted: dict[str, keras.Variable]) -> l
 
 
 def _places(names: Iterable[str]) -> dict[str, tuple[str, int, int]]:
-    """Where each tensor stands: its layer's name without the number that Keras gave it, which of these, which tensor.
+    """Place of each tensor: its layer's name without the number that Keras gave it, which of these, which tensor.
 
     Numbers go on within a process (`conv2d_57` may be another's `conv2d_151`), but in the same order.
     """

@@ -1,4 +1,4 @@
-"""What was asked of a run: the keys, where they come from, and the rule that fills in the rest."""
+"""Recipes: their keys, the sources of values, and the rule that fills in the rest."""
 
 from kerastl.recipe.load import (
     load_recipe,

@@ -1,4 +1,4 @@
-"""What is wrong with a recipe: values that no key takes, and values that do not go together. A line for each, naming its key."""
+"""Finds the problems of a recipe: values that no key takes, and values that do not go together. A line each, naming its key."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def check_recipe(recipe: Recipe) -> None:
 
 
 def head_checks(recipe: Recipe) -> list[str]:
-    """What is wrong with a head of one's own layers."""
+    """Problems of a head of one's own layers."""
     head = recipe.head
     if head.layers is None:
         return []
@@ -48,7 +48,7 @@ def head_checks(recipe: Recipe) -> list[str]:
 
 
 def task_checks(recipe: Recipe) -> list[str]:
-    """What the task does not have of what is asked for."""
+    """Keys that the task does not take."""
     task = recipe.task
     problems = []
     for phase in ("head_phase", "finetune_phase"):
@@ -66,7 +66,7 @@ def task_checks(recipe: Recipe) -> list[str]:
 
 
 def group_checks(recipe: Recipe) -> list[str]:
-    """What is wrong with the keys that name groups."""
+    """Problems of the keys that name groups."""
     pattern = recipe.data.group_pattern
     if pattern is None:
         return []
@@ -84,7 +84,7 @@ def group_checks(recipe: Recipe) -> list[str]:
 
 
 def abstain_checks(recipe: Recipe) -> list[str]:
-    """What is wrong with the keys that choose a threshold."""
+    """Problems of the keys that choose a threshold."""
     asked = {
         f"calibration.{name}": value
         for name in ("abstain_precision", "abstain_coverage")
@@ -131,7 +131,7 @@ def _cross_checks(recipe: Recipe) -> list[str]:
 
 
 def backbone_checks(recipe: Recipe, spec: BackboneSpec) -> list[str]:
-    """What the backbone does not have of what is asked for."""
+    """Keys that do not fit the backbone."""
     problems = size_checks(recipe.backbone, spec)
     point = recipe.finetune_phase.unfreeze_from
     from_input = spec.unfreeze_points[::-1]

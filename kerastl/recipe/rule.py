@@ -166,7 +166,7 @@ def _finetune_phase(recipe: Recipe, train_count: int, spec: BackboneSpec) -> dic
 
 
 def view_warnings(recipe: Settings) -> tuple[str, ...]:
-    """What may surprise of a recipe's views: changes beside the level `none`, and few views that are shown again and again.
+    """Warnings about a recipe's views: changes beside the level `none`, and few views that are shown again and again.
 
     In 60 epochs on 550 CIFAR-10 examples six views were learnt by heart: training accuracy 0.65, against 0.41 with a new view in
     each epoch, and validation log-loss 1.84 against 1.73 (`mobilenet_025`, one seed).

@@ -1,4 +1,4 @@
-"""What can be asked of a run: one frozen tree of plain values, each key described where it is defined.
+"""Schema of a recipe: one frozen tree of plain values, each key described where it is defined.
 
 A key that is made by `auto` may be left open (None; in TOML left out, or `"auto"`): the rule in `kerastl.recipe.rule` chooses
 it once the data are known. `Settings` is the recipe in which none is open. Help texts, choices, ranges and what a key affects
@@ -91,7 +91,7 @@ class DataRecipe(DataKeys, _Data):
 
     @property
     def several_labels(self) -> bool:
-        """Whether a cell of a manifest may hold several labels, or none."""
+        """True if a cell of a manifest may hold several labels, or none."""
         return self.task == "multi_label"
 
 
@@ -122,7 +122,7 @@ class BackboneRecipe(BackboneKeys, _Backbone):
 
 @dataclass(frozen=True)
 class HeadRecipe:
-    """What stands on the backbone."""
+    """The head on the backbone."""
 
     pooling: str = key(
         "avg",
@@ -143,7 +143,7 @@ class HeadRecipe:
 
 @dataclass(frozen=True)
 class PhaseRecipe:
-    """What both phases have in common."""
+    """Keys that both phases have."""
 
     epochs: int = auto("passes over the training examples, at most", low=0, affects="value")
     batch_size: int = auto("examples a step", low=1, affects="value")
@@ -242,7 +242,7 @@ class AugmentRecipe(AugmentKeys, _Augment):
 
 @dataclass(frozen=True)
 class CacheRecipe:
-    """Where the frozen part's outputs are kept, for all epochs, phases and runs."""
+    """The store of the frozen prefix's outputs, for all epochs, phases and runs."""
 
     AFFECTS: ClassVar[Affects] = "run"
     mode: str = key(
@@ -266,7 +266,7 @@ class CacheRecipe:
 
 @dataclass(frozen=True)
 class CalibrationRecipe:
-    """How the winner's probabilities are set right on validation, and when it had better not answer."""
+    """Calibration of the winner on validation, and the threshold below which it does not answer."""
 
     AFFECTS: ClassVar[Affects] = "run"
     kind: str = key(

@@ -58,7 +58,7 @@ class Recipe:
 
     @property
     def task(self) -> Task:
-        """What is answered, as `data.task` names it."""
+        """The task that `data.task` names."""
         return task_named(self.data.task)
 
 

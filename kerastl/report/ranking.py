@@ -52,7 +52,7 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Ranking:
-    """What a ranking found.
+    """Result of a ranking.
 
     Attributes:
         run: folder with `ranking.json` and `ranking.png`.

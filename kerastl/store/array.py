@@ -51,7 +51,7 @@ class ArrayKey:
 
     @property
     def ragged(self) -> bool:
-        """Whether rows have different lengths."""
+        """True if rows have different lengths."""
         return self.row_shape[:1] == (None,)
 
     @property
@@ -132,7 +132,7 @@ class Array:
             self._append(block)
 
     def find(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Where rows are: int64 [n] block and int64 [n] row in it; -1 where there is none.
+        """Places of rows: int64 [n] block and int64 [n] row in it; -1 where there is none.
 
         Args:
             keys: uint64 [n, 2].

@@ -30,7 +30,7 @@ READ_BYTES = 2**22
 
 
 def is_block(name: str) -> bool:
-    """Whether a file is a block; what is being written has a dot before its name."""
+    """True if a file is a block; one that is being written has a dot before its name."""
     return name.endswith(BLOCK) and not name.startswith(".")
 
 
@@ -107,7 +107,7 @@ class Block:
         return self.values[rows] if self.lengths is None else Ragged(self.values, self.lengths)[rows]
 
     def sound(self) -> bool:
-        """Whether the values have the checksum that they were written with; looked at once."""
+        """True if the values have the checksum that they were written with; compared once."""
         if not self._sized():
             return False
         if not self._sound and self.path is not None:

@@ -1,4 +1,4 @@
-"""How much memory may be taken: what the machine has free, and what the container leaves of it."""
+"""Memory that may be taken: free on the machine, within the limits of the container."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def available_memory(root: Path = Path("/")) -> int:
 
 
 def _left_by_cgroups(root: Path) -> list[int]:
-    """What each limit that this process is under leaves: of its group, and of each that this one is in."""
+    """Bytes that each memory limit leaves to this process: of its control group, and of each group above it."""
     left = []
     for line in _lines(root / "proc/self/cgroup"):
         _, controllers, path = line.split(":", 2)

@@ -18,7 +18,7 @@ import numpy as np
 from kerastl.progress import Progress
 from kerastl.store.array import Array, ArrayKey, Rows, first_of_each
 from kerastl.store.block import BLOCK_ROWS, KEY_BYTES, AnyRows, Ragged
-from kerastl.store.folder import CLAIM, HOLD, KEY_FILE, Folder, living
+from kerastl.store.store_folder import CLAIM, HOLD, KEY_FILE, Folder, living
 from kerastl.writing import WriteError, explain_write_errors, write_json_atomic
 
 # A process computes an eighth of what is missing at a time, so that another one finds rows to compute as well, and no
@@ -28,7 +28,7 @@ PARCELS, PARCEL_BLOCKS = 8, 4
 
 @dataclass(frozen=True)
 class Part:
-    """What `compute` made of some rows.
+    """Result of `compute` for some rows.
 
     Attributes:
         positions: int [b] of the rows; those that cannot be made are left out.

@@ -1,4 +1,4 @@
-"""What is answered about an example: one class, or several labels.
+"""Tasks: the answer about an example, one class or several labels.
 
 A task knows the form of labels and everything that follows from it: targets and loss of the training, log-losses, metrics
 and the direction of each monitor, probabilities, and the answers of a served model. It knows neither what an example is nor networks.
@@ -35,7 +35,7 @@ def sign_of(monitor: str) -> int:
 
 
 class Task(Protocol):
-    """What is answered about an example.
+    """The answer about an example.
 
     Shapes: n examples, k classes. Labels are int [n], or 0 and 1, [n, k], where an example may have several; what a model
     decides has the same form.
@@ -129,7 +129,7 @@ class Task(Protocol):
     def wrong_answers(
         self, served: Mapping[str, Any], expected: np.ndarray, class_names: Sequence[str], tolerance: float
     ) -> str:
-        """What is wrong with served answers that this task alone gives; empty where nothing is.
+        """Describes faults of the served outputs that this task alone has; empty if there are none.
 
         Args:
             served: outputs of a signature, by name.

@@ -1,4 +1,4 @@
-"""What a training starts from: its frozen prefix, which features it reads, and a network with a fresh head."""
+"""The start of a training: its frozen prefix, the features that it reads, and a network with a fresh head."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from kerastl.modality.image.policy import apply_policy, exact_mean, grey, whole_levels
-from kerastl.modality.image.recipe import ImageAugment
+from kerastl.modality.image.recipe_keys import ImageAugment
 from kerastl.modality.image.warp import affine, warp
 
 AUGMENT_VERSION = 1

@@ -43,7 +43,7 @@ def describe_failure(error: tf.errors.OpError) -> str:
 
 
 def bits_used(images: Iterable[bytes]) -> int:
-    """How many bits the brightest level among images of 16 bits takes, 8..16; 16 where no image has 16 bits.
+    """Bits of the brightest level among images of 16 bits, 8..16; 16 where no image has 16 bits.
 
     Args:
         images: whole files of any format. Only PNG, TIFF and JPEG 2000 are looked into, the ones that instruments write.

@@ -31,7 +31,7 @@ HEADER_BYTES = 128
 WEBP_ALPHA = 0x10
 WHOLE = 1 << 62  # as far as the string goes
 JPEG, PNG, GIF, BMP, WEBP = MAGIC = (b"\xff\xd8", b"\x89PNG", b"GIF8", b"BM", b"RIFF")
-"""What files of these formats begin with; RIFF is followed by WEBP, four bytes on."""
+"""First bytes of files of these formats; RIFF is followed by WEBP, four bytes on."""
 
 # A JPEG is decoded smaller by the largest of these factors at which its shorter side stays at least twice the
 # network's input: the antialiasing that follows then hides how the smaller version was made.
@@ -86,7 +86,7 @@ def check_formats(encoded: tf.Tensor) -> tf.Operation:
 
 
 def is_served(encoded: tf.Tensor) -> tf.Tensor:
-    """Whether bytes (string of any shape) begin like one of the formats that `decode` takes; bool."""
+    """True where bytes (string of any shape) begin like one of the formats that `decode` takes; bool."""
     known = tf.zeros_like(encoded, tf.bool)
     for magic in MAGIC:
         known |= tf.strings.substr(encoded, 0, len(magic)) == magic

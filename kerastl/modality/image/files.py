@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 SERVED = ("jpeg", "png", "gif", "bmp", "webp")
-"""What TensorFlow decodes in the exported graph; other formats go through Pillow first and become PNG."""
+"""Formats that TensorFlow decodes in the exported graph; others go through Pillow first and become PNG."""
 
 SERVED_WORDS = "JPEG, PNG, GIF, BMP and WebP"
 NOT_SERVED = "HEIF, AVIF, TIFF and others, and run-length coded BMP, have to be converted first, as `kerastl predict` does"
@@ -146,7 +146,7 @@ def _files_below(folder: Path) -> tuple[list[str], int]:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a name is one that file managers, systems and network disks leave behind and users never see."""
+    """True if a name is one that file managers, systems and network disks leave behind and users never see."""
     return name.startswith(".") or name.lower() in _LEFT_BEHIND
 
 
@@ -156,7 +156,7 @@ def suffix_of(name: str) -> str:
 
 
 def is_picture(path: Path | str) -> bool:
-    """Whether a file is meant to be a picture: by its suffix, or else by its first bytes."""
+    """True if a file is meant to be a picture: by its suffix, or else by its first bytes."""
     if suffix_of(Path(path).name) in IMAGE_SUFFIXES:
         return True
     try:
@@ -253,7 +253,7 @@ def as_png(data: bytes) -> tuple[bytes, str]:
 
 
 def _more_pages(opened: Image.Image, kind: str) -> str:
-    """What to say of a file that holds more pictures than the first; frames of a PSD are its layers."""
+    """A note about a file that holds more pictures than the first; frames of a PSD are its layers."""
     with contextlib.suppress(Exception):  # a damaged second page is no reason to do without the first
         return MORE_PAGES if kind in ("tiff", "heif", "avif") and getattr(opened, "n_frames", 1) > 1 else ""
     return ""

@@ -85,7 +85,7 @@ def _table_bytes(flags: tf.Tensor) -> tf.Tensor:
 
 
 def _first_image(data: tf.Tensor, end: tf.Tensor, start: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Where the first image begins (no further than `end`), and which colour is transparent in it (0 for none)."""
+    """Place where the first image begins (no further than `end`), and the colour that is transparent in it (0 for none)."""
 
     def going(at: tf.Tensor, transparent: tf.Tensor) -> tf.Tensor:
         return (at < end) & (data[tf.minimum(at, end)] != IMAGE)
@@ -104,7 +104,7 @@ def _first_image(data: tf.Tensor, end: tf.Tensor, start: tf.Tensor) -> tuple[tf.
 
 
 def _behind_blocks(data: tf.Tensor, end: tf.Tensor, start: tf.Tensor) -> tf.Tensor:
-    """Where a chain of data blocks ends: behind its block of length 0, or beyond `end` where that is missing."""
+    """End of a chain of data blocks: behind its block of length 0, or beyond `end` where that is missing."""
 
     def going(at: tf.Tensor, done: tf.Tensor) -> tf.Tensor:
         return ~done

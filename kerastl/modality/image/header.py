@@ -9,7 +9,7 @@ PIXELS_AT_MOST = 178_956_970
 
 
 def starts(header: tf.Tensor, magic: bytes) -> tf.Tensor:
-    """Whether a header (int64 [n]) begins with these bytes."""
+    """True if a header (int64 [n]) begins with these bytes."""
     return tf.reduce_all(header[: len(magic)] == tf.constant(list(magic), tf.int64))
 
 

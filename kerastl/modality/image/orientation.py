@@ -28,7 +28,7 @@ PADDING = b"\0" * 32
 
 
 def jpeg_orientation(encoded: tf.Tensor) -> tf.Tensor:
-    """How the pixels of a JPEG have to be turned, by tag 0x0112 (Exif 2.32, section 4.6.4) or `tiff:Orientation` of XMP.
+    """The turn that the pixels of a JPEG need, by tag 0x0112 (Exif 2.32, section 4.6.4) or `tiff:Orientation` of XMP.
 
     Only the first Exif segment counts, as in Pillow.
 
@@ -128,7 +128,7 @@ def _first_given(exif: tf.Tensor, xmp: tf.Tensor) -> tf.Tensor:
 
 
 def _behind(encoded: tf.Tensor, magic: bytes) -> tuple[tf.Tensor, tf.Tensor]:
-    """What stands before and behind the first occurrence of some bytes; without one the latter is empty."""
+    """Splits at the first occurrence of some bytes; without one the second part is empty."""
     parts = tf.raw_ops.StringSplitV2(input=encoded[tf.newaxis], sep=magic, maxsplit=1).values
     parts = tf.concat([parts, [b"", b""]], 0)
     return parts[0], parts[1]
@@ -212,7 +212,7 @@ def _of_segments(encoded: tf.Tensor) -> tf.Tensor:
     _, exif, xmp, _ = tf.while_loop(going, step, state, maximum_iterations=STEPS_AT_MOST)
 
     def content(at: tf.Tensor, magic: bytes) -> tf.Tensor:
-        """What a segment at this place holds behind its magic bytes; nothing where there is none."""
+        """Contents of the segment at this place behind its magic bytes; empty where there is none."""
         frame = tf.cast(data[at : at + 4], tf.int64)
         behind = at + 4 + len(magic)
         end = tf.minimum(at + 2 + tf.cast(number(frame, 2, 2, big_endian=True), tf.int32), last)

@@ -150,4 +150,4 @@ OPERATIONS: dict[str, Operation] = {
     "translate_y": _moved(translate_y=0.45),
     "rotate": _moved(rotation_degrees=30.0),
 }
-"""What the policy chooses from, all equally likely."""
+"""Operations of the policy, all equally likely."""

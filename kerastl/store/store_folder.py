@@ -34,7 +34,7 @@ OLD_NAME = re.compile(r"(pixels|pooled|activations)-[0-9a-f]{24}")
 
 @dataclass(frozen=True)
 class Stored:
-    """What a listing says of an array.
+    """Entry of an array in a listing.
 
     Attributes:
         name: its folder.
@@ -122,7 +122,7 @@ class Folder:
 
     @property
     def writable(self) -> bool:
-        """Whether this user may write there, as far as the system says."""
+        """True if this user may write there, as far as the system says."""
         return os.access(existing_folder(self.root), os.W_OK)
 
     def room(self) -> int:
@@ -229,7 +229,7 @@ def allow_many_files() -> None:
 
 
 def living(folder: Path, suffix: str, remove: bool = False) -> list[bytes]:
-    """What the markers of living processes say; `remove` those of others, by one who is alone in the store."""
+    """Contents of the markers of living processes; with `remove`, by a process that has the store to itself, other markers go."""
     found = []
     for path in folder.glob(f"*{suffix}"):
         with contextlib.suppress(OSError):
@@ -241,7 +241,7 @@ def living(folder: Path, suffix: str, remove: bool = False) -> list[bytes]:
 
 
 def _is_array(path: Path) -> bool:
-    """Whether it is a folder that a store made, by its name; what a link points to may be anybody's."""
+    """True if a store made this folder, by its name; a link may point to any other folder."""
     if path.is_symlink() or not path.is_dir():
         return False
     named = ARRAY_NAME.fullmatch(path.name) and (path / KEY_FILE).is_file()

@@ -1,4 +1,4 @@
-"""What the two sources that point at files share: their bytes."""
+"""Reads the bytes of files, for the two sources that point at them."""
 
 from __future__ import annotations
 

@@ -108,7 +108,7 @@ def size_rule(spec: BackboneSpec) -> dict[str, Any]:
 
 
 def size_checks(backbone: ImageBackbone, spec: BackboneSpec) -> list[str]:
-    """What is wrong with the size that is asked for."""
+    """Problems of the size that is set."""
     size, problems = backbone.image_size, []
     if size is not None and size < spec.min_image_size:
         problems.append(

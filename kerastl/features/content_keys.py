@@ -1,4 +1,4 @@
-"""What an example is, as a key: a digest of its encoded bytes, remembered for files that did not change."""
+"""Content keys of examples: digests of their encoded bytes, remembered for files that did not change."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def fresh_keys(split: Split, positions: np.ndarray, otherwise: np.ndarray) -> np
 
 
 def names_of(split: Split) -> np.ndarray:
-    """What tells examples apart without reading them, uint64 [n, 2]: place, identity and stamps."""
+    """Keys that tell examples apart without reading them, uint64 [n, 2]: of place, identity and stamps."""
     place = split.examples.place.encode("utf-8", "surrogatepass")
     stamps = np.ascontiguousarray(split.examples.stamps[split.indices])
     ids = (str(each).encode("utf-8", "surrogatepass") for each in split.ids)
