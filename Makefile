@@ -33,7 +33,7 @@ test: $(VENV)/.installed-dev  ## the quick tests
 	$(BIN)/python -m pytest -n $(WORKERS)
 
 test-slow: $(VENV)/.installed-dev  ## real architectures; real weights and the real server where they are at hand
-	$(BIN)/python -m pytest -m "slow or weights or docker"
+	$(BIN)/python -m pytest -n $(WORKERS) -m "slow or weights or docker"
 
 # In a folder of the virtual environment, where nothing else has to know of it.
 test-other: $(VENV)/.installed-dev  ## the quick tests on another version of Python, where there is one on this machine

@@ -466,7 +466,17 @@ def test_two_processes_share_the_work_and_no_row_is_computed_twice(root: Path) -
 def test_a_process_that_was_killed_hinders_nobody_and_what_it_wrote_is_used(root: Path) -> None:
     child = process(root, pause=0.2)
     go(child)
-    wait_for(lambda: len(blocks_of(root)) >= 2)
+
+    def halted_at_work() -> bool:
+        """Halt it; between two blocks it holds no claim, and goes on."""
+        child.send_signal(signal.SIGSTOP)
+        os.waitpid(child.pid, os.WUNTRACED)
+        if list(root.glob(f"*/*{CLAIM}")):
+            return True
+        child.send_signal(signal.SIGCONT)
+        return False
+
+    wait_for(lambda: len(blocks_of(root)) >= 2 and halted_at_work())
     child.send_signal(signal.SIGKILL)
     child.wait()
     assert list(root.glob(f"*/*{CLAIM}")), "the control: its claim is left"
