@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from kerastl.cli.helping import Group
 from kerastl.cli.options import Number, debug_option, json_option
 from kerastl.cli.terminal import print_json, table
-from kerastl.features.cache import cache_directory
 from kerastl.progress import size_text
 from kerastl.recipe.schema import CacheRecipe
-from kerastl.store.store_folder import Folder, Stored
+
+if TYPE_CHECKING:
+    from kerastl.store.store_folder import Folder, Stored
 
 # So that a row of a usual network fits 80 columns.
 ORIGIN_COLUMNS = 16
@@ -94,6 +96,9 @@ def prune(
 
 
 def _store(directory: Path | None) -> Folder:
+    from kerastl.features.cache import cache_directory
+    from kerastl.store.store_folder import Folder
+
     recipe = CacheRecipe(directory=str(directory) if directory else None)
     return Folder(cache_directory(recipe), int(recipe.max_gigabytes * 1e9))
 

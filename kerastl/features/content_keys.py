@@ -22,8 +22,8 @@ DIGESTS_AT_ONCE = 256
 def content_keys(split: Split, cache: Cache, progress: Progress = Progress()) -> np.ndarray:
     """Keys of a split's examples, uint64 [n, 2]; equal for files of equal content, wherever they lie.
 
-    A file counts as unchanged while its path, size and time of change are. Examples that are no files (TFDS, digits, arrays)
-    are named by their place and identity, as all are where nothing is kept beyond the run.
+    A file counts as unchanged while its path, size and time of change are. Examples that cannot be
+    replaced one by one (TFDS, digits) are named by their place and identity, as all are where nothing is kept beyond the run.
 
     Args:
         split: which examples.

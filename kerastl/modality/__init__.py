@@ -8,21 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 
 from kerastl.errors import UserError, nearest
 from kerastl.progress import Progress
 
 if TYPE_CHECKING:
+    import numpy as np
     import tensorflow as tf
 
 # Of files that name no modality: they are older than the choice.
 FIRST = "image"
 
 # Some examples: the name of each input of the network -> its array, [b, ...].
-Batch = Mapping[str, np.ndarray]
+Batch: TypeAlias = Mapping[str, "np.ndarray"]
 
 
 @dataclass(frozen=True)

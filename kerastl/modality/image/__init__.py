@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-
 from kerastl.modality import Batch, InputSpec, count_of
 from kerastl.modality.image.files import (
     CONVERTED,
@@ -23,6 +21,7 @@ from kerastl.modality.image.files import (
 from kerastl.progress import Progress
 
 if TYPE_CHECKING:
+    import numpy as np
     import tensorflow as tf
 
     from kerastl.modality.image.mix import MixPlan
@@ -72,6 +71,7 @@ class Image:
     @staticmethod
     def self_test() -> str:
         """See `Modality`."""
+        import numpy as np
         import tensorflow as tf
 
         from kerastl.modality.image.decode import DECODE_VERSION, decode
