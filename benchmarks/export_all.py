@@ -26,7 +26,6 @@ from kerastl.backbones import backbone_names, get_backbone
 from kerastl.export.check import FLOAT32_TOLERANCE, check_export, expected_answers
 from kerastl.export.saved_model import write_saved_model
 from kerastl.export.signature import Serving
-from kerastl.modality import image
 from kerastl.modality.image import Image as Images
 from kerastl.model.build import Network, build_backbone, build_model
 from kerastl.recipe import HeadRecipe
@@ -58,7 +57,7 @@ def passes(name: str, kernels: float) -> bool:
     keras.utils.set_random_seed(0)
     spec = get_backbone(name)
     size = max(SIZE, spec.min_image_size)
-    network = build_model(build_backbone(spec, image.Image(size).spec), spec, HeadRecipe(), len(CLASSES))
+    network = build_model(build_backbone(spec, Images(size).spec), spec, HeadRecipe(), len(CLASSES))
     for layer in network.backbone.layers if kernels != 1 else ():
         if "Conv" in type(layer).__name__:
             kernel, *bias = layer.get_weights()

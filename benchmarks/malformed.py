@@ -24,7 +24,6 @@ from PIL import Image
 from kerastl.backbones import get_backbone
 from kerastl.export.saved_model import write_saved_model
 from kerastl.export.signature import Serving
-from kerastl.modality import image
 from kerastl.modality.image import Image as Images
 from kerastl.model.build import build_backbone, build_model
 from kerastl.recipe import HeadRecipe
@@ -46,7 +45,7 @@ def main() -> None:
     arguments = parser.parse_args()
     keras.utils.set_random_seed(0)
     spec = get_backbone(arguments.backbone)
-    network = build_model(build_backbone(spec, image.Image(SIZE).spec), spec, HeadRecipe(), 10)
+    network = build_model(build_backbone(spec, Images(SIZE).spec), spec, HeadRecipe(), 10)
     good = noise()
     with tempfile.TemporaryDirectory() as folder:
         write_saved_model(

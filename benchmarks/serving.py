@@ -35,7 +35,6 @@ from kerastl.export.saved_model import write_saved_model
 from kerastl.export.signature import SERVING_RAW, Serving
 from kerastl.export.warmup import write_warmup
 from kerastl.modality import only
-from kerastl.modality.image import Image
 from kerastl.modality.image import Image as Images
 from kerastl.model.build import Network, build_backbone, build_model
 from kerastl.model.heads import embedding_model
@@ -139,7 +138,7 @@ def network_of(name: str, arguments: argparse.Namespace, images: list[bytes]) ->
     """The backbone with a random head on features that are standardised, so that probabilities differ."""
     keras.utils.set_random_seed(0)
     spec = get_backbone(name)
-    backbone = build_backbone(spec, Image(arguments.image_size).spec)
+    backbone = build_backbone(spec, Images(arguments.image_size).spec)
     load_weights(backbone, spec, str(arguments.weights / f"{name}_notop.weights.h5"))
     plain = build_model(backbone, spec, HeadRecipe(), CLASSES)
     pixels = [only(Images(arguments.image_size).decode(tf.constant(each))) for each in images[:64]]

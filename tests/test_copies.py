@@ -102,7 +102,12 @@ def test_copies_with_other_labels_are_named(tmp_path: Path) -> None:
     assert len(lines) == 1 and "1 image has copies" in lines[0] and "'dog/000.png'" in lines[0]
 
 
-def test_links_are_copies_and_unreadable_files_are_not(tmp_path: Path) -> None:
+@pytest.mark.parametrize("seconds", [1.0, 0.0], ids=["files in memory", "a slow disk"])
+def test_links_are_copies_and_unreadable_files_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    monkeypatch.setattr("kerastl.data.duplicates._SLOW_SECONDS", seconds)
+    monkeypatch.setattr("kerastl.data.duplicates._TOGETHER", 2)
     lay(tmp_path, ["a.png", "b.png", "c.png", "d.png"])
     (tmp_path / "e.png").symlink_to(tmp_path / "a.png")
     big = np.random.default_rng(0).bytes(100_000)

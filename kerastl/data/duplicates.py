@@ -87,7 +87,7 @@ def _piece(path: str, size: int) -> int:
     """Digest of the middle of a file, for this process alone: by Python's own hash, which costs nothing beside the reading."""
     file = os.open(path, os.O_RDONLY)
     try:
-        return hash(os.pread(file, _PIECE, max(0, size // 2 - _PIECE // 2)))
+        return hash((size, os.pread(file, _PIECE, max(0, size // 2 - _PIECE // 2))))
     finally:
         os.close(file)
 

@@ -48,7 +48,7 @@ def own_spec(name: str) -> BackboneSpec:
 def _spec(name: str, changed: int, size: int) -> BackboneSpec:
     model, inputs = _opened(name)
     backbone = _below_the_classifier(model, name, inputs)
-    fixed, size = model.inputs[0].shape[1], only(inputs).shape[0]
+    fixed = model.inputs[0].shape[1]
     points = unfreeze_points(backbone)
     rescales = any(
         isinstance(step.operation, (layers.Rescaling, layers.Normalization)) for step in trace(backbone)
@@ -58,7 +58,7 @@ def _spec(name: str, changed: int, size: int) -> BackboneSpec:
         builder="",
         module="",
         preprocessing="its own" if rescales else "identity",
-        image_size=size,
+        image_size=only(inputs).shape[0],
         min_image_size=fixed or 1,
         max_image_size=fixed,
         parameters=backbone.count_params(),
