@@ -65,7 +65,7 @@ def weights_of(side: str, seed: int, path: Path) -> str:
     backbone = build_backbone(spec, Image(recipe.backbone.image_size or spec.image_size).spec)
     size = backbone.input_shape[1]
     train, modality = splits.train, Image(size, recipe.data.resize)
-    (part,) = decode_in_chunks(modality, train.examples.indexed, train.indices, [train.count])
+    (part,) = decode_in_chunks(modality, train.raw(np.arange(train.count)), [train.count])
     settle(backbone, spec, part.inputs["pixels"])
     backbone.save_weights(path)
     return str(path)

@@ -63,7 +63,7 @@ def with_kerastl(folder: Path, paths: list[Path], size: int) -> None:
 
     examples = open_folder(folder)
     parts = [1024] * (len(paths) // 1024) + [len(paths) % 1024]
-    for part in decode_in_chunks(Photograph(size), examples.indexed, np.arange(len(paths)), parts):
+    for part in decode_in_chunks(Photograph(size), examples.raw(np.arange(len(paths))), parts):
         assert not part.reasons
 
 

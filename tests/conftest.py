@@ -123,9 +123,9 @@ def decode_counts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     counts: list[int] = []
     once = inputs.decode_in_chunks
 
-    def counted(modality: Any, raw: Any, indices: Any, *rest: Any) -> Iterator[Any]:
-        counts.append(len(indices))
-        return once(modality, raw, indices, *rest)
+    def counted(modality: Any, raw: Any, lengths: Any, *rest: Any) -> Iterator[Any]:
+        counts.append(sum(lengths))
+        return once(modality, raw, lengths, *rest)
 
     monkeypatch.setattr(inputs, "decode_in_chunks", counted)
     return counts

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 
 from kerastl.modality import read
 from kerastl.modality.image import Image as Photograph
-from kerastl.modality.image.decode import decode, decode_original, resize_pixels
+from kerastl.modality.image.decode import decode, decode_original, kind_of, resize_pixels
 from kerastl.modality.image.header import PIXELS_AT_MOST
 from kerastl.modality.image.orientation import jpeg_orientation
 from kerastl.modality.read import decode_in_chunks
@@ -314,21 +314,10 @@ def test_training_and_serving_decode_the_same_bits(tmp_path: Path) -> None:
     served = tf.saved_model.load(str(tmp_path / "served")).decode(tf.constant(images))
     np.testing.assert_array_equal(np.stack(list(dataset.as_numpy_iterator())), eager)
     np.testing.assert_array_equal(served, eager)
-
-
-Encoded = Callable[[np.ndarray], tf.data.Dataset]
-
-
-def from_files(paths: list[str]) -> Encoded:
-    table = np.array(paths)
-
-    def encoded(indices: np.ndarray) -> tf.data.Dataset:
-        pairs = tf.data.Dataset.from_tensor_slices((indices, table[indices]))
-        return pairs.map(
-            lambda index, path: (index, tf.io.read_file(path)), num_parallel_calls=tf.data.AUTOTUNE
-        )
-
-    return encoded
+    # of graphs that know one format each
+    (part,) = decode_in_chunks(Photograph(32, "pad"), images, [len(images)])
+    np.testing.assert_array_equal(part.inputs["pixels"], eager)
+    assert [kind_of(data) for data in images] == ["jpeg", "png", "webp", "gif", "bmp"]
 
 
 def test_unreadable_images_are_named_and_do_not_end_the_pass(tmp_path: Path) -> None:
@@ -345,12 +334,10 @@ def test_unreadable_images_are_named_and_do_not_end_the_pass(tmp_path: Path) -> 
     reasons = {name: reason for name, (_, reason) in damaged.items()}
     reasons |= {"missing": "no such file", "dangling": "no such file", "folder": "a folder, not a file"}
 
-    # Every second place of the table belongs to another split.
-    places = [str(tmp_path / name) for name in names for _ in range(2)]
-    indices = np.arange(0, len(places), 2)
     advanced: list[int] = []
-    raw = from_files(places)
-    (part,) = decode_in_chunks(Photograph(8), raw, indices, [len(names)], advanced.append)
+    (part,) = decode_in_chunks(
+        Photograph(8), [tmp_path / name for name in names], [len(names)], advanced.append
+    )
     out, found = part.inputs["pixels"], part.reasons
 
     assert {names[position] for position in found} == set(reasons)
@@ -364,45 +351,49 @@ def test_unreadable_images_are_named_and_do_not_end_the_pass(tmp_path: Path) -> 
 def test_readable_images_all_arrive_in_their_places(tmp_path: Path) -> None:
     for n in range(100):
         (tmp_path / f"{n}.png").write_bytes(saved(Image.new("RGB", (5, 9), (n, n, n)), "PNG"))
-    raw = from_files([str(tmp_path / f"{n}.png") for n in range(100)])
-    parts = list(decode_in_chunks(Photograph(6, "crop"), raw, np.arange(100), [70, 30]))
+    raw = [tmp_path / f"{n}.png" for n in range(100)]
+    parts = list(decode_in_chunks(Photograph(6, "crop"), raw, [70, 30]))
     assert [(part.start, part.count, part.reasons) for part in parts] == [(0, 70, {}), (70, 30, {})]
     pixels = np.concatenate([part.inputs["pixels"] for part in parts])
     np.testing.assert_array_equal(pixels[:, 3, 3, 0], np.arange(100))
-
-
-def test_of_many_files_that_are_gone_the_first_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(read, "REASONS_AT_MOST", 2)
-    gone = from_files([f"/nowhere/{n}.png" for n in range(5)])
-    parts = list(decode_in_chunks(Photograph(4), gone, np.arange(5), [1, 4]))
-    reasons = [reason for part in parts for reason in part.reasons.values()]
-    assert reasons[:2] == ["no such file"] * 2 and len(reasons) == 5
-    assert set(reasons[2:]) == {"cannot be read (reasons are given for the first 2 only)"}
 
 
 def test_few_examples_are_read_ahead_of_those_that_were_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(read.os, "cpu_count", lambda: 2)
     data, taken = saved(Image.new("RGB", (4, 4)), "PNG"), []
 
-    def raw(indices: np.ndarray) -> tf.data.Dataset:
-        def one_by_one() -> Iterator[tuple[int, bytes]]:
-            for index in indices.tolist():
-                taken.append(index)
-                yield index, data
+    def raw() -> Iterator[bytes]:
+        for number in range(1000):
+            taken.append(number)
+            yield data
 
-        kinds = (tf.TensorSpec([], tf.int64), tf.TensorSpec([], tf.string))
-        return tf.data.Dataset.from_generator(one_by_one, output_signature=kinds)
-
-    parts = decode_in_chunks(Photograph(4), raw, np.arange(1000), [100] * 10)
+    parts = decode_in_chunks(Photograph(4), raw(), [100] * 10)
     next(parts)
-    # those that wait for the two threads, and four batches on their way from TensorFlow
-    assert 100 <= len(taken) <= 100 + 2 * read.AHEAD_A_THREAD + 5 * read.READ_AT_ONCE
+    # those that the two threads have, and those that wait for one
+    assert 100 <= len(taken) <= 100 + 4 * read.TAKEN_AT_ONCE
     assert sum(1 for _ in parts) == 9 and len(taken) == 1000
 
 
+def test_large_files_are_decoded_before_more_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+    data = saved(Image.new("RGB", (4, 4)), "PNG")
+    for n, padding in enumerate(
+        (10, read.DECODED_AT_ONCE, 10, read.DECODED_AT_ONCE // 2, read.DECODED_AT_ONCE // 2, 10)
+    ):
+        (tmp_path / f"{n}.png").write_bytes(data + bytes(padding))
+    called = read._called
+    monkeypatch.setattr(
+        read, "_called", lambda *arguments: calls.append(len(arguments[2])) or called(*arguments)
+    )  # type: ignore[func-returns-value]
+    (part,) = decode_in_chunks(Photograph(4), [tmp_path / f"{n}.png" for n in range(6)], [6])
+    assert calls == [2, 3, 1] and not part.reasons
+
+
 def test_no_images_and_a_wrong_number_of_them() -> None:
-    nothing = from_files(["x"])
-    (part,) = decode_in_chunks(Photograph(4), nothing, np.arange(0), [0])
+    (part,) = decode_in_chunks(Photograph(4), [], [0])
     assert part.count == 0 and part.reasons == {}
-    with pytest.raises(ValueError, match="expected 1"):
-        next(decode_in_chunks(Photograph(4), nothing, np.arange(1), [2]))
+    for lengths in ([1], [3]):
+        with pytest.raises(ValueError, match="chunks hold"):
+            list(decode_in_chunks(Photograph(4), [b"", b""], lengths))

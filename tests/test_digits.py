@@ -18,14 +18,11 @@ def test_digits_are_scikit_learns_over_the_whole_range() -> None:
     assert len(examples) == 1797 and examples.class_names == tuple("0123456789")
     assert np.array_equal(examples.labels, bundle.target) and examples.labels.dtype == np.int32
     assert examples.ids[0] == "digits:0000" and examples.ids[-1] == "digits:1796"
-    images = [
-        np.asarray(Image.open(io.BytesIO(data)))
-        for data in examples.encoded(np.array([3, 99])).as_numpy_iterator()
-    ]
+    images = [np.asarray(Image.open(io.BytesIO(data))) for data in examples.raw(np.array([3, 99]))]
     for image, counts in zip(images, bundle.images[[3, 99]], strict=True):
         assert image.dtype == np.uint8 and image.shape == (8, 8)
         assert np.array_equal(image, np.round(counts * 255 / 16))
-    assert list(examples.encoded(np.array([], np.int64)).as_numpy_iterator()) == []
+    assert list(examples.raw(np.array([], np.int64))) == []
 
 
 def test_png_is_lossless_and_tensorflow_reads_it() -> None:

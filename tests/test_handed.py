@@ -15,14 +15,15 @@ from kerastl.data.duplicates import UNIQUE
 from kerastl.data.examples import Examples
 from kerastl.data.splits import make_splits
 from kerastl.errors import DataError, RecipeError
+from kerastl.modality import bytes_of
 
 X = np.random.default_rng(0).integers(0, 256, (40, 6, 9, 3)).astype(np.uint8)
 Y = np.arange(40) % 2
 
 
 def decoded(examples: Examples, *indices: int) -> list[np.ndarray]:
-    found = examples.encoded(np.array(indices)).as_numpy_iterator()
-    return [np.asarray(Image.open(io.BytesIO(data))) for data in found]
+    found = examples.raw(np.array(indices))
+    return [np.asarray(Image.open(io.BytesIO(bytes_of(each)))) for each in found]
 
 
 class Frame:
@@ -64,7 +65,7 @@ def test_pixels_are_kept_to_the_level(x: Any, expected: np.ndarray) -> None:
     assert all(
         np.array_equal(a, b) for a, b in zip(decoded(examples, 0, 3, 39), expected[[0, 3, 39]], strict=True)
     )
-    assert list(examples.encoded(np.array([], np.int64)).as_numpy_iterator()) == []
+    assert list(examples.raw(np.array([], np.int64))) == []
 
 
 def test_tensors_are_arrays() -> None:

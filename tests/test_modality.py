@@ -41,7 +41,11 @@ class Vectors:
     def facts(self) -> dict[str, Any]:
         return {"scale": self.scale}
 
-    def decode(self, raw: tf.Tensor) -> dict[str, tf.Tensor]:
+    @staticmethod
+    def kind_of(raw: bytes) -> str:
+        return "" if raw.startswith(b"text") else "numbers"
+
+    def decode(self, raw: tf.Tensor, kind: str | None = None) -> dict[str, tf.Tensor]:
         values = tf.io.decode_raw(raw, tf.float32)[:LENGTH] * self.scale
         length = tf.size(values)
         filled = tf.pad(values, [[0, LENGTH - length]])
@@ -88,9 +92,6 @@ GIVEN = [np.arange(1, 1 + count % (LENGTH + 2), dtype=np.float32) + count for co
 
 
 def split_of(raws: list[bytes]) -> Split:
-    def encoded(indices: np.ndarray) -> tf.data.Dataset:
-        return tf.data.Dataset.from_tensor_slices(np.array(raws, object)[indices])
-
     count = len(raws)
     examples = Examples(
         ids=text_column([f"v{number}" for number in range(count)]),
@@ -98,7 +99,7 @@ def split_of(raws: list[bytes]) -> Split:
         class_names=("even", "odd"),
         groups=repeated("", count),
         splits=repeated("", count),
-        encoded=encoded,
+        raw=lambda indices: (raws[index] for index in indices),
         origin="numbers of a test",
         place="a test",
         stamps=no_stamps(count),

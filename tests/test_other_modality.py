@@ -39,7 +39,11 @@ class Series:
 
         return tf.debugging.assert_greater(tf.strings.length(raw), 0, "an empty series")
 
-    def decode(self, raw: Any) -> dict[str, Any]:
+    @staticmethod
+    def kind_of(raw: bytes) -> str:
+        return "series"
+
+    def decode(self, raw: Any, kind: str | None = None) -> dict[str, Any]:
         import tensorflow as tf
 
         values = tf.io.decode_raw(raw, tf.float32) * self.scale

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -323,12 +323,12 @@ def test_predict_follows_links_and_names_those_that_lead_nowhere(tmp_path: Path)
 
 
 def test_classes_are_looked_at_before_images_are_decoded(tmp_path: Path) -> None:
-    def refuse(indices: np.ndarray) -> tf.data.Dataset:
+    def refuse(indices: np.ndarray) -> Iterator[bytes]:
         raise AssertionError("the images were asked for")
 
     lay(tmp_path, {"cat/1.png": b"", "zebra/1.png": b""})
     data = DataRecipe(source=str(tmp_path))
-    examples = dataclasses.replace(open_examples(data), encoded=refuse)
+    examples = dataclasses.replace(open_examples(data), raw=refuse)
     split = Split("test", examples, np.arange(2))
     with pytest.raises(DataError, match="'zebra' that the model does not know"):
         decode_labelled(split, Photograph(32), ("cat", "dog"), tmp_path, Progress())
@@ -355,15 +355,11 @@ def test_one_pass_reads_pictures_of_both_ways_in_their_places(tmp_path: Path) ->
         kind, options = kinds[number % 4]
         path = tmp_path / str(number)
         path.write_bytes(saved(kind, Image.new("RGB", (9, 9), (number * 5,) * 3), **options))
-        paths.append(str(path))
+        paths.append(path)
     (tmp_path / "7").write_bytes(b"rubbish")
     (tmp_path / "8").write_bytes(run_length_bmp())
 
-    def encoded(indices: np.ndarray) -> tf.data.Dataset:
-        pairs = tf.data.Dataset.from_tensor_slices((indices, np.array(paths)[indices]))
-        return pairs.map(lambda index, path: (index, tf.io.read_file(path)))
-
-    (part,) = decode_in_chunks(Photograph(8), encoded, np.arange(40), [40])
+    (part,) = decode_in_chunks(Photograph(8), paths, [40])
     out = part.inputs["pixels"]
     assert part.reasons == {7: "not an image that TensorFlow or Pillow decodes"}
     good = [number for number in range(40) if number not in (7, 8)]

@@ -14,7 +14,7 @@ from held import Held
 from PIL import Image as Picture
 
 from kerastl.backbones import get_backbone
-from kerastl.data.examples import Examples, Split
+from kerastl.data.examples import Split
 from kerastl.data.sources import open_examples
 from kerastl.features import inputs as inputs_module
 from kerastl.features.cache import Cache
@@ -120,9 +120,9 @@ def test_files_that_did_not_change_are_not_read_again(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[int] = []
-    indexed = Examples.indexed
+    raw = Split.raw
     monkeypatch.setattr(
-        Examples, "indexed", lambda self, indices: read.append(len(indices)) or indexed(self, indices)
+        Split, "raw", lambda self, positions: read.append(len(positions)) or raw(self, positions)
     )  # type: ignore[func-returns-value]
     sizes = []
     for change in (lambda data: None, lambda data: None, touch):
@@ -142,7 +142,7 @@ def test_files_that_did_not_change_are_not_read_again(
 def test_where_nothing_is_kept_beyond_the_run_no_file_is_read_for_its_content(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
 ) -> None:
-    monkeypatch.setattr(Examples, "indexed", lambda self, indices: pytest.fail("a file is read"))
+    monkeypatch.setattr(Split, "raw", lambda self, positions: pytest.fail("a file is read"))
     with Cache(CacheRecipe(mode=mode), tmp_path / "scratch") as cache:
         assert len(np.unique(content_keys(split_of(data), cache), axis=0)) == 72
 

@@ -257,14 +257,14 @@ def test_the_house_holds(check: Callable[[Path], Violations]) -> None:
 @pytest.mark.parametrize(
     ("check", "place", "source"),
     [
-        (floor_violations, "data/encoded_files.py", "from kerastl.training import phase"),
-        (floor_violations, "data/encoded_files.py", "def f():\n    from kerastl.features.views import Views"),
+        (floor_violations, "data/labels.py", "from kerastl.training import phase"),
+        (floor_violations, "data/labels.py", "def f():\n    from kerastl.features.views import Views"),
         (floor_violations, "modality/draws.py", "from kerastl.recipe import Recipe"),
-        (floor_violations, "data/encoded_files.py", "from kerastl import jobs"),
-        (floor_violations, "data/encoded_files.py", "import kerastl"),
+        (floor_violations, "data/labels.py", "from kerastl import jobs"),
+        (floor_violations, "data/labels.py", "import kerastl"),
         (floor_violations, "recipe/load.py", "import kerastl.run"),
         (floor_violations, "attic/dust.py", ""),
-        (size_violations, "data/encoded_files.py", "x = 1\n" * 321),
+        (size_violations, "data/labels.py", "x = 1\n" * 321),
         (heavy_imports, "cli/fit.py", "import tensorflow as tf"),
         (heavy_imports, "modality/image/recipe_keys.py", "import tensorflow as tf"),
         (heavy_imports, "recipe/load.py", "try:\n    from keras import ops\nexcept ImportError:\n    pass"),
@@ -303,7 +303,7 @@ def test_a_crooked_wall_is_caught(
         ("model/freezing.py", "layer.trainable = False\nlayer.trainable_variables"),
         ("cli/fit.py", "def f():\n    import tensorflow"),
         ("modality/image/decode.py", "import tensorflow as tf"),
-        ("data/encoded_files.py", "from kerastl.data import folder\nfrom kerastl.errors import DataError"),
+        ("data/labels.py", "from kerastl.data import folder\nfrom kerastl.errors import DataError"),
     ],
 )
 def test_a_straight_wall_is_left_alone(tmp_path: Path, place: str, source: str) -> None:

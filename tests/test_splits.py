@@ -34,7 +34,7 @@ def examples_of(
         class_names=tuple(f"class {code}" for code in range(count)),
         groups=text_column(groups or [""] * len(ids)),
         splits=given,
-        encoded=never,
+        raw=never,
         noun="image",
         origin="table in a test",
         place="nowhere",
@@ -294,11 +294,11 @@ def test_rare_labels_are_left_out_and_images_of_other_labels_stay() -> None:
     labels = np.zeros((60, 4), np.uint8)
     labels[:50, 0] = labels[10:59, 1] = 1
     labels[5, 2] = labels[59, 3] = 1
-    examples = replace(examples_of([f"{row}" for row in range(60)], labels), encoded=lambda indices: indices)  # type: ignore[arg-type,return-value]
+    examples = replace(examples_of([f"{row}" for row in range(60)], labels), raw=iter)  # type: ignore[arg-type]
     splits = make_splits(examples, replace(DATA, min_images_per_class=2))
     assert splits.class_names == ("class 0", "class 1") and sum(splits.counts().values()) == 59
     kept = splits.train.examples
-    assert list(kept.encoded(np.array([4, 5]))) == [4, 5] and "59" not in kept.ids  # type: ignore[call-overload]
+    assert list(kept.raw(np.array([4, 5]))) == [4, 5] and "59" not in kept.ids  # type: ignore[comparison-overlap]
 
 
 def test_without_leaves_out_positions_of_the_split() -> None:

@@ -99,8 +99,7 @@ def recipe(prepared: Path, name: str = "ktl_pictures", **keys: Any) -> DataRecip
 
 
 def numbers(examples: Examples, indices: np.ndarray) -> list[int]:
-    images = examples.encoded(indices).as_numpy_iterator()
-    return [int(np.asarray(Image.open(io.BytesIO(data)))[0, 0, 0]) for data in images]
+    return [int(np.asarray(Image.open(io.BytesIO(data)))[0, 0, 0]) for data in examples.raw(indices)]
 
 
 def stored_numbers(prepared: Path, split: str) -> list[int]:
@@ -130,10 +129,25 @@ def test_any_indices_give_their_own_images_across_shards_and_splits(prepared: Pa
     whole = numbers(examples, np.arange(len(examples)))
     for indices in ([0], [5, 19, 20, 21, 44, 59], [58, 61, 71], []):
         assert numbers(examples, np.array(indices, np.int64)) == [whole[index] for index in indices]
-    pairs = list(examples.indexed(np.array([3, 70])).as_numpy_iterator())
-    assert [index for index, _ in pairs] == [3, 70]
     with pytest.raises(ValueError, match="strictly"):
-        examples.encoded(np.array([2, 1]))
+        examples.raw(np.array([2, 1]))
+
+
+def test_a_damaged_file_of_a_set_ends_the_reading(prepared: Path, tmp_path: Path) -> None:
+    shutil.copytree(prepared, tmp_path / "tfds")
+    examples = open_examples(recipe(tmp_path / "tfds"))
+    every = np.arange(len(examples))
+    assert len(numbers(examples, every)) == TRAIN_COUNT + TEST_COUNT, "the control"
+    file = sorted((tmp_path / "tfds").rglob("ktl_pictures-train.tfrecord-00001*"))[0]
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 255
+    file.write_bytes(data)
+    for read in (lambda: numbers(examples, every), lambda: open_examples(recipe(tmp_path / "tfds"))):
+        with pytest.raises(
+            DataError,
+            match=r"ktl_pictures/1.2.0 in .* are damaged: corrupted record at [0-9]+. Prepare it again",
+        ):
+            read()
 
 
 def test_parts_of_a_split_keep_the_ids_of_the_whole(prepared: Path) -> None:

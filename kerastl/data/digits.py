@@ -13,7 +13,7 @@ from kerastl.data.png import encode_png
 from kerastl.modality.image import Image
 
 if TYPE_CHECKING:
-    import tensorflow as tf
+    pass
 
 
 def open_digits() -> Examples:
@@ -30,22 +30,13 @@ def open_digits() -> Examples:
     splits = repeated(CARVE, len(labels))
     class_names = tuple(str(digit) for digit in range(10))
 
-    def encoded(indices: np.ndarray) -> tf.data.Dataset:
-        import tensorflow as tf
-
-        # An empty list would become float32.
-        images = tf.constant(
-            [encode_png(pixels[index]) for index in indices], dtype=tf.string, shape=len(indices)
-        )
-        return tf.data.Dataset.from_tensor_slices(images)
-
     return Examples(
         ids=ids,
         labels=labels,
         class_names=class_names,
         groups=repeated("", len(labels)),
         splits=splits,
-        encoded=encoded,
+        raw=lambda indices: (encode_png(pixels[index]) for index in indices),
         noun=Image.noun,
         origin="the digits bundled with scikit-learn",
         place="scikit-learn digits",

@@ -10,18 +10,17 @@ shared string. NumPy's StringDType is denser still, but TensorFlow and older pic
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 
 from kerastl.data.looks import Looks
+from kerastl.modality import RawExample
 from kerastl.recipe.schema import DataRecipe
 from kerastl.task import Task, task_named
-
-if TYPE_CHECKING:
-    import tensorflow as tf
 
 TRAIN, VALIDATION, TEST = SPLIT_NAMES = ("train", "validation", "test")
 CARVE = ""
@@ -40,8 +39,7 @@ class Examples:
         class_names: sorted, or in TFDS' own order.
         groups: object [n] of str; equal values must stay in one split; '' for none.
         splits: object [n] of 'train', 'validation', 'test', or '' where the split is still to be carved.
-        encoded: strictly increasing int64 indices -> dataset of scalar tf.string, in that order: the
-            original encoded bytes. A file that cannot be read raises at its turn, not before.
+        raw: strictly increasing int64 indices -> the raw examples in that order: bytes, or the path of the file that holds them.
         origin: the source in words, for messages.
         place: what the ids are relative to, such as the absolute path of a folder.
         stamps: int64 [n, k], what tells that a file was replaced: size and time of change of files.
@@ -61,7 +59,7 @@ class Examples:
     class_names: tuple[str, ...]
     groups: np.ndarray
     splits: np.ndarray
-    encoded: Callable[[np.ndarray], tf.data.Dataset]
+    raw: Callable[[np.ndarray], Iterator[RawExample]]
     origin: str
     place: str
     stamps: np.ndarray
@@ -81,17 +79,6 @@ class Examples:
     def task(self) -> Task:
         """The task of the labels."""
         return task_named("classification" if self.labels.ndim == 1 else "multi_label")
-
-    def indexed(self, indices: np.ndarray) -> tf.data.Dataset:
-        """`encoded` with each example's index before it, as (tf.int64, tf.string).
-
-        An example that fails takes its index along, so that `ignore_errors()` leaves the others paired
-        as they were. Parallel work is best mapped onto this, not put before it.
-        """
-        import tensorflow as tf
-
-        positions = tf.data.Dataset.from_tensor_slices(np.asarray(indices, dtype=np.int64))
-        return tf.data.Dataset.zip(positions, self.encoded(indices))
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,9 +109,9 @@ class Split:
         """Number of examples."""
         return len(self.indices)
 
-    def encoded(self) -> tf.data.Dataset:
-        """The encoded examples as scalar tf.string, in the order of `ids`."""
-        return self.examples.encoded(self.indices)
+    def raw(self, positions: np.ndarray) -> Iterator[RawExample]:
+        """The raw examples at increasing positions of the split; see `Examples`."""
+        return self.examples.raw(self.indices[positions])
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,12 +175,19 @@ def some_examples(examples: Examples, classes: np.ndarray) -> Examples:
         class_names=names,
         groups=examples.groups[rows],
         splits=examples.splits[rows],
-        encoded=lambda indices: examples.encoded(rows[np.asarray(indices, dtype=np.int64)]),
+        raw=lambda indices: examples.raw(rows[np.asarray(indices, dtype=np.int64)]),
         stamps=examples.stamps[rows],
         fingerprint=fingerprint((), (rows,), examples.fingerprint, *names),
         contents=None if examples.contents is None else examples.contents[rows],
         looks=Looks(),
     )
+
+
+def files_in(root: str, ids: np.ndarray) -> Callable[[np.ndarray], Iterator[Path]]:
+    """`Examples.raw` of examples that are files; relative ids (object [n] of str) start from the folder `root`."""
+    base = os.path.abspath(root)
+    # Paths are joined here and not while indexing: the columns hold no second copy of them.
+    return lambda indices: (Path(base, ids[index]) for index in indices)
 
 
 def label_counts(labels: np.ndarray, class_count: int) -> np.ndarray:

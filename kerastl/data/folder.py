@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from kerastl.data.duplicates import equal_files
-from kerastl.data.encoded_files import encoded_files
 from kerastl.data.examples import (
     CARVE,
     TRAIN,
     Examples,
+    files_in,
     fingerprint,
     listed,
     repeated,
@@ -292,7 +292,7 @@ def _columns(root: Path, class_names: tuple[str, ...], found: _Found, depth: int
         if depth is None
         else text_column([_group(each, depth) for each in ids]),
         splits=splits,
-        encoded=encoded_files(str(root), ids),
+        raw=files_in(str(root), ids),
         noun=Image.noun,
         origin=f"folder {root}",
         place=os.path.abspath(root),

@@ -7,7 +7,7 @@ export are the same for them as for all other images.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -252,7 +252,7 @@ def _examples(
             class_names=class_names,
             groups=groups,
             splits=splits,
-            encoded=_reader(files),
+            raw=lambda indices: iter(files[indices]),
             noun=Image.noun,
             origin=f"{counted(len(stored), 'image')} in {kind}",
             place=HANDED,
@@ -263,14 +263,3 @@ def _examples(
             recipe=DataRecipe(source=f"{HANDED}{kind}", task=task),
         )
     )
-
-
-def _reader(files: np.ndarray) -> Callable[[np.ndarray], tf.data.Dataset]:
-    def encoded(indices: np.ndarray) -> tf.data.Dataset:
-        import tensorflow as tf
-
-        # An empty list would become float32.
-        chosen = tf.constant([files[index] for index in indices], dtype=tf.string, shape=len(indices))
-        return tf.data.Dataset.from_tensor_slices(chosen)
-
-    return encoded

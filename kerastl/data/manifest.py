@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from kerastl.data.duplicates import equal_files
-from kerastl.data.encoded_files import encoded_files
 from kerastl.data.examples import (
     Examples,
+    files_in,
     fingerprint,
     listed,
     text_column,
@@ -73,7 +73,7 @@ def _columns(table: Table) -> Examples:
         class_names=class_names,
         groups=groups,
         splits=splits,
-        encoded=encoded_files(root, ids),
+        raw=files_in(root, ids),
         noun=Image.noun,
         origin=table.name if table.frame is not None else f"manifest {table.path}",
         place=os.path.abspath(root),

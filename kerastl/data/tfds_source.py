@@ -12,9 +12,9 @@ import hashlib
 import os
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -31,12 +31,10 @@ from kerastl.data.examples import (
 )
 from kerastl.data.skipped import SkippedNames
 from kerastl.data.tfds_listing import INFO_FILE, prepared_datasets, tfds_folder
+from kerastl.data.tfds_reading import Part, raw_reader, rows_of
 from kerastl.errors import DataError, nearest
 from kerastl.modality.image import Image
 from kerastl.recipe.schema import DataRecipe
-
-if TYPE_CHECKING:
-    import tensorflow as tf
 
 
 def open_tfds(name: str, data: DataRecipe) -> Examples:
@@ -60,7 +58,7 @@ def open_tfds(name: str, data: DataRecipe) -> Examples:
     """
     builder = _builder(name, data.data_dir)
     image_key, label_key = _feature_keys(builder, name)
-    parts, splits = list[_Part](), list[np.ndarray]()
+    parts, splits = list[Part](), list[np.ndarray]()
     labels, digests = list[np.ndarray](), list[np.ndarray]()
     skipped = SkippedNames()
     for split, spec, is_default in _split_specs(builder, name, data):
@@ -86,16 +84,6 @@ def open_tfds(name: str, data: DataRecipe) -> Examples:
     _check_disjoint(ids, np.concatenate(splits), name)
     examples = _columns(builder, parts, ids, labels, np.concatenate(splits), image_key, label_key, skipped)
     return replace(examples, contents=copies_of(np.concatenate(digests)))
-
-
-@dataclass(frozen=True, eq=False)
-class _Part:
-    """A stretch of one stored split; `stored` are the increasing positions in it that have a label."""
-
-    split: str
-    start: int
-    stop: int
-    stored: np.ndarray
 
 
 def _builder(name: str, data_dir: str | None) -> Any:
@@ -193,38 +181,21 @@ def _pieces(builder: Any, name: str, split: str, spec: str) -> list[tuple[str, i
     ]
 
 
-def _read(builder: Any, split: str, start: int, stop: int, decoders: Any) -> tf.data.Dataset:
-    """Examples `start` to `stop` of a stored split, in the order in which they are stored."""
-    import tensorflow_datasets as tfds
-
-    return builder.as_dataset(
-        split=tfds.core.ReadInstruction(split, from_=start, to=stop, unit="abs"),
-        shuffle_files=False,
-        decoders=decoders,
-        read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False),
-    )
-
-
 def _labelled(
     builder: Any, keys: tuple[str, str], split: str, start: int, stop: int
-) -> tuple[_Part, np.ndarray, np.ndarray]:
+) -> tuple[Part, np.ndarray, np.ndarray]:
     """A stretch of a stored split, and of those in it that have a label int32 labels and digests of the images."""
-    import tensorflow_datasets as tfds
-
     if stop <= start:
-        return _Part(split, start, start, np.zeros(0, np.int64)), np.zeros(0, np.int32), np.zeros(0, np.int64)
+        return Part(split, start, start, np.zeros(0, np.int64)), np.zeros(0, np.int32), np.zeros(0, np.int64)
     image_key, label_key = keys
-    wanted = tfds.decode.PartialDecoding(
-        {image_key: True, label_key: True}, decoders={image_key: tfds.decode.SkipDecoding()}
-    )
     labels, digests = array("i"), array("q")
     # Every byte of a split is read for its labels anyway: a record is all that can be read at once.
-    for row in _read(builder, split, start, stop, wanted).as_numpy_iterator():
+    for row in rows_of(builder, split, np.arange(start, stop), image_key, label_key):
         labels.append(int(row[label_key]))
         digests.append(digest_of(row[image_key]))
     codes = np.frombuffer(labels, dtype=np.intc).astype(np.int32)
     has_label = codes >= 0
-    part = _Part(split, start, stop, start + np.flatnonzero(has_label))
+    part = Part(split, start, stop, start + np.flatnonzero(has_label))
     return part, codes[has_label], np.frombuffer(digests, dtype=np.int64)[has_label]
 
 
@@ -253,7 +224,7 @@ def _check_disjoint(ids: np.ndarray, splits: np.ndarray, name: str) -> None:
 
 def _columns(
     builder: Any,
-    parts: list[_Part],
+    parts: list[Part],
     ids: np.ndarray,
     part_labels: list[np.ndarray],
     splits: np.ndarray,
@@ -271,28 +242,13 @@ def _columns(
         )
     labels = np.searchsorted(present, codes).astype(np.int32)
     state = _state(builder)
-    ends = np.cumsum([len(part.stored) for part in parts])
-
-    def encoded(indices: np.ndarray) -> tf.data.Dataset:
-        import tensorflow as tf
-
-        wanted = np.asarray(indices, dtype=np.int64)
-        if (np.diff(wanted) <= 0).any():
-            raise ValueError("indices must increase strictly: TFDS can only be read from front to back")
-        whole = tf.data.Dataset.from_tensor_slices(tf.zeros([0], tf.string))
-        for part, end in zip(parts, ends, strict=True):
-            inside = wanted[(wanted >= end - len(part.stored)) & (wanted < end)] - (end - len(part.stored))
-            if len(inside):
-                whole = whole.concatenate(_encoded_part(builder, image_key, part.split, part.stored[inside]))
-        return whole.apply(tf.data.experimental.assert_cardinality(len(wanted)))
-
     return Examples(
         ids=ids,
         labels=labels,
         class_names=names,
         groups=repeated("", len(ids)),
         splits=splits,
-        encoded=encoded,
+        raw=raw_reader(builder, image_key, parts),
         noun=Image.noun,
         origin=f"TFDS set {builder.info.full_name}",
         place=f"tfds:{builder.info.full_name} in {builder.data_dir}, files {state}",
@@ -301,20 +257,3 @@ def _columns(
         skipped=skipped.lines(),
         warnings=skipped.lines(),
     )
-
-
-def _encoded_part(builder: Any, image_key: str, split: str, stored: np.ndarray) -> tf.data.Dataset:
-    """The stored images at increasing positions of one stored split, as scalar tf.string."""
-    import tensorflow as tf
-    import tensorflow_datasets as tfds
-
-    start, stop = int(stored[0]), int(stored[-1]) + 1
-    mask = np.zeros(stop - start, dtype=bool)
-    mask[stored - start] = True
-    decoders = tfds.decode.PartialDecoding(
-        {image_key: True}, decoders={image_key: tfds.decode.SkipDecoding()}
-    )
-    rows = _read(builder, split, start, stop, decoders)
-    keep = tf.data.Dataset.from_tensor_slices(mask)
-    wanted = tf.data.Dataset.zip(keep, rows).filter(lambda kept, row: kept)
-    return wanted.map(lambda kept, row: row[image_key])

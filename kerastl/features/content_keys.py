@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from kerastl.data.examples import Split, spread_positions
 from kerastl.features.cache import Cache
+from kerastl.modality import RawExample, bytes_of
 from kerastl.progress import Progress
 from kerastl.store.array import ArrayKey, digests
 from kerastl.store.store import Part
@@ -17,6 +19,8 @@ KEY = ArrayKey("contents", {"digest": "blake2b-128"}, (2,), "uint64", {"data": "
 # So many files are read again though they seem unchanged, in case a whole set was replaced with its times put back.
 SAMPLED = 16
 DIGESTS_AT_ONCE = 256
+# By one thread.
+READ_AT_ONCE = 16
 
 
 def content_keys(split: Split, cache: Cache, progress: Progress = Progress()) -> np.ndarray:
@@ -82,7 +86,20 @@ def names_of(split: Split) -> np.ndarray:
 
 def _read(split: Split, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Positions that could be read, and the digests of what they hold."""
-    read = split.examples.indexed(split.indices[positions]).ignore_errors().as_numpy_iterator()
-    pairs = [(int(index), data) for index, data in read]
-    at = np.searchsorted(split.indices, np.array([index for index, _ in pairs], np.int64))
-    return at, digests([data for _, data in pairs])
+    examples = list(split.raw(positions))
+    tasks = [examples[start : start + READ_AT_ONCE] for start in range(0, len(examples), READ_AT_ONCE)]
+    with ThreadPoolExecutor() as pool:
+        found = [each for digested in pool.map(_digested, tasks) for each in digested]
+    read = np.array([bool(each) for each in found], bool)
+    return positions[read], np.frombuffer(b"".join(found), np.uint64).reshape(-1, 2)
+
+
+def _digested(examples: Sequence[RawExample]) -> list[bytes]:
+    """Digests of some examples; empty for those that cannot be read."""
+    found = []
+    for each in examples:
+        try:
+            found.append(digests([bytes_of(each)]).tobytes())
+        except OSError:  # decoding tells why
+            found.append(b"")
+    return found

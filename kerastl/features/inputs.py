@@ -274,7 +274,7 @@ def _decoded(
     split: Split, rows: np.ndarray, modality: Modality, lengths: Sequence[int], *advance: Any
 ) -> Iterator[Decoded]:
     """Examples at increasing positions of a split, in parts of these lengths."""
-    return decode_in_chunks(modality, split.examples.indexed, split.indices[rows], lengths, *advance)
+    return decode_in_chunks(modality, split.raw(rows), lengths, *advance)
 
 
 def _from_front(split: Split) -> bool:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection
 
 import numpy as np
-import tensorflow as tf
 
 from kerastl.data.examples import Split, spread_positions
 from kerastl.errors import DataError
-from kerastl.modality import Modality
-from kerastl.modality.read import describe_failure
+from kerastl.modality import Modality, bytes_of
+from kerastl.modality.read import why_unread
 from kerastl.progress import Progress
 from kerastl.wording import counted
 
@@ -40,15 +39,14 @@ def readable_examples(split: Split, modality: Modality, progress: Progress) -> t
     found: dict[int, bytes] = {}
     reasons: dict[int, str] = {}
     for _ in range(_ATTEMPTS):
-        indices = split.indices[np.array(wanted, np.int64)]
-        for index, data in split.examples.indexed(indices).ignore_errors().as_numpy_iterator():
-            position = int(np.searchsorted(split.indices, index))
+        for position, raw in zip(wanted, split.raw(np.array(wanted, np.int64)), strict=True):
             try:
-                found[position], _ = modality.servable(data)
+                found[position], _ = modality.servable(bytes_of(raw))
+            except OSError as error:
+                reasons[position] = why_unread(modality, error)
             except ValueError as error:
                 reasons[position] = str(error)
         missing = [position for position in wanted if position not in found]
-        reasons |= {position: "" for position in missing if position not in reasons}
         tried = found.keys() | reasons.keys()
         wanted = sorted(
             {each for position in missing for each in _next_untried(position, split.count, tried)}
@@ -57,7 +55,7 @@ def readable_examples(split: Split, modality: Modality, progress: Progress) -> t
             break
     if reasons:
         bad = min(reasons)
-        first = f"{split.ids[bad]}: {reasons[bad] or _reading_problem(split, modality, bad)}"
+        first = f"{split.ids[bad]}: {reasons[bad]}"
         if not found:
             raise DataError(
                 f"None of {counted(len(reasons), f'{split.name} {modality.noun}')} can be read, the first is {first}. The exported model "
@@ -74,11 +72,3 @@ def readable_examples(split: Split, modality: Modality, progress: Progress) -> t
 def _next_untried(position: int, count: int, tried: Collection[int]) -> list[int]:
     """The next position, or none where all were tried."""
     return next(([each] for each in (*range(position, count), *range(position)) if each not in tried), [])
-
-
-def _reading_problem(split: Split, modality: Modality, position: int) -> str:
-    try:
-        next(iter(split.examples.encoded(split.indices[[position]])))
-    except tf.errors.OpError as error:
-        return describe_failure(modality, error)
-    return "it could not be read a moment ago"

@@ -15,12 +15,16 @@ from kerastl.errors import UserError, nearest
 from kerastl.progress import Progress
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
     import tensorflow as tf
 
 # Of files that name no modality: they are older than the choice.
 FIRST = "image"
 
+# A raw example: its bytes, or the path of the file that holds them.
+RawExample: TypeAlias = "bytes | Path"
 # Some examples: the name of each input of the network -> its array, [b, ...].
 Batch: TypeAlias = Mapping[str, "np.ndarray"]
 
@@ -139,11 +143,17 @@ class Modality(Protocol):
     def facts(self) -> dict[str, Any]:
         """All that decoded inputs depend on apart from the raw bytes, as plain values: part of the cache keys."""
 
-    def decode(self, raw: tf.Tensor) -> dict[str, tf.Tensor]:
+    @staticmethod
+    def kind_of(raw: bytes) -> str:
+        """The kind of raw bytes, by their beginning, as `decode` tells them apart; '' for those that it does not take as they are."""
+
+    def decode(self, raw: tf.Tensor, kind: str | None = None) -> dict[str, tf.Tensor]:
         """The named inputs of one example, by TensorFlow operations alone: training, evaluation and serving share it.
 
         Args:
             raw: scalar string.
+            kind: what `kind_of` says of all examples that are going to be decoded, so that the graph needs nothing for others;
+                None if that is not known.
 
         Raises:
             tf.errors.OpError: it cannot be decoded.
@@ -198,6 +208,15 @@ class Modality(Protocol):
 
     def shown(self, inputs: Batch) -> Sequence[Any]:
         """Each example as a person sees it in a plot: a picture, uint8 [height, width, 3]."""
+
+
+def bytes_of(raw: RawExample) -> bytes:
+    """A raw example, read where it is a file.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    return raw if isinstance(raw, bytes) else raw.read_bytes()
 
 
 def modality_of(settings: Any) -> Modality:

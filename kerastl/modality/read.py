@@ -5,31 +5,27 @@ What TensorFlow cannot decode is converted first (`Modality.servable`): then the
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
+import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from kerastl.modality import Batch, Modality, count_of
-from kerastl.pipeline import untuned
+from kerastl.modality import Batch, Modality, RawExample, bytes_of, count_of
 
-# Raw examples that are read at a time, and how many wait for each thread: enough to keep all busy, and few where each has 20 MB.
-READ_AT_ONCE = 8
-AHEAD_A_THREAD = 4
-# Of files that cannot be opened. Beyond this many the run stops anyway; looking at each would only keep the user waiting.
-REASONS_AT_MOST = 1000
+# Raw examples that a thread takes at a time, and the bytes of which it decodes as many as there are by one call of the graph: a
+# call takes half a millisecond beside the decoding, and few are to lie in memory where each has 20 MB.
+TAKEN_AT_ONCE = 32
+DECODED_AT_ONCE = 1 << 20
 # Examples between two reports of progress: few enough for one a second.
 REPORTED = 64
-
-# From sorted indices, a dataset of (int64 index, string scalar: raw bytes) in that order. The index has to be attached
-# before anything that may fail, such as reading the file.
-Raw = Callable[[np.ndarray], tf.data.Dataset]
 
 
 @dataclass(frozen=True)
@@ -56,56 +52,50 @@ class Decoded:
 
 def decode_in_chunks(
     modality: Modality,
-    raw: Raw,
-    indices: np.ndarray,
+    raw: Iterable[RawExample],
     lengths: Sequence[int],
     advance: Callable[[int], None] = lambda count: None,
 ) -> Iterator[Decoded]:
     """Decode examples in parallel, chunk by chunk; an unreadable one does not end the pass.
 
-    Threads call one graph. In a `tf.data` pipeline each pass would set that graph up anew, for as long as a thousand small
-    images take, and decode no faster.
+    Threads read files and call one graph. In a `tf.data` pipeline each pass would set that graph up anew, for as long as a
+    thousand small images take, and decode no faster.
 
     Args:
         modality: decodes.
-        raw: where the examples come from.
-        indices: sorted int64 [n], no value twice.
-        lengths: examples in each chunk; their sum is n.
+        raw: the examples.
+        lengths: examples in each chunk; their sum is the number of examples.
         advance: called with the number of examples that were done since its last call.
 
     Yields:
         The chunks, in order.
+
+    Raises:
+        ValueError: there are fewer or more examples than the chunks hold.
     """
-    indices = np.asarray(indices, dtype=np.int64)
-    if sum(lengths) != len(indices):
-        raise ValueError(f"the chunks hold {sum(lengths)} examples; expected {len(indices)}.")
-    results = _in_order(modality, raw, indices)
-    ahead = next(results, None)
-    left_out = 0
+    results = _in_order(modality, raw)
     for start, length in zip(np.cumsum([0, *lengths])[:-1].tolist(), lengths, strict=True):
         chunk = {name: np.zeros((length, *each.shape), each.dtype) for name, each in modality.spec.items()}
         reasons: dict[int, str] = {}
         converted: dict[int, str] = {}
-        done = 0
-        for position in range(start, start + length):
-            if ahead is not None and ahead[0] == position:
-                result, ahead = ahead[1], next(results, None)
-            elif (left_out := left_out + 1) <= REASONS_AT_MOST:
-                result = _read_alone(modality, raw, indices[position : position + 1])
-            else:
-                result = f"cannot be read (reasons are given for the first {REASONS_AT_MOST:,} only)"
+        at, done = -1, 0
+        for at, result in enumerate(itertools.islice(results, length)):
             if isinstance(result, str):
-                reasons[position] = result
+                reasons[start + at] = result
             else:
                 for name, value in result[0].items():
-                    chunk[name][position - start] = value
-                converted |= {position: result[1]} if result[1] else {}
-            if (position + 1 - start) % REPORTED == 0:
+                    chunk[name][at] = value
+                converted |= {start + at: result[1]} if result[1] else {}
+            if (at + 1) % REPORTED == 0:
                 advance(REPORTED)
                 done += REPORTED
+        if at + 1 < length:
+            raise ValueError(f"there are {start + at + 1} examples; the chunks hold {sum(lengths)}.")
         if length > done:
             advance(length - done)
         yield Decoded(start, chunk, reasons, converted)
+    if next(results, None) is not None:
+        raise ValueError(f"there are more examples than the {sum(lengths)} that the chunks hold.")
 
 
 def decode_each(modality: Modality, raw: Sequence[bytes]) -> Batch:
@@ -118,72 +108,104 @@ def decode_each(modality: Modality, raw: Sequence[bytes]) -> Batch:
     return {name: np.stack([each[name].numpy() for each in decoded]) for name in decoded[0]}
 
 
+def why_unread(modality: Modality, error: Exception) -> str:
+    """Why an example could not be read or decoded, in one short line without the framing of TensorFlow or the system."""
+    said = error.message if isinstance(error, tf.errors.OpError) else getattr(error, "strerror", None)
+    return modality.reason_of(said or "") or type(error).__name__
+
+
 # Named inputs of an example and the format that it was converted from, '' where it was not; or why it cannot be read.
 _Result = tuple[dict[str, np.ndarray], str] | str
+_tracing = threading.Lock()
 
 
-def _in_order(modality: Modality, raw: Raw, indices: np.ndarray) -> Iterator[tuple[int, _Result]]:
-    """Position and result of each example that the source yields, in order; a file that cannot be opened is left out."""
-    decode_one = _traced_decode(modality)
+def _in_order(modality: Modality, raw: Iterable[RawExample]) -> Iterator[_Result]:
     threads = os.cpu_count() or 1
-    batches = untuned(raw(indices).ignore_errors().batch(READ_AT_ONCE).prefetch(2)).as_numpy_iterator()
-    waiting: deque[tuple[int, Future[_Result]]] = deque()
+    waiting: deque[Future[list[_Result]]] = deque()
+    examples = iter(raw)
     pool = ThreadPoolExecutor(threads)
     try:
-        for numbers, examples in batches:
-            for position, data in zip(np.searchsorted(indices, numbers).tolist(), examples, strict=True):
-                waiting.append((position, pool.submit(_result_of, modality, decode_one, data)))
-            while len(waiting) > AHEAD_A_THREAD * threads:
-                position, future = waiting.popleft()
-                yield position, future.result()
+        while taken := list(itertools.islice(examples, TAKEN_AT_ONCE)):
+            waiting.append(pool.submit(_results, modality, taken))
+            if len(waiting) > threads:
+                yield from waiting.popleft().result()
         while waiting:
-            position, future = waiting.popleft()
-            yield position, future.result()
+            yield from waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _result_of(modality: Modality, decode_one: Callable[[tf.Tensor], Any], data: bytes) -> _Result:
+def _results(modality: Modality, examples: list[RawExample]) -> list[_Result]:
+    """Results of some examples, which are read and decoded as many at a time as memory is meant to hold."""
+    results: list[_Result] = []
+    read: list[bytes] = []
+    for each in examples:
+        try:
+            read.append(bytes_of(each))
+        except OSError as error:
+            results += [*_decoded(modality, read), why_unread(modality, error)]
+            read = []
+        if sum(map(len, read)) >= DECODED_AT_ONCE:
+            results += _decoded(modality, read)
+            read = []
+    return [*results, *_decoded(modality, read)]
+
+
+def _decoded(modality: Modality, raw: list[bytes]) -> list[_Result]:
+    """Results of some examples, those of one kind by one call of a graph."""
+    kinds = [modality.kind_of(each) for each in raw]
+    found: dict[str, Iterator[_Result]] = {}
+    for kind in set(kinds):
+        alike = [each for each, its in zip(raw, kinds, strict=True) if its == kind]
+        found[kind] = iter(_of_kind(modality, kind, alike))
+    return [next(found[kind]) for kind in kinds]
+
+
+def _of_kind(modality: Modality, kind: str, raw: list[bytes]) -> list[_Result]:
+    """Results of some examples of one kind; where one of them cannot be decoded, one by one, and as what they are converted to."""
+    if kind:
+        with contextlib.suppress(tf.errors.OpError):
+            return _called(modality, kind, raw, "")
+    if len(raw) > 1:
+        return [result for each in raw for result in _of_kind(modality, kind, [each])]
     try:
-        return {name: value.numpy() for name, value in decode_one(tf.constant(data)).items()}, ""
-    except tf.errors.OpError:
-        pass  # what else can read it, or why nothing can
-    try:
-        served, kind = modality.servable(data)
-        return {name: value.numpy() for name, value in decode_one(tf.constant(served)).items()}, kind
+        served, converted = modality.servable(raw[0])
+        return _called(modality, modality.kind_of(served), [served], converted)
     except ValueError as error:
-        return str(error)
+        return [str(error)]
     except tf.errors.OpError as error:
-        return describe_failure(modality, error)
+        return [why_unread(modality, error)]
+
+
+def _called(modality: Modality, kind: str, raw: list[bytes], converted: str) -> list[_Result]:
+    with _tracing:
+        decode = _traced_decode(modality, kind)
+    inputs = {name: values.numpy() for name, values in decode(tf.constant(raw, tf.string)).items()}
+    return [({name: values[at] for name, values in inputs.items()}, converted) for at in range(len(raw))]
 
 
 @lru_cache
-def _traced_decode(modality: Modality) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
-    """`decode` as one graph for all splits of a run: tracing takes as long as a thousand small images.
+def _traced_decode(modality: Modality, kind: str) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
+    """`decode` for string [n], all of one kind, as one graph for all splits of a run: tracing takes as long as a thousand small
+    images.
 
     On the processor also where there is a GPU, whose resizing may round otherwise; and without autograph, which finds
     nothing to convert in it and takes three seconds of a run to find that out.
     """
+    signature = {name: tf.TensorSpec(each.shape, each.dtype) for name, each in modality.spec.items()}
 
     def decode(raw: tf.Tensor) -> dict[str, tf.Tensor]:
-        # What has to be converted first fails in the check.
-        with tf.device("CPU:0"), tf.control_dependencies([modality.check(raw[tf.newaxis])]):
-            return modality.decode(tf.identity(raw))
+        with tf.device("CPU:0"):
+            return tf.map_fn(
+                lambda each: modality.decode(each, kind),
+                raw,
+                fn_output_signature=signature,
+                parallel_iterations=1,
+            )
 
-    traced = tf.function(decode, input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
-    return traced.get_concrete_function()
-
-
-def _read_alone(modality: Modality, raw: Raw, index: np.ndarray) -> _Result:
-    """An example that the source left out, because leaving out tells no reason."""
-    try:
-        for _, data in raw(index):
-            return _result_of(modality, _traced_decode(modality), data.numpy())
-    except tf.errors.OpError as error:
-        return describe_failure(modality, error)
-    return "the source yields nothing for it"
-
-
-def describe_failure(modality: Modality, error: tf.errors.OpError) -> str:
-    """Why an example could not be read or decoded, in one short line without TensorFlow's own framing."""
-    return modality.reason_of(error.message or "") or type(error).__name__
+    function = tf.function(decode, input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
+    traced = function.get_concrete_function()
+    traced(
+        tf.constant([], tf.string)
+    )  # sets it up once; threads that called it at the same time would each do so
+    return traced

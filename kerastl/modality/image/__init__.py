@@ -132,11 +132,18 @@ class Image:
 
         return {**self.settings(), "decode": DECODE_VERSION, "tensorflow": tf.__version__}
 
-    def decode(self, raw: tf.Tensor) -> dict[str, tf.Tensor]:
+    @staticmethod
+    def kind_of(raw: bytes) -> str:
+        """See `Modality`: the format."""
+        from kerastl.modality.image.decode import kind_of
+
+        return kind_of(raw)
+
+    def decode(self, raw: tf.Tensor, kind: str | None = None) -> dict[str, tf.Tensor]:
         """See `Modality`, and `kerastl.modality.image.decode.decode`."""
         from kerastl.modality.image.decode import decode
 
-        return {PIXELS: decode(raw, self.image_size, self.resize, self.significant_bits)}
+        return {PIXELS: decode(raw, self.image_size, self.resize, self.significant_bits, kind)}
 
     def check(self, raw: tf.Tensor) -> tf.Operation:
         """See `Modality`, and `kerastl.modality.image.decode.check_formats`."""

@@ -16,7 +16,7 @@ _CLOSER = (_LEAST, 0.97, 0.98, 0.99, 0.995)
 _STEEP = 3.0
 # A comparison costs some 5 ns.
 _MOST_PAIRS = 500_000_000
-_PAIRS_AT_ONCE = 4_000_000
+_PAIRS_AT_ONCE = 250_000
 
 
 def thumbnails_of(pixels: np.ndarray) -> np.ndarray:
@@ -90,4 +90,5 @@ def _unit(thumbnails: np.ndarray) -> np.ndarray:
     """float32 [n, 72] of mean 0 and length 1; zeros for an image without any contrast, which is like no other."""
     flat = thumbnails.reshape(len(thumbnails), -1).astype(np.float32)
     flat -= flat.mean(axis=1, keepdims=True)
-    return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1.0)
+    flat /= np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1.0)
+    return flat

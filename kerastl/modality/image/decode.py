@@ -17,6 +17,10 @@ Pillow's own test images:
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
 import tensorflow as tf
 
 from kerastl.modality.image.bmp import decode_bmp
@@ -30,8 +34,15 @@ DECODE_VERSION = 3
 HEADER_BYTES = 128
 WEBP_ALPHA = 0x10
 WHOLE = 1 << 62  # as far as the string goes
-JPEG, PNG, GIF, BMP, WEBP = MAGIC = (b"\xff\xd8", b"\x89PNG", b"GIF8", b"BM", b"RIFF")
-"""First bytes of files of these formats; RIFF is followed by WEBP, four bytes on."""
+KINDS = {
+    "jpeg": (b"\xff\xd8", b""),
+    "webp": (b"RIFF", b"WEBP"),
+    "bmp": (b"BM", b""),
+    "png": (b"\x89PNG", b""),
+    "gif": (b"GIF8", b""),
+}
+"""Formats, and the bytes that their files begin with: at their start, and eight bytes on."""
+MAGIC = tuple(magic for magic, _ in KINDS.values())
 
 # A JPEG is decoded smaller by the largest of these factors at which its shorter side stays at least twice the
 # network's input: the antialiasing that follows then hides how the smaller version was made.
@@ -40,7 +51,9 @@ JPEG_MARGIN = 2
 
 
 @tf.autograph.experimental.do_not_convert  # it finds nothing to convert and takes seconds to find that out
-def decode(encoded: tf.Tensor, image_size: int, resize: str, significant_bits: int = 16) -> tf.Tensor:
+def decode(
+    encoded: tf.Tensor, image_size: int, resize: str, significant_bits: int = 16, kind: str | None = None
+) -> tf.Tensor:
     """Decode an image to the network's size.
 
     Works eagerly, in `tf.data.Dataset.map` and in `tf.map_fn` inside a SavedModel.
@@ -52,6 +65,8 @@ def decode(encoded: tf.Tensor, image_size: int, resize: str, significant_bits: i
         resize: `stretch` to the square; `crop` the middle square, then resize it; `pad` to the square
             with black, the image in the middle.
         significant_bits: 8..16, of PNG files of 16 bits: white is 2 to the power of this.
+        kind: what `kind_of` says of all images that are going to be decoded; None if that is not known. A graph for one format
+            has a fifth of the operations.
 
     Returns:
         uint8 [image_size, image_size, 3], RGB, upright by its Exif or XMP orientation.
@@ -60,7 +75,7 @@ def decode(encoded: tf.Tensor, image_size: int, resize: str, significant_bits: i
         tf.errors.InvalidArgumentError: the bytes are no such image, are cut off, or hold more than
             `PIXELS_AT_MOST` pixels.
     """
-    pixels = decode_original(encoded, JPEG_MARGIN * image_size, significant_bits)
+    pixels = decode_original(encoded, JPEG_MARGIN * image_size, significant_bits, kind)
     return resize_pixels(pixels, image_size, resize)
 
 
@@ -94,13 +109,16 @@ def is_served(encoded: tf.Tensor) -> tf.Tensor:
 
 
 @tf.autograph.experimental.do_not_convert
-def decode_original(encoded: tf.Tensor, enough: int | None = None, significant_bits: int = 16) -> tf.Tensor:
+def decode_original(
+    encoded: tf.Tensor, enough: int | None = None, significant_bits: int = 16, kind: str | None = None
+) -> tf.Tensor:
     """Decode an image at its own size; see `decode`.
 
     Args:
         encoded: scalar string.
         enough: pixels of the shorter side that are needed; a JPEG with more may be decoded smaller.
         significant_bits: see `decode`.
+        kind: see `decode`.
 
     Returns:
         uint8 [height, width, 3], RGB, upright by its EXIF orientation.
@@ -110,19 +128,53 @@ def decode_original(encoded: tf.Tensor, enough: int | None = None, significant_b
         tf.strings.join([tf.strings.substr(encoded, 0, HEADER_BYTES), b"\0" * HEADER_BYTES]), tf.uint8
     )
     header = tf.cast(header[:HEADER_BYTES], tf.int64)
-    branches = (
-        (starts(header, JPEG), lambda encoded, header: _decode_jpeg(encoded, enough)),
-        (starts(header, WEBP) & starts(header[8:], b"WEBP"), _decode_webp),
-        (starts(header, BMP), decode_bmp),
-        (starts(header, PNG), lambda encoded, header: _decode_png(encoded, header, significant_bits)),
-        (starts(header, GIF), decode_gif),
+    decoders: dict[str, tuple[Any, ...]] = {
+        "jpeg": (_decode_jpeg, enough),
+        "webp": (_decode_webp,),
+        "bmp": (decode_bmp,),
+        "png": (_decode_png, significant_bits),
+        "gif": (decode_gif,),
+        "": (_decode_other,),
+    }
+    if kind is not None or tf.executing_eagerly():
+        decoder, *settings = decoders[kind_of(encoded.numpy()) if kind is None else kind]
+        return decoder(encoded, header, *settings)
+    matches = [starts(header, magic) & starts(header[8:], more) for magic, more in KINDS.values()]
+    which = tf.argmax(tf.cast(tf.stack([*matches, True]), tf.int32), output_type=tf.int32)
+    # Not by `tf.switch_case`, which is taken apart into the operations of all formats: each image would pass them all, to tell
+    # those of the others that they are not needed, which takes as long as to decode a small one.
+    (pixels,) = tf.raw_ops.Case(
+        branch_index=which,
+        input=[encoded, header],
+        Tout=[tf.uint8],
+        branches=[_graph(*decoders[name]) for name in (*KINDS, "")],
+        output_shapes=[tf.TensorShape([None, None, 3])],
     )
-    matches = tf.stack([matches for matches, _ in branches] + [tf.constant(True)])
-    which = tf.argmax(tf.cast(matches, tf.int32), output_type=tf.int32)
-    functions = [lambda function=function: function(encoded, header) for _, function in branches]
-    pixels = tf.switch_case(which, [*functions, lambda: _decode_other(encoded)])
     pixels.set_shape([None, None, 3])
     return pixels
+
+
+def kind_of(encoded: bytes) -> str:
+    """The format that `decode` takes an image for, by its first bytes; '' for none that it knows."""
+    kinds = (
+        name
+        for name, (magic, more) in KINDS.items()
+        if encoded.startswith(magic) and encoded[8:].startswith(more)
+    )
+    return next(kinds, "")
+
+
+@cache
+def _graph(decoder: Callable[..., tf.Tensor], *settings: int | None) -> Callable[..., tf.Tensor]:
+    """A format's decoder as a graph that other graphs call; it takes a file and the numbers that this begins with."""
+    signature = [tf.TensorSpec([], tf.string), tf.TensorSpec([HEADER_BYTES], tf.int64)]
+    with tf.init_scope():  # out of the graph that is being made
+        traced = tf.function(
+            lambda encoded, header: decoder(encoded, header, *settings),
+            input_signature=signature,
+            autograph=False,
+        )
+        return traced.get_concrete_function()
 
 
 def resize_pixels(pixels: tf.Tensor, image_size: int, resize: str) -> tf.Tensor:
@@ -167,7 +219,7 @@ def _scale(pixels: tf.Tensor, size: tf.Tensor | list[int]) -> tf.Tensor:
     return tf.saturate_cast(tf.round(scaled), tf.uint8)
 
 
-def _decode_jpeg(encoded: tf.Tensor, enough: int | None) -> tf.Tensor:
+def _decode_jpeg(encoded: tf.Tensor, header: tf.Tensor, enough: int | None) -> tf.Tensor:
     shape = tf.io.extract_jpeg_shape(encoded)
 
     def at(factor: int) -> tf.Tensor:
@@ -213,5 +265,5 @@ def _decode_png(encoded: tf.Tensor, header: tf.Tensor, significant_bits: int) ->
     return upright(pixels, png_orientation(encoded))
 
 
-def _decode_other(encoded: tf.Tensor) -> tf.Tensor:
+def _decode_other(encoded: tf.Tensor, header: tf.Tensor) -> tf.Tensor:
     return tf.io.decode_image(encoded, channels=3, expand_animations=False)
