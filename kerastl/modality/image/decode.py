@@ -159,7 +159,7 @@ def kind_of(encoded: bytes) -> str:
     kinds = (
         name
         for name, (magic, more) in KINDS.items()
-        if encoded.startswith(magic) and encoded[8:].startswith(more)
+        if encoded.startswith(magic) and encoded[8:12].startswith(more)
     )
     return next(kinds, "")
 
