@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import threading
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image, ImageOps
+from tensorflow.core.protobuf import saved_model_pb2
 
+from kerastl.errors import DataError
 from kerastl.modality import read
 from kerastl.modality.image import Image as Photograph
 from kerastl.modality.image.decode import decode, decode_original, kind_of, resize_pixels
@@ -370,25 +373,84 @@ def test_few_examples_are_read_ahead_of_those_that_were_taken(monkeypatch: pytes
     parts = decode_in_chunks(Photograph(4), raw(), [100] * 10)
     next(parts)
     # those that the two threads have, and those that wait for one
-    assert 100 <= len(taken) <= 100 + 4 * read.TAKEN_AT_ONCE
+    assert 100 <= len(taken) <= 100 + 6 * read.TAKEN_AT_ONCE
     assert sum(1 for _ in parts) == 9 and len(taken) == 1000
+
+
+@pytest.mark.parametrize(
+    ("size", "count", "tasks"),
+    [(8, 1000, [32] * 31 + [8]), (8, 32, [4] * 8), (8, 3, [1] * 3), (1000, 32, [2] * 16)],
+)
+def test_every_thread_has_a_task_and_no_task_takes_much_memory(
+    monkeypatch: pytest.MonkeyPatch, size: int, count: int, tasks: list[int]
+) -> None:
+    monkeypatch.setattr(read.os, "cpu_count", lambda: 8)
+    seen: list[int] = []
+    answer: tuple[dict[str, np.ndarray], str] = ({"pixels": np.zeros((1, 1, 3), np.uint8)}, "")
+    monkeypatch.setattr(
+        read,
+        "_results",
+        lambda modality, examples, stopped: seen.append(len(examples)) or [answer] * len(examples),
+    )
+    for _ in decode_in_chunks(Photograph(size), [b"x"] * count, [count]):
+        pass
+    assert sorted(seen) == sorted(tasks)
+
+
+def test_bytes_that_are_large_are_few_in_a_task() -> None:
+    large = b"x" * (read.DECODED_BYTES // 2)
+    tasks = read._tasks(Photograph(8), [b"x", large, large, b"x"], 32)
+    assert [len(task) for task in tasks] == [3, 1]
 
 
 def test_large_files_are_decoded_before_more_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(read.os, "cpu_count", lambda: 1)
     calls: list[int] = []
     data = saved(Image.new("RGB", (4, 4)), "PNG")
-    for n, padding in enumerate(
-        (10, read.DECODED_AT_ONCE, 10, read.DECODED_AT_ONCE // 2, read.DECODED_AT_ONCE // 2, 10)
-    ):
+    half = read.DECODED_BYTES // 2
+    for n, padding in enumerate((10, 2 * half, 10, half, half, 10)):
         (tmp_path / f"{n}.png").write_bytes(data + bytes(padding))
     called = read._called
     monkeypatch.setattr(
-        read, "_called", lambda *arguments: calls.append(len(arguments[2])) or called(*arguments)
-    )  # type: ignore[func-returns-value]
+        read,
+        "_called",
+        lambda decode, raw, converted: calls.append(len(raw)) or called(decode, raw, converted),
+    )
     (part,) = decode_in_chunks(Photograph(4), [tmp_path / f"{n}.png" for n in range(6)], [6])
     assert calls == [2, 3, 1] and not part.reasons
+
+
+def test_an_error_of_the_source_ends_the_pass_and_its_threads() -> None:
+    data = saved(Image.new("RGB", (4, 4)), "PNG")
+
+    def raw() -> Iterator[bytes]:
+        yield from [data] * 100
+        raise DataError("the set is damaged")
+
+    before = threading.active_count()
+    with pytest.raises(DataError, match="the set is damaged"):
+        list(decode_in_chunks(Photograph(4), raw(), [50, 100]))
+    assert threading.active_count() == before
+
+
+def test_a_name_that_no_file_can_have_is_one_that_is_missing(tmp_path: Path) -> None:
+    (part,) = decode_in_chunks(Photograph(4), [tmp_path / "a\0b.png", tmp_path / "\ud800.png"], [2])
+    assert part.reasons == {0: "no such file", 1: "no such file"}
+
+
+def test_a_format_is_decoded_by_the_processor_also_where_there_is_a_gpu(tmp_path: Path) -> None:
+    class Served(tf.Module):
+        @tf.function(input_signature=[STRING])
+        def decode(self, encoded: tf.Tensor) -> tf.Tensor:
+            return decode(encoded, 32, "pad")
+
+    tf.saved_model.save(Served(), str(tmp_path))
+    written = saved_model_pb2.SavedModel.FromString((tmp_path / "saved_model.pb").read_bytes())
+    graph = written.meta_graphs[0].graph_def
+    cases = [node for function in graph.library.function for node in function.node_def if node.op == "Case"]
+    assert len(cases) == 1 and all("CPU:0" in node.device for node in cases)
 
 
 def test_no_images_and_a_wrong_number_of_them() -> None:

@@ -90,12 +90,14 @@ def test_thumbnails_are_means_of_cells_at_any_size() -> None:
 
 
 def test_looks_are_remembered_by_position() -> None:
-    looks, sketches = Looks(), np.arange(12, dtype=np.uint8).reshape(4, 3)
+    looks, sketches = Looks(100), np.arange(12, dtype=np.uint8).reshape(4, 3)
     looks.add(np.array([7, 3]), sketches[:2])
     assert looks.unseen(np.array([3, 5, 7])).tolist() == [1]
     looks.add(np.array([40]), sketches[2:3])
     assert (looks.rows(np.array([3, 7, 40])) == sketches[[1, 0, 2]]).all()
     assert looks.unseen(np.array([0, 7, 8, 40, 41, 99])).tolist() == [0, 2, 4, 5]
+    with pytest.raises(AssertionError, match="never added"):
+        looks.rows(np.array([7, 8]))
 
 
 def test_too_many_pairs_are_looked_at_in_part(monkeypatch: pytest.MonkeyPatch) -> None:

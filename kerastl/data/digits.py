@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,9 +10,6 @@ from kerastl.data.duplicates import copies_of, digest_of
 from kerastl.data.examples import CARVE, Examples, fingerprint, no_stamps, repeated, text_column
 from kerastl.data.png import encode_png
 from kerastl.modality.image import Image
-
-if TYPE_CHECKING:
-    pass
 
 
 def open_digits() -> Examples:

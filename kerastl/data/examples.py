@@ -39,7 +39,8 @@ class Examples:
         class_names: sorted, or in TFDS' own order.
         groups: object [n] of str; equal values must stay in one split; '' for none.
         splits: object [n] of 'train', 'validation', 'test', or '' where the split is still to be carved.
-        raw: strictly increasing int64 indices -> the raw examples in that order: bytes, or the path of the file that holds them.
+        raw: strictly increasing int64 indices -> the raw examples in that order, one after the other: bytes, or the path of the
+            file that holds them. DataError where TFDS cannot read what it stores.
         origin: the source in words, for messages.
         place: what the ids are relative to, such as the absolute path of a folder.
         stamps: int64 [n, k], what tells that a file was replaced: size and time of change of files.
@@ -67,10 +68,13 @@ class Examples:
     skipped: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     contents: np.ndarray | None = None
-    looks: Looks = field(default_factory=Looks)
+    looks: Looks = field(init=False)
     skipped_pictures: int = 0
     noun: str = "example"
     recipe: DataRecipe | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "looks", Looks(len(self.ids)))
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -179,7 +183,6 @@ def some_examples(examples: Examples, classes: np.ndarray) -> Examples:
         stamps=examples.stamps[rows],
         fingerprint=fingerprint((), (rows,), examples.fingerprint, *names),
         contents=None if examples.contents is None else examples.contents[rows],
-        looks=Looks(),
     )
 
 

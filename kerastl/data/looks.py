@@ -6,28 +6,23 @@ import numpy as np
 
 
 class Looks:
-    """Sketches of examples, as `Modality.sketches` makes them, added while these are decoded, which is when all of them is at hand."""
+    """Sketches of some of `count` examples, as `Modality.sketches` makes them, added when the examples are decoded."""
 
-    def __init__(self) -> None:
-        self._sketches, self._seen = np.zeros((0, 1), np.uint8), np.zeros(0, bool)
+    def __init__(self, count: int) -> None:
+        self._seen = np.zeros(count, bool)
+        self._sketches: np.ndarray | None = None
 
     def add(self, positions: np.ndarray, sketches: np.ndarray) -> None:
         """Remember the sketches uint8 [b, k] of examples at int [b]."""
-        if (count := int(positions.max(initial=-1)) + 1) > len(self._seen):
-            # One column for all examples would be made before one knows how far they go; this is copied a few times.
-            length = max(count, 2 * len(self._seen))
-            before = self._sketches.reshape(len(self._seen), sketches.shape[1])
-            self._sketches = np.pad(before, ((0, length - len(before)), (0, 0)))
-            self._seen = np.pad(self._seen, (0, length - len(before)))
+        if self._sketches is None:
+            self._sketches = np.zeros((len(self._seen), sketches.shape[1]), np.uint8)
         self._sketches[positions], self._seen[positions] = sketches, True
 
     def unseen(self, positions: np.ndarray) -> np.ndarray:
         """Places in `positions` of those examples that were never added."""
-        seen = np.zeros(len(positions), bool)
-        inside = positions < len(self._seen)
-        seen[inside] = self._seen[positions[inside]]
-        return np.flatnonzero(~seen)
+        return np.flatnonzero(~self._seen[positions])
 
     def rows(self, positions: np.ndarray) -> np.ndarray:
         """Sketches of examples that were added, uint8 [n, k]."""
+        assert self._sketches is not None and self._seen[positions].all(), "they were never added"
         return self._sketches[positions]

@@ -26,12 +26,12 @@ class Part:
 
 
 def rows_of(
-    builder: Any, split: str, positions: np.ndarray, raw: str, *others: str
+    builder: Any, split: str, positions: np.ndarray, encoded: str, *others: str
 ) -> Iterator[dict[str, Any]]:
-    """Rows at increasing positions (int64 [n], n > 0) of a stored split; the field `raw` as it was encoded.
+    """Rows at increasing positions (int64 [n], n > 0) of a stored split; the field `encoded` as it is stored.
 
     Raises:
-        DataError: a file is damaged. What lies behind that place is lost with it, so no later row could be told from another.
+        DataError: a file is damaged or cannot be read. Of what lies behind that place no row could be told from another.
     """
     import tensorflow as tf
     import tensorflow_datasets as tfds
@@ -39,7 +39,7 @@ def rows_of(
     start, stop = int(positions[0]), int(positions[-1]) + 1
     wanted = np.isin(np.arange(start, stop), positions, assume_unique=True)
     decoders = tfds.decode.PartialDecoding(
-        dict.fromkeys((raw, *others), True), decoders={raw: tfds.decode.SkipDecoding()}
+        dict.fromkeys((encoded, *others), True), decoders={encoded: tfds.decode.SkipDecoding()}
     )
     rows = builder.as_dataset(
         split=tfds.core.ReadInstruction(split, from_=start, to=stop, unit="abs"),
@@ -57,10 +57,13 @@ def rows_of(
             yield row
             count += 1
     except tf.errors.OpError as error:
-        framed = error.message or type(error).__name__
-        raise _damaged(builder, framed.split("}} ")[-1].split(" [Op:")[0][:200]) from error
+        reason = (error.message or type(error).__name__).split("}} ")[-1].split(" [Op:")[0][:200]
+        damaged = isinstance(
+            error, (tf.errors.DataLossError, tf.errors.OutOfRangeError, tf.errors.InvalidArgumentError)
+        )
+        raise _unread(builder, reason, damaged) from error
     if count < len(positions):
-        raise _damaged(builder, f"split '{split}' has fewer examples than its description says")
+        raise _unread(builder, f"split '{split}' has fewer examples than its description says", damaged=True)
 
 
 def raw_reader(builder: Any, field: str, parts: Sequence[Part]) -> Callable[[np.ndarray], Iterator[bytes]]:
@@ -85,8 +88,8 @@ def _inside(wanted: np.ndarray, start: int, stop: int) -> np.ndarray:
     return wanted[(wanted >= start) & (wanted < stop)] - start
 
 
-def _damaged(builder: Any, reason: str) -> DataError:
-    return DataError(
-        f"Files of the TFDS set {builder.info.full_name} in {builder.data_dir} are damaged: {reason}. Prepare it again, in an "
-        "empty data.data_dir"
-    )
+def _unread(builder: Any, reason: str, damaged: bool) -> DataError:
+    files = f"Files of the TFDS set {builder.info.full_name} in {builder.data_dir}"
+    if damaged:
+        return DataError(f"{files} are damaged: {reason}. Prepare it again, in an empty data.data_dir")
+    return DataError(f"{files} cannot be read: {reason}")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 
 from kerastl.data.examples import Split, spread_positions
 from kerastl.features.cache import Cache
-from kerastl.modality import RawExample, bytes_of
+from kerastl.modality import RawExample
 from kerastl.progress import Progress
 from kerastl.store.array import ArrayKey, digests
 from kerastl.store.store import Part
@@ -20,7 +22,7 @@ KEY = ArrayKey("contents", {"digest": "blake2b-128"}, (2,), "uint64", {"data": "
 SAMPLED = 16
 DIGESTS_AT_ONCE = 256
 # By one thread.
-READ_AT_ONCE = 16
+READ_AT_ONCE, BLOCK_BYTES = 16, 1 << 20
 
 
 def content_keys(split: Split, cache: Cache, progress: Progress = Progress()) -> np.ndarray:
@@ -41,10 +43,8 @@ def content_keys(split: Split, cache: Cache, progress: Progress = Progress()) ->
 
     def compute(positions: np.ndarray, outputs: object) -> Iterator[Part]:
         with progress.track(f"read {split.name}", len(positions), "files") as tracker:
-            for start in range(0, len(positions), DIGESTS_AT_ONCE):
-                part = positions[start : start + DIGESTS_AT_ONCE]
-                at, rows = _read(split, part)
-                tracker.advance(len(part))
+            for at, rows in _digested(split, positions):
+                tracker.advance(len(at))
                 yield Part(at, {KEY.output: rows})
 
     def place(missing: Mapping[str, int], room: int) -> dict[str, str]:
@@ -69,8 +69,8 @@ def content_keys(split: Split, cache: Cache, progress: Progress = Progress()) ->
 def fresh_keys(split: Split, positions: np.ndarray, otherwise: np.ndarray) -> np.ndarray:
     """Keys of some examples by what their files hold now; `otherwise` for those that cannot be read."""
     found = otherwise.copy()
-    at, rows = _read(split, positions)
-    found[np.searchsorted(positions, at)] = rows
+    for at, rows in _digested(split, positions):
+        found[np.searchsorted(positions, at)] = rows
     return found
 
 
@@ -80,26 +80,33 @@ def names_of(split: Split) -> np.ndarray:
     stamps = np.ascontiguousarray(split.examples.stamps[split.indices])
     ids = (str(each).encode("utf-8", "surrogatepass") for each in split.ids)
     return digests(
-        [b"\0".join((place, name, stamp.tobytes())) for name, stamp in zip(ids, stamps, strict=True)]
+        b"\0".join((place, name, stamp.tobytes())) for name, stamp in zip(ids, stamps, strict=True)
     )
 
 
-def _read(split: Split, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Positions that could be read, and the digests of what they hold."""
-    examples = list(split.raw(positions))
-    tasks = [examples[start : start + READ_AT_ONCE] for start in range(0, len(examples), READ_AT_ONCE)]
+def _digested(split: Split, positions: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Positions that can be read and the digests of what they hold, in pieces; those that cannot be read are left out."""
     with ThreadPoolExecutor() as pool:
-        found = [each for digested in pool.map(_digested, tasks) for each in digested]
-    read = np.array([bool(each) for each in found], bool)
-    return positions[read], np.frombuffer(b"".join(found), np.uint64).reshape(-1, 2)
+        for start in range(0, len(positions), DIGESTS_AT_ONCE):
+            part = positions[start : start + DIGESTS_AT_ONCE]
+            examples = list(split.raw(part))
+            tasks = [examples[at : at + READ_AT_ONCE] for at in range(0, len(examples), READ_AT_ONCE)]
+            found = [each for digested in pool.map(_digests_of, tasks) for each in digested]
+            read = np.array([bool(each) for each in found], bool)
+            yield part[read], np.frombuffer(b"".join(found), np.uint64).reshape(-1, 2)
 
 
-def _digested(examples: Sequence[RawExample]) -> list[bytes]:
-    """Digests of some examples; empty for those that cannot be read."""
+def _digests_of(examples: Sequence[RawExample]) -> list[bytes]:
+    """The digest of each example; empty for one that cannot be read, of which decoding tells why."""
     found = []
     for each in examples:
+        digest = hashlib.blake2b(each if isinstance(each, bytes) else b"", digest_size=16)
         try:
-            found.append(digests([bytes_of(each)]).tobytes())
-        except OSError:  # decoding tells why
+            if isinstance(each, Path):
+                with each.open("rb", buffering=0) as file:
+                    while block := file.read(BLOCK_BYTES):
+                        digest.update(block)
+            found.append(digest.digest())
+        except (OSError, ValueError):  # the latter of a name that no file can have
             found.append(b"")
     return found

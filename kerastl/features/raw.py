@@ -33,7 +33,7 @@ def readable_examples(split: Split, modality: Modality, progress: Progress) -> t
         Their positions in the split, int64 [n], increasing, and their bytes; at most `CHECK_EXAMPLES`, at least one.
 
     Raises:
-        DataError: none of those that were tried can be read.
+        DataError: none of those that were tried can be read, or TFDS cannot read what it stores.
     """
     wanted = spread_positions(split.count, CHECK_EXAMPLES).tolist()
     found: dict[int, bytes] = {}

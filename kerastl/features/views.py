@@ -78,7 +78,7 @@ class Views:
         ids = [str(each).encode("utf-8", "surrogatepass") for each in self.ids]
         if self._mixed(view):  # any other example may be a partner
             salt += digests([contents.tobytes() + b"\0".join(ids)]).tobytes()
-        return digests([content.tobytes() + salt + name for content, name in zip(contents, ids, strict=True)])
+        return digests(content.tobytes() + salt + name for content, name in zip(contents, ids, strict=True))
 
     def targets(self, positions: np.ndarray) -> np.ndarray:
         """Labels as float32 [b, classes], one-hot or multi-hot."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from errno import ENOENT
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 
 from kerastl.errors import UserError, nearest
@@ -152,8 +153,8 @@ class Modality(Protocol):
 
         Args:
             raw: scalar string.
-            kind: what `kind_of` says of all examples that are going to be decoded, so that the graph needs nothing for others;
-                None if that is not known.
+            kind: what `kind_of` says of all examples that are going to be decoded, so that the graph needs nothing for other
+                kinds; None if that is not known.
 
         Raises:
             tf.errors.OpError: it cannot be decoded.
@@ -216,7 +217,10 @@ def bytes_of(raw: RawExample) -> bytes:
     Raises:
         OSError: it cannot be read.
     """
-    return raw if isinstance(raw, bytes) else raw.read_bytes()
+    try:
+        return raw if isinstance(raw, bytes) else raw.read_bytes()
+    except ValueError as error:  # no file can have such a name: it holds a zero byte, or what is no text
+        raise FileNotFoundError(ENOENT, "No such file") from error
 
 
 def modality_of(settings: Any) -> Modality:

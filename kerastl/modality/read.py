@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,10 +21,11 @@ import tensorflow as tf
 
 from kerastl.modality import Batch, Modality, RawExample, bytes_of, count_of
 
-# Raw examples that a thread takes at a time, and the bytes of which it decodes as many as there are by one call of the graph: a
-# call takes half a millisecond beside the decoding, and few are to lie in memory where each has 20 MB.
-TAKEN_AT_ONCE = 32
-DECODED_AT_ONCE = 1 << 20
+# A task of a thread are so many examples, fewer where all threads would not have one, or where they take more bytes than this
+# when they are decoded. It decodes them together, by one call of a graph, as soon as it has read the second number of bytes: a
+# call takes half a millisecond beside the decoding.
+TAKEN_AT_ONCE, TAKEN_BYTES = 32, 1 << 23
+DECODED_BYTES = 1 << 20
 # Examples between two reports of progress: few enough for one a second.
 REPORTED = 64
 
@@ -58,8 +60,8 @@ def decode_in_chunks(
 ) -> Iterator[Decoded]:
     """Decode examples in parallel, chunk by chunk; an unreadable one does not end the pass.
 
-    Threads read files and call one graph. In a `tf.data` pipeline each pass would set that graph up anew, for as long as a
-    thousand small images take, and decode no faster.
+    Threads read files and call a graph for each kind of example. In a `tf.data` pipeline each pass would set these up anew,
+    for as long as a thousand small images take, and decode no faster.
 
     Args:
         modality: decodes.
@@ -72,30 +74,33 @@ def decode_in_chunks(
 
     Raises:
         ValueError: there are fewer or more examples than the chunks hold.
+        Exception: whatever `raw` raises.
     """
-    results = _in_order(modality, raw)
-    for start, length in zip(np.cumsum([0, *lengths])[:-1].tolist(), lengths, strict=True):
-        chunk = {name: np.zeros((length, *each.shape), each.dtype) for name, each in modality.spec.items()}
-        reasons: dict[int, str] = {}
-        converted: dict[int, str] = {}
-        at, done = -1, 0
-        for at, result in enumerate(itertools.islice(results, length)):
-            if isinstance(result, str):
-                reasons[start + at] = result
-            else:
-                for name, value in result[0].items():
-                    chunk[name][at] = value
-                converted |= {start + at: result[1]} if result[1] else {}
-            if (at + 1) % REPORTED == 0:
-                advance(REPORTED)
-                done += REPORTED
-        if at + 1 < length:
-            raise ValueError(f"there are {start + at + 1} examples; the chunks hold {sum(lengths)}.")
-        if length > done:
-            advance(length - done)
-        yield Decoded(start, chunk, reasons, converted)
-    if next(results, None) is not None:
-        raise ValueError(f"there are more examples than the {sum(lengths)} that the chunks hold.")
+    with contextlib.closing(_in_order(modality, raw, sum(lengths))) as results:
+        for start, length in zip(np.cumsum([0, *lengths])[:-1].tolist(), lengths, strict=True):
+            chunk = {
+                name: np.zeros((length, *each.shape), each.dtype) for name, each in modality.spec.items()
+            }
+            reasons: dict[int, str] = {}
+            converted: dict[int, str] = {}
+            at, done = -1, 0
+            for at, result in enumerate(itertools.islice(results, length)):
+                if isinstance(result, str):
+                    reasons[start + at] = result
+                else:
+                    for name, value in result[0].items():
+                        chunk[name][at] = value
+                    converted |= {start + at: result[1]} if result[1] else {}
+                if (at + 1) % REPORTED == 0:
+                    advance(REPORTED)
+                    done += REPORTED
+            if at + 1 < length:
+                raise ValueError(f"there are {start + at + 1} examples; the chunks hold {sum(lengths)}.")
+            if length > done:
+                advance(length - done)
+            yield Decoded(start, chunk, reasons, converted)
+        if next(results, None) is not None:
+            raise ValueError(f"there are more examples than the {sum(lengths)} that the chunks hold.")
 
 
 def decode_each(modality: Modality, raw: Sequence[bytes]) -> Batch:
@@ -116,36 +121,56 @@ def why_unread(modality: Modality, error: Exception) -> str:
 
 # Named inputs of an example and the format that it was converted from, '' where it was not; or why it cannot be read.
 _Result = tuple[dict[str, np.ndarray], str] | str
+_Decode = Callable[[tf.Tensor], dict[str, tf.Tensor]]
 _tracing = threading.Lock()
 
 
-def _in_order(modality: Modality, raw: Iterable[RawExample]) -> Iterator[_Result]:
+def _in_order(modality: Modality, raw: Iterable[RawExample], count: int) -> Generator[_Result]:
     threads = os.cpu_count() or 1
     waiting: deque[Future[list[_Result]]] = deque()
-    examples = iter(raw)
+    stopped = threading.Event()
     pool = ThreadPoolExecutor(threads)
     try:
-        while taken := list(itertools.islice(examples, TAKEN_AT_ONCE)):
-            waiting.append(pool.submit(_results, modality, taken))
-            if len(waiting) > threads:
+        for examples in _tasks(modality, raw, -(-count // threads)):
+            waiting.append(pool.submit(_results, modality, examples, stopped))
+            if len(waiting) > 2 * threads:
                 yield from waiting.popleft().result()
         while waiting:
             yield from waiting.popleft().result()
     finally:
+        stopped.set()
         pool.shutdown(cancel_futures=True)
 
 
-def _results(modality: Modality, examples: list[RawExample]) -> list[_Result]:
-    """Results of some examples, which are read and decoded as many at a time as memory is meant to hold."""
+def _tasks(modality: Modality, raw: Iterable[RawExample], most: int) -> Iterator[list[RawExample]]:
+    """Examples for a thread to decode at a time."""
+    bytes_each = sum(math.prod(each.shape) * np.dtype(each.dtype).itemsize for each in modality.spec.values())
+    most = max(1, min(most, TAKEN_AT_ONCE, TAKEN_BYTES // bytes_each))
+    taken: list[RawExample] = []
+    size = 0
+    for each in raw:
+        taken.append(each)
+        size += len(each) if isinstance(each, bytes) else 0
+        if len(taken) >= most or size >= DECODED_BYTES:
+            yield taken
+            taken, size = [], 0
+    if taken:
+        yield taken
+
+
+def _results(modality: Modality, examples: list[RawExample], stopped: threading.Event) -> list[_Result]:
+    """Results of some examples; of fewer once nobody waits for them."""
     results: list[_Result] = []
     read: list[bytes] = []
     for each in examples:
+        if stopped.is_set():
+            return results
         try:
             read.append(bytes_of(each))
         except OSError as error:
             results += [*_decoded(modality, read), why_unread(modality, error)]
             read = []
-        if sum(map(len, read)) >= DECODED_AT_ONCE:
+        if sum(map(len, read)) >= DECODED_BYTES:
             results += _decoded(modality, read)
             read = []
     return [*results, *_decoded(modality, read)]
@@ -162,30 +187,37 @@ def _decoded(modality: Modality, raw: list[bytes]) -> list[_Result]:
 
 
 def _of_kind(modality: Modality, kind: str, raw: list[bytes]) -> list[_Result]:
-    """Results of some examples of one kind; where one of them cannot be decoded, one by one, and as what they are converted to."""
+    """Results of some examples of one kind. Where one of them cannot be decoded it is looked for, and converted."""
     if kind:
+        decode = _decoder(modality, kind)
         with contextlib.suppress(tf.errors.OpError):
-            return _called(modality, kind, raw, "")
+            return _called(decode, raw, "")
     if len(raw) > 1:
-        return [result for each in raw for result in _of_kind(modality, kind, [each])]
+        middle = len(raw) // 2
+        return _of_kind(modality, kind, raw[:middle]) + _of_kind(modality, kind, raw[middle:])
     try:
         served, converted = modality.servable(raw[0])
-        return _called(modality, modality.kind_of(served), [served], converted)
     except ValueError as error:
         return [str(error)]
+    decode = _decoder(modality, modality.kind_of(served))
+    try:
+        return _called(decode, [served], converted)
     except tf.errors.OpError as error:
         return [why_unread(modality, error)]
 
 
-def _called(modality: Modality, kind: str, raw: list[bytes], converted: str) -> list[_Result]:
-    with _tracing:
-        decode = _traced_decode(modality, kind)
+def _called(decode: _Decode, raw: list[bytes], converted: str) -> list[_Result]:
     inputs = {name: values.numpy() for name, values in decode(tf.constant(raw, tf.string)).items()}
     return [({name: values[at] for name, values in inputs.items()}, converted) for at in range(len(raw))]
 
 
+def _decoder(modality: Modality, kind: str) -> _Decode:
+    with _tracing:
+        return _traced_decode(modality, kind)
+
+
 @lru_cache
-def _traced_decode(modality: Modality, kind: str) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
+def _traced_decode(modality: Modality, kind: str) -> _Decode:
     """`decode` for string [n], all of one kind, as one graph for all splits of a run: tracing takes as long as a thousand small
     images.
 

@@ -11,7 +11,7 @@ import hashlib
 import itertools
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -132,7 +132,7 @@ class Array:
             self._append(block)
 
     def find(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Places of rows: int64 [n] block and int64 [n] row in it; -1 where there is none.
+        """Places of rows: int32 [n] block and int32 [n] row in it; -1 where there is none.
 
         Args:
             keys: uint64 [n, 2].
@@ -140,13 +140,14 @@ class Array:
         if self._index is None:
             every = np.concatenate([np.zeros((0, 2), np.uint64), *(block.keys for block in self.blocks)])
             counts = [len(block.keys) for block in self.blocks]
-            blocks = np.repeat(np.arange(len(counts)), counts)
-            rows = np.arange(len(every)) - np.repeat(np.cumsum(counts) - counts, counts).astype(np.int64)
+            blocks = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+            starts = np.repeat(np.cumsum(counts) - counts, counts)
+            rows = (np.arange(len(every)) - starts).astype(np.int32)
             order = np.argsort(every[:, 0], kind="stable")
             self._index = every[order], blocks[order], rows[order]
         every, blocks, rows = self._index
         if not len(every):
-            return np.full(len(keys), -1), np.full(len(keys), -1)
+            return np.full(len(keys), -1, np.int32), np.full(len(keys), -1, np.int32)
         # By the first half of a key; that two keys agree in it alone takes billions of rows, and would cost one computation.
         at = np.minimum(np.searchsorted(every[:, 0], keys[:, 0]), len(every) - 1)
         there = (every[at] == keys).all(axis=1)
@@ -250,7 +251,7 @@ class Rows:
             yield places, self._blocks[blocks[places[0]]].rows(rows[places])
 
 
-def digests(parts: Sequence[bytes]) -> np.ndarray:
+def digests(parts: Iterable[bytes]) -> np.ndarray:
     """Keys of rows, uint64 [n, 2]: 128 bits of BLAKE2b of what each row is made from."""
     joined = b"".join(hashlib.blake2b(part, digest_size=16).digest() for part in parts)
     return np.frombuffer(joined, np.uint64).reshape(-1, 2)

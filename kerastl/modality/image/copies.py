@@ -16,7 +16,8 @@ _CLOSER = (_LEAST, 0.97, 0.98, 0.99, 0.995)
 _STEEP = 3.0
 # A comparison costs some 5 ns.
 _MOST_PAIRS = 500_000_000
-_PAIRS_AT_ONCE = 250_000
+# Pairs that are compared at a time are few enough for the processor's cache.
+_OTHERS_AT_ONCE, _ROWS_AT_ONCE = 4096, 64
 
 
 def thumbnails_of(pixels: np.ndarray) -> np.ndarray:
@@ -74,16 +75,18 @@ def near_copies(held_out: np.ndarray, others: np.ndarray) -> tuple[list[tuple[in
 
 def _candidates(held_out: np.ndarray, others: np.ndarray, looked: np.ndarray) -> Iterator[np.ndarray]:
     """Pairs whose hashes agree, float [p, 3]: both rows and the correlation, where it is not far below the demand."""
-    hashes, unit = hashes_of(others), _unit(others)
-    at_once = max(1, _PAIRS_AT_ONCE // max(1, len(others)))
-    for start in range(0, len(looked), at_once):
-        rows = looked[start : start + at_once]
-        bits = np.bitwise_count(hashes_of(held_out[rows])[:, None] ^ hashes[None])
-        at, other = np.nonzero(bits <= _MOST_BITS)
-        own = _unit(held_out[rows])
-        likeness = np.einsum("pi,pi->p", own[at], unit[other])
-        kept = likeness >= 1 - 2 * (1 - _LEAST)
-        yield np.stack([rows[at[kept]], other[kept], likeness[kept]], axis=1).astype(np.float64)
+    for first in range(0, len(others), _OTHERS_AT_ONCE):
+        part = others[first : first + _OTHERS_AT_ONCE]
+        hashes, unit = hashes_of(part), _unit(part)
+        for start in range(0, len(looked), _ROWS_AT_ONCE):
+            rows = looked[start : start + _ROWS_AT_ONCE]
+            bits = np.bitwise_count(hashes_of(held_out[rows])[:, None] ^ hashes[None])
+            at, other = np.nonzero(bits <= _MOST_BITS)
+            own = _unit(held_out[rows])
+            likeness = np.einsum("pi,pi->p", own[at], unit[other])
+            kept = likeness >= 1 - 2 * (1 - _LEAST)
+            pairs = rows[at[kept]], first + other[kept], likeness[kept]
+            yield np.stack(pairs, axis=1).astype(np.float64)
 
 
 def _unit(thumbnails: np.ndarray) -> np.ndarray:

@@ -141,15 +141,17 @@ def decode_original(
         return decoder(encoded, header, *settings)
     matches = [starts(header, magic) & starts(header[8:], more) for magic, more in KINDS.values()]
     which = tf.argmax(tf.cast(tf.stack([*matches, True]), tf.int32), output_type=tf.int32)
-    # Not by `tf.switch_case`, which is taken apart into the operations of all formats: each image would pass them all, to tell
-    # those of the others that they are not needed, which takes as long as to decode a small one.
-    (pixels,) = tf.raw_ops.Case(
-        branch_index=which,
-        input=[encoded, header],
-        Tout=[tf.uint8],
-        branches=[_graph(*decoders[name]) for name in (*KINDS, "")],
-        output_shapes=[tf.TensorShape([None, None, 3])],
-    )
+    # Not `tf.switch_case`, which TensorFlow takes apart into the operations of all branches: telling those of the other formats
+    # that they are not needed takes as long as to decode a small image.
+    # A branch runs on the device of the operation, which would be a GPU where there is one; decoders are made for processors.
+    with tf.device("CPU:0"):
+        (pixels,) = tf.raw_ops.Case(
+            branch_index=which,
+            input=[encoded, header],
+            Tout=[tf.uint8],
+            branches=[_graph(*decoders[name]) for name in (*KINDS, "")],
+            output_shapes=[tf.TensorShape([None, None, 3])],
+        )
     pixels.set_shape([None, None, 3])
     return pixels
 
@@ -166,9 +168,10 @@ def kind_of(encoded: bytes) -> str:
 
 @cache
 def _graph(decoder: Callable[..., tf.Tensor], *settings: int | None) -> Callable[..., tf.Tensor]:
-    """A format's decoder as a graph that other graphs call; it takes a file and the numbers that this begins with."""
+    """A format's decoder as a graph that other graphs call; it takes a file and its first bytes as numbers."""
     signature = [tf.TensorSpec([], tf.string), tf.TensorSpec([HEADER_BYTES], tf.int64)]
-    with tf.init_scope():  # out of the graph that is being made
+    # Out of the graph that is being made, whose device and names it would keep.
+    with tf.init_scope(), tf.device("CPU:0"), tf.name_scope(""):
         traced = tf.function(
             lambda encoded, header: decoder(encoded, header, *settings),
             input_signature=signature,
