@@ -57,10 +57,10 @@ def memory_of(process: int) -> tuple[int, int]:
     return int(values.get("RssAnon", 0)) // 1024, int(values.get("RssFile", 0)) // 1024
 
 
-def disk_of(folder: Path) -> tuple[int, int]:
-    """Megabytes of decoded images and of features, wherever they lie in a folder."""
+def disk_of(*folders: Path) -> tuple[int, int]:
+    """Megabytes of decoded images and of features, wherever they lie in some folders."""
     found = [0, 0]
-    for path in folder.rglob(f"*{BLOCK}"):
+    for path in (path for folder in folders for path in folder.rglob(f"*{BLOCK}")):
         with contextlib.suppress(OSError):
             found[not path.parent.name.startswith("inputs_")] += path.stat().st_size
     return found[0] // 10**6, found[1] // 10**6
@@ -85,7 +85,8 @@ def peak_of(
     process = subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL)
     peaks = [0, 0, 0, 0]
     while process.poll() is None:
-        now = (*memory_of(process.pid), *disk_of(store))
+        # Not the images themselves: to look through a hundred thousand of them ten times a second keeps a processor busy.
+        now = (*memory_of(process.pid), *disk_of(store / "cache", store / "runs"))
         peaks = [max(pair) for pair in zip(peaks, now, strict=True)]
         time.sleep(SAMPLE_SECONDS)
     if process.returncode:
