@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import threading
+import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -433,6 +434,23 @@ def test_an_error_of_the_source_ends_the_pass_and_its_threads() -> None:
     with pytest.raises(DataError, match="the set is damaged"):
         list(decode_in_chunks(Photograph(4), raw(), [50, 100]))
     assert threading.active_count() == before
+
+
+def test_nothing_more_is_read_once_nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(read.os, "cpu_count", lambda: 2)
+    data, opened = saved(Image.new("RGB", (4, 4)), "PNG"), list[bytes]()
+
+    def slowly(raw: bytes) -> bytes:
+        time.sleep(0.02)
+        opened.append(raw)
+        return raw
+
+    monkeypatch.setattr(read, "bytes_of", slowly)
+    parts = decode_in_chunks(Photograph(4), [data] * 400, [1, 399])
+    next(parts)
+    before = len(opened)
+    parts.close()  # type: ignore[attr-defined]
+    assert before <= len(opened) <= before + 2, "each of the two threads ends behind the file that it reads"
 
 
 def test_a_name_that_no_file_can_have_is_one_that_is_missing(tmp_path: Path) -> None:

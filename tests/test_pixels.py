@@ -18,13 +18,14 @@ from kerastl.data.examples import Split
 from kerastl.data.sources import open_examples
 from kerastl.features import inputs as inputs_module
 from kerastl.features.cache import Cache
-from kerastl.features.content_keys import content_keys
+from kerastl.features.content_keys import content_keys, names_of
 from kerastl.features.inputs import decode_split
 from kerastl.features.views import Views
 from kerastl.modality.image import Image
-from kerastl.progress import Progress
+from kerastl.progress import Progress, Tracker
 from kerastl.recipe import AugmentRecipe, CacheRecipe, DataRecipe
 from kerastl.recipe.rule import resolve_augment
+from kerastl.store.array import digests
 
 
 @pytest.fixture
@@ -136,6 +137,29 @@ def test_files_that_did_not_change_are_not_read_again(
             assert len(keys) == split.count
         sizes.append(sum(read))
     assert sizes == [72, 16, 17], "all of them, some to make sure, and the one that was touched"
+
+
+def test_files_that_are_gone_leave_the_others_with_their_own_keys(data: Path, tmp_path: Path) -> None:
+    split, told = split_of(data), list[int]()
+
+    class Counting(Tracker):
+        def advance(self, count: int = 1, detail: str = "") -> None:
+            told.append(count)
+
+    class Counted(Progress):
+        def track(self, label: str, total: int, unit: str = "examples") -> Tracker:
+            return Counting()
+
+    gone = [0, 7, 8, 71]
+    for position in gone:
+        (data / split.ids[position]).unlink()
+    with Cache(CacheRecipe(mode="disk", directory=str(tmp_path / "store")), tmp_path / "scratch") as cache:
+        keys = content_keys(split, cache, Counted())
+    read = np.delete(np.arange(split.count), gone)
+    expected = digests((data / split.ids[position]).read_bytes() for position in read)
+    np.testing.assert_array_equal(keys[read], expected)
+    np.testing.assert_array_equal(keys[gone], names_of(split)[gone])
+    assert sum(told) == split.count == 72
 
 
 @pytest.mark.parametrize("mode", ["off", "memory"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -43,9 +43,8 @@ def content_keys(split: Split, cache: Cache, progress: Progress = Progress()) ->
 
     def compute(positions: np.ndarray, outputs: object) -> Iterator[Part]:
         with progress.track(f"read {split.name}", len(positions), "files") as tracker:
-            for at, rows in _digested(split, positions):
-                tracker.advance(len(at))
-                yield Part(at, {KEY.output: rows})
+            for at, rows in _digested(split, positions, tracker.advance):
+                yield Part(positions[at], {KEY.output: rows})
 
     def place(missing: Mapping[str, int], room: int) -> dict[str, str]:
         return {KEY.output: "disk" if 3 * missing[KEY.output] < room else "memory"}  # with keys, and a header
@@ -70,7 +69,7 @@ def fresh_keys(split: Split, positions: np.ndarray, otherwise: np.ndarray) -> np
     """Keys of some examples by what their files hold now; `otherwise` for those that cannot be read."""
     found = otherwise.copy()
     for at, rows in _digested(split, positions):
-        found[np.searchsorted(positions, at)] = rows
+        found[at] = rows
     return found
 
 
@@ -84,8 +83,10 @@ def names_of(split: Split) -> np.ndarray:
     )
 
 
-def _digested(split: Split, positions: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Positions that can be read and the digests of what they hold, in pieces; those that cannot be read are left out."""
+def _digested(
+    split: Split, positions: np.ndarray, advance: Callable[[int], None] = lambda count: None
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Places in `positions` of the examples that can be read, and digests of what these hold, in pieces."""
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(positions), DIGESTS_AT_ONCE):
             part = positions[start : start + DIGESTS_AT_ONCE]
@@ -93,7 +94,8 @@ def _digested(split: Split, positions: np.ndarray) -> Iterator[tuple[np.ndarray,
             tasks = [examples[at : at + READ_AT_ONCE] for at in range(0, len(examples), READ_AT_ONCE)]
             found = [each for digested in pool.map(_digests_of, tasks) for each in digested]
             read = np.array([bool(each) for each in found], bool)
-            yield part[read], np.frombuffer(b"".join(found), np.uint64).reshape(-1, 2)
+            advance(len(part))
+            yield start + np.flatnonzero(read), np.frombuffer(b"".join(found), np.uint64).reshape(-1, 2)
 
 
 def _digests_of(examples: Sequence[RawExample]) -> list[bytes]:

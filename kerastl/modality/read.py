@@ -6,7 +6,6 @@ What TensorFlow cannot decode is converted first (`Modality.servable`): then the
 from __future__ import annotations
 
 import contextlib
-import itertools
 import math
 import os
 import threading
@@ -78,27 +77,7 @@ def decode_in_chunks(
     """
     with contextlib.closing(_in_order(modality, raw, sum(lengths))) as results:
         for start, length in zip(np.cumsum([0, *lengths])[:-1].tolist(), lengths, strict=True):
-            chunk = {
-                name: np.zeros((length, *each.shape), each.dtype) for name, each in modality.spec.items()
-            }
-            reasons: dict[int, str] = {}
-            converted: dict[int, str] = {}
-            at, done = -1, 0
-            for at, result in enumerate(itertools.islice(results, length)):
-                if isinstance(result, str):
-                    reasons[start + at] = result
-                else:
-                    for name, value in result[0].items():
-                        chunk[name][at] = value
-                    converted |= {start + at: result[1]} if result[1] else {}
-                if (at + 1) % REPORTED == 0:
-                    advance(REPORTED)
-                    done += REPORTED
-            if at + 1 < length:
-                raise ValueError(f"there are {start + at + 1} examples; the chunks hold {sum(lengths)}.")
-            if length > done:
-                advance(length - done)
-            yield Decoded(start, chunk, reasons, converted)
+            yield _chunk(modality, results, start, length, advance)
         if next(results, None) is not None:
             raise ValueError(f"there are more examples than the {sum(lengths)} that the chunks hold.")
 
@@ -123,6 +102,29 @@ def why_unread(modality: Modality, error: Exception) -> str:
 _Result = tuple[dict[str, np.ndarray], str] | str
 _Decode = Callable[[tf.Tensor], dict[str, tf.Tensor]]
 _tracing = threading.Lock()
+
+
+def _chunk(
+    modality: Modality, results: Iterator[_Result], start: int, length: int, advance: Callable[[int], None]
+) -> Decoded:
+    """The next `length` results as arrays; `start` is the position of the first."""
+    inputs = {name: np.zeros((length, *each.shape), each.dtype) for name, each in modality.spec.items()}
+    reasons: dict[int, str] = {}
+    converted: dict[int, str] = {}
+    for at in range(length):
+        if (result := next(results, None)) is None:
+            raise ValueError(f"there are {start + at} examples; the chunks hold more.")
+        if isinstance(result, str):
+            reasons[start + at] = result
+        else:
+            for name, value in result[0].items():
+                inputs[name][at] = value
+            converted |= {start + at: result[1]} if result[1] else {}
+        if (at + 1) % REPORTED == 0:
+            advance(REPORTED)
+    if length % REPORTED:
+        advance(length % REPORTED)
+    return Decoded(start, inputs, reasons, converted)
 
 
 def _in_order(modality: Modality, raw: Iterable[RawExample], count: int) -> Generator[_Result]:
@@ -237,7 +239,6 @@ def _traced_decode(modality: Modality, kind: str) -> _Decode:
 
     function = tf.function(decode, input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
     traced = function.get_concrete_function()
-    traced(
-        tf.constant([], tf.string)
-    )  # sets it up once; threads that called it at the same time would each do so
+    # Sets it up once; threads that called it at the same time would each do so.
+    traced(tf.constant([], tf.string))
     return traced
