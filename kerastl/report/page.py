@@ -181,7 +181,7 @@ def report_text(report: Report, width: int = 80) -> str:
     classes = list(report.metrics.classes)
     if len(classes) > _TERMINAL_CLASSES:
         absent = sum(each.support == 0 for each in classes)
-        lines.append(f"  The {_TERMINAL_WEAKEST} weakest of {len(classes)} classes")
+        lines.append(f"  The {_TERMINAL_WEAKEST} weakest of {len(classes):,} classes")
         classes = _weakest(classes)[:_TERMINAL_WEAKEST]
     else:
         absent = 0
