@@ -52,7 +52,7 @@ class Run:
 
     @property
     def environment_json(self) -> Path:
-        """Content of `environment()` when the run began."""
+        """Content of `environment()` when the run began, and the engine of the frozen part (None: all came from the store)."""
         return self.path / "environment.json"
 
     @property

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 from held import Held
-from test_features import Said
+from test_features import Said, every_engine
 from toy_transformer import STEPS, WORDS, network_on, transformer, unmasked
 
 from kerastl.errors import UserError
@@ -71,6 +71,7 @@ def stored(
     outputs: tuple[str, ...] = ("pooled", "activation"),
     mode: str = "disk",
     view_count: int = 1,
+    engine: str = "auto",
 ) -> tuple[Features, Frozen]:
     """Features of all texts, kept in thirty-two bits."""
     inputs, labels = texts()
@@ -79,7 +80,7 @@ def stored(
     )
     split = FrozenViews("train", views_of(inputs, labels), view_count, contents, {}, {})
     recipe = CacheRecipe(mode=mode, directory=str(folder / "store"), dtype="float32")
-    frozen = Frozen(parts, network.backbone)
+    frozen = Frozen(parts, network.backbone, engine)
     (found,) = extract(frozen, [split], Cache(recipe, folder / "scratch"), Wanted("avg", outputs, 3), Said())
     return found, frozen
 
@@ -166,10 +167,13 @@ def test_outputs_are_stored_by_name_and_only_missing_ones_are_computed(tmp_path:
         np.testing.assert_allclose(features.outputs[name](EVERY, 0), values, rtol=1e-5, atol=1e-5)
 
 
-def test_live_activations_come_with_the_carried_inputs_of_the_same_rows(tmp_path: Path) -> None:
+@every_engine
+def test_live_activations_come_with_the_carried_inputs_of_the_same_rows(tmp_path: Path, engine: str) -> None:
     network = toy()
     parts = cut(network, POINT)
-    (kept, _), (live, frozen) = (stored(parts, network, tmp_path, mode=mode) for mode in ("disk", "off"))
+    (kept, _), (live, frozen) = (
+        stored(parts, network, tmp_path, mode=mode, engine=engine) for mode in ("disk", "off")
+    )
     assert frozen.forward_passes == 0
     some = np.array([7, 7, 2])
     for name, values in kept.activation_batch(some, 0).items():  # type: ignore[union-attr]

@@ -94,8 +94,11 @@ def frozen_views(images: Views, view_count: int) -> FrozenViews:
     return FrozenViews("train", images, view_count, contents, {"image_size": SIZE}, {"data": "noise"})
 
 
-def frozen_at(network: Network, point: str) -> Frozen:
-    return Frozen(cut(network, point), network.backbone)
+def frozen_at(network: Network, point: str, engine: str = "auto") -> Frozen:
+    return Frozen(cut(network, point), network.backbone, engine)
+
+
+every_engine = pytest.mark.parametrize("engine", ["auto", "tensorflow", "openvino"])
 
 
 @pytest.fixture(scope="module")
@@ -143,8 +146,11 @@ def test_mixed_views_carry_mixed_labels_that_fit_their_pixels() -> None:
 EVERYTHING = np.arange(10)
 
 
-def test_stored_features_are_the_networks_own_for_every_view(network: Network, tmp_path: Path) -> None:
-    frozen, images = frozen_at(network, POINT), views(level="light")
+@every_engine
+def test_stored_features_are_the_networks_own_for_every_view(
+    network: Network, tmp_path: Path, engine: str
+) -> None:
+    frozen, images = frozen_at(network, POINT, engine), views(level="light")
     found = features_of(frozen, images, 3, tmp_path)
     for view in range(3):
         pixels = pixels_of(images, EVERYTHING, view).astype(np.float32)
@@ -157,8 +163,11 @@ def test_stored_features_are_the_networks_own_for_every_view(network: Network, t
     assert (found.pooled_batch(EVERYTHING, 1) != found.pooled_batch(EVERYTHING, 0)).any()
 
 
-def test_features_do_not_depend_on_how_many_images_there_are(network: Network, tmp_path: Path) -> None:
-    frozen, images = frozen_at(network, POINT), views(level="none")
+@every_engine
+def test_features_do_not_depend_on_how_many_images_there_are(
+    network: Network, tmp_path: Path, engine: str
+) -> None:
+    frozen, images = frozen_at(network, POINT, engine), views(level="none")
     three = np.arange(3)
     many = features_of(frozen, images, 1, tmp_path / "all")
     few = features_of(frozen, taken(images, slice(3)), 1, tmp_path / "three")
@@ -166,9 +175,10 @@ def test_features_do_not_depend_on_how_many_images_there_are(network: Network, t
     np.testing.assert_array_equal(many.activation_batch(three, 0), few.activation_batch(three, 0))
 
 
+@every_engine
 @pytest.mark.parametrize("dtype", ["float32", "auto"])
 def test_stored_in_memory_and_live_are_the_same_to_the_bit(
-    network: Network, tmp_path: Path, dtype: str
+    network: Network, tmp_path: Path, dtype: str, engine: str
 ) -> None:
     images, positions, each = (
         views(level="light", mixup_alpha=0.5),
@@ -177,7 +187,7 @@ def test_stored_in_memory_and_live_are_the_same_to_the_bit(
     )
     modes = ("disk", "memory", "off")
     found = {
-        mode: features_of(frozen_at(network, POINT), images, 2, tmp_path / mode, mode, dtype)
+        mode: features_of(frozen_at(network, POINT, engine), images, 2, tmp_path / mode, mode, dtype)
         for mode in modes
     }
     for read in ("pooled_batch", "activation_batch"):
@@ -186,7 +196,7 @@ def test_stored_in_memory_and_live_are_the_same_to_the_bit(
         np.testing.assert_array_equal(batches[0], batches[2])
         assert (batches[0] != getattr(found["disk"], read)(positions, 0)).any(), "views differ"
     suffix = cut(network, POINT).suffix
-    exact = frozen_at(network, POINT).run(images.batch(positions, 0), ["activation"])["activation"]
+    exact = frozen_at(network, POINT, engine).run(images.batch(positions, 0), ["activation"])["activation"]
     logits = [
         suffix(np.asarray(x, np.float32)).numpy()
         for x in (found["disk"].activation_batch(positions, 0), exact)
@@ -438,8 +448,11 @@ def test_sixteen_bits_are_the_bits_that_numpy_gives_and_a_batch_with_too_large_a
     assert narrowed(np.float32([65_505]), "float32") == 65_505
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_what_is_no_number_is_not_kept(tmp_path: Path, value: float) -> None:
+@pytest.mark.parametrize(
+    ("value", "engine"),
+    [(np.nan, "auto"), (np.inf, "auto"), (-np.inf, "auto"), (np.nan, "tensorflow"), (np.nan, "openvino")],
+)
+def test_what_is_no_number_is_not_kept(tmp_path: Path, value: float, engine: str) -> None:
     keras.utils.set_random_seed(0)
     spec = get_backbone("mobilenet_025")
     network = build_model(build_backbone(spec, Image(SIZE).spec), spec, HeadRecipe(), class_count=3)
@@ -448,7 +461,7 @@ def test_what_is_no_number_is_not_kept(tmp_path: Path, value: float) -> None:
     with pytest.raises(
         TrainingError, match=r"frozen part of mobilenet_025 gives .* no finite numbers.*backbone.weights"
     ):
-        features_of(frozen_at(network, POINT), views(level="none"), 1, tmp_path)
+        features_of(frozen_at(network, POINT, engine), views(level="none"), 1, tmp_path)
     assert not list(tmp_path.rglob(f"*{BLOCK}"))
 
 

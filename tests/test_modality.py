@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from kerastl.data.examples import Examples, Split, no_stamps, repeated, text_column
 from kerastl.features.cache import Cache
-from kerastl.features.frozen import named_inputs
+from kerastl.features.engines import named_inputs
 from kerastl.features.inputs import AGAIN, CHECKED, Inputs, OtherReading, decode_split
 from kerastl.features.views import Views
 from kerastl.modality import InputSpec, Mixing, Modality, modality_of

@@ -81,12 +81,15 @@ def extract(
             if cache.recipe.mode == "off":
                 progress.note("Features: computed live, anew in every epoch (cache.mode = off)")
                 rows: Mapping[str, Rows | None] = {}
+                call.prepare(len(keys))
                 call.check_reading({key.output for key in arrays})
             else:
                 with call.stack:
                     inputs = [split.views.inputs for split in splits]
                     in_one = any(isinstance(each, Inputs) and each.from_front for each in inputs)
                     rows = cache.store.open(arrays, keys, call.compute, call.place, progress, in_one)
+                if len(arrays) > 1 and None not in rows.values():
+                    frozen.release()  # what is computed next, if anything, is one of them alone
             break
         except (WriteError, MemoryError) as error:
             place = "memory" if isinstance(error, MemoryError) else "disk"
@@ -185,11 +188,11 @@ class _Call:
                 f"{self._splits[0].views.modality.noun}s again in every epoch of the head phase. Free that much in either, lower augment.views, or lower "
                 "head_phase.epochs (up to 100 by the rule)"
             )
-        kept = [
-            missing[key.output] // key.row_bytes
-            for key in self._arrays
-            if places.get(key.output, "live") != "live"
-        ]
+        rows = {
+            key.output: missing[key.output] // key.row_bytes for key in self._arrays if key.output in missing
+        }
+        kept = [count for name, count in rows.items() if places[name] != "live"]
+        self.prepare(max(rows.values()))
         if kept:
             if POOLED in order:
                 self._frozen.check_untouched()
@@ -198,6 +201,10 @@ class _Call:
             tracker = progress.track(f"features {names}", max(kept), f"{noun}s")
             self._tracker = self.stack.enter_context(tracker)
         return places
+
+    def prepare(self, rows: int) -> None:
+        """Tell the frozen part how many rows are not there, also where they are to be live: both get one engine."""
+        self._frozen.prepare(rows, self._splits[0].views.modality.noun, self._progress)
 
     def compute(self, positions: np.ndarray, outputs: Collection[str]) -> Iterator[Part]:
         """Rows at some positions of all rows."""

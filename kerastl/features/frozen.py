@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Mapping
+import threading
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -11,14 +12,15 @@ import numpy as np
 import tensorflow as tf
 
 from kerastl.errors import TrainingError
+from kerastl.features.engines import Engine, Prefix, engine_for
 from kerastl.modality import Batch, count_of
 from kerastl.model.cut import Cut
-from kerastl.model.graph import alone
 from kerastl.model.heads import GEM_EXPONENT, POOLINGS
+from kerastl.progress import Progress
 
 BATCH_SIZE = 32
 # To be raised with any change of preprocessing, cutting or pooling that changes a feature.
-FEATURES_VERSION = 1
+FEATURES_VERSION = 2
 
 
 class Frozen:
@@ -30,16 +32,19 @@ class Frozen:
     Args:
         cut: the network, cut at the unfreeze point.
         backbone: the whole backbone, with the weights that it is frozen with.
+        engine: what computes: `auto`, `tensorflow` or `openvino`.
 
     Attributes:
         cut: the network, cut at the unfreeze point.
         facts: what its outputs depend on, apart from the examples and the cut.
         forward_passes: examples that the backbone, or its part below the cut, was run on so far.
+        engine: name of the engine that computed last; None before anything was computed.
     """
 
-    def __init__(self, cut: Cut, backbone: keras.Model) -> None:
-        self.cut, self._backbone = cut, backbone
+    def __init__(self, cut: Cut, backbone: keras.Model, engine: str = "auto") -> None:
+        self.cut, self._backbone, self._asked = cut, backbone, engine
         self.forward_passes = 0
+        self.engine: str | None = None
         self.facts: Mapping[str, Any] = {
             "backbone": backbone.name,
             "version": FEATURES_VERSION,
@@ -49,11 +54,39 @@ class Frozen:
             "keras": keras.__version__,
             "device": "gpu" if tf.config.list_physical_devices("GPU") else "cpu",
         }
-        self._traced: dict[tuple[str, ...], Callable[[Batch], dict[str, tf.Tensor]]] = {}
+        self._digests = {id(each): _digest([each]) for each in backbone.weights}
+        self._compiled: tuple[object, Engine] | None = None
+        self._coming, self._noun, self._progress = 0, "example", Progress()
+        # Live features are read by two threads, and an engine computes for one at a time.
+        self._lock = threading.Lock()
 
-    def check_untouched(self) -> None:
-        """Raise where the backbone has been trained: what it says now must not be kept as the frozen one's."""
-        if weights_digest(self._backbone) != self.facts["weights"]:
+    def prepare(self, coming: int, noun: str, progress: Progress) -> None:
+        """Tell how many examples are coming, about, which an engine is chosen by; it stays with the one that computed first.
+
+        Args:
+            coming: how many.
+            noun: of an example, for the note.
+            progress: is told which engine was chosen.
+        """
+        self._coming = coming if self.engine is None else self._coming
+        self._noun, self._progress = noun, progress
+
+    def release(self) -> None:
+        """Let go of the compiled network; the next `run` compiles it again."""
+        with self._lock:
+            self._compiled = None
+
+    def check_untouched(self, model: keras.Model | None = None) -> None:
+        """Raise where a weight of the backbone, or of a part of it, has been trained: its features are not those of the key.
+
+        Args:
+            model: the part; the whole backbone without it.
+
+        Raises:
+            RuntimeError: one has been trained.
+        """
+        weights = {id(each): each for each in (model or self._backbone).weights}
+        if any(_digest([weights[each]]) != self._digests[each] for each in weights.keys() & self._digests):
             raise RuntimeError(
                 "the backbone was trained since its weights were taken down; its features are not the key's"
             )
@@ -66,32 +99,38 @@ class Frozen:
             names: of the outputs, which `cut.outputs` lists.
 
         Raises:
-            TrainingError: a value is not finite.
+            TrainingError: a value is not finite, or an engine that was asked for computes other values.
+            UserError: an engine that was asked for is not installed, or cannot compute the network.
         """
         count = count_of(inputs)
         assert count <= BATCH_SIZE
-        self.forward_passes += count
-        outputs = self._forward(tuple(sorted(names)))(padded(inputs))
+        whole = padded(inputs)
+        with self._lock:
+            self.forward_passes += count
+            outputs = self._engine_of(tuple(sorted(names)), whole).run(whole)
         for name, output in outputs.items():
             # Kept, it would spoil every run that reads it, and the learning rate would be blamed.
-            if not tf.reduce_all(tf.math.is_finite(output)):
+            if not np.isfinite(output).all():
                 raise TrainingError(
                     f"The frozen part of {self.facts['backbone']} gives {name} that are no finite numbers, before anything was "
                     f"trained, in {self.facts['precision']}. Its weights are damaged, or not for this network: check "
                     'backbone.weights, and try precision = "float32"'
                 )
-        return {name: output.numpy()[:count] for name, output in outputs.items()}
+        return {name: output[:count] for name, output in outputs.items()}
 
-    def _forward(self, names: tuple[str, ...]) -> Callable[[Batch], dict[str, tf.Tensor]]:
-        if names not in self._traced:
+    def _engine_of(self, names: tuple[str, ...], inputs: Batch) -> Engine:
+        """The engine for some outputs of such inputs: of several one after the other only the newest is held, as each takes memory."""
+        key = (names, {name: (each.shape, each.dtype) for name, each in inputs.items()})
+        if self._compiled is None or self._compiled[0] != key:
+            self._compiled = None
             model = self.cut.prefix(*names)
-
-            def forward(inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-                outputs = model(named_inputs(model, inputs), training=False)
-                return {name: tf.cast(value, tf.float32) for name, value in outputs.items()}
-
-            self._traced[names] = tf.function(forward, autograph=False)
-        return self._traced[names]
+            # An engine may compute with the weights that it found when it was compiled.
+            self.check_untouched(model)
+            weights, precision = self.facts["weights"], self.facts["precision"]
+            prefix = Prefix(self._asked, model, weights, precision, self._coming, self._noun, self._progress)
+            self._compiled = key, engine_for(prefix, inputs)
+            self.engine = self._compiled[1].name
+        return self._compiled[1]
 
 
 def narrowed(values: np.ndarray, dtype: str) -> np.ndarray:
@@ -120,11 +159,6 @@ def fits_sixteen_bits(values: np.ndarray) -> bool:
     return not tf.size(tensor) or bool(tf.reduce_all(tf.abs(tensor) <= np.finfo(np.float16).max))
 
 
-def named_inputs(model: keras.Model, inputs: Mapping[str, tf.Tensor]) -> Any:
-    """Arrays in the order and dtypes of a model's inputs, so that whole numbers stay whole."""
-    return alone([tf.cast(inputs[each.name], each.dtype) for each in model.inputs])
-
-
 def padded(inputs: Batch) -> Batch:
     """A batch of the one size, its last example repeated."""
     missing = BATCH_SIZE - count_of(inputs)
@@ -138,8 +172,12 @@ def padded(inputs: Batch) -> Batch:
 
 def weights_digest(model: keras.Model) -> str:
     """sha256 hex of all weights, in order, with their shapes: what a file's name cannot promise."""
+    return _digest(model.weights)
+
+
+def _digest(weights: Sequence[keras.Variable]) -> str:
     digest = hashlib.sha256()
-    for weight in model.weights:
+    for weight in weights:
         values = np.ascontiguousarray(weight.numpy())
         digest.update(f"{values.dtype}{values.shape}".encode())
         digest.update(values.data if values.ndim else values.tobytes())

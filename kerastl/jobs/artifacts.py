@@ -108,6 +108,7 @@ def write_setup(run: Run, setup: Setup, log: Log, export_model: bool) -> ExportC
     """
     prepared = setup.prepared
     write_data(run, prepared)
+    write_json_atomic(run.environment_json, {**environment(), "engine": setup.frozen.engine})
     for name, reason in list(prepared.unreadable.items())[:LISTED_UNREADABLE]:
         log.warn(f"left out {name}: {reason}")
     if len(prepared.unreadable) > LISTED_UNREADABLE:

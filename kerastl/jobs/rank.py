@@ -147,6 +147,7 @@ def _scored(recipe: Settings, splits: Splits, run: Run, progress: Progress) -> R
         wanted = Wanted(recipe.head.pooling, (POOLED,), finetune_epochs=0)
         readers = extract(frozen, views, cache, wanted, progress)
         features = np.concatenate([_read(reader) for reader in readers])
+        frozen.prepare(len(features), modality_of(recipe).noun, progress)
         speed = _examples_per_second(frozen, views[0].views)
     parts = [prepared.splits.train, prepared.splits.validation]
     labels = np.concatenate([part.labels for part in parts])
@@ -183,7 +184,7 @@ def _read(features: Features) -> np.ndarray:
 
 
 def _examples_per_second(frozen: Frozen, views: Views) -> float:
-    """Of the bare forward pass, measured also where all features came from the store."""
+    """Of the bare forward pass by the engine that all of them would be computed by, also where they came from the store."""
     inputs = views.batch(np.arange(BATCH_SIZE) % views.count, 0)
     seconds = []
     for _ in range(TIMED_BATCHES + 1):

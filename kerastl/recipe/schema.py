@@ -111,6 +111,14 @@ class _Backbone:
     weights_dir: str | None = key(
         None, "folder with Keras' published weight files, used instead of a download"
     )
+    engine: str = key(
+        "auto",
+        "what computes the frozen part: tensorflow, openvino (`pip install 'kerastl[openvino]'`; float32 on processors), or auto: "
+        "openvino where it is installed, agrees with tensorflow to 1e-4 and is not slower, for more than 1,000 examples, and "
+        "tensorflow elsewhere and with deterministic = true",
+        choices=("auto", "tensorflow", "openvino"),
+        affects="run",
+    )
 
 
 @dataclass(frozen=True)

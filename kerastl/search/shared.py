@@ -163,7 +163,11 @@ class Shared:
         """The part below a recipe's unfreeze point, with the pretrained weights."""
         key = [dataclasses.asdict(recipe.backbone), unfreeze_point(recipe), keras.config.dtype_policy().name]
         classes = len(self.splits.class_names)
-        return _once(self._frozen, key, lambda: frozen_part(self._backbone(recipe), recipe, classes))
+        found: Frozen = _once(self._frozen, key, lambda: frozen_part(self._backbone(recipe), recipe, classes))
+        for other in self._frozen.values():
+            if other is not found:
+                other.release()  # compiled for each cut, a network would take its memory several times
+        return found
 
     def _backbone(self, recipe: Settings) -> keras.Model:
         key = [dataclasses.asdict(recipe.backbone), keras.config.dtype_policy().name]

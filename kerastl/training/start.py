@@ -23,7 +23,10 @@ def frozen_part(backbone: keras.Model, recipe: Settings, class_count: int) -> Fr
     """The frozen prefix: what lies below the recipe's unfreeze point, as a function of inputs."""
     # The head's standardisation is made of the features, so they come from a network without it.
     network = build_model(backbone, get_backbone(recipe.backbone.name), recipe.head, class_count)
-    return Frozen(cut(network, unfreeze_point(recipe)), backbone)
+    engine = recipe.backbone.engine
+    # A clock chooses otherwise at another time.
+    engine = "tensorflow" if engine == "auto" and recipe.deterministic else engine
+    return Frozen(cut(network, unfreeze_point(recipe)), backbone, engine)
 
 
 def wanted_features(recipe: Settings) -> Wanted:

@@ -1,0 +1,287 @@
+"""Engines for the frozen part of a network: TensorFlow, with weights in constants or in variables, and OpenVINO.
+
+All compute in float32 what the network says, and differ by its rounding, as they sum in different orders. Each gives the same
+bits for the same example at every repetition, with any neighbours and at any place in a batch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from kerastl.errors import TrainingError, UserError
+from kerastl.modality import Batch, count_of
+from kerastl.model.graph import alone
+from kerastl.progress import Progress
+
+# Largest difference from TensorFlow's values, by `difference_of`: a fifth of what 16-bit storage rounds by.
+BOUND = 1e-4
+# Up to so many examples it takes longer to compile another engine than that saves: 4 to 6 s with ResNet50, of which a batch of
+# 32 at 128² saves 0.2 s. A count and no time, so that a repeated run takes the same engine.
+FEW_EXAMPLES = 1000
+# TensorFlow holds constants about eight times, in graphs before and after optimisation and packed for its kernels: with
+# ResNet50's 94 MB a process takes 0.7 GB more than with variables, and 1.2 GB while it traces.
+LARGEST_CONSTANTS = 256_000_000
+TIMED_TURNS = 3
+MEND = 'Set backbone.engine = "tensorflow"'
+# (weights, inputs) -> whether OpenVINO was taken: one engine for all splits of a run and all trials of a search.
+_TAKEN = dict[tuple[object, ...], bool]()
+
+# Decoded examples of one batch size in, outputs by name out, float32.
+Run = Callable[[Batch], dict[str, np.ndarray]]
+
+
+@dataclass(frozen=True, eq=False)
+class Engine:
+    """A compiled part of a network.
+
+    Attributes:
+        name: with its version, for people.
+        run: named inputs [b, ...] of the shapes and dtypes that it was compiled for -> outputs by name, float32 [b, ...].
+    """
+
+    name: str
+    run: Run
+
+
+@dataclass(frozen=True, eq=False)
+class Prefix:
+    """A part of a network that an engine is wanted for.
+
+    Attributes:
+        asked: `auto`, `tensorflow` or `openvino`.
+        model: inputs -> outputs by name, in inference mode; its weights may not change as long as the engine is used.
+        weights: digest of the backbone's weights.
+        precision: name of the dtype policy that it was built under.
+        coming: how many examples are going to be computed, about.
+        noun: of an example.
+        progress: is told which engine was taken.
+    """
+
+    asked: str
+    model: keras.Model
+    weights: str
+    precision: str
+    coming: int
+    noun: str = "example"
+    progress: Progress = Progress()
+
+
+def engine_for(prefix: Prefix, inputs: Batch) -> Engine:
+    """The engine that is asked for, compiled; of `auto` the faster one.
+
+    `auto` takes OpenVINO where it is installed and can compute this network in float32 on the processor, agrees with TensorFlow
+    on the batch and is not slower there, and more than `FEW_EXAMPLES` are coming; TensorFlow otherwise.
+
+    Args:
+        prefix: what for.
+        inputs: the first batch, which OpenVINO is checked and timed on.
+
+    Raises:
+        UserError: OpenVINO is asked for, and is not installed or cannot compute this network.
+        TrainingError: OpenVINO is asked for, and its outputs are not TensorFlow's.
+    """
+    key = (prefix.weights, tuple((name, each.shape, each.dtype.str) for name, each in sorted(inputs.items())))
+    taken = _TAKEN.get(key) if prefix.asked == "auto" else None
+    if prefix.asked == "auto" and taken is None and prefix.coming <= FEW_EXAMPLES:
+        return in_variables(prefix.model)
+    problem = _hindrance(prefix.precision)
+    if prefix.asked == "openvino" and problem:
+        raise UserError(f'backbone.engine = "openvino": {problem}. {MEND}')
+    if prefix.asked == "tensorflow" or taken is False or problem:
+        return in_constants(prefix.model, inputs)
+    reference = in_variables(prefix.model)
+    expected = reference.run(inputs)
+    if not all(np.isfinite(each).all() for each in expected.values()):
+        return reference  # so that it is seen: the weights are damaged, and OpenVINO's rectifiers make zeros of NaN
+    try:
+        engine = in_openvino(prefix.model, inputs)
+        difference = _checked(engine.run(inputs), expected)
+    except (UserError, TrainingError) as error:
+        if prefix.asked == "openvino":
+            raise
+        prefix.progress.note(f"Engine: TensorFlow. {error}")
+        _TAKEN[key] = False
+        return in_constants(prefix.model, inputs)
+    if prefix.asked == "auto" and taken is None:
+        # Beside variables, which OpenVINO outruns by far or not at all: a close race would be decided by chance, and
+        # two runs would differ in their last digits.
+        ours, theirs = (count_of(inputs) / each for each in _seconds((engine, reference), inputs))
+        taken = _TAKEN[key] = ours >= theirs
+        sides = [(engine.name, ours), ("TensorFlow", theirs)]
+        (first, rate), (second, other) = sides if taken else reversed(sides)
+        prefix.progress.note(
+            f"Engine: {first}, {rate:,.0f} {prefix.noun}s/s beside {other:,.0f} of {second}, difference {difference:.0e}"
+        )
+        if not taken:
+            return in_constants(prefix.model, inputs)
+    return engine
+
+
+def in_variables(model: keras.Model) -> Engine:
+    """TensorFlow with the weights where they are: quick to trace, and computes with what they are at each call."""
+    return Engine("TensorFlow, weights in variables", _in_tensorflow(_function(model, constants=False)))
+
+
+def in_constants(model: keras.Model, inputs: Batch) -> Engine:
+    """TensorFlow with the weights that there are now as constants, which it folds into each other; else in variables.
+
+    One to four tenths faster on processors. Weights beyond `LARGEST_CONSTANTS` stay in variables, and on a GPU all do: its
+    memory is short, and nothing was measured there.
+
+    Args:
+        model: inputs -> outputs by name.
+        inputs: a batch of the shapes and dtypes to trace for.
+    """
+    size = sum(int(np.prod(each.shape)) * 4 for each in model.variables)
+    if size > LARGEST_CONSTANTS or tf.config.list_physical_devices("GPU"):
+        return in_variables(model)
+    function = _function(model, constants=True)
+    try:
+        function.get_concrete_function(_specs(inputs))
+    except Exception:
+        # A layer of somebody's own may do with a variable what cannot be done with a constant, such as assign to it.
+        return in_variables(model)
+    return Engine("TensorFlow, weights in constants", _in_tensorflow(function))
+
+
+def in_openvino(model: keras.Model, inputs: Batch) -> Engine:
+    """OpenVINO on the processor, in float32, with the weights that there are now and as many threads as TensorFlow.
+
+    Args:
+        model: inputs -> outputs by name.
+        inputs: a batch of the shapes and dtypes to compile for.
+
+    Raises:
+        UserError: it cannot convert or compile this network.
+    """
+    import openvino
+    from openvino.frontend import FrontEndManager
+    from openvino.frontend.tensorflow.utils import create_tf_graph_iterator
+
+    version = ".".join(openvino.get_version().split("-")[0].split(".")[:2])
+    traced = _function(model, constants=False).get_concrete_function(_specs(inputs))
+    settings = {
+        "INFERENCE_PRECISION_HINT": "f32",
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": _threads(),
+        # Processes that share a machine, such as the workers of a search, would all hold on to the same cores.
+        "ENABLE_CPU_PINNING": False,
+    }
+    try:
+        # What `openvino.convert_model` does, without its reports of each call to Google Analytics. Weights are copied, as shared
+        # ones would follow the training.
+        frontend = FrontEndManager().load_by_framework("tf")
+        graph = create_tf_graph_iterator(traced, None, None, None, share_weights=False)
+        compiled = openvino.Core().compile_model(frontend.convert(frontend.load(graph)), "CPU", settings)
+        names = {each.name: name for each, name in zip(traced.inputs, sorted(inputs), strict=False)}
+        ports = {names[name]: port for port in compiled.inputs for name in port.names & names.keys()}
+        given = {name: compiled.output(name) for name in model.output}
+        request = compiled.create_infer_request()
+    except Exception as error:  # of kinds that OpenVINO documents nowhere
+        reason = [*str(error).strip().splitlines(), type(error).__name__][0]
+        raise UserError(f"OpenVINO {version} cannot compute this network: {reason}. {MEND}") from error
+
+    def run(batch: Batch) -> dict[str, np.ndarray]:
+        found = request.infer({port: batch[name] for name, port in ports.items()})
+        return {name: found[port] for name, port in given.items()}
+
+    return Engine(f"OpenVINO {version}", run)
+
+
+def named_inputs(model: keras.Model, inputs: Mapping[str, tf.Tensor]) -> Any:
+    """Arrays in the order and dtypes of a model's inputs, so that whole numbers stay whole."""
+    return alone([tf.cast(inputs[each.name], each.dtype) for each in model.inputs])
+
+
+def _function(model: keras.Model, constants: bool) -> Any:
+    """A model as a `tf.function` of named inputs, with its variables, or their values when it is traced as constants."""
+
+    def forward(inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        values = []
+        for variable in model.variables if constants else ():
+            with tf.init_scope():
+                value = variable.numpy()
+            values.append((variable, tf.constant(value)))
+        with keras.StatelessScope(state_mapping=values) if constants else contextlib.nullcontext():
+            outputs = model(named_inputs(model, inputs), training=False)
+        return {name: tf.cast(value, tf.float32) for name, value in outputs.items()}
+
+    return tf.function(forward, autograph=False)
+
+
+def _specs(inputs: Batch) -> dict[str, tf.TensorSpec]:
+    return {name: tf.TensorSpec(each.shape, each.dtype, name) for name, each in inputs.items()}
+
+
+def _in_tensorflow(function: Any) -> Run:
+    return lambda inputs: {name: value.numpy() for name, value in function(inputs).items()}
+
+
+def _hindrance(precision: str) -> str:
+    """The reason that OpenVINO cannot compute here, and how to mend it; empty where it can."""
+    if importlib.util.find_spec("openvino") is None:
+        return "it is not installed: pip install 'kerastl[openvino]'"
+    if precision != "float32":
+        return f'it computes in float32, and this run in {precision}: set precision = "float32"'
+    if tf.config.list_physical_devices("GPU"):
+        return (
+            "it computes on the processor, and this machine has a GPU: hide it with CUDA_VISIBLE_DEVICES=-1"
+        )
+    return ""
+
+
+def difference_of(found: np.ndarray, expected: np.ndarray) -> float:
+    """The difference of two arrays over the second one, both as root mean squares.
+
+    The largest difference over the largest value would be decided by single values, in which some networks are ill-conditioned:
+    of MobileNetV2's features it is 8e-5 between any two engines, TensorFlow's own two included, and this one 5e-6.
+    """
+    scale = float(np.linalg.norm(expected.astype(np.float64)))
+    return float(np.linalg.norm(found.astype(np.float64) - expected)) / (scale or 1.0)
+
+
+def _checked(found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> float:
+    """The largest difference of any output.
+
+    Raises:
+        TrainingError: it is beyond `BOUND`.
+    """
+    largest = 0.0
+    for name, values in expected.items():
+        difference = difference_of(found[name], values)
+        if not difference <= BOUND:
+            raise TrainingError(
+                f"OpenVINO gives other values than TensorFlow for {name}: they differ by {difference:.1e} (root mean square, over that of "
+                f"TensorFlow's), and {BOUND:.0e} is allowed. {MEND}"
+            )
+        largest = max(largest, difference)
+    return largest
+
+
+def _seconds(engines: Sequence[Engine], inputs: Batch) -> list[float]:
+    """Shortest time of each engine for a batch, which all have computed before; they take turns, as a machine's speed drifts."""
+    turns = []
+    for _ in range(TIMED_TURNS):
+        for engine in engines:
+            began = time.perf_counter()
+            engine.run(inputs)
+            turns.append(time.perf_counter() - began)
+    return [min(turns[place :: len(engines)]) for place in range(len(engines))]
+
+
+def _threads() -> int:
+    """As many as TensorFlow takes: those it was given, or one for each core that this process may use."""
+    asked = tf.config.threading.get_intra_op_parallelism_threads()
+    asked = asked or int(os.environ.get("TF_NUM_INTRAOP_THREADS", "0"))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return asked or cores or 1
