@@ -22,15 +22,15 @@ from rows import Rows
 from kerastl.features.cache import Cache
 from kerastl.features.decoded import decode_splits
 from kerastl.features.engines import Engine, difference_of, in_constants, in_openvino, in_variables
-from kerastl.features.extract import extract
+from kerastl.features.extract import Wanted, extract
 from kerastl.features.frozen import BATCH_SIZE, Frozen, weights_digest
 from kerastl.jobs.open import open_splits
 from kerastl.modality import Batch
-from kerastl.model.cut import ACTIVATION, POOLED
+from kerastl.model.cut import POOLED
 from kerastl.model.pretrained import load_backbone
 from kerastl.progress import Progress
 from kerastl.recipe import load_recipe
-from kerastl.training.start import frozen_part, wanted_features
+from kerastl.training.start import frozen_part, reads_of, wanted_features
 
 NETWORKS = ("resnet50:224", "resnet50:128", "mobilenet_v2:128", "inception_v3:299", "vgg16:224")
 POINTS = {
@@ -82,6 +82,7 @@ def measured(network: str, words: argparse.Namespace) -> dict[str, Any]:
         prepared = decode_splits(recipe, splits, cache, Progress(), ("train",))
         backbone, _ = load_backbone(recipe)
         parts = frozen_part(backbone, recipe, len(splits.class_names)).cut
+        wanted = wanted_features(recipe, reads_of(backbone, recipe))
         views = prepared.views("train")
         places = [
             np.arange(start, start + BATCH_SIZE)
@@ -111,7 +112,7 @@ def measured(network: str, words: argparse.Namespace) -> dict[str, Any]:
             frozen = Frozen(parts, backbone, asked)
             with tempfile.TemporaryDirectory() as folder:
                 shares[asked] = share_kept(
-                    frozen, prepared.frozen_views("train"), recipe, batches, Path(folder)
+                    frozen, prepared.frozen_views("train"), wanted, batches, Path(folder)
                 )
     return {
         "images": len(batches) * BATCH_SIZE, "weights": weights_digest(backbone)[:12], "rates": rates,
@@ -144,16 +145,16 @@ def rate_of(engine: Engine, batches: list[Batch]) -> float:
 
 
 def share_kept(
-    frozen: Frozen, views: Any, recipe: Any, batches: list[Batch], folder: Path
+    frozen: Frozen, views: Any, wanted: Wanted, batches: list[Batch], folder: Path
 ) -> dict[str, float]:
     """The rate of `extract` into an empty store on disk, and that of its engine before and after it."""
-    frozen.run(batches[0], (ACTIVATION, POOLED))
+    frozen.run(batches[0], wanted.outputs)
     engine = frozen._compiled[1]  # type: ignore[index]
     flags = {"cache.mode": "disk", "cache.directory": str(folder / "store")}
     with Cache(load_recipe(flags=flags).cache, folder / "scratch") as cache:
         before = rate_of(engine, batches)
         began = time.perf_counter()
-        extract(frozen, [views], cache, wanted_features(recipe))
+        extract(frozen, [views], cache, wanted)
         rate = views.views.count / (time.perf_counter() - began)
         bare = statistics.harmonic_mean([before, rate_of(engine, batches)])
     return {"rate": rate, "bare": bare, "share": rate / bare}

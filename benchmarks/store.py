@@ -29,7 +29,7 @@ from kerastl.recipe import load_recipe
 from kerastl.store.array import ArrayKey, digests
 from kerastl.store.store import Part, Store
 from kerastl.store.store_folder import Folder
-from kerastl.training.start import frozen_part, wanted_features
+from kerastl.training.start import frozen_part, reads_of, wanted_features
 
 WIDTH, CLASSES, SIZE = 256, 4, 32
 
@@ -84,8 +84,10 @@ def passes(data: Path, store: Path, views: int, indices: np.ndarray | None = Non
         precision_of(recipe),
     ):
         prepared = decode_splits(recipe, splits, cache, Progress(), ("train",))
-        frozen = frozen_part(load_backbone(recipe)[0], recipe, CLASSES)
-        extract(frozen, [prepared.frozen_views("train")], cache, wanted_features(recipe))
+        backbone = load_backbone(recipe)[0]
+        frozen = frozen_part(backbone, recipe, CLASSES)
+        wanted = wanted_features(recipe, reads_of(backbone, recipe))
+        extract(frozen, [prepared.frozen_views("train")], cache, wanted)
         return frozen.forward_passes
 
 

@@ -24,6 +24,7 @@ from speed import add_arguments, guide_seconds, weights_of
 from kerastl.features.cache import Cache
 from kerastl.features.decoded import DecodedSplits, decode_splits
 from kerastl.features.extract import extract
+from kerastl.features.readers import read_by
 from kerastl.jobs.open import open_splits
 from kerastl.jobs.setup import Setup, network_setup
 from kerastl.model.precision import make_repeatable
@@ -32,7 +33,7 @@ from kerastl.recipe import load_recipe
 from kerastl.training.phase import EVALUATION_BATCH, PHASE_TITLES, predict_logits
 from kerastl.training.reuse import inference_of
 from kerastl.training.start import wanted_features
-from kerastl.training.two_phase import transfer
+from kerastl.training.two_phase import Steps, finetunes
 
 EPOCHS = {"head": 10, "finetune": 5}
 
@@ -63,12 +64,16 @@ class EpochEnds(Progress):
         class OfPhase(Tracker):
             def advance(self, count: int = 1, detail: str = "") -> None:
                 if phase and detail:  # only the end of an epoch has something to tell
-                    now = time.perf_counter()
-                    seconds = ends.clock.read()
-                    ends.points.append({"phase": phase, "seconds": seconds, "accuracy": ends.measure(phase)})
-                    ends.clock.stand(time.perf_counter() - now)
+                    ends.point(phase)
 
         return OfPhase()
+
+    def point(self, phase: str) -> None:
+        """Measure the network as it is in a phase."""
+        now = time.perf_counter()
+        seconds = self.clock.read()
+        self.points.append({"phase": phase, "seconds": seconds, "accuracy": self.measure(phase)})
+        self.clock.stand(time.perf_counter() - now)
 
 
 def our_points(arguments: argparse.Namespace, seed: int) -> list[dict[str, Any]]:
@@ -92,14 +97,13 @@ def our_points(arguments: argparse.Namespace, seed: int) -> list[dict[str, Any]]
             measure = accuracy_on_test(arguments, setup, recipe, splits, cache)
             clock.stand(time.perf_counter() - now)
             ends = EpochEnds(clock, measure)
-            transfer(
-                setup.network,
-                setup.parts,
-                setup.train,
-                setup.validation,
-                recipe,
-                progress=ends,
-            )
+            recipe, sides = setup.recipe, (setup.train, setup.validation)
+            steps = Steps(progress=ends)
+            head = steps.head_phase(setup.network, *sides, recipe)
+            if not head.history:  # it was solved
+                ends.point("head_phase")
+            if finetunes(recipe.finetune_phase):
+                steps.finetune_phase(setup.network, setup.parts, *sides, recipe, head)
     return ends.points
 
 
@@ -108,7 +112,10 @@ def accuracy_on_test(
 ) -> Any:
     """A function of the phase that measures the network as it is now."""
     prepared: DecodedSplits = decode_splits(recipe, splits, cache, Progress(), ("test",))
-    (test,) = extract(setup.frozen, [prepared.frozen_views("test")], cache, wanted_features(recipe))
+    reads = setup.network.reads
+    wanted = wanted_features(recipe, reads)
+    (test,) = extract(setup.frozen, [prepared.frozen_views("test")], cache, wanted)
+    test = read_by(test, reads, setup.frozen.cut)
 
     def measure(phase: str) -> float:
         thawed = phase == "finetune_phase"

@@ -22,15 +22,23 @@ def key(
     high: float | None = None,
     below: float | None = None,
     above: float | None = None,
+    names: bool = False,
 ) -> Any:
     """A recipe key: its default, what it means, which values it takes, and what it affects where that is not what its table says.
 
-    `low`/`high` include their bound, `above`/`below` leave it out.
+    `low`/`high` include their bound, `above`/`below` leave it out. Of `names`, several may be given as a list.
     """
     bounds = {"low": low, "high": high, "above": above, "below": below}
     return field(
         default=default,
-        metadata={"help": help, "affects": affects, "auto": auto, "choices": choices, **bounds},
+        metadata={
+            "help": help,
+            "affects": affects,
+            "auto": auto,
+            "choices": choices,
+            "names": names,
+            **bounds,
+        },
     )
 
 

@@ -25,7 +25,14 @@ LINE = Space((Hyperparameter("head.dropout", low=0.0, high=0.9),))
 
 
 def tiny(source: Path, store: Path, **sets: Any) -> Recipe:
-    flags = {**TINY, "data.source": str(source), "cache.directory": str(store), "cache.mode": "disk"}
+    flags = {
+        **TINY,
+        "head.features": "last",
+        "head.start": "zeros",
+        "data.source": str(source),
+        "cache.directory": str(store),
+        "cache.mode": "disk",
+    }
     return load_recipe(flags={**flags, **{key.replace("__", "."): value for key, value in sets.items()}})
 
 

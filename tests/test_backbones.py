@@ -99,9 +99,11 @@ def prove(spec: BackboneSpec) -> None:
         below, above = halves.below, halves.above
         assert {id(weight) for weight in above.weights} == above_of[point]
         assert {id(weight) for weight in below.weights} == everything - above_of[point]
-        activation = below(pixels, training=False)
-        rest = keras.ops.convert_to_numpy(above(activation, training=False))
-        nothing = keras.ops.convert_to_numpy(above(keras.ops.zeros_like(activation), training=False))
+        activation = below(pixels, training=False)[point]
+        rest = keras.ops.convert_to_numpy(above(activation, training=False)["backbone"])
+        nothing = keras.ops.convert_to_numpy(
+            above(keras.ops.zeros_like(activation), training=False)["backbone"]
+        )
         # In random networks the signal fades, so differences are measured by the largest output.
         assert np.abs(rest - whole).max() <= 1e-5 * np.abs(whole).max(), point
         assert np.abs(nothing - whole).max() >= 1e-2 * np.abs(whole).max(), point
@@ -226,4 +228,4 @@ def test_points_have_the_same_names_in_every_build():
     assert unnamed != ["max_pooling2d", "max_pooling2d_1"], "Keras numbers them by process"
     assert unfreeze_points(first) == unfreeze_points(second) == spec.unfreeze_points
     below = split_backbone(second, "max_pooling2d_1").below
-    assert below.output_shape[-1] == 192
+    assert below.outputs[0].shape[-1] == 192

@@ -22,7 +22,8 @@ from kerastl.modality import Batch
 from kerastl.modality.image import Image
 from kerastl.model.build import Network
 from kerastl.model.cut import Cut, cut
-from kerastl.recipe import AugmentRecipe, CacheRecipe, Recipe, Settings
+from kerastl.model.head_input import HeadInput
+from kerastl.recipe import AugmentRecipe, CacheRecipe, HeadRecipe, Recipe, Settings
 from kerastl.recipe.rule import resolve
 from kerastl.store.array import digests
 from kerastl.training.batches import PhaseData
@@ -81,12 +82,14 @@ def stored(
     split = FrozenViews("train", views_of(inputs, labels), view_count, contents, {}, {})
     recipe = CacheRecipe(mode=mode, directory=str(folder / "store"), dtype="float32")
     frozen = Frozen(parts, network.backbone, engine)
-    (found,) = extract(frozen, [split], Cache(recipe, folder / "scratch"), Wanted("avg", outputs, 3), Said())
+    (found,) = extract(
+        frozen, [split], Cache(recipe, folder / "scratch"), Wanted(HeadInput(), outputs, 3), Said()
+    )
     return found, frozen
 
 
 def settings(**finetune: object) -> Settings:
-    asked = Recipe()
+    asked = Recipe(head=HeadRecipe(start="zeros"))
     found = resolve(asked, COUNT, CLASSES)
     phase = {"unfreeze_from": POINT, "epochs": 3, "batch_size": 16, "learning_rate": 3e-3, "mixup_alpha": 0.0}
     head = {"epochs": 2, "batch_size": 16, "learning_rate": 1e-3}
@@ -164,7 +167,7 @@ def test_outputs_are_stored_by_name_and_only_missing_ones_are_computed(tmp_path:
     assert kept == sorted(every)
     inputs = {name: keras.ops.convert_to_tensor(values) for name, values in texts()[0].items()}
     for name, values in parts.prefix(*every)(inputs, training=False).items():
-        np.testing.assert_allclose(features.outputs[name](EVERY, 0), values, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(features.outputs([name], EVERY, 0)[name], values, rtol=1e-5, atol=1e-5)
 
 
 @every_engine

@@ -15,7 +15,7 @@ from kerastl.modality.image import Image
 from kerastl.model.build import build_backbone, build_model
 from kerastl.model.cut import cut
 from kerastl.model.graph import cut_points, unfreeze_points
-from kerastl.model.heads import POOLINGS, pooled_features
+from kerastl.model.head_input import POOLINGS, pooled_features
 from kerastl.recipe.schema import HeadRecipe
 
 SPEC = get_backbone("mobilenet_025")
@@ -56,7 +56,6 @@ def test_prefix_and_suffix_are_the_whole(network, point):
         np.testing.assert_array_equal(parts.prefix(name)(pixels, training=False)[name], together[name])
     entry = pixels if point == "input" else together["activation"]
     np.testing.assert_array_equal(parts.suffix(entry, training=False), whole)
-    np.testing.assert_array_equal(network.head(network.pooling(together["sequence"]), training=False), whole)
     average = pooled_features(np.array(together["pooled"]), "avg")
     np.testing.assert_array_equal(network.head(average, training=False), whole)
 

@@ -363,7 +363,7 @@ def test_readable_images_all_arrive_in_their_places(tmp_path: Path) -> None:
 
 
 def test_few_examples_are_read_ahead_of_those_that_were_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(read.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(read, "usable_cores", lambda: 2)
     data, taken = saved(Image.new("RGB", (4, 4)), "PNG"), []
 
     def raw() -> Iterator[bytes]:
@@ -385,7 +385,7 @@ def test_few_examples_are_read_ahead_of_those_that_were_taken(monkeypatch: pytes
 def test_every_thread_has_a_task_and_no_task_takes_much_memory(
     monkeypatch: pytest.MonkeyPatch, size: int, count: int, tasks: list[int]
 ) -> None:
-    monkeypatch.setattr(read.os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(read, "usable_cores", lambda: 8)
     seen: list[int] = []
     answer: tuple[dict[str, np.ndarray], str] = ({"pixels": np.zeros((1, 1, 3), np.uint8)}, "")
     monkeypatch.setattr(
@@ -407,7 +407,7 @@ def test_bytes_that_are_large_are_few_in_a_task() -> None:
 def test_large_files_are_decoded_before_more_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(read.os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(read, "usable_cores", lambda: 1)
     calls: list[int] = []
     data = saved(Image.new("RGB", (4, 4)), "PNG")
     half = read.DECODED_BYTES // 2
@@ -437,7 +437,7 @@ def test_an_error_of_the_source_ends_the_pass_and_its_threads() -> None:
 
 
 def test_nothing_more_is_read_once_nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(read.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(read, "usable_cores", lambda: 2)
     data, opened = saved(Image.new("RGB", (4, 4)), "PNG"), list[bytes]()
 
     def slowly(raw: bytes) -> bytes:

@@ -23,6 +23,7 @@ from kerastl.modality import count_of
 from kerastl.modality.image import Image
 from kerastl.model.build import Network, build_backbone, build_model
 from kerastl.model.cut import cut
+from kerastl.model.head_input import HeadInput
 from kerastl.progress import Progress
 from kerastl.recipe import AugmentRecipe, CacheRecipe, HeadRecipe
 from kerastl.recipe.rule import resolve_augment
@@ -83,7 +84,7 @@ def features_of(
     """Features of one split; what is kept lies in `folder`, and stays held."""
     recipe = CacheRecipe(mode=mode, directory=str(folder / "store"), dtype=dtype)
     split = frozen_views(images, view_count)
-    wanted = Wanted(pooling, ("pooled", "activation"), finetune_epochs=epochs)
+    wanted = Wanted(HeadInput(pooling), ("pooled", "activation"), finetune_epochs=epochs)
     (found,) = extract(frozen, [split], Cache(recipe, folder / "scratch"), wanted, progress)
     return found
 

@@ -631,7 +631,8 @@ def test_a_stop_before_the_first_epoch_leaves_no_model(
         raise KeyboardInterrupt
 
     flags = {"data.source": str(solid_colours), "backbone.name": small_backbone_file()}
-    recipe = load_recipe(None, ["augment.level='none'", "finetune_phase.unfreeze_from='backbone'"], flags)
+    sets = ["augment.level='none'", "finetune_phase.unfreeze_from='backbone'", "head.start='zeros'"]
+    recipe = load_recipe(None, sets, flags)
     monkeypatch.setattr(keras.Model, "fit", stopped)
     with pytest.raises(Interrupted, match="nothing was learnt"):
         fit(recipe, runs_dir=tmp_path / "runs", models_dir=tmp_path / "models")

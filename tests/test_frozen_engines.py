@@ -14,6 +14,7 @@ from test_carried import texts
 from test_features import EVERYTHING, POINT, SIZE, Said, features_of, frozen_at, views
 from toy_transformer import network_on, transformer
 
+from kerastl import pipeline
 from kerastl.backbones import get_backbone
 from kerastl.errors import TrainingError, UserError
 from kerastl.features import engines
@@ -337,7 +338,8 @@ def test_extraction_tells_how_many_rows_are_missing(network: Network, tmp_path: 
 
 def test_no_more_threads_than_this_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines.tf.config.threading, "get_intra_op_parallelism_threads", lambda: 0)
-    monkeypatch.setattr(engines, "os", SimpleNamespace(environ={}, sched_getaffinity=lambda of: {3}))
+    monkeypatch.setattr(pipeline, "os", SimpleNamespace(sched_getaffinity=lambda of: {3}))
+    monkeypatch.setattr(engines, "os", SimpleNamespace(environ={}))
     assert engines._threads() == 1
     monkeypatch.setattr(engines.os, "environ", {"TF_NUM_INTRAOP_THREADS": "7"})
     assert engines._threads() == 7

@@ -4,13 +4,8 @@ import keras
 import numpy as np
 import pytest
 
-from kerastl.model.heads import (
-    AdjustableDropout,
-    make_head,
-    make_pooling,
-    renew_head,
-    rewind_dropout,
-)
+from kerastl.model.head_input import make_pooling
+from kerastl.model.heads import AdjustableDropout, make_head, renew_head, rewind_dropout
 from kerastl.recipe.schema import HeadRecipe
 from kerastl.task.classification import CLASSIFICATION, MULTI_LABEL
 
@@ -25,7 +20,7 @@ EXPECTED = {
 
 
 def head_of(recipe=None, **options):
-    return make_head(recipe or HeadRecipe(), SHAPE, "float32", 3, **options)
+    return make_head(recipe or HeadRecipe(), SHAPE[-1], 3, **options)
 
 
 @pytest.mark.parametrize("name", EXPECTED)

@@ -39,6 +39,7 @@ def facts(**changes: Any) -> dict[str, Any]:
     return {
         "run": "20260102-030405-flowers", "recipe": "flowers", "backbone": backbone,
         "weights": {"origin": origin, "licence": weights_licence(origin, backbone, weights)},
+        "embedding": {"outputs": ["conv5_block2_out", "backbone"], "pooling": "avg"},
         "modality": "image", "image_size": 224, "resize": "crop", "task": "classification", "classes": ["blue|green", "red", "rare"],
         "data": data, "test": test, "validation": None, "trust": None, "warnings": ["40 images appear twice"], **changes,
     }  # fmt: skip
@@ -52,6 +53,7 @@ def test_the_card_tells_data_figures_limits_and_checks_with_their_counts() -> No
     card = card_of()
     for fragment in (
         "# flowers\n", "3 classes (blue\\|green, red, rare)", "`resnet50` at 224 pixels (`crop`)",
+        "- `embedding` holds, pooled by `avg` and one after the other, the outputs of the backbone at `conv5_block2_out`, `backbone`",
         "Source: `photos`", "train 1,200, test 58; 4 unreadable", "`abc123`",
         "Accuracy on 58 images that were used for nothing else: **0.983** (95 % interval 0.909 to 0.997).",
         "| blue\\|green | 30 | 0.968 | 1.000 | 0.984 |", "Fewer than 20 test images stand behind the figures of rare:",

@@ -101,7 +101,7 @@ def test_the_run_keeps_what_was_handed_over(
 
 
 def test_a_frozen_network_gives_the_features_of_its_last_activation(mine: keras.Model, data: Any) -> None:
-    found = api.features(api.build(mine, data, **QUICK))
+    found = api.features(api.build(mine, data, features="last", **QUICK))
     last = keras.Model(mine.inputs[0], mine.layers[-2].output)(X.astype(np.float32), training=False).numpy()
     order = {identity: row for row, identity in enumerate(data.ids)}
     assert found.features.shape == (72, 8) and [order[each] for each in found.ids] == list(range(72))
@@ -110,7 +110,7 @@ def test_a_frozen_network_gives_the_features_of_its_last_activation(mine: keras.
 
 
 def test_features_of_other_data_are_those_of_the_same_backbone(mine: keras.Model, data: Any) -> None:
-    net = api.build(mine, data, **QUICK)
+    net = api.build(mine, data, features="last", **QUICK)
     others, numbers = colours(12, seed=5)
     found = api.features(net, api.from_arrays(others, numbers))
     last = keras.Model(mine.inputs[0], mine.layers[-2].output)(

@@ -69,7 +69,9 @@ def test_what_lies_below_the_classifier_is_taken_and_cut_within_the_base(tmp_pat
         halves = split_backbone(backbone, point)
         below, above = halves.below, halves.above
         assert below is not None and above is not None
-        assert np.array_equal(above(below(pixels(), training=False), training=False), expected)
+        assert np.array_equal(
+            above(below(pixels(), training=False)[point], training=False)["backbone"], expected
+        )
 
 
 def test_a_network_that_says_no_size_takes_any(tmp_path: Path) -> None:

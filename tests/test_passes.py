@@ -26,6 +26,7 @@ from kerastl.features.readers import Features
 from kerastl.features.views import Views
 from kerastl.modality.image import Image
 from kerastl.model.build import Network, build_backbone, build_model
+from kerastl.model.head_input import HeadInput
 from kerastl.progress import Progress
 from kerastl.recipe import CacheRecipe, HeadRecipe, load_recipe
 from kerastl.store.array import Array
@@ -59,7 +60,7 @@ def run(
     progress: Progress = Progress(),
     epochs: int = 10,
 ) -> Features:
-    wanted = Wanted("avg", ("pooled", "activation"), finetune_epochs=epochs)
+    wanted = Wanted(HeadInput(), ("pooled", "activation"), finetune_epochs=epochs)
     (found,) = extract(frozen, [frozen_views(images, view_count)], cache, wanted, progress)
     return found
 

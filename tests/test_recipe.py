@@ -33,7 +33,7 @@ def file_of(tmp_path: Path, text: str) -> Path:
 
 
 WRONG = {
-    "unknown key with a near one": ("[head]\ndropot = 0.1", ["Unknown key 'head.dropot'", "Did you mean 'head.dropout'?", "pooling, hidden"]),
+    "unknown key with a near one": ("[head]\ndropot = 0.1", ["Unknown key 'head.dropot'", "Did you mean 'head.dropout'?", "features, pooling, start, hidden"]),
     "unknown top-level key": ("sed = 1", ["Unknown key 'sed'", "Did you mean 'seed'?", "Top-level keys and tables"]),
     "key in the wrong table": ("image_size = 64", ["Unknown key 'image_size'", "Did you mean 'backbone.image_size'?"]),
     "unknown table": ("[hed]\ndropout = 0.1", ["Unknown key 'hed'", "Did you mean 'head'?"]),
@@ -49,7 +49,7 @@ WRONG = {
     "number for a text": ("name = 3", ["name = 3", "expected a text in quotes"]),
     "empty text": ("name = ''", ["name = ''", "expected a text in quotes"]),
     "number for a choice": ("precision = 16", ["precision = 16", "auto, float32, mixed_bfloat16"]),
-    "choice with a near one": ("[head]\npooling = 'average'", ["head.pooling = 'average'", "avg, max, avgmax, gem", "Did you mean"]),
+    "choice with a near one": ("[head]\npooling = 'average'", ["head.pooling = 'average'", "auto, avg, max, avgmax, gem", "Did you mean"]),
     "below the bound": ("seed = -1", ["seed = -1", "at least 0"]),
     "above the bound": ("seed = 2147483648", ["seed = 2147483648", "at most 2147483647"]),
     "on an excluded lower bound": ("[data]\ntest_fraction = 0", ["data.test_fraction = 0", "above 0"]),
@@ -226,6 +226,11 @@ def random_recipe(generator: random.Random) -> Recipe:
         data["group_pattern"] = re.escape(data["group_pattern"])
         data["group_subfolders"] = False
     values.get("calibration", {}).pop("abstain_coverage", None)  # either of the two
+    head = values.get("head", {})
+    if head.get("hidden"):
+        head.pop("start", None)  # it has no solution
+    if head.get("pooling") == "gem":
+        head.pop("features", None)  # it is kept of the last output alone
     return recipe_from_dict(values)
 
 

@@ -68,9 +68,24 @@ def test_more_stages_are_thawed_where_there_are_more_images(name: str, few: str,
     assert resolved(1000, backbone__name=name).finetune_phase.unfreeze_from == many
 
 
-def test_twice_the_features_train_at_a_smaller_rate() -> None:
-    rates = [resolved(head__pooling=pooling).head_phase.learning_rate for pooling in ("avg", "avgmax")]
-    assert rates[0] / rates[1] == pytest.approx(2**0.5, rel=0.05)
+def test_a_linear_head_is_solved_and_trains_where_the_recipe_says_how() -> None:
+    found = resolved()
+    assert (found.head.start, found.head_phase.epochs) == ("solved", 0)
+    asked = (
+        {"head_phase__learning_rate": 1e-3},
+        {"head_phase__epochs": 3},
+        {"head__dropout": 0.2},
+        {"head__l2": 1e-4},
+    )
+    for sets in asked:
+        found = resolved(**sets)
+        assert (found.head.start, found.head_phase.epochs) == ("solved", sets.get("head_phase__epochs", 100))
+    many = resolved(100_000)
+    assert (many.head.start, many.head_phase.epochs) == ("solved", 100), "gradients see all of them"
+    hidden = resolved(head__hidden=(8,))
+    assert (hidden.head.start, hidden.head_phase.epochs) == ("zeros", 100)
+    zeros = resolved(head__start="zeros")
+    assert (zeros.head.start, zeros.head_phase.epochs) == ("zeros", 100)
 
 
 def test_few_images_train_in_small_batches_with_more_views() -> None:

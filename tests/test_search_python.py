@@ -153,10 +153,7 @@ def test_a_renewed_head_of_ones_own_layers_is_a_new_one(tmp_path: Path) -> None:
     keras.Sequential([keras.Input((8,)), *own]).save(tmp_path / "head.keras")
     recipe, bias = HeadRecipe(layers=str(tmp_path / "head.keras")), np.array([0.5, -1.0, 2.0], "float32")
     features = np.random.default_rng(0).normal(size=(4, 8)).astype("float32")
-    used, new = (
-        make_head(recipe, (2, 2, 8), "float32", 3, bias=bias, adjustable=adjustable)
-        for adjustable in (True, False)
-    )
+    used, new = (make_head(recipe, 8, 3, bias=bias, adjustable=adjustable) for adjustable in (True, False))
     for _ in range(2):
         used.model(features, training=True)
     used.model.set_weights([weights + 1 for weights in used.model.get_weights()])

@@ -68,7 +68,7 @@ def test_keys_of_the_finetune_phase_need_something_thawed(tmp_path: Path) -> Non
     with pytest.raises(RecipeError, match="the recipe unfreezes nothing"):
         space_of("[finetune_phase]\nlearning_rate = {low = 1e-5, high = 1e-3}", tmp_path, frozen)
     default = load_space(None, frozen, resolve(frozen, 1000, 10))
-    assert {axis.key for axis in default} == {"head_phase.learning_rate", "head.dropout"}
+    assert {axis.key for axis in default} == {"head.features", "head.dropout"}
 
 
 def test_the_unfreeze_point_is_ordered_whatever_the_order_in_the_file(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ OWN = {
     "lists": ("[head]\nhidden = {ordered = [[], [512]]}", {"head.hidden": [128]}, ((), (128,), (512,))),
     "words in their order": ("[augment]\nlevel = {ordered = ['none', 'strong']}", {"augment.level": "medium"},
                              ("none", "medium", "strong")),
-    "words without one": ("[head]\npooling = ['gem', 'max', 'avgmax']", {}, ("gem", "max", "avgmax", "avg")),
+    "words without one": ("[head]\npooling = ['gem', 'max', 'avgmax']", {}, ("gem", "max", "avgmax", "auto")),
     "a ladder": ("[head]\ndropout = {low = 0.1, high = 0.3, step = 0.1}", {"head.dropout": 0.5}, (0.1, 0.2, 0.3, 0.5)),
     "a rung is the recipe's own value, rounded": (
         "[head_phase]\nlearning_rate = {around = 10, step = 10}", {"head_phase.learning_rate": 0.00123456},

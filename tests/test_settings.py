@@ -64,7 +64,7 @@ def test_what_is_asked_for_is_kept_and_settings_resolve_to_themselves() -> None:
         ({"name": "a b"}, ["name = 'a b'", "'a-b'"]),
         (
             {"head": HeadRecipe(pooling="maxavg")},
-            ["head.pooling = 'maxavg'", "expected one of avg, max, avgmax, gem"],
+            ["head.pooling = 'maxavg'", "expected one of auto, avg, max, avgmax, gem"],
         ),
         ({"data": DataRecipe(group_pattern="(")}, ["data.group_pattern = '('", "regular expression"]),
         (

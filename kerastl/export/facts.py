@@ -46,6 +46,10 @@ def model_facts(
         "recipe": recipe.name,
         "backbone": backbone,
         "weights": {"origin": origin, "licence": weights_licence(origin, backbone, without_folders(weights))},
+        "embedding": {
+            "outputs": ("backbone" if recipe.head.features == "last" else recipe.head.features).split(","),
+            "pooling": recipe.head.pooling,
+        },
         "modality": modality.name,
         **modality.settings(),
         "task": recipe.task.name,

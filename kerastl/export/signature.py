@@ -18,7 +18,7 @@ As TensorFlow Serving and its clients see them (n examples, k classes, d feature
 | `labels`        | string [n]: names of the labels whose probability is above one half, a line each, in the order   |
 |                 | of `assets/labels.txt`; only of a model that gives several labels                                |
 | `accepted`      | bool [n]: whether its probability reaches the threshold; only where one was chosen               |
-| `embedding`     | float32 [n, d]: the pooled features of the backbone; of `serving_embedding` alone                |
+| `embedding`     | float32 [n, d]: pooled outputs of the backbone that the head reads; of `serving_embedding` alone |
 
 The REST API of TensorFlow Serving treats tensors whose names end in `_bytes` as base64 (`{"b64": …}`), hence the end of the
 names of requests that are no text.

@@ -11,7 +11,7 @@ import numpy as np
 from kerastl.features.frozen import BATCH_SIZE, Frozen, narrowed
 from kerastl.features.views import Views
 from kerastl.modality import Batch
-from kerastl.model.cut import POOLED
+from kerastl.model.cut import VECTORS
 from kerastl.progress import Tracker, size_text
 from kerastl.store.store import Part
 
@@ -54,7 +54,7 @@ def compute_rows(
     watch, size = Watch(views.modality.noun), 0
     for batch, inputs in zip(batches, made_ahead(views, view, batches, watch), strict=True):
         found = frozen.run(inputs, outputs)
-        found = {name: rows if name == POOLED else narrowed(rows, dtype) for name, rows in found.items()}
+        found = {name: rows if name in VECTORS else narrowed(rows, dtype) for name, rows in found.items()}
         size += sum(rows.nbytes for rows in found.values())
         tracker.advance(len(batch), f"{size_text(size)}, {watch.limit()}")
         yield Part(batch, found)

@@ -21,6 +21,7 @@ import tensorflow as tf
 from kerastl.errors import TrainingError, UserError
 from kerastl.modality import Batch, count_of
 from kerastl.model.graph import alone
+from kerastl.pipeline import usable_cores
 from kerastl.progress import Progress
 
 # Largest difference from TensorFlow's values, by `difference_of`: a fifth of what 16-bit storage rounds by.
@@ -165,8 +166,6 @@ def in_openvino(model: keras.Model, inputs: Batch) -> Engine:
         UserError: it cannot convert or compile this network.
     """
     import openvino
-    from openvino.frontend import FrontEndManager
-    from openvino.frontend.tensorflow.utils import create_tf_graph_iterator
 
     version = ".".join(openvino.get_version().split("-")[0].split(".")[:2])
     traced = _function(model, constants=False).get_concrete_function(_specs(inputs))
@@ -178,6 +177,9 @@ def in_openvino(model: keras.Model, inputs: Batch) -> Engine:
         "ENABLE_CPU_PINNING": False,
     }
     try:
+        from openvino.frontend import FrontEndManager
+        from openvino.frontend.tensorflow.utils import create_tf_graph_iterator
+
         # What `openvino.convert_model` does, without its reports of each call to Google Analytics. Weights are copied, as shared
         # ones would follow the training.
         frontend = FrontEndManager().load_by_framework("tf")
@@ -283,5 +285,4 @@ def _threads() -> int:
     """As many as TensorFlow takes: those it was given, or one for each core that this process may use."""
     asked = tf.config.threading.get_intra_op_parallelism_threads()
     asked = asked or int(os.environ.get("TF_NUM_INTRAOP_THREADS", "0"))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return asked or cores or 1
+    return asked or usable_cores()

@@ -18,11 +18,11 @@ from kerastl.features.cache import Cache
 from kerastl.features.compute import compute_rows
 from kerastl.features.frozen import Frozen, as_kept
 from kerastl.features.inputs import Inputs
-from kerastl.features.readers import Features, Reader, live_reader, reader_of
+from kerastl.features.readers import Features, live_rows, pooled_output, read_by, reader_of
 from kerastl.features.views import FrozenViews
-from kerastl.modality import Batch, only
-from kerastl.model.cut import ACTIVATION, POOLED
-from kerastl.model.heads import pooled_features
+from kerastl.modality import Batch
+from kerastl.model.cut import ACTIVATION, JOINS, UNDER, VECTORS
+from kerastl.model.head_input import HeadInput
 from kerastl.progress import Progress, Tracker, size_text
 from kerastl.store.array import ArrayKey, Rows
 from kerastl.store.store import Part
@@ -34,13 +34,13 @@ class Wanted:
     """Which features are asked for.
 
     Attributes:
-        pooling: `avg`, `max`, `avgmax` or `gem`.
-        outputs: of the prefix, by name; the first gets room first. `pooled` is what the head phase trains on, `activation` what
-            the fine-tune phase does.
+        reads: what the head reads of them.
+        outputs: of the prefix, by name; the first gets room first. `pooled` or `joins` is what the head phase trains on,
+            `activation` what the fine-tune phase does.
         finetune_epochs: of that phase; 0 where features are read once.
     """
 
-    pooling: str
+    reads: HeadInput
     outputs: tuple[str, ...]
     finetune_epochs: int
 
@@ -116,9 +116,13 @@ def array_keys(frozen: Frozen, splits: Sequence[FrozenViews], cache: Cache, want
     return [
         ArrayKey(
             name,
-            at if name == ACTIVATION else facts,
+            {
+                ACTIVATION: at,
+                JOINS: facts | {"joins": list(frozen.cut.joins)},
+                UNDER: facts | {"joins": list(frozen.cut.under)},
+            }.get(name, facts),
             tuple(map(int, frozen.cut.outputs[name].shape[1:])),
-            "float32" if name == POOLED else _dtype(cache),
+            "float32" if name in VECTORS else _dtype(cache),
             about,
         )
         for name in wanted.of(frozen)
@@ -182,9 +186,10 @@ class _Call:
         trains = (
             self._wanted.finetune_epochs or len(self._splits) > 1
         )  # else these are the test examples, read once
-        if places.get(POOLED) == "live" and cache.recipe.mode == "auto" and trains:
+        pooled = pooled_output(self._wanted.reads)
+        if places.get(pooled) == "live" and cache.recipe.mode == "auto" and trains:
             progress.warn(
-                f"Pooled features ({size_text(missing[POOLED])}) have room neither on the disk nor in memory: the network runs over all "
+                f"Pooled features ({size_text(missing[pooled])}) have room neither on the disk nor in memory: the network runs over all "
                 f"{self._splits[0].views.modality.noun}s again in every epoch of the head phase. Free that much in either, lower augment.views, or lower "
                 "head_phase.epochs (up to 100 by the rule)"
             )
@@ -194,7 +199,7 @@ class _Call:
         kept = [count for name, count in rows.items() if places[name] != "live"]
         self.prepare(max(rows.values()))
         if kept:
-            if POOLED in order:
+            if pooled in order:
                 self._frozen.check_untouched()
             names = " and ".join(split.name for split in self._splits)
             noun = self._splits[0].views.modality.noun
@@ -239,28 +244,27 @@ def _features(
     wanted: Wanted,
     dtype: str,
 ) -> Features:
-    cut, views = frozen.cut, split.views
+    views = split.views
+    kept = {name: reader_of(found, start, views.count) for name, found in rows.items() if found is not None}
 
-    def reader(name: str) -> Reader:
-        kept = rows.get(name)
-        if kept is not None:
-            return reader_of(kept, start, views.count)
-        exact = "float32" if name == POOLED else dtype
-        return live_reader(views, lambda inputs: as_kept(frozen.run(inputs, (name,))[name], exact))
+    def computed(inputs: Batch, names: Collection[str]) -> Batch:
+        found = frozen.run(inputs, names)
+        return {
+            name: as_kept(values, "float32" if name in VECTORS else dtype) for name, values in found.items()
+        }
 
-    outputs = {name: reader(name) for name in wanted.of(frozen)}
-    pooled = outputs.get(POOLED) or reader(POOLED)
+    def outputs(
+        names: Collection[str], positions: np.ndarray, view: int | np.ndarray
+    ) -> dict[str, np.ndarray]:
+        live = [name for name in names if name not in kept]
+        found = {name: kept[name](positions, view) for name in names if name in kept}
+        if live:
+            found |= dict(live_rows(views, positions, view, lambda inputs: computed(inputs, live)))
+        return found
 
-    def suffix_inputs(positions: np.ndarray, view: int | np.ndarray) -> np.ndarray | Batch:
-        found = {ACTIVATION: outputs[ACTIVATION](positions, view)} if ACTIVATION in outputs else {}
-        inputs = views.batch(positions, view) if cut.carried else {}
-        found |= {name: inputs[name] for name in cut.carried}
-        return found if len(found) > 1 else only(found)
+    def none(positions: np.ndarray, view: int | np.ndarray) -> np.ndarray:
+        raise AssertionError("`read_by` replaces this")
 
-    return Features(
-        views,
-        split.view_count,
-        lambda positions, view: pooled_features(pooled(positions, view), wanted.pooling),
-        suffix_inputs if ACTIVATION in wanted.outputs else None,
-        outputs,
-    )
+    activations = none if ACTIVATION in wanted.outputs else None
+    features = Features(views, split.view_count, none, activations, outputs, frozenset(kept))
+    return read_by(features, wanted.reads, frozen.cut)

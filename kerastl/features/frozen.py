@@ -15,7 +15,7 @@ from kerastl.errors import TrainingError
 from kerastl.features.engines import Engine, Prefix, engine_for
 from kerastl.modality import Batch, count_of
 from kerastl.model.cut import Cut
-from kerastl.model.heads import GEM_EXPONENT, POOLINGS
+from kerastl.model.head_input import GEM_EXPONENT, POOLINGS
 from kerastl.progress import Progress
 
 BATCH_SIZE = 32

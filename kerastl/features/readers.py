@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import dataclasses
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 
 import numpy as np
 
 from kerastl.features.frozen import BATCH_SIZE
 from kerastl.features.views import Views
-from kerastl.modality import Batch
+from kerastl.modality import Batch, only
+from kerastl.model.cut import ACTIVATION, BELOW, JOINS, POOLED, UNDER, Cut
+from kerastl.model.head_input import HeadInput
 from kerastl.store.array import Rows
 
 # Positions int [b] and one view, or each its own (int [b]), in; rows out.
 Reader = Callable[[np.ndarray, int | np.ndarray], np.ndarray]
 # The same for what a suffix takes: activations, or with carried inputs several arrays by name.
 InputReader = Callable[[np.ndarray, int | np.ndarray], np.ndarray | Batch]
+
+
+# Outputs of the prefix by name, at positions int [b] in one view, or each in its own.
+OutputReader = Callable[[Collection[str], np.ndarray, int | np.ndarray], dict[str, np.ndarray]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,16 +33,18 @@ class Features:
         views: the examples that the features are made from, with their labels.
         view_count: how many views there are.
         pooled_batch: reads float32 [b, features].
-        activations: reads what the suffix takes: activations at the unfreeze point [b, ...], and inputs of the same rows and
-            views by name where the cut carries any; None where nothing is thawed.
-        outputs: reads each output of the prefix that was asked for, by name.
+        activations: reads what the suffix takes: activations at the unfreeze point [b, ...], and by name the pooled outputs
+            below it and inputs of the same rows and views where the suffix takes any; None where nothing is thawed.
+        outputs: reads outputs of the prefix that were asked for.
+        kept: names of those that are read from where they are kept; others are computed anew.
     """
 
     views: Views
     view_count: int
     pooled_batch: Reader
     activations: InputReader | None = None
-    outputs: Mapping[str, Reader] = field(default_factory=dict)
+    outputs: OutputReader | None = None
+    kept: Collection[str] = ()
 
     @property
     def count(self) -> int:
@@ -48,21 +57,57 @@ class Features:
         return self.activations(positions, view)
 
 
+def read_by(features: Features, reads: HeadInput, cut: Cut, trained: bool = False) -> Features:
+    """The same features, as one head and one suffix read them.
+
+    Args:
+        features: from `extract`.
+        reads: what the head reads.
+        cut: at its unfreeze point.
+        trained: whether what lies above has been trained, so that of pooled outputs those below alone can be read.
+    """
+    views, outputs, below = features.views, features.outputs, reads.within(cut.under)
+    assert outputs is not None
+    pooled = pooled_output(reads)
+    # What is computed anew would run through the part above for nothing, and see it trained.
+    source = UNDER if trained or pooled not in features.kept else pooled
+    if source == UNDER and below.names:
+        channels = {name: width for name, width in (reads.channels or {}).items() if name in cut.under}
+        below = HeadInput(reads.pooling, below.names, channels)
+
+    def head_inputs(positions: np.ndarray, view: int | np.ndarray) -> np.ndarray:
+        return reads.of(outputs([pooled], positions, view)[pooled])
+
+    def suffix_inputs(positions: np.ndarray, view: int | np.ndarray) -> np.ndarray | Batch:
+        names = [ACTIVATION] * (ACTIVATION in cut.outputs) + [source] * bool(below.names)
+        found = outputs(names, positions, view)
+        if below.names:
+            found[BELOW] = below.of(found.pop(source))
+        inputs = views.batch(positions, view) if cut.carried else {}
+        found |= {name: inputs[name] for name in cut.carried}
+        return found if len(found) > 1 else only(found)
+
+    return dataclasses.replace(
+        features, pooled_batch=head_inputs, activations=features.activations and suffix_inputs
+    )
+
+
+def pooled_output(reads: HeadInput) -> str:
+    """The output of the prefix that a head's features are part of."""
+    return POOLED if reads.channels is None else JOINS
+
+
 def reader_of(rows: Rows, start: int, count: int) -> Reader:
     """Reads rows that are kept view by view, each of `count` examples, from `start` on."""
     return lambda positions, view: rows[start + np.asarray(view) * count + positions]
 
 
-def live_reader(views: Views, compute: Callable[[Batch], np.ndarray]) -> Reader:
+def live_rows(
+    views: Views, positions: np.ndarray, view: int | np.ndarray, compute: Callable[[Batch], Batch]
+) -> Batch:
     """Computes what is read, a few examples at a time: what they are augmented in takes several times their bytes."""
-
-    def read(positions: np.ndarray, view: int | np.ndarray) -> np.ndarray:
-        parts = []
-        for start in range(0, len(positions), BATCH_SIZE):
-            part = slice(start, start + BATCH_SIZE)
-            parts.append(
-                compute(views.batch(positions[part], np.asarray(view)[part] if np.ndim(view) else view))
-            )
-        return np.concatenate(parts)
-
-    return read
+    parts = []
+    for start in range(0, len(positions), BATCH_SIZE):
+        part = slice(start, start + BATCH_SIZE)
+        parts.append(compute(views.batch(positions[part], np.asarray(view)[part] if np.ndim(view) else view)))
+    return {name: np.concatenate([each[name] for each in parts]) for name in parts[0]}

@@ -54,12 +54,17 @@ def start_run(
     """
     run = create_run(runs_dir, recipe.name)
     recipe = with_own_files(recipe, run.path, files)
+    write_recipe(run, recipe, splits)
+    write_json_atomic(run.environment_json, environment())
+    return run, recipe
+
+
+def write_recipe(run: Run, recipe: Asked, splits: Splits) -> None:
+    """Write the settings of a run, as a recipe that repeats it."""
     heading = f"Repeat with: kerastl fit {run.recipe_toml}"
     if recipe.data.source.startswith(HANDED):
         heading = f"Trained in Python on {splits.train.examples.origin}: kerastl.fit(..., data) repeats it, with the same data."
     write_text_atomic(run.recipe_toml, recipe_to_toml(recipe, heading))
-    write_json_atomic(run.environment_json, environment())
-    return run, recipe
 
 
 def with_own_files(recipe: Asked, folder: Path, files: Path | None) -> Asked:
@@ -107,6 +112,7 @@ def write_setup(run: Run, setup: Setup, log: Log, export_model: bool) -> ExportC
         will be no export.
     """
     prepared = setup.prepared
+    write_recipe(run, setup.recipe, prepared.splits)  # with what was chosen on the features
     write_data(run, prepared)
     write_json_atomic(run.environment_json, {**environment(), "engine": setup.frozen.engine})
     for name, reason in list(prepared.unreadable.items())[:LISTED_UNREADABLE]:

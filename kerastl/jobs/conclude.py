@@ -192,4 +192,5 @@ def _summary(phase: PhaseResult) -> PhaseSummary:
         best_value=phase.best[phase.monitor],
         seconds=phase.seconds,
         examples_per_second=phase.examples_per_second,
+        solved=phase.solved,
     )

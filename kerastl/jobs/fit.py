@@ -102,7 +102,7 @@ def train(
         )
     with kept_when_stopped(run, setup.network):
         write_histories(run, result)
-        if result.interrupted and not result.phases[0].history:
+        if result.interrupted and not (result.phases[0].history or result.phases[0].solved):
             raise Interrupted(
                 f"Stopped before the first epoch had ended: nothing was learnt yet. `kerastl fit {run.recipe_toml}` begins anew"
             )

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 
 from kerastl.data.examples import Split
 from kerastl.evaluation.intervals import over_groups
 from kerastl.evaluation.metrics import Metrics, evaluate_logits
 from kerastl.features.decoded import DecodedSplits
-from kerastl.features.extract import extract
-from kerastl.features.readers import Features
+from kerastl.features.extract import Wanted, extract
+from kerastl.features.readers import Features, pooled_output, read_by
 from kerastl.jobs.setup import Setup
 from kerastl.modality import modality_of
 from kerastl.model.build import Network
-from kerastl.model.cut import ACTIVATION, POOLED, Cut
+from kerastl.model.cut import ACTIVATION, UNDER, Cut
 from kerastl.progress import Progress
 from kerastl.recipe import Settings
 from kerastl.training.phase import evaluation_batch, predict_logits
 from kerastl.training.reuse import inference_of
-from kerastl.training.start import wanted_features
 from kerastl.writing import NoSpaceError
 
 
@@ -61,9 +58,10 @@ def features_of(setup: Setup, name: str, progress: Progress = Progress(), thawed
     known = {"train": setup.train, "validation": setup.validation, "test": setup.test}.get(name)
     if known is not None:
         return known
-    wanted = dataclasses.replace(
-        wanted_features(setup.recipe), outputs=(ACTIVATION,) if thawed else (POOLED,), finetune_epochs=0
-    )
+    reads, cut = setup.network.reads, setup.frozen.cut
+    under = [UNDER] if reads.within(cut.under).names else []
+    outputs = (*under, ACTIVATION) if thawed else (pooled_output(reads),)
+    wanted = Wanted(reads=reads, outputs=outputs, finetune_epochs=0)
     views = [setup.prepared.frozen_views(name)]
     # After hours of training a full disk is no reason to stop.
     try:
@@ -72,7 +70,7 @@ def features_of(setup: Setup, name: str, progress: Progress = Progress(), thawed
         noun = modality_of(setup.recipe).noun
         progress.warn(f"The features of the {name} {noun}s are not kept: {error}")
         (features,) = extract(setup.frozen, views, setup.cache, wanted, progress, ("disk",))
-    return features
+    return read_by(features, reads, cut, trained=thawed)
 
 
 def metrics_of(logits: np.ndarray, prepared: DecodedSplits, name: str) -> Metrics:

@@ -21,13 +21,14 @@ from kerastl.evaluation.transferability import linear_probe, log_evidence, probe
 from kerastl.features.decoded import decode_splits
 from kerastl.features.extract import Wanted, extract
 from kerastl.features.frozen import BATCH_SIZE, Frozen
-from kerastl.features.readers import Features
+from kerastl.features.readers import Features, pooled_output
 from kerastl.features.views import Views
 from kerastl.jobs.artifacts import working_cache
 from kerastl.jobs.log import Log
 from kerastl.jobs.open import with_measured
 from kerastl.modality import modality_of
 from kerastl.model.cut import POOLED
+from kerastl.model.head_input import LAST, HeadInput
 from kerastl.model.precision import make_repeatable, precision_of
 from kerastl.model.pretrained import load_backbone
 from kerastl.model.weights import KEYWORDS, weights_at_hand
@@ -35,7 +36,7 @@ from kerastl.progress import Progress
 from kerastl.recipe import Recipe, Settings, resolve
 from kerastl.report.ranking import LeftOut, RankedBackbone, Ranking, write_ranking
 from kerastl.run import Run, create_run, environment
-from kerastl.training.start import frozen_part
+from kerastl.training.start import frozen_part, reads_of
 from kerastl.training.two_phase import without_finetuning
 from kerastl.wording import safe_name
 from kerastl.writing import write_json_atomic
@@ -144,7 +145,10 @@ def _scored(recipe: Settings, splits: Splits, run: Run, progress: Progress) -> R
         views = [
             dataclasses.replace(prepared.frozen_views(part), view_count=1) for part in ("train", "validation")
         ]
-        wanted = Wanted(recipe.head.pooling, (POOLED,), finetune_epochs=0)
+        # The array that a later fit reads; scored is the last output alone.
+        reads = reads_of(backbone, recipe)
+        last = HeadInput(reads.pooling, (LAST,), reads.channels)
+        wanted = Wanted(last, (pooled_output(reads),), finetune_epochs=0)
         readers = extract(frozen, views, cache, wanted, progress)
         features = np.concatenate([_read(reader) for reader in readers])
         frozen.prepare(len(features), modality_of(recipe).noun, progress)

@@ -14,7 +14,7 @@ from kerastl.features.decoded import DecodedSplits, decode_splits
 from kerastl.features.extract import extract
 from kerastl.features.frozen import Frozen
 from kerastl.features.inputs import AGAIN, IN_TURN, OtherReading
-from kerastl.features.readers import Features
+from kerastl.features.readers import Features, read_by
 from kerastl.modality import modality_of
 from kerastl.model.build import Network
 from kerastl.model.cut import Cut, cut
@@ -23,7 +23,16 @@ from kerastl.model.pretrained import load_backbone
 from kerastl.model.weights import LoadedWeights
 from kerastl.progress import Progress
 from kerastl.recipe import Settings
-from kerastl.training.start import feature_statistics, first_bias, frozen_part, network_on, wanted_features
+from kerastl.training.start import (
+    chosen_reads,
+    feature_statistics,
+    first_bias,
+    frozen_part,
+    network_on,
+    reads_of,
+    wanted_features,
+    with_reads,
+)
 from kerastl.training.two_phase import unfreeze_point
 
 
@@ -61,7 +70,8 @@ class Setup:
         return self.prepared.recipe
 
     def with_recipe(self, recipe: Settings) -> Setup:
-        """The same with other settings, which may differ in what a training reads of them alone."""
+        """The same with other settings, which may differ in what a training reads of them alone; the head is built."""
+        recipe = dataclasses.replace(recipe, head=self.recipe.head)
         return dataclasses.replace(self, prepared=dataclasses.replace(self.prepared, recipe=recipe))
 
 
@@ -123,8 +133,14 @@ def network_setup(prepared: DecodedSplits, cache: Cache, progress: Progress = Pr
     # What is read in one stream is read before hours of training, in which files may vanish.
     names += ["test"] if "test" in prepared.inputs and prepared.inputs["test"].once else []
     views = [prepared.frozen_views(name) for name in names]
-    train, validation, *others = extract(frozen, views, cache, wanted_features(recipe), progress)
-    network = network_on(backbone, recipe, classes, feature_statistics(train), first_bias(recipe, train))
+    reads = reads_of(backbone, recipe)
+    found = extract(frozen, views, cache, wanted_features(recipe, reads), progress)
+    reads = chosen_reads(recipe, reads, found[0], progress)
+    train, validation, *others = [read_by(features, reads, frozen.cut) for features in found]
+    recipe = with_reads(recipe, reads)
+    prepared = dataclasses.replace(prepared, recipe=recipe)
+    statistics = feature_statistics(train, reads)
+    network = network_on(backbone, recipe, classes, reads, statistics, first_bias(recipe, train))
     parts = cut(network, unfreeze_point(recipe))
     test = others[0] if others else None
     precision = keras.config.dtype_policy().name
@@ -147,7 +163,9 @@ def at_unfreeze_point(setup: Setup, recipe: Settings, progress: Progress = Progr
         frozen = frozen_part(network.backbone, recipe, len(prepared.splits.class_names))
         views = [prepared.frozen_views(name) for name in ("train", "validation")]
         try:
-            train, validation = extract(frozen, views, setup.cache, wanted_features(recipe), progress)
+            wanted = wanted_features(setup.recipe, network.reads)
+            found = extract(frozen, views, setup.cache, wanted, progress)
+            train, validation = [read_by(features, network.reads, frozen.cut) for features in found]
         except OtherReading as other:
             names = tuple(prepared.inputs)
             again = decode_splits(recipe, prepared.splits, setup.cache, progress, names, other.reading)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ class FeatureArrays:
     """Pooled features of all examples that can be read, in the order of the data.
 
     Attributes:
-        features: float32 [n, features], of the frozen backbone, without augmentation.
+        features: float32 [n, features], what the head reads of the frozen backbone, without augmentation.
         labels: int32 [n], or uint8 [n, classes] for several labels.
         ids: object [n] of str.
         splits: object [n]: `train`, `validation` or `test`.
@@ -57,7 +58,9 @@ def features(net: Net, data: Examples | None = None) -> FeatureArrays:
         >>> sklearn.linear_model.LogisticRegression().fit(found.features, found.labels)
     """
     if data is not None and data is not net.examples:
-        other = Net(recipe_for(net.asked, data, {}), data, None, net.progress)
+        # Those of the same outputs, also where they were chosen on the network's own examples.
+        asked = dataclasses.replace(recipe_for(net.asked, data, {}), head=net.setup.recipe.head)
+        other = Net(asked, data, None, net.progress)
         try:
             return features(other)
         finally:

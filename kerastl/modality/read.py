@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -19,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from kerastl.modality import Batch, Modality, RawExample, bytes_of, count_of
+from kerastl.pipeline import usable_cores
 
 # A task of a thread are so many examples, fewer where all threads would not have one, or where they take more bytes than this
 # when they are decoded. It decodes them together, by one call of a graph, as soon as it has read the second number of bytes: a
@@ -128,7 +128,7 @@ def _chunk(
 
 
 def _in_order(modality: Modality, raw: Iterable[RawExample], count: int) -> Generator[_Result]:
-    threads = os.cpu_count() or 1
+    threads = usable_cores()
     waiting: deque[Future[list[_Result]]] = deque()
     stopped = threading.Event()
     pool = ThreadPoolExecutor(threads)

@@ -6,8 +6,9 @@ nothing but Keras to be loaded, and nothing about the network has to be remember
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 import numpy as np
@@ -15,7 +16,8 @@ import numpy as np
 from kerastl.backbones import BackboneSpec
 from kerastl.modality import InputSpec, only
 from kerastl.model.applications import INPUT_NAME, build_application, check_size, preprocess
-from kerastl.model.graph import alone, inputs_like
+from kerastl.model.graph import alone, cut_points, inputs_like
+from kerastl.model.head_input import LAST, HeadInput, head_input, joined
 from kerastl.model.heads import Head, make_head
 from kerastl.model.own import load_own
 from kerastl.recipe.schema import HeadRecipe
@@ -29,7 +31,7 @@ class Network:
         spec: Which backbone.
         model: Named inputs, decoded and cast to float32 -> float32 [batch, classes] logits.
         backbone: Preprocessed inputs, in the same order -> last activation; one nested layer of `model`.
-        pooling: Last activation -> float32 [batch, features], a layer-like functional model.
+        reads: Which pooled outputs of the backbone the head stands on.
         head: float32 [batch, features] pooled features -> logits.
         normalization: The head's first layer, which standardises pooled features; never trained.
         logits: The head's last layer.
@@ -38,7 +40,7 @@ class Network:
     spec: BackboneSpec
     model: keras.Model
     backbone: keras.Model
-    pooling: keras.Model
+    reads: HeadInput
     head: keras.Model
     normalization: keras.layers.Normalization
     logits: keras.layers.Dense
@@ -78,6 +80,7 @@ def build_model(
     bias: np.ndarray | None = None,
     seed: int = 0,
     adjustable: bool = False,
+    reads: HeadInput | None = None,
 ) -> Network:
     """Preprocessing, backbone and a new head as one model.
 
@@ -92,31 +95,37 @@ def build_model(
         bias: Logits that the head begins with, float [classes]; zeros without it.
         seed: Source of the hidden layers' initial weights and of dropout; the last layer's kernel begins at zero.
         adjustable: Whether `kerastl.model.heads.renew_head` may change the head's dropout; see `make_head`.
+        reads: What the head stands on, where it was chosen on the features; as the recipe says without it.
 
     Returns:
         The network and its parts; nothing is frozen yet, see `kerastl.model.freezing`.
     """
     # A network of one's own names its inputs; those of keras.applications are numbered by the process.
     inputs = inputs_like(backbone.inputs, None if spec.file else INPUT_NAME)
-    features = backbone(alone([preprocess(spec, each) for each in inputs]))
-    parts: Head = make_head(
-        head,
-        tuple(features.shape[1:]),
-        features.dtype,
-        class_count,
-        feature_mean,
-        feature_variance,
-        bias,
-        seed,
-        adjustable,
+    reads = head_input(head, spec, backbone) if reads is None else reads
+    preprocessed = alone([preprocess(spec, each) for each in inputs])
+    features = joined(
+        reads.pool(dict(zip(reads.names, with_joins(backbone, reads)(preprocessed), strict=True)))
     )
-    logits = parts.apply(parts.pooling(features))
+    parts: Head = make_head(
+        head, int(features.shape[1]), class_count, feature_mean, feature_variance, bias, seed, adjustable
+    )
+    logits = parts.apply(features)
     return Network(
         spec=spec,
         model=keras.Model(alone(inputs), logits, name=f"{spec.name}_classifier"),
         backbone=backbone,
-        pooling=parts.pooling,
+        reads=reads,
         head=parts.model,
         normalization=parts.normalization,
         logits=parts.logits,
     )
+
+
+def with_joins(backbone: keras.Model, reads: HeadInput) -> Callable[[Any], list[keras.KerasTensor]]:
+    """A backbone as one layer that gives what a head reads: preprocessed inputs -> activations, in the order of `reads.names`."""
+    if reads.names == (LAST,):
+        return lambda inputs: [backbone(inputs)]
+    points = cut_points(backbone)
+    tensors = [backbone.outputs[0] if name == LAST else points[name].tensor for name in reads.names]
+    return keras.Model(alone(backbone.inputs), tensors, name=backbone.name)

@@ -10,15 +10,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import keras
+from keras import ops
 
 from kerastl.errors import UserError, nearest
 from kerastl.model.applications import preprocess
 from kerastl.model.build import Network
 from kerastl.model.graph import alone, cut_points, inputs_like
-from kerastl.model.heads import pool_in_all_ways
+from kerastl.model.head_input import JOIN_POOLINGS, LAST, join_names, joined, pool_in_all_ways
 
 # Outputs of the frozen prefix.
-ACTIVATION, SEQUENCE, POOLED = "activation", "sequence", "pooled"
+ACTIVATION, SEQUENCE, POOLED, JOINS, UNDER = "activation", "sequence", "pooled", "joins", "under"
+# Those that are pooled, and kept in 32 bits: all that a head sees of an example.
+VECTORS = (POOLED, JOINS, UNDER)
+# What the suffix takes of joins at the cut or below it.
+BELOW = "below"
+Joins = Mapping[str, keras.KerasTensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,10 +37,16 @@ class Cut:
         outputs: What the prefix can give, on one graph: `activation` at the point, in the dtype that the backbone
             computes in (bfloat16 under mixed_bfloat16), which is not there for `input`; `sequence`, the backbone's last
             activation; `pooled`, float32 [batch, poolings, channels], that pooled in all ways of
-            `kerastl.model.heads.POOLINGS`, so that they serve any head.
-        suffix: `activation`, if there is one, and the carried inputs, by name -> logits; what is alone comes without a name.
+            `kerastl.model.head_input.POOLINGS`, so that they serve any head; `joins`, float32 [batch, 2, channels], the average and
+            the maximum of each of `join_names`, side by side; `under`, those of them that lie at the point or below it, if any
+            does: these, too, stay as they are when what lies above is trained.
+        suffix: `activation`, if there is one, `below`, if its head reads any join there, and the carried inputs, by name ->
+            logits; what is alone comes without a name.
         carried: Names of the inputs that the suffix takes beside the activation, as they are; it computes again what
             depends on them without weights.
+        joins: Names of those in `joins`.
+        under: Those of them that lie at the point or below it; what the head reads of them is the suffix's input `below`,
+            float32 [batch, features].
     """
 
     unfreeze_point: str
@@ -42,6 +54,8 @@ class Cut:
     outputs: Mapping[str, keras.KerasTensor]
     suffix: keras.Model
     carried: tuple[str, ...]
+    joins: tuple[str, ...]
+    under: tuple[str, ...]
 
     def prefix(self, *names: str) -> keras.Model:
         """Inputs, in their order -> some of the outputs by name; what they have in common is computed once."""
@@ -58,41 +72,57 @@ def cut(network: Network, unfreeze_point: str) -> Cut:
     Raises:
         UserError: There is no such point, or some path leads around it.
     """
-    backbone, spec = network.backbone, network.spec
-    halves = split_backbone(backbone, unfreeze_point)
+    backbone, spec, reads = network.backbone, network.spec, network.reads
+    names = join_names(spec)
+    halves = split_backbone(backbone, unfreeze_point, names)
     # The whole network's inputs are the backbone's, in their order; their names may differ.
     taken = [at for at, each in enumerate(backbone.inputs) if each.name in halves.carried]
 
-    def below(inputs: Sequence[keras.KerasTensor]) -> dict[str, keras.KerasTensor]:
-        if halves.below is None:
-            return {}
-        return {ACTIVATION: halves.below(alone([preprocess(spec, each) for each in inputs]))}
-
-    def above(
-        activation: Mapping[str, keras.KerasTensor], carried: Sequence[keras.KerasTensor]
-    ) -> keras.KerasTensor:
+    def above(activation: Sequence[keras.KerasTensor], carried: Sequence[keras.KerasTensor]) -> Joins:
         if halves.above is None:
-            return activation[ACTIVATION]
-        return halves.above(alone([*activation.values(), *(preprocess(spec, each) for each in carried)]))
+            return {LAST: activation[0]}
+        return halves.above(alone([*activation, *(preprocess(spec, each) for each in carried)]))
 
     inputs = inputs_like(network.model.inputs)
-    outputs = below(inputs)
-    last = above(outputs, [inputs[at] for at in taken])
+    found = {} if halves.below is None else halves.below(alone([preprocess(spec, each) for each in inputs]))
+    activation = {ACTIVATION: found[unfreeze_point]} if found else {}
+    found = {**found, **above([*activation.values()], [inputs[at] for at in taken])}
+    last, under = found[LAST], tuple(name for name in names if name in halves.under)
+    joins = [pool_in_all_ways(found[name], JOIN_POOLINGS, name) for name in names]
 
+    kept = reads.within(under)
     carried = inputs_like([network.model.inputs[at] for at in taken])
     entries = {
-        name: keras.Input(each.shape[1:], dtype=each.dtype, name=name) for name, each in outputs.items()
+        name: keras.Input(each.shape[1:], dtype=each.dtype, name=name) for name, each in activation.items()
     }
-    logits = network.head(network.pooling(above(entries, carried)))
+    live = above([*entries.values()], carried)
+    features = reads.pool({name: live[name] for name in reads.names if name not in kept.names})
+    if kept.names:
+        entries[BELOW] = keras.Input((sum(kept.widths(0)),), dtype="float32", name=BELOW)
+        features = [entries[BELOW], *features]
     named = entries | {each.name: each for each in carried}
+    logits = network.head(joined(features))
     suffix = keras.Model(named if len(named) > 1 else alone([*named.values()]), logits, name="suffix")
     return Cut(
         unfreeze_point=unfreeze_point,
         inputs=tuple(inputs),
-        outputs={**outputs, SEQUENCE: last, POOLED: pool_in_all_ways(last)},
+        outputs={
+            **activation,
+            SEQUENCE: last,
+            POOLED: pool_in_all_ways(last),
+            JOINS: side_by_side(joins),
+            **({UNDER: side_by_side(joins[: len(under)])} if under else {}),
+        },
         suffix=suffix,
         carried=tuple(each.name for each in carried),
+        joins=names,
+        under=under,
     )
+
+
+def side_by_side(pooled: Sequence[keras.KerasTensor]) -> keras.KerasTensor:
+    """Pooled outputs [batch, poolings, channels] of several joins as one."""
+    return pooled[0] if len(pooled) == 1 else ops.concatenate(list(pooled), axis=2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,38 +130,49 @@ class Halves:
     """The parts of a backbone below and above a cut point, which share its layers; None for an empty part.
 
     Attributes:
-        below: All inputs of the backbone, in their order -> the tensor at the point.
-        above: That tensor, if anything is below, and after it the inputs that are carried -> last activation.
+        below: All inputs of the backbone, in their order -> by name the tensor at the point and the joins below it.
+        above: The tensor at the point, if anything is below, and after it the inputs that are carried -> by name the last
+            activation (`backbone`) and the joins above the point.
         carried: Names of those inputs.
+        under: Names of the joins that `below` gives and `above` does not.
     """
 
     below: keras.Model | None
     above: keras.Model | None
     carried: tuple[str, ...] = ()
+    under: frozenset[str] = frozenset()
 
 
-def split_backbone(backbone: keras.Model, unfreeze_point: str) -> Halves:
+def split_backbone(backbone: keras.Model, unfreeze_point: str, joins: Sequence[str] = ()) -> Halves:
     """Cut a backbone in two.
 
     Args:
         backbone: A functional model with one input or several.
         unfreeze_point: `backbone`, `input`, or one of its `kerastl.model.graph.cut_points`.
+        joins: Cut points whose tensors the parts give, too.
 
     Raises:
         UserError: The point is no cut point of this network.
     """
-    if unfreeze_point == "backbone":
-        return Halves(backbone, None)
-    if unfreeze_point == "input":
-        return Halves(None, backbone, tuple(each.name for each in backbone.inputs))
     points = cut_points(backbone)
+    tensors = {name: points[name].tensor for name in joins if name != LAST} | {LAST: backbone.outputs[0]}
+    if unfreeze_point == LAST:
+        return Halves(
+            keras.Model(alone(backbone.inputs), tensors, name="below"), None, (), frozenset(joins) - {LAST}
+        )
+    if unfreeze_point == "input":
+        whole = keras.Model(alone(backbone.inputs), tensors, name="above")
+        return Halves(None, whole, tuple(each.name for each in backbone.inputs))
     if unfreeze_point not in points:
         raise UserError(
             f"Unknown unfreeze point '{unfreeze_point}' for backbone '{backbone.name}'."
             f"{nearest(unfreeze_point, points)} Expected a cut point, which every path passes: backbone, "
             f"{', '.join(reversed(points))}, input."
         )
-    point = points[unfreeze_point]
-    below = keras.Model(alone(backbone.inputs), point.tensor, name="below")
-    above = keras.Model(alone([point.tensor, *point.carried]), backbone.outputs[0], name="above")
-    return Halves(below, above, tuple(each.name for each in point.carried))
+    point, order = points[unfreeze_point], [*points]
+    lower = set(order[: order.index(unfreeze_point) + 1])
+    under = {name: each for name, each in tensors.items() if name in lower} | {unfreeze_point: point.tensor}
+    over = {name: each for name, each in tensors.items() if name not in lower}
+    below = keras.Model(alone(backbone.inputs), under, name="below")
+    above = keras.Model(alone([point.tensor, *point.carried]), over, name="above")
+    return Halves(below, above, tuple(each.name for each in point.carried), frozenset(under))

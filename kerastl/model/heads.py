@@ -1,4 +1,4 @@
-"""Heads: pooling, standardisation, optional hidden layers, logits. All in float32."""
+"""Heads: standardisation, optional hidden layers, logits. All in float32."""
 
 from __future__ import annotations
 
@@ -14,17 +14,6 @@ from kerastl.model.graph import alone, trace
 from kerastl.model.own_head import gives_logits, load_layers
 from kerastl.recipe.schema import HeadRecipe
 
-# Generalised-mean pooling with the exponent that Radenović, Tolias and Chum start from and end near (TPAMI 2018,
-# section 3.2).
-GEM_EXPONENT = 3.0
-GEM_EPSILON = 1e-6
-# What is stored of every example, so that a head with another pooling needs no forward pass.
-POOLINGS = ("avg", "max", "gem")
-# Number of dimensions of an activation, the batch left out -> average and maximum over all positions.
-POOLING_LAYERS = {
-    2: (layers.GlobalAveragePooling1D, layers.GlobalMaxPooling1D),
-    3: (layers.GlobalAveragePooling2D, layers.GlobalMaxPooling2D),
-}
 STANDARDIZE = "standardize"
 # Of the mean variance: an absolute bound would silence networks whose features are small, random ones above all.
 SMALLEST_VARIANCE_SHARE = 1e-6
@@ -35,12 +24,10 @@ class Head:
     """A head's layers, which may be applied more than once and keep their weights.
 
     Attributes:
-        pooling: Activation -> float32 [batch, features].
-        layers: What follows the pooling, in order.
+        layers: In order.
         model: The layers as a model on pooled features.
     """
 
-    pooling: keras.Model
     layers: tuple[keras.Layer, ...]
     model: keras.Model
 
@@ -63,8 +50,7 @@ class Head:
 
 def make_head(
     recipe: HeadRecipe,
-    activation_shape: tuple[int, ...],
-    activation_dtype: str,
+    feature_count: int,
     class_count: int,
     feature_mean: np.ndarray | None = None,
     feature_variance: np.ndarray | None = None,
@@ -72,12 +58,11 @@ def make_head(
     seed: int = 0,
     adjustable: bool = False,
 ) -> Head:
-    """A new head for activations of one shape.
+    """A new head on pooled features.
 
     Args:
         recipe: What it is made of.
-        activation_shape: See `make_pooling`.
-        activation_dtype: Type of the activations; whatever it is, the head computes in float32.
+        feature_count: Length of the vector that it reads; the head computes in float32.
         class_count: Number of logits.
         feature_mean: Float [features], or None for no standardisation.
         feature_variance: Float [features], or None for no standardisation; where it is zero the feature is
@@ -87,8 +72,6 @@ def make_head(
         adjustable: Whether `renew_head` may change dropout. A layer of ours stands in for Keras' then, which is equal to
             the bit but cannot be saved: no head is always adjustable, because saved models hold Keras' own layers alone.
     """
-    pooling = make_pooling(recipe.pooling, activation_shape, activation_dtype)
-    feature_count = int(pooling.outputs[0].shape[1])
     if feature_mean is None or feature_variance is None:
         feature_mean, feature_variance = np.zeros(feature_count), np.ones(feature_count)
     # A feature that is constant over the training examples would be divided by almost nothing, and shout
@@ -138,7 +121,7 @@ def make_head(
     logits = features
     for layer in stack:
         logits = layer(logits)
-    return Head(pooling, tuple(stack), keras.Model(features, logits, name="head"))
+    return Head(tuple(stack), keras.Model(features, logits, name="head"))
 
 
 def divide_logits(layer: keras.layers.Dense, temperatures: np.ndarray) -> None:
@@ -243,54 +226,3 @@ def embedding_model(model: keras.Model) -> keras.Model:
     steps = trace(keras.Model(inputs, model.outputs[0]))
     head = next((step for step in steps if step.name == STANDARDIZE), steps[-1])
     return keras.Model(inputs, steps[head.sources[0]].tensor, name="embedding")
-
-
-def make_pooling(name: str, activation_shape: tuple[int, ...], activation_dtype: str) -> keras.Model:
-    """Activation [batch, ..., channels] -> float32 [batch, features], without weights.
-
-    Args:
-        name: `avg`, `max`, `avgmax` (both, concatenated: twice the channels) or `gem`.
-        activation_shape: Height, width, channels; steps, channels; or channels alone, where there is nothing to pool.
-        activation_dtype: Type of the activations.
-    """
-    activation = keras.Input(activation_shape, dtype=activation_dtype, name="activation")
-    # Sums over a few hundred positions lose digits in 16 bits.
-    exact = layers.Activation("linear", dtype="float32", name="float32")(activation)
-    over = POOLING_LAYERS.get(len(activation_shape), (layers.Identity, layers.Identity))
-    average, maximum = (
-        pooling(dtype="float32", name=named)
-        for pooling, named in zip(over, ("average", "maximum"), strict=True)
-    )
-    if name == "avg":
-        features = average(exact)
-    elif name == "max":
-        features = maximum(exact)
-    elif name == "avgmax":
-        features = layers.Concatenate(dtype="float32", name="avgmax")([average(exact), maximum(exact)])
-    elif name == "gem":
-        powers = ops.power(ops.maximum(exact, GEM_EPSILON), GEM_EXPONENT)
-        features = ops.power(average(powers), 1.0 / GEM_EXPONENT)
-    else:
-        raise ValueError(f"unknown pooling {name!r}")
-    return keras.Model(activation, features, name=f"{name}_pooling")
-
-
-def pool_in_all_ways(activation: keras.KerasTensor) -> keras.KerasTensor:
-    """Activation [batch, ..., channels] -> float32 [batch, poolings, channels], in the order of `POOLINGS`."""
-    shape, dtype = tuple(activation.shape[1:]), activation.dtype
-    return ops.stack([make_pooling(name, shape, dtype)(activation) for name in POOLINGS], axis=1)
-
-
-def pooled_features(pooled: np.ndarray, pooling: str) -> np.ndarray:
-    """The output of a pooling layer of that name, from stored ones.
-
-    Args:
-        pooled: float32 [batch, poolings, channels], as `pool_in_all_ways` makes them.
-        pooling: `avg`, `max`, `avgmax` or `gem`.
-
-    Returns:
-        float32 [batch, features].
-    """
-    if pooling == "avgmax":
-        return np.ascontiguousarray(pooled[:, :2]).reshape(len(pooled), -1)
-    return np.ascontiguousarray(pooled[:, POOLINGS.index(pooling)])

@@ -35,14 +35,24 @@ def check_recipe(recipe: Recipe) -> None:
 def head_checks(recipe: Recipe) -> list[str]:
     """Problems of a head of one's own layers."""
     head = recipe.head
+    problems = []
+    if head.start == "solved" and (head.hidden or head.layers):
+        problems.append(
+            "head.start = 'solved': expected zeros where the head has hidden layers or layers of its own; a linear head "
+            "alone has a solution"
+        )
+    if head.pooling == "gem" and head.features not in ("auto", "last"):
+        problems.append(
+            f"head.pooling = 'gem': expected auto, avg, max or avgmax where head.features = '{head.features}'"
+        )
     if head.layers is None:
-        return []
+        return problems
     if not Path(head.layers).expanduser().is_file():
         return [
             f"head.layers = '{head.layers}': no such file. Expected a .keras file with the layers of a head"
         ]
     others = [name for name in ("hidden", "dropout", "l2") if getattr(head, name)]
-    return [
+    return problems + [
         f"head.layers and head.{name}: expected one of them; the file holds all layers" for name in others
     ]
 

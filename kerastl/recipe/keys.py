@@ -64,6 +64,8 @@ def check_value(value: Any, hint: Any, metadata: Mapping[str, Any]) -> Any:
             raise ValueError("expected true or false")
         return value
     if kind is str:
+        if metadata.get("names") and isinstance(value, (list, tuple)):
+            value = ",".join(map(str, value))
         choices = metadata.get("choices")
         if choices and value not in choices:
             raise ValueError(

@@ -19,11 +19,18 @@ from kerastl.errors import RecipeError
 from kerastl.modality import modality_of
 from kerastl.modality.recipe import LEVELS, NO_AUGMENTATION, size_rule
 from kerastl.recipe.checks import backbone_checks
-from kerastl.recipe.schema import HANDED, AugmentRecipe, BackboneRecipe, FinetunePhaseRecipe, HeadPhaseRecipe
+from kerastl.recipe.schema import (
+    HANDED,
+    AugmentRecipe,
+    BackboneRecipe,
+    FinetunePhaseRecipe,
+    HeadPhaseRecipe,
+    HeadRecipe,
+)
 from kerastl.recipe.settings import Recipe, Settings
 from kerastl.wording import safe_name, without_accents
 
-Part = TypeVar("Part", BackboneRecipe, HeadPhaseRecipe, FinetunePhaseRecipe, AugmentRecipe)
+Part = TypeVar("Part", BackboneRecipe, HeadRecipe, HeadPhaseRecipe, FinetunePhaseRecipe, AugmentRecipe)
 
 SMALL_BACKBONE_PARAMETERS = 2_000_000
 # Beyond so many epochs for each view `view_warnings` warns.
@@ -36,6 +43,9 @@ MOST_VIEWS = 6
 # Of the data in a name: what follows it has to fit beside it.
 LONGEST_STEM = 100
 FEWEST_EPOCHS, MOST_EPOCHS = 5, 20
+HEAD_EPOCHS = 100
+# From more examples gradients learn what the solution on some of them did not see.
+SOLVED_EXAMPLES = 4_096
 # The few features of a small backbone need larger weights.
 HEAD_RATE, SMALL_HEAD_RATE = 1e-3, 1e-2
 FEWEST_FINETUNE_STEPS = 250
@@ -64,6 +74,7 @@ def resolve(recipe: Recipe, train_count: int, class_count: int) -> Settings:
         recipe,
         name=recipe.name or default_name(recipe),
         backbone=_fill(recipe.backbone, size_rule(spec)),
+        head=_fill(recipe.head, {"start": head_start(recipe)}),
         head_phase=_fill(recipe.head_phase, _head_phase(recipe, train_count, spec)),
         finetune_phase=_fill(recipe.finetune_phase, _finetune_phase(recipe, train_count, spec)),
         augment=resolve_augment(recipe.augment, train_count, spec),
@@ -124,13 +135,29 @@ def layer_decay(spec: BackboneSpec, unfreeze_from: str) -> float:
     return max(LAYER_DECAY, round(LOWEST_RATE_SHARE ** (1 / depth), 4))
 
 
+def head_start(recipe: Recipe) -> str:
+    """Solved for a linear head."""
+    return "zeros" if recipe.head.hidden or recipe.head.layers else "solved"
+
+
+def head_epochs(recipe: Recipe, train_count: int, rule: dict[str, Any]) -> int:
+    """None where the solution is the head; else until validation says stop, as an example costs microseconds there.
+
+    A recipe that says how the phase is to train, otherwise than the rule does, wants it to; and gradients see what a solution does
+    not: dropout, an L2 penalty, more examples than it was found on.
+    """
+    head, phase = recipe.head, recipe.head_phase
+    trained = any(getattr(phase, name) not in (None, value) for name, value in rule.items())
+    other = trained or phase.mixup_alpha or phase.optimizer != "adamw" or head.dropout or head.l2
+    solved = (head.start or head_start(recipe)) == "solved" and train_count <= SOLVED_EXAMPLES
+    return 0 if solved and not other else HEAD_EPOCHS
+
+
 def _head_phase(recipe: Recipe, train_count: int, spec: BackboneSpec) -> dict[str, Any]:
-    # Adam moves each weight by about the rate, so a logit moves by more the more features it adds up.
-    features = spec.feature_channels * (2 if recipe.head.pooling == "avgmax" else 1)
-    rate = (SMALL_HEAD_RATE if _is_small(spec) else HEAD_RATE) * math.sqrt(256 / features)
-    # A head on stored features costs microseconds an example, so it trains until validation says stop.
-    return {
-        "epochs": 100,
+    # Adam moves each weight by about the rate, so a logit moves by more the more features it adds up. Those of several joins
+    # are scaled to add up to as much as those of the last activation alone.
+    rate = (SMALL_HEAD_RATE if _is_small(spec) else HEAD_RATE) * math.sqrt(256 / spec.feature_channels)
+    rule = {
         "batch_size": 2 * batch_size(train_count),
         "learning_rate": float(f"{rate:.1e}"),
         "weight_decay": 1e-2,
@@ -139,6 +166,7 @@ def _head_phase(recipe: Recipe, train_count: int, spec: BackboneSpec) -> dict[st
         "gradient_clip_norm": 1.0,
         "patience_epochs": 15,
     }
+    return {"epochs": head_epochs(recipe, train_count, rule), **rule}
 
 
 def _finetune_phase(recipe: Recipe, train_count: int, spec: BackboneSpec) -> dict[str, Any]:

@@ -132,11 +132,24 @@ class BackboneRecipe(BackboneKeys, _Backbone):
 class HeadRecipe:
     """The head on the backbone."""
 
-    pooling: str = key(
-        "avg",
-        "global pooling of the last activation",
-        choices=("avg", "max", "avgmax", "gem"),
+    features: str = key(
+        "auto",
+        "which outputs of the frozen backbone the head reads, pooled: the last one (last), those of all joins (joins), some joins by "
+        "name (backbone is the last output), or those that leave-one-out on the training features finds best (auto)",
         affects="features",
+        names=True,
+    )
+    pooling: str = key(
+        "auto",
+        "global pooling of these outputs; auto chooses between avg and avgmax with the features, and is avg where those are named",
+        choices=("auto", "avg", "max", "avgmax", "gem"),
+        affects="features",
+    )
+    start: str = auto(
+        "the weights that the head phase begins with: the least-squares solution on the training features, with its penalty chosen "
+        "by leave-one-out (solved), or zeros",
+        choices=("solved", "zeros"),
+        affects="value",
     )
     hidden: tuple[int, ...] = key((), "units of hidden layers before the last one", low=1, affects="head")
     dropout: float = key(0.0, "share of features dropped in training", low=0, below=1, affects="value")

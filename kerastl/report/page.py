@@ -38,6 +38,7 @@ class PhaseSummary:
         best_value: of that metric, at that epoch.
         seconds: of the whole phase.
         examples_per_second: in training.
+        solved: how the weights that it began with were found, where they were solved for.
     """
 
     phase: str
@@ -47,6 +48,7 @@ class PhaseSummary:
     best_value: float
     seconds: float
     examples_per_second: float
+    solved: str = ""
 
 
 @dataclass(frozen=True)
@@ -270,6 +272,9 @@ def _precision(accepted: Accepted) -> str:
 
 def _phase_words(phase: PhaseSummary, noun: str) -> str:
     speed = f"{duration(phase.seconds)}, {phase.examples_per_second:,.0f} {noun}s/s"
+    if phase.solved and not phase.best_epoch:
+        more = f"; none of {phase.epochs} epochs improved on it" if phase.epochs else ""
+        return f"{phase.monitor} {phase.best_value:.3f} by {phase.solved}{more}, {duration(phase.seconds)}"
     if not phase.best_epoch:
         return f"none of {phase.epochs} epochs improved on what it began with, {speed}"
     return f"{phase.monitor} {phase.best_value:.3f} at epoch {phase.best_epoch} of {phase.epochs}, {speed}"

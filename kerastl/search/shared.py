@@ -22,11 +22,12 @@ from kerastl.features.cache import Cache
 from kerastl.features.decoded import DecodedSplits, decode_splits
 from kerastl.features.extract import array_keys, extract, row_keys
 from kerastl.features.frozen import Frozen
-from kerastl.features.readers import Features
+from kerastl.features.readers import Features, read_by
 from kerastl.features.views import Decoded
 from kerastl.modality import Batch, modality_of
 from kerastl.model.build import Network
 from kerastl.model.cut import Cut
+from kerastl.model.head_input import HeadInput
 from kerastl.model.pretrained import load_backbone
 from kerastl.progress import Progress
 from kerastl.recipe import Settings
@@ -35,9 +36,11 @@ from kerastl.search.hyperparameters import UNFREEZE_POINT
 from kerastl.training.reuse import NetworkPool
 from kerastl.training.start import (
     Statistics,
+    chosen_reads,
     feature_statistics,
     first_bias,
     frozen_part,
+    reads_of,
     wanted_features,
 )
 from kerastl.training.two_phase import unfreeze_point
@@ -79,7 +82,8 @@ class Shared:
         self._prepared: dict[str, DecodedSplits] = {}
         self._backbones: dict[str, keras.Model] = {}
         self._frozen: dict[str, Frozen] = {}
-        self._features: dict[str, list[Features]] = {}
+        self._features: dict[str, tuple[list[Features], HeadInput]] = {}
+        self._reads_of: dict[str, HeadInput] = {}
         self._statistics: dict[str, Statistics] = {}
         self.pool = NetworkPool(len(splits.class_names))
 
@@ -101,7 +105,7 @@ class Shared:
 
     def sides(self, recipe: Settings) -> list[Sides]:
         """Features for each training of a trial: one pair, or one for each fold."""
-        features = _once(self._features, _features_key(recipe), lambda: self._extract(recipe))
+        features, _ = self._found(recipe)
         if not self.folds:
             return [Sides(*features)]
         (pool,) = features
@@ -130,17 +134,27 @@ class Shared:
             fold: which fold is held out; None without folds.
         """
         key = [*_features_key(recipe), fold]
-        statistics = _once(self._statistics, key, lambda: feature_statistics(train))
+        _, reads = self._found(recipe)
+        statistics = _once(self._statistics, key, lambda: feature_statistics(train, reads))
         bias = first_bias(recipe, train)
-        return self.pool.take(recipe, unfreeze_point(recipe), self._backbone(recipe), statistics, bias)
+        return self.pool.take(recipe, unfreeze_point(recipe), self._backbone(recipe), reads, statistics, bias)
 
-    def _extract(self, recipe: Settings) -> list[Features]:
+    def _found(self, recipe: Settings) -> tuple[list[Features], HeadInput]:
+        """Features, and what the head reads of them: with folds chosen once, on the examples of all of them."""
+        return _once(self._features, _features_key(recipe), lambda: self._extract(recipe))
+
+    def _extract(self, recipe: Settings) -> tuple[list[Features], HeadInput]:
         prepared = self.prepared(recipe)
         views = [prepared.frozen_views(name) for name in self._names]
         # This backbone is never trained: what is computed live, too, stays right for later trials.
-        wanted = wanted_features(recipe)
+        frozen, reads = self.frozen(recipe), reads_of(self._backbone(recipe), recipe)
+        wanted = wanted_features(recipe, reads)
         wanted = dataclasses.replace(wanted, finetune_epochs=wanted.finetune_epochs * self._reads)
-        return extract(self.frozen(recipe), views, self.cache, wanted, self._progress)
+        found = extract(frozen, views, self.cache, wanted, self._progress)
+        # At every unfreeze point the same, which is chosen without a word but for the first time.
+        key = [value_at(recipe, name) for name in affecting(Settings, "features") if name != UNFREEZE_POINT]
+        reads = _once(self._reads_of, key, lambda: chosen_reads(recipe, reads, found[0], self._progress))
+        return [read_by(features, reads, frozen.cut) for features in found], reads
 
     def missing(self, recipe: Settings, known: Settings) -> dict[tuple[str, str], int]:
         """Bytes of features that trials of a recipe read and the store does not hold yet, for each array and its rows.
@@ -154,7 +168,9 @@ class Shared:
         views = [dataclasses.replace(prepared.frozen_views(name), facts=facts) for name in self._names]
         rows = np.unique(row_keys(views), axis=0)
         found = {}
-        for key in array_keys(self.frozen(recipe), views, self.cache, wanted_features(recipe)):
+        frozen = self.frozen(recipe)
+        wanted = wanted_features(recipe, reads_of(self._backbone(recipe), recipe))
+        for key in array_keys(frozen, views, self.cache, wanted):
             lacking = int(np.count_nonzero(~self.cache.store.look(key, rows)))
             found[key.name, hashlib.sha256(rows.tobytes()).hexdigest()] = lacking * key.row_bytes
         return found

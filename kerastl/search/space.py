@@ -41,7 +41,7 @@ DEFAULT = "default"
 RANGE_KEYS = ("low", "high", "around", "scale", "step")
 FORMS = "a list, or a table with low and high, around, ordered or joins"
 # What a head of one's own layers takes the place of.
-HEAD = ("head.hidden", "head.dropout", "head.l2")
+HEAD = ("head.features", "head.hidden", "head.dropout", "head.l2")
 # Of a step of a ladder.
 NEXT_TO = 0.25
 
@@ -70,8 +70,13 @@ def load_space(path: Path | str | None, recipe: Recipe, resolved: Settings) -> S
     parameters: list[Hyperparameter] = []
     added: list[str] = []
     for key, form in _flat(tables, hints):
-        # Without a named space: the keys that mean something for a recipe of a head alone, or with layers of one's own.
-        if path is None and ((frozen and key.startswith(FINETUNE)) or (recipe.head.layers and key in HEAD)):
+        # Without a named space: the keys that mean something for a recipe of a head alone, with layers of one's own, or solved.
+        nothing = (
+            (frozen and key.startswith(FINETUNE))
+            or (recipe.head.layers and key in HEAD)
+            or (not resolved.head_phase.epochs and key.startswith("head_phase."))
+        )
+        if path is None and nothing:
             continue
         hp = _hyperparameter(key, form, recipe, resolved, hints, problems)
         if hp is not None:

@@ -14,13 +14,15 @@ import tensorflow as tf
 from kerastl.data.examples import label_counts
 from kerastl.features.readers import Features
 from kerastl.features.views import mixed_labels
-from kerastl.pipeline import untuned
+from kerastl.pipeline import untuned, usable_cores
 from kerastl.recipe import PhaseRecipe
 
 # What a model takes of some examples: an array [b, ...], or several by name.
 Inputs = np.ndarray | Mapping[str, np.ndarray]
 BatchReader = Callable[[np.ndarray, int | np.ndarray], Inputs]
 MIXING = "mixing"
+# Each holds a batch, and two wait: of activations, megabytes each.
+MOST_FEEDERS = 8
 
 
 @dataclass(frozen=True)
@@ -78,8 +80,9 @@ def batches(
         return keras.tree.map_structure(tf.cast, inputs, dtypes), labels, sample_weights
 
     total = settings.epochs * steps
-    loaded = tf.data.Dataset.range(total).map(load, num_parallel_calls=2, deterministic=True).prefetch(4)
-    return untuned(loaded)
+    feeders = min(MOST_FEEDERS, max(2, usable_cores()))
+    loaded = tf.data.Dataset.range(total).map(load, num_parallel_calls=feeders, deterministic=True)
+    return untuned(loaded.prefetch(2 * feeders))
 
 
 def dtypes_of(model: keras.Model) -> str | dict[str, str]:

@@ -49,6 +49,7 @@ class PhaseResult:
         seconds: wall time of the phase.
         examples_per_second: training examples over that time.
         ended: `epochs`, `patience`, `callback` (one of the user's own stopped it) or `interrupted`.
+        solved: how the weights that it began with were found; empty where they were zeros, or those of the phase before.
     """
 
     name: str
@@ -60,6 +61,7 @@ class PhaseResult:
     seconds: float
     examples_per_second: float
     ended: str
+    solved: str = ""
 
 
 def run_phase(
@@ -72,6 +74,7 @@ def run_phase(
     task: Task = CLASSIFICATION,
     factors: Callable[[Any], float] = lambda variable: 1.0,
     start: dict[str, float] | None = None,
+    solved: str = "",
     callbacks: Sequence[keras.callbacks.Callback] = (),
     tensorboard: Path | None = None,
     progress: Progress = Progress(),
@@ -88,6 +91,7 @@ def run_phase(
         factors: each trainable variable's share of the learning rate.
         start: validation metrics of the weights that the phase begins with, measured here without them. An epoch has to
             be better, and the beginning's weights are restored where none is.
+        solved: how these weights were found.
         callbacks: of the user's own. They see the validation metrics in the logs of an epoch, and may stop the phase.
         tensorboard: folder for TensorBoard logs.
         progress: listens.
@@ -135,6 +139,7 @@ def run_phase(
         seconds=seconds,
         examples_per_second=len(watch.rows) * count / max(seconds, 1e-9),
         ended=watch.ended,
+        solved=solved,
     )
 
 

@@ -28,6 +28,7 @@ from kerastl.modality import modality_of
 from kerastl.model.build import Network, build_backbone, build_model
 from kerastl.model.cut import Cut, cut
 from kerastl.model.freezing import freeze_backbone
+from kerastl.model.head_input import HeadInput
 from kerastl.model.heads import renew_head
 from kerastl.recipe import HeadRecipe, PhaseRecipe, Settings
 from kerastl.recipe.keys import affecting, value_at
@@ -126,6 +127,7 @@ class NetworkPool:
         recipe: Settings,
         unfreeze_point: str,
         reference: keras.Model,
+        reads: HeadInput,
         statistics: tuple[np.ndarray, np.ndarray],
         bias: np.ndarray | None,
     ) -> tuple[Network, Cut]:
@@ -135,6 +137,7 @@ class NetworkPool:
             recipe: resolved; Keras' random state is that of its seed.
             unfreeze_point: where the network is cut.
             reference: the pretrained backbone, which is never trained.
+            reads: what the head reads.
             statistics: mean and variance by which the head standardises features.
             bias: initial bias of the logits; zeros without it.
         """
@@ -142,7 +145,9 @@ class NetworkPool:
         drawn = [recipe.seed] if _random_states(reference) else []
         head = [value_at(recipe.head, name) for name in affecting(HeadRecipe, "features", "head")]
         policy, digests = keras.config.dtype_policy().name, list(map(_digest, statistics))
-        base = json.dumps([dataclasses.asdict(recipe.backbone), policy, drawn, head, digests])
+        base = json.dumps(
+            [dataclasses.asdict(recipe.backbone), policy, drawn, head, reads.pooling, reads.names, digests]
+        )
         phases = (recipe.head_phase, recipe.finetune_phase)
         signatures = [step_signature(phase, recipe.task) for phase in phases]
         key = json.dumps([base, *signatures, unfreeze_point])
@@ -150,7 +155,7 @@ class NetworkPool:
             self.made += 1
             alike = next((one for one in self._pooled.values() if one.base == base), None)
             network, states = (
-                (alike.network, alike.random_states) if alike else self._build(recipe, statistics)
+                (alike.network, alike.random_states) if alike else self._build(recipe, reads, statistics)
             )
             self._pooled[key] = _Pooled(base, network, states, cut(network, unfreeze_point))
         self._pooled.move_to_end(key)
@@ -166,13 +171,20 @@ class NetworkPool:
         return network, taken.parts
 
     def _build(
-        self, recipe: Settings, statistics: tuple[np.ndarray, np.ndarray]
+        self, recipe: Settings, reads: HeadInput, statistics: tuple[np.ndarray, np.ndarray]
     ) -> tuple[Network, list[tuple[keras.Variable, Any]]]:
         spec = get_backbone(recipe.backbone.name)
         backbone = build_backbone(spec, modality_of(recipe).spec)
         states = [(state, state.numpy()) for state in _random_states(backbone)]
         network = build_model(
-            backbone, spec, recipe.head, self._class_count, *statistics, seed=recipe.seed, adjustable=True
+            backbone,
+            spec,
+            recipe.head,
+            self._class_count,
+            *statistics,
+            seed=recipe.seed,
+            adjustable=True,
+            reads=reads,
         )
         return network, states
 

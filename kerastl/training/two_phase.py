@@ -8,23 +8,30 @@ winner           whichever validates better; the fine-tune phase can only improv
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 from kerastl.errors import UserError
 from kerastl.features.readers import Features
 from kerastl.model.build import Network
 from kerastl.model.cut import Cut
 from kerastl.model.freezing import blocks, depth_of, freeze_backbone, thaw
+from kerastl.model.head_input import LAST
 from kerastl.model.heads import rewind_dropout
 from kerastl.progress import Progress
 from kerastl.recipe import Asked, FinetunePhaseRecipe, PhaseRecipe, Settings
-from kerastl.training.batches import PhaseData
+from kerastl.training.batches import PhaseData, example_weights
 from kerastl.training.phase import PhaseResult, run_phase
+from kerastl.training.solve import PENALTIES, Solution, solve
+
+# Of the head that fine-tuning begins with, in parts of the mean squared length of its features.
+FINETUNE_PENALTIES = np.array([30.0])
 
 
 @dataclass(frozen=True)
@@ -85,7 +92,7 @@ def transfer(
         freeze_backbone(network)
         head = head_phase
         network.head.set_weights(list(head.weights))
-    if not head.best_epoch and head.ended != "interrupted":
+    if not head.best_epoch and not head.solved and head.ended != "interrupted":
         progress.warn(
             f"No epoch of the head phase was better on validation ({head.monitor}) than the shares of the classes alone: its "
             f"features may not tell the classes apart. `kerastl lr-range` and `kerastl rank` help to find out"
@@ -109,7 +116,10 @@ class Steps:
         """Train the head alone, on pooled features of the frozen backbone; it ends with its best weights."""
         freeze_backbone(network)
         data = PhaseData(train, train.pooled_batch, validation, validation.pooled_batch)
-        return self._run("head_phase", network.head, data, recipe.head_phase, recipe)
+        began = time.perf_counter()
+        solved = solve_head(network, train, recipe) if recipe.head.start == "solved" else ""
+        result = self._run("head_phase", network.head, data, recipe.head_phase, recipe, solved=solved)
+        return dataclasses.replace(result, seconds=time.perf_counter() - began)
 
     def finetune_phase(
         self,
@@ -123,6 +133,8 @@ class Steps:
         """Train head and blocks above the cut, which begin with the weights of the phase before and end with the better ones."""
         settings = recipe.finetune_phase
         rewind_dropout(network.head.layers)
+        if recipe.head.start == "solved":
+            soften_head(network, train, recipe)
         factors = thaw_for_phase(network, cut, settings)
         if cut.unfreeze_point == "input" and train.view_count > 1:
             # Nothing is kept there, and each view is made when it is read: few of them would save nothing.
@@ -131,6 +143,8 @@ class Steps:
         # Figures that weigh classes in another way do not compare.
         start = before.best if settings.class_weights == recipe.head_phase.class_weights else None
         result = self._run("finetune_phase", cut.suffix, data, settings, recipe, factors=factors, start=start)
+        if not result.best_epoch:
+            network.head.set_weights(list(before.weights))
         freeze_backbone(network)
         return result
 
@@ -155,6 +169,47 @@ class Steps:
             progress=self.progress,
             **more,
         )
+
+
+def solve_head(network: Network, train: Features, recipe: Settings) -> str:
+    """Give a linear head the weights of its least-squares solution; says which penalty it has."""
+    solution = _solution(network, train, recipe, PENALTIES)
+    network.logits.set_weights([solution.kernel, solution.bias])
+    return (
+        f"least squares, penalty {solution.penalty:.2g} (log-loss of {solution.examples:,} "
+        f"{train.views.modality.noun}s left out: {solution.log_loss:.3f})"
+    )
+
+
+def soften_head(network: Network, train: Features, recipe: Settings) -> None:
+    """Give a linear head the weights that fine-tuning begins with: of a heavy penalty, and on the last activation alone.
+
+    A head that fits every training example leans on small differences that the first steps of fine-tuning wipe out, and then leads
+    the backbone astray. Under a heavy penalty its weights point to the means of the classes. Joins beside the last activation
+    begin with weights of zero. Measured in docs/rule.md.
+    """
+    solution = _solution(network, train, recipe, FINETUNE_PENALTIES, last_part(network))
+    kernel = np.zeros(network.logits.kernel.shape, np.float32)
+    kernel[last_part(network)] = solution.kernel
+    network.logits.set_weights([kernel, solution.bias])
+
+
+def last_part(network: Network) -> slice:
+    """The features of the last activation among all that a head reads; all of them where it does not read that one."""
+    reads = network.reads
+    if reads.channels is None or reads.names[-1] != LAST:
+        return slice(None)
+    return slice(network.feature_count - sum(reads.within((LAST,)).widths(0)), None)
+
+
+def _solution(
+    network: Network, train: Features, recipe: Settings, penalties: np.ndarray, part: slice = slice(None)
+) -> Solution:
+    normalization = network.normalization
+    mean, variance = (np.ravel(each)[part] for each in (normalization.mean, normalization.variance))
+    some = dataclasses.replace(train, pooled_batch=lambda at, view: train.pooled_batch(at, view)[:, part])
+    weights = example_weights(recipe.head_phase, train)
+    return solve(some, mean, variance, recipe.task, weights, penalties)
 
 
 def result_of(phases: tuple[PhaseResult, ...]) -> FitResult:

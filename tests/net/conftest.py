@@ -22,7 +22,7 @@ from net.worker import Answer, SharedResults, Worker, shared_folder
 # A fit of seconds: 160 images to learn from, at 32 pixels.
 RECIPE = [
     "--data", "digits", "--examples-per-class", "16", "--image-size", "32", "--head-epochs", "6", "--augment", "light",
-    "--set", "augment.views=3", "--set", "data.test_fraction=0.1", "--deterministic",
+    "--set", "augment.views=3", "--set", "data.test_fraction=0.1", "--deterministic", "--set", "head.start=zeros",
 ]  # fmt: skip
 # Rates at which the fine-tune phase wins by a margin, here and below, so that the answers are those of thawed blocks.
 THAWED = [
@@ -107,7 +107,7 @@ def marks(results: SharedResults, store: Path) -> dict[str, Any]:
     manifest = results.made("marks", write_marked)
     return {
         "name": "marks", "data.source": str(manifest), "data.multi_label": True, "backbone.name": "mobilenet_025",
-        "backbone.image_size": 32, "head_phase.epochs": 6, "finetune_phase.epochs": 2, "augment.level": "light",
+        "backbone.image_size": 32, "head.start": "zeros", "head_phase.epochs": 6, "finetune_phase.epochs": 2, "augment.level": "light",
         "finetune_phase.unfreeze_from": "conv_pw_12_relu", "finetune_phase.learning_rate": 1e-3, "augment.views": 2,
         "cache.directory": str(store), "deterministic": True,
     }  # fmt: skip

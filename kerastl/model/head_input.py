@@ -1,0 +1,179 @@
+"""The input of a head: pooled outputs of joins at several depths of the backbone, of its last activation alone, or of both."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+from kerastl.backbones import BackboneSpec
+from kerastl.errors import UserError, nearest
+from kerastl.model.graph import cut_points
+from kerastl.recipe.schema import HeadRecipe
+
+# Generalised-mean pooling with the exponent that Radenović, Tolias and Chum start from and end near (TPAMI 2018,
+# section 3.2).
+GEM_EXPONENT = 3.0
+GEM_EPSILON = 1e-6
+# What is stored of the last activation of every example, so that a head with another pooling needs no forward pass.
+POOLINGS = ("avg", "max", "gem")
+# What is stored of every join. A power of each value of the wide maps below would take as long as the network itself.
+JOIN_POOLINGS = POOLINGS[:2]
+# Number of dimensions of an activation, the batch left out -> average and maximum over all positions.
+POOLING_LAYERS = {
+    2: (layers.GlobalAveragePooling1D, layers.GlobalMaxPooling1D),
+    3: (layers.GlobalAveragePooling2D, layers.GlobalMaxPooling2D),
+}
+# The unfreeze point that the last activation is.
+LAST = "backbone"
+# Neighbours in a network of a hundred blocks say much the same.
+MOST_JOINS = 16
+
+
+@dataclass(frozen=True)
+class HeadInput:
+    """Which pooled outputs a head reads, in their order from the network's input to its output.
+
+    Attributes:
+        pooling: `avg`, `max`, `avgmax` or `gem`.
+        names: of joins; `backbone` is the last activation.
+        channels: of all joins whose pooled outputs are stored together, by name, in that order; empty where the head reads
+            the last activation alone, which is stored by itself.
+    """
+
+    pooling: str = "avg"
+    names: tuple[str, ...] = (LAST,)
+    channels: Mapping[str, int] | None = None
+
+    def of(self, pooled: np.ndarray) -> np.ndarray:
+        """Features float32 [n, features] from what is stored: [n, poolings, channels], of all joins side by side or of the last activation."""
+        if self.channels is None:
+            return pooled_features(pooled, self.pooling)
+        ends = dict(zip(self.channels, np.cumsum([*self.channels.values()]), strict=True))
+        parts = [pooled[:, :, ends[name] - self.channels[name] : ends[name]] for name in self.names]
+        return np.concatenate([pooled_features(part, self.pooling) for part in parts], axis=1)
+
+    def within(self, names: Collection[str]) -> HeadInput:
+        """The part of it that comes from some of the joins."""
+        return HeadInput(self.pooling, tuple(name for name in self.names if name in names), self.channels)
+
+    def widths(self, last_channels: int) -> tuple[int, ...]:
+        """Lengths of its parts: one for each join and way of pooling."""
+        ways = 2 if self.pooling == "avgmax" else 1
+        return tuple(
+            width
+            for name in self.names
+            for width in [last_channels if self.channels is None else self.channels[name]] * ways
+        )
+
+    def pool(self, activations: Mapping[str, keras.KerasTensor]) -> list[keras.KerasTensor]:
+        """Pooled features float32 [batch, channels] of each of these joins, by the layers of Keras."""
+        return [
+            make_pooling(self.pooling, tuple(each.shape[1:]), each.dtype, "" if name == LAST else name)(each)
+            for name, each in activations.items()
+        ]
+
+
+def joined(features: Sequence[keras.KerasTensor]) -> keras.KerasTensor:
+    """Several vectors of features as one, [batch, features]."""
+    if len(features) == 1:
+        return features[0]
+    return layers.Concatenate(dtype="float32", name="features_of_joins")(list(features))
+
+
+def join_names(spec: BackboneSpec) -> tuple[str, ...]:
+    """The joins whose pooled outputs are stored, from input to output: ends of blocks, 16 at most, and the last activation."""
+    ends = [point for point in reversed(spec.unfreeze_points) if point not in (LAST, "input")]
+    if len(ends) >= MOST_JOINS:
+        chosen = np.linspace(0, len(ends) - 1, MOST_JOINS - 1).round().astype(int)
+        ends = [ends[at] for at in chosen]
+    return (*ends, LAST)
+
+
+def head_input(recipe: HeadRecipe, spec: BackboneSpec, backbone: keras.Model) -> HeadInput:
+    """The input of a recipe's head; where it is still to be chosen on the features, the last activation.
+
+    Args:
+        recipe: of the head.
+        spec: which backbone it stands on.
+        backbone: that network.
+
+    Raises:
+        UserError: the backbone has no join of a name.
+    """
+    pooling = "avg" if recipe.pooling == "auto" else recipe.pooling
+    if recipe.features == "last" or pooling == "gem" or (recipe.features == "auto" and recipe.layers):
+        return HeadInput(pooling)
+    points, known = cut_points(backbone), join_names(spec)
+    channels = {
+        name: int((backbone.outputs[0] if name == LAST else points[name].tensor).shape[-1]) for name in known
+    }
+    if recipe.features == "auto":
+        return HeadInput(pooling, (LAST,), channels)
+    asked = known if recipe.features == "joins" else tuple(recipe.features.split(","))
+    for name in asked:
+        if name not in known:
+            raise UserError(
+                f"head.features = '{recipe.features}': backbone '{spec.name}' has no join '{name}' whose output is kept."
+                f"{nearest(name, known)} Expected auto, last, joins, or some of {', '.join(known)}"
+            )
+    return HeadInput(pooling, tuple(name for name in known if name in asked), channels)
+
+
+def make_pooling(
+    name: str, activation_shape: tuple[int, ...], activation_dtype: str, join: str = ""
+) -> keras.Model:
+    """Activation [batch, ..., channels] -> float32 [batch, features], without weights.
+
+    Args:
+        name: `avg`, `max`, `avgmax` (both, concatenated: twice the channels) or `gem`.
+        activation_shape: Height, width, channels; steps, channels; or channels alone, where there is nothing to pool.
+        activation_dtype: Type of the activations.
+        join: Where they come from; part of the model's name.
+    """
+    activation = keras.Input(activation_shape, dtype=activation_dtype, name="activation")
+    # Sums over a few hundred positions lose digits in 16 bits.
+    exact = layers.Activation("linear", dtype="float32", name="float32")(activation)
+    over = POOLING_LAYERS.get(len(activation_shape), (layers.Identity, layers.Identity))
+    average, maximum = (
+        pooling(dtype="float32", name=named)
+        for pooling, named in zip(over, ("average", "maximum"), strict=True)
+    )
+    if name == "avg":
+        features = average(exact)
+    elif name == "max":
+        features = maximum(exact)
+    elif name == "avgmax":
+        features = layers.Concatenate(dtype="float32", name="avgmax")([average(exact), maximum(exact)])
+    elif name == "gem":
+        powers = ops.power(ops.maximum(exact, GEM_EPSILON), GEM_EXPONENT)
+        features = ops.power(average(powers), 1.0 / GEM_EXPONENT)
+    else:
+        raise ValueError(f"unknown pooling {name!r}")
+    return keras.Model(activation, features, name=f"{join}_{name}_pooling".lstrip("_"))
+
+
+def pool_in_all_ways(
+    activation: keras.KerasTensor, poolings: Sequence[str] = POOLINGS, join: str = ""
+) -> keras.KerasTensor:
+    """Activation [batch, ..., channels] -> float32 [batch, poolings, channels], in their order."""
+    shape, dtype = tuple(activation.shape[1:]), activation.dtype
+    return ops.stack([make_pooling(name, shape, dtype, join)(activation) for name in poolings], axis=1)
+
+
+def pooled_features(pooled: np.ndarray, pooling: str) -> np.ndarray:
+    """The output of a pooling layer of that name, from stored ones.
+
+    Args:
+        pooled: float32 [batch, poolings, channels], as `pool_in_all_ways` makes them.
+        pooling: `avg`, `max`, `avgmax` or `gem`.
+
+    Returns:
+        float32 [batch, features].
+    """
+    if pooling == "avgmax":
+        return np.ascontiguousarray(pooled[:, :2]).reshape(len(pooled), -1)
+    return np.ascontiguousarray(pooled[:, POOLINGS.index(pooling)])

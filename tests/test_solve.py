@@ -1,0 +1,158 @@
+"""Heads in closed form: leave-one-out without leaving out, penalties, logits of scores, and the choice of joins."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+from test_phase import features
+
+from kerastl.features.readers import Features
+from kerastl.model.head_input import HeadInput
+from kerastl.task.classification import CLASSIFICATION, MULTI_LABEL
+from kerastl.training.solve import (
+    PENALTIES,
+    _Problem,
+    choose_reads,
+    logits_of_scores,
+    sample,
+    solve,
+)
+
+COUNT, WIDTH = 60, 12
+
+
+def rows_and_targets(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(0, 3, COUNT)
+    rows = generator.normal(size=(COUNT, WIDTH)) + 2 * np.eye(3, WIDTH)[labels]
+    return rows.astype(np.float32), np.eye(3)[labels]
+
+
+def by_hand(rows: np.ndarray, targets: np.ndarray, weights: np.ndarray, penalty: float) -> tuple[Any, Any]:
+    """Weighted ridge regression with an intercept that is not penalised, by its normal equations."""
+    wide = np.column_stack([rows.astype(np.float64), np.ones(len(rows))])
+    ridge = np.diag([penalty] * rows.shape[1] + [0.0])
+    solution = np.linalg.solve(
+        wide.T @ (weights[:, None] * wide) + ridge, wide.T @ (weights[:, None] * targets)
+    )
+    return solution[:-1], solution[-1]
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_solution_is_that_of_the_normal_equations(weighted: bool) -> None:
+    rows, targets = rows_and_targets()
+    weights = np.random.default_rng(1).uniform(0.2, 3.0, COUNT) if weighted else np.ones(COUNT)
+    weights /= weights.mean()
+    problem = _Problem(targets, weights)
+    kernel = problem.kernel(rows)
+    size = np.trace(kernel) / COUNT
+    coefficients, intercept = problem.solution(kernel, rows, 0.3)
+    expected, offset = by_hand(rows, targets, weights, 0.3 * size)
+    np.testing.assert_allclose(coefficients, expected, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(intercept, offset, rtol=1e-6)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_leave_one_out_is_what_comes_of_leaving_each_out(weighted: bool) -> None:
+    rows, targets = rows_and_targets()
+    weights = np.random.default_rng(1).uniform(0.2, 3.0, COUNT) if weighted else np.ones(COUNT)
+    weights /= weights.mean()
+    problem = _Problem(targets, weights)
+    kernel = problem.kernel(rows)
+    size = np.trace(kernel) / COUNT
+    errors, scores = problem.errors(kernel, np.array([0.3]))
+    expected = []
+    for place in range(COUNT):
+        others = np.arange(COUNT) != place
+        kept, offset = by_hand(rows[others], targets[others], weights[others], 0.3 * size)
+        expected.append(rows[place] @ kept + offset)
+    np.testing.assert_allclose(scores[0], expected, rtol=1e-5, atol=1e-8)
+    assert errors[0] == pytest.approx(np.mean(weights * ((np.array(expected) - targets) ** 2).sum(axis=1)))
+    fitted = by_hand(rows, targets, weights, 0.3 * size)
+    assert errors[0] > 1.1 * np.mean(weights * ((rows @ fitted[0] + fitted[1] - targets) ** 2).sum(axis=1))
+
+
+def test_scores_become_logits_of_the_least_log_loss() -> None:
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, 3, 2000)
+    scores = 0.2 * generator.normal(size=(2000, 3)) + 0.4 * np.eye(3)[labels] + [0.3, 0.0, 0.0]
+    scale, bias, log_loss = logits_of_scores(scores, labels, CLASSIFICATION, np.ones(2000))
+    # Of normal scores it is known: the distance of the means over the variance.
+    assert scale == pytest.approx(10.0, rel=0.1) and bias[0] < bias[1] - 2
+    assert log_loss < np.mean(CLASSIFICATION.log_losses(scores * 10, labels)) - 0.05
+
+
+def test_labels_that_are_rare_are_not_given_to_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = np.random.default_rng(0)
+    labels = (generator.random((400, 2)) < [0.1, 0.5]).astype(np.uint8)
+    scores = labels + 0.4 * generator.normal(size=(400, 2))
+    scale, bias, log_loss = logits_of_scores(scores, labels, MULTI_LABEL, np.ones(400))
+    decided = MULTI_LABEL.decide(scale * scores + bias)
+    assert 0.03 < decided[:, 0].mean() < 0.15 and bias[0] < bias[1] and log_loss < 0.4
+
+
+def test_a_solved_head_classifies_and_its_penalty_follows_the_noise() -> None:
+    train = features(120, seed=0)
+    rows = train.pooled_batch(np.arange(120), 0)
+    found = solve(train, rows.mean(0), rows.var(0) + 1, CLASSIFICATION, None)
+    logits = ((rows - rows.mean(0)) / np.sqrt(rows.var(0) + 1)) @ found.kernel + found.bias
+    assert (logits.argmax(1) == train.views.classes).mean() > 0.9 and found.log_loss < 0.9
+    shuffled = np.random.default_rng(0).permutation(train.views.classes)
+    noise = dataclasses.replace(train, views=dataclasses.replace(train.views, classes=shuffled))
+    blind = solve(noise, rows.mean(0), rows.var(0) + 1, CLASSIFICATION, None)
+    assert blind.penalty == PENALTIES[-1] and blind.log_loss == pytest.approx(np.log(3), abs=0.05)
+    heavy = solve(train, rows.mean(0), rows.var(0) + 1, CLASSIFICATION, None, np.array([300.0]))
+    direction = [each / np.linalg.norm(each, axis=0) for each in (heavy.kernel, found.kernel)]
+    means = np.stack([rows[train.views.classes == k].mean(0) for k in range(3)], axis=1)
+    means = (means - rows.mean(0)[:, None]) / np.sqrt(rows.var(0) + 1)[:, None]
+    along = [np.mean((each * means / np.linalg.norm(means, axis=0)).sum(0)) for each in direction]
+    assert along[0] > 0.99 and along[0] > along[1], "under a heavy penalty: the means of the classes"
+
+
+def test_few_examples_and_constant_features_have_a_solution() -> None:
+    train = features(6, seed=0)
+    rows = train.pooled_batch(np.arange(6), 0)
+    constant = dataclasses.replace(train, pooled_batch=lambda at, view: np.ones((len(at), 4), np.float32))
+    for each, mean, variance in ((train, rows.mean(0), rows.var(0) + 1), (constant, np.ones(4), np.ones(4))):
+        found = solve(each, mean, variance, CLASSIFICATION, None)
+        assert (
+            np.isfinite(found.kernel).all() and np.isfinite(found.bias).all() and np.isfinite(found.log_loss)
+        )
+
+
+def of_joins(
+    informative: tuple[str, ...], names: tuple[str, ...], count: int = 200
+) -> tuple[Features, HeadInput]:
+    """Features of joins of eight channels each, of which some tell the classes apart and the others are noise."""
+    base = features(count, seed=0)
+    generator = np.random.default_rng(3)
+    hot = np.eye(3)[base.views.classes]
+    blocks = []
+    for name in names:
+        block = generator.normal(size=(count, 2, 8))
+        if name in informative:
+            block[:, 0, :3] += 1.2 * hot
+            block[:, 1, :3] += 1.2 * hot
+        blocks.append(block)
+    stored = np.concatenate(blocks, axis=2).astype(np.float32)
+    reads = HeadInput("avg", ("backbone",), dict.fromkeys(names, 8))
+    return dataclasses.replace(base, outputs=lambda asked, at, view: {"joins": stored[at]}), reads
+
+
+def test_as_many_joins_are_read_as_leave_one_out_finds_worth_reading() -> None:
+    names = ("a", "b", "c", "d", "e", "f", "g", "backbone")
+    deep, reads = of_joins(("g", "f", "e", "backbone"), names)
+    chosen = choose_reads(deep, reads, ("avg",), None)
+    assert chosen.reads.names == ("e", "f", "g", "backbone") and chosen.error < 0.9 * chosen.last_error
+    last, reads = of_joins(("backbone",), names)
+    alone = choose_reads(last, reads, ("avg",), None)
+    assert alone.reads.names == ("backbone",) and alone.error == alone.last_error
+
+
+def test_rows_of_a_sample_are_the_same_in_every_call() -> None:
+    assert np.array_equal(sample(5, 10), np.arange(5))
+    some = sample(1000, 100)
+    assert len(set(some)) == 100 and np.array_equal(some, sample(1000, 100)) and (np.diff(some) > 0).all()
