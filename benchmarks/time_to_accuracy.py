@@ -24,7 +24,6 @@ from speed import add_arguments, guide_seconds, weights_of
 from kerastl.features.cache import Cache
 from kerastl.features.decoded import DecodedSplits, decode_splits
 from kerastl.features.extract import extract
-from kerastl.features.readers import read_by
 from kerastl.jobs.open import open_splits
 from kerastl.jobs.setup import Setup, network_setup
 from kerastl.model.precision import make_repeatable
@@ -112,10 +111,8 @@ def accuracy_on_test(
 ) -> Any:
     """A function of the phase that measures the network as it is now."""
     prepared: DecodedSplits = decode_splits(recipe, splits, cache, Progress(), ("test",))
-    reads = setup.network.reads
-    wanted = wanted_features(recipe, reads)
+    wanted = wanted_features(recipe, setup.network.reads)
     (test,) = extract(setup.frozen, [prepared.frozen_views("test")], cache, wanted)
-    test = read_by(test, reads, setup.frozen.cut)
 
     def measure(phase: str) -> float:
         thawed = phase == "finetune_phase"

@@ -102,11 +102,15 @@ def frozen_at(network: Network, point: str, engine: str = "auto") -> Frozen:
 every_engine = pytest.mark.parametrize("engine", ["auto", "tensorflow", "openvino"])
 
 
-@pytest.fixture(scope="module")
-def network() -> Network:
+def new_network() -> Network:
     keras.utils.set_random_seed(0)
     spec = get_backbone("mobilenet_025")
     return build_model(build_backbone(spec, Image(SIZE).spec), spec, HeadRecipe(), class_count=3)
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    return new_network()
 
 
 def test_view_0_is_the_image_itself_and_others_are_not() -> None:

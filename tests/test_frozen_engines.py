@@ -11,7 +11,7 @@ import numpy as np
 import openvino
 import pytest
 from test_carried import texts
-from test_features import EVERYTHING, POINT, SIZE, Said, features_of, frozen_at, views
+from test_features import EVERYTHING, POINT, SIZE, Said, features_of, frozen_at, new_network, views
 from toy_transformer import network_on, transformer
 
 from kerastl import pipeline
@@ -22,9 +22,9 @@ from kerastl.features.engines import BOUND, FEW_EXAMPLES, in_constants, in_openv
 from kerastl.features.frozen import BATCH_SIZE, Frozen
 from kerastl.modality import Batch
 from kerastl.modality.image import Image
-from kerastl.model.build import Network, build_backbone, build_model
+from kerastl.model.build import Network, build_backbone
 from kerastl.model.cut import cut
-from kerastl.recipe import HeadRecipe, Settings, load_recipe, resolve
+from kerastl.recipe import Settings, load_recipe, resolve
 from kerastl.recipe.keys import affecting
 from kerastl.training.start import frozen_part
 
@@ -33,15 +33,9 @@ OPENVINO = f"OpenVINO {'.'.join(openvino.get_version().split('.')[:2])}"
 CONSTANTS, VARIABLES = "TensorFlow, weights in constants", "TensorFlow, weights in variables"
 
 
-def fresh() -> Network:
-    keras.utils.set_random_seed(0)
-    spec = get_backbone("mobilenet_025")
-    return build_model(build_backbone(spec, Image(SIZE).spec), spec, HeadRecipe(), class_count=3)
-
-
 @pytest.fixture(scope="module")
 def network() -> Network:
-    return fresh()
+    return new_network()
 
 
 @pytest.fixture(autouse=True)
@@ -125,7 +119,7 @@ def test_whole_numbers_and_masks_stay_what_they_are(engine: str) -> None:
 
 
 def test_training_changes_what_variables_say_alone() -> None:
-    trained = fresh()
+    trained = new_network()
     model = cut(trained, POINT).prefix("pooled")
     made = [in_variables(model), in_constants(model, pixels()), in_openvino(model, pixels())]
     before = [engine.run(pixels())["pooled"] for engine in made]
@@ -139,7 +133,7 @@ def test_training_changes_what_variables_say_alone() -> None:
 
 @pytest.mark.parametrize("engine", ["auto", "tensorflow", "openvino"])
 def test_nothing_is_compiled_of_a_part_that_was_trained(engine: str) -> None:
-    trained = fresh()
+    trained = new_network()
     frozen = frozen_at(trained, POINT, engine)
     cut(trained, POINT).suffix.layers[-1].trainable_weights[0].assign_add([[1.0]])
     trained.backbone.get_layer("conv_pw_13").kernel.assign_add(np.ones((1, 1, 256, 256)))

@@ -12,35 +12,26 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import pytest
 from held import Held
-from test_features import POINT, SIZE, Said, frozen_at, frozen_views, full_after, views
+from test_features import POINT, Said, frozen_at, frozen_views, full_after, new_network, views
 
-from kerastl.backbones import get_backbone
 from kerastl.features.cache import Cache
 from kerastl.features.extract import Wanted, extract
 from kerastl.features.frozen import Frozen
 from kerastl.features.readers import Features
 from kerastl.features.views import Views
-from kerastl.modality.image import Image
-from kerastl.model.build import Network, build_backbone, build_model
+from kerastl.model.build import Network
 from kerastl.model.head_input import HeadInput
 from kerastl.progress import Progress
-from kerastl.recipe import CacheRecipe, HeadRecipe, load_recipe
+from kerastl.recipe import CacheRecipe, load_recipe
 from kerastl.store.array import Array
 from kerastl.store.block import BLOCK_ROWS
 from kerastl.writing import NoSpaceError
 
 LATER, EARLIER = "conv_pw_11_relu", "conv_pw_3_relu"
 ROW_BYTES = 3 * 256 * 4 + 2 * 2 * 128 * 2  # pooled features, and activations at POINT in sixteen bits
-
-
-def new_network() -> Network:
-    keras.utils.set_random_seed(0)
-    spec = get_backbone("mobilenet_025")
-    return build_model(build_backbone(spec, Image(SIZE).spec), spec, HeadRecipe(), class_count=3)
 
 
 @pytest.fixture(scope="module")

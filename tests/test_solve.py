@@ -41,38 +41,39 @@ def by_hand(rows: np.ndarray, targets: np.ndarray, weights: np.ndarray, penalty:
     return solution[:-1], solution[-1]
 
 
-@pytest.mark.parametrize("weighted", [False, True])
-def test_the_solution_is_that_of_the_normal_equations(weighted: bool) -> None:
+@pytest.fixture(params=[False, True], ids=["alike", "weighted"])
+def case(
+    request: pytest.FixtureRequest,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, _Problem, np.ndarray, float]:
+    """Rows, targets, weights; the problem of these, its kernel, and a penalty of 0.3 in the size of the rows."""
     rows, targets = rows_and_targets()
-    weights = np.random.default_rng(1).uniform(0.2, 3.0, COUNT) if weighted else np.ones(COUNT)
+    weights = np.random.default_rng(1).uniform(0.2, 3.0, COUNT) if request.param else np.ones(COUNT)
     weights /= weights.mean()
     problem = _Problem(targets, weights)
     kernel = problem.kernel(rows)
-    size = np.trace(kernel) / COUNT
+    return rows, targets, weights, problem, kernel, 0.3 * np.trace(kernel) / COUNT
+
+
+def test_the_solution_is_that_of_the_normal_equations(case: Any) -> None:
+    rows, targets, weights, problem, kernel, penalty = case
     coefficients, intercept = problem.solution(kernel, rows, 0.3)
-    expected, offset = by_hand(rows, targets, weights, 0.3 * size)
+    expected, offset = by_hand(rows, targets, weights, penalty)
     np.testing.assert_allclose(coefficients, expected, rtol=1e-6, atol=1e-9)
     np.testing.assert_allclose(intercept, offset, rtol=1e-6)
 
 
-@pytest.mark.parametrize("weighted", [False, True])
-def test_leave_one_out_is_what_comes_of_leaving_each_out(weighted: bool) -> None:
-    rows, targets = rows_and_targets()
-    weights = np.random.default_rng(1).uniform(0.2, 3.0, COUNT) if weighted else np.ones(COUNT)
-    weights /= weights.mean()
-    problem = _Problem(targets, weights)
-    kernel = problem.kernel(rows)
-    size = np.trace(kernel) / COUNT
-    errors, scores = problem.errors(kernel, np.array([0.3]))
+def test_leave_one_out_is_what_comes_of_leaving_each_out(case: Any) -> None:
+    rows, targets, weights, problem, kernel, penalty = case
+    found = problem.left_out(kernel, np.array([0.3]))
     expected = []
     for place in range(COUNT):
         others = np.arange(COUNT) != place
-        kept, offset = by_hand(rows[others], targets[others], weights[others], 0.3 * size)
+        kept, offset = by_hand(rows[others], targets[others], weights[others], penalty)
         expected.append(rows[place] @ kept + offset)
-    np.testing.assert_allclose(scores[0], expected, rtol=1e-5, atol=1e-8)
-    assert errors[0] == pytest.approx(np.mean(weights * ((np.array(expected) - targets) ** 2).sum(axis=1)))
-    fitted = by_hand(rows, targets, weights, 0.3 * size)
-    assert errors[0] > 1.1 * np.mean(weights * ((rows @ fitted[0] + fitted[1] - targets) ** 2).sum(axis=1))
+    np.testing.assert_allclose(found.scores, expected, rtol=1e-5, atol=1e-8)
+    assert found.error == pytest.approx(np.mean(weights * ((np.array(expected) - targets) ** 2).sum(axis=1)))
+    fitted = by_hand(rows, targets, weights, penalty)
+    assert found.error > 1.1 * np.mean(weights * ((rows @ fitted[0] + fitted[1] - targets) ** 2).sum(axis=1))
 
 
 def test_scores_become_logits_of_the_least_log_loss() -> None:

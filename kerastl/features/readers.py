@@ -57,20 +57,19 @@ class Features:
         return self.activations(positions, view)
 
 
-def read_by(features: Features, reads: HeadInput, cut: Cut, trained: bool = False) -> Features:
+def read_by(features: Features, reads: HeadInput, cut: Cut) -> Features:
     """The same features, as one head and one suffix read them.
 
     Args:
         features: from `extract`.
         reads: what the head reads.
         cut: at its unfreeze point.
-        trained: whether what lies above has been trained, so that of pooled outputs those below alone can be read.
     """
     views, outputs, below = features.views, features.outputs, reads.within(cut.under)
     assert outputs is not None
     pooled = pooled_output(reads)
-    # What is computed anew would run through the part above for nothing, and see it trained.
-    source = UNDER if trained or pooled not in features.kept else pooled
+    # Where all joins are not kept, those below alone are read: the others would be computed for nothing, and may be trained by now.
+    source = pooled if pooled in features.kept else UNDER
     if source == UNDER and below.names:
         channels = {name: width for name, width in (reads.channels or {}).items() if name in cut.under}
         below = HeadInput(reads.pooling, below.names, channels)

@@ -22,7 +22,7 @@ from kerastl.run import create_run
 from kerastl.training.batches import PhaseData
 from kerastl.training.lr_range import RateRange, run_rate_range
 from kerastl.training.phase import PHASE_TITLES
-from kerastl.training.two_phase import finetunes, soften_head, thaw_for_phase, transfer, without_finetuning
+from kerastl.training.two_phase import begin_finetuning, finetunes, transfer, without_finetuning
 from kerastl.writing import write_json_atomic, write_text_atomic
 
 PHASES = ("head", "finetune")
@@ -139,9 +139,7 @@ def _tested(setup: Setup, phase: str, low: float, high: float, steps: int, progr
     head = transfer(network, setup.parts, train, validation, without_finetuning(recipe), progress=progress)
     if head.interrupted:
         raise KeyboardInterrupt
-    if recipe.head.start == "solved":
-        soften_head(network, train, recipe)
-    factors = thaw_for_phase(network, setup.parts, recipe.finetune_phase)
+    factors = begin_finetuning(network, setup.parts, train, recipe)
     data = PhaseData(train, train.activation_batch, validation, validation.activation_batch)
     return run("finetune_phase", setup.parts.suffix, data, recipe.finetune_phase, factors=factors)
 

@@ -9,7 +9,7 @@ from kerastl.evaluation.intervals import over_groups
 from kerastl.evaluation.metrics import Metrics, evaluate_logits
 from kerastl.features.decoded import DecodedSplits
 from kerastl.features.extract import Wanted, extract
-from kerastl.features.readers import Features, pooled_output, read_by
+from kerastl.features.readers import Features, pooled_output
 from kerastl.jobs.setup import Setup
 from kerastl.modality import modality_of
 from kerastl.model.build import Network
@@ -70,7 +70,7 @@ def features_of(setup: Setup, name: str, progress: Progress = Progress(), thawed
         noun = modality_of(setup.recipe).noun
         progress.warn(f"The features of the {name} {noun}s are not kept: {error}")
         (features,) = extract(setup.frozen, views, setup.cache, wanted, progress, ("disk",))
-    return read_by(features, reads, cut, trained=thawed)
+    return features
 
 
 def metrics_of(logits: np.ndarray, prepared: DecodedSplits, name: str) -> Metrics:

@@ -164,8 +164,7 @@ def at_unfreeze_point(setup: Setup, recipe: Settings, progress: Progress = Progr
         views = [prepared.frozen_views(name) for name in ("train", "validation")]
         try:
             wanted = wanted_features(setup.recipe, network.reads)
-            found = extract(frozen, views, setup.cache, wanted, progress)
-            train, validation = [read_by(features, network.reads, frozen.cut) for features in found]
+            train, validation = extract(frozen, views, setup.cache, wanted, progress)
         except OtherReading as other:
             names = tuple(prepared.inputs)
             again = decode_splits(recipe, prepared.splits, setup.cache, progress, names, other.reading)

@@ -88,7 +88,7 @@ def cut(network: Network, unfreeze_point: str) -> Cut:
     activation = {ACTIVATION: found[unfreeze_point]} if found else {}
     found = {**found, **above([*activation.values()], [inputs[at] for at in taken])}
     last, under = found[LAST], tuple(name for name in names if name in halves.under)
-    joins = [pool_in_all_ways(found[name], JOIN_POOLINGS, name) for name in names]
+    joins = [pool_in_all_ways(found[name], JOIN_POOLINGS) for name in names]
 
     kept = reads.within(under)
     carried = inputs_like([network.model.inputs[at] for at in taken])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import keras
@@ -135,33 +135,34 @@ def make_pooling(
         join: Where they come from; part of the model's name.
     """
     activation = keras.Input(activation_shape, dtype=activation_dtype, name="activation")
-    # Sums over a few hundred positions lose digits in 16 bits.
-    exact = layers.Activation("linear", dtype="float32", name="float32")(activation)
-    over = POOLING_LAYERS.get(len(activation_shape), (layers.Identity, layers.Identity))
-    average, maximum = (
-        pooling(dtype="float32", name=named)
-        for pooling, named in zip(over, ("average", "maximum"), strict=True)
-    )
-    if name == "avg":
-        features = average(exact)
-    elif name == "max":
-        features = maximum(exact)
-    elif name == "avgmax":
-        features = layers.Concatenate(dtype="float32", name="avgmax")([average(exact), maximum(exact)])
-    elif name == "gem":
-        powers = ops.power(ops.maximum(exact, GEM_EPSILON), GEM_EXPONENT)
-        features = ops.power(average(powers), 1.0 / GEM_EXPONENT)
-    else:
-        raise ValueError(f"unknown pooling {name!r}")
-    return keras.Model(activation, features, name=f"{join}_{name}_pooling".lstrip("_"))
+    return keras.Model(activation, _pooled(name, activation), name=f"{join}_{name}_pooling".lstrip("_"))
 
 
-def pool_in_all_ways(
-    activation: keras.KerasTensor, poolings: Sequence[str] = POOLINGS, join: str = ""
-) -> keras.KerasTensor:
+def pool_in_all_ways(activation: keras.KerasTensor, poolings: Sequence[str] = POOLINGS) -> keras.KerasTensor:
     """Activation [batch, ..., channels] -> float32 [batch, poolings, channels], in their order."""
-    shape, dtype = tuple(activation.shape[1:]), activation.dtype
-    return ops.stack([make_pooling(name, shape, dtype, join)(activation) for name in poolings], axis=1)
+    return ops.stack([_pooled(name, activation, named=False) for name in poolings], axis=1)
+
+
+def _pooled(name: str, activation: keras.KerasTensor, named: bool = True) -> keras.KerasTensor:
+    """The output of `make_pooling`; without names of their own its layers may stand in one graph more than once."""
+    average, maximum = POOLING_LAYERS.get(len(activation.shape) - 1, (layers.Identity, layers.Identity))
+
+    def layer(kind: Callable[..., keras.Layer], called: str, *words: str) -> keras.Layer:
+        return kind(*words, dtype="float32", name=called if named else None)
+
+    # Sums over a few hundred positions lose digits in 16 bits.
+    exact = layer(layers.Activation, "float32", "linear")(activation)
+    if name == "avg":
+        return layer(average, "average")(exact)
+    if name == "max":
+        return layer(maximum, "maximum")(exact)
+    if name == "avgmax":
+        both = [layer(average, "average")(exact), layer(maximum, "maximum")(exact)]
+        return layer(layers.Concatenate, "avgmax")(both)
+    if name == "gem":
+        powers = ops.power(ops.maximum(exact, GEM_EPSILON), GEM_EXPONENT)
+        return ops.power(layer(average, "average")(powers), 1.0 / GEM_EXPONENT)
+    raise ValueError(f"unknown pooling {name!r}")
 
 
 def pooled_features(pooled: np.ndarray, pooling: str) -> np.ndarray:

@@ -152,8 +152,9 @@ class Shared:
         wanted = dataclasses.replace(wanted, finetune_epochs=wanted.finetune_epochs * self._reads)
         found = extract(frozen, views, self.cache, wanted, self._progress)
         # At every unfreeze point the same, which is chosen without a word but for the first time.
-        key = [value_at(recipe, name) for name in affecting(Settings, "features") if name != UNFREEZE_POINT]
-        reads = _once(self._reads_of, key, lambda: chosen_reads(recipe, reads, found[0], self._progress))
+        reads = _once(
+            self._reads_of, _kept_facts(recipe), lambda: chosen_reads(recipe, reads, found[0], self._progress)
+        )
         return [read_by(features, reads, frozen.cut) for features in found], reads
 
     def missing(self, recipe: Settings, known: Settings) -> dict[tuple[str, str], int]:
@@ -259,8 +260,12 @@ class _Rows:
 
 
 def _features_key(recipe: Settings) -> list[Any]:
-    features = [value_at(recipe, name) for name in affecting(Settings, "features") if name != UNFREEZE_POINT]
-    return [features, unfreeze_point(recipe), keras.config.dtype_policy().name]
+    return [_kept_facts(recipe), unfreeze_point(recipe), keras.config.dtype_policy().name]
+
+
+def _kept_facts(recipe: Settings) -> list[Any]:
+    """The values that features depend on, the unfreeze point apart."""
+    return [value_at(recipe, name) for name in affecting(Settings, "features") if name != UNFREEZE_POINT]
 
 
 def _once(made: dict[str, Any], key: list[Any], make: Callable[[], Any]) -> Any:

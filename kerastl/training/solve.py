@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
@@ -94,7 +95,7 @@ def choose_reads(
         return sum(map(problem.kernel, map(_equalised, of)), np.zeros(()))
 
     def error(total: np.ndarray, count: int) -> float:
-        return min(problem.errors(total / count, PENALTIES[::2])[0])
+        return problem.left_out(total / count, PENALTIES[::2]).error
 
     first, *others = poolings
     total, best, errors = np.zeros(()), np.zeros(()), dict[int, float]()
@@ -150,12 +151,9 @@ def solve(
 
     rows, problem = standardised(positions, 0), problem_of(positions)
     kernel = problem.kernel(rows)
-    errors, scores = problem.errors(kernel, penalties)
-    place = int(np.argmin(errors))
-    scale, bias, log_loss = logits_of_scores(
-        scores[place], features.views.classes[positions], task, problem.weights
-    )
-    penalty = float(penalties[place])
+    best = problem.left_out(kernel, penalties)
+    labels = features.views.classes[positions]
+    scale, bias, log_loss = logits_of_scores(best.scores, labels, task, problem.weights)
     most = min(SOLVED_ROWS, SOLVED_BYTES // (4 * len(mean)))
     views = min(features.view_count, max(1, most // len(positions)))
     every = sample(features.count, most // views)
@@ -164,11 +162,11 @@ def solve(
         rows = np.concatenate([standardised(every, view) for view in range(views)])
         problem = problem_of(np.tile(every, views))
         kernel = problem.kernel(rows)
-    coefficients, offset = problem.solution(kernel, rows, penalty * views)
+    coefficients, offset = problem.solution(kernel, rows, best.penalty * views)
     return Solution(
         (scale * coefficients).astype(np.float32),
         (scale * offset + bias).astype(np.float32),
-        penalty,
+        best.penalty,
         log_loss,
         len(positions),
     )
@@ -215,6 +213,14 @@ def logits_of_scores(
     return float(np.exp(found.x[0])), found.x[1:], log_loss
 
 
+class _LeftOut(NamedTuple):
+    """A penalty, the mean squared error of rows that are left out with it, and their scores [n, classes]."""
+
+    error: float
+    penalty: float
+    scores: np.ndarray
+
+
 class _Problem:
     """Weighted ridge regression of targets with an intercept, on a kernel.
 
@@ -234,44 +240,43 @@ class _Problem:
     def kernel(self, rows: np.ndarray) -> np.ndarray:
         """Products of rows [n, features], centred and weighted, float64 [n, n]."""
         total = np.zeros((len(rows), len(rows)))
-        for part in self._parts(rows):
+        for _, part in self._parts(rows):
             total += part @ part.T
         return total
 
-    def errors(self, kernel: np.ndarray, penalties: np.ndarray) -> tuple[list[float], list[np.ndarray]]:
-        """For each penalty the mean squared error of rows that are left out, and their scores [n, classes]."""
+    def left_out(self, kernel: np.ndarray, penalties: np.ndarray) -> _LeftOut:
+        """The penalty with which rows that are left out have the smallest error; scores of one penalty at a time are held."""
         values, vectors = np.linalg.eigh(kernel)
         values = np.maximum(values, 0.0)
         along, squares = vectors.T @ self._centred, vectors**2
-        errors, scores = [], []
-        for penalty in penalties * _size(kernel):
+        best: _LeftOut | None = None
+        for penalty, share in zip(penalties * _size(kernel), penalties, strict=True):
             kept = values / (values + penalty)
             fitted = vectors @ (kept[:, None] * along) / self._root + self._mean
             leverage = np.minimum(squares @ kept + self.weights / len(kernel), 1 - 1e-9)[:, None]
-            left_out = (fitted - leverage * self._targets) / (1 - leverage)
-            scores.append(left_out)
-            errors.append(float(np.mean(self.weights * ((left_out - self._targets) ** 2).sum(axis=1))))
-        return errors, scores
+            scores = (fitted - leverage * self._targets) / (1 - leverage)
+            error = float(np.mean(self.weights * ((scores - self._targets) ** 2).sum(axis=1)))
+            if best is None or error < best.error:
+                best = _LeftOut(error, float(share), scores)
+        assert best is not None, "no penalty to choose from"
+        return best
 
     def solution(self, kernel: np.ndarray, rows: np.ndarray, penalty: float) -> tuple[np.ndarray, np.ndarray]:
         """Coefficients [features, classes] of rows, and the intercept [classes]."""
         kernel[np.diag_indices_from(kernel)] += penalty * _size(kernel)
         dual = cho_solve(cho_factor(kernel, lower=True, overwrite_a=True), self._centred)
-        coefficients = np.concatenate([part.T @ dual for part in self._parts(rows)])
-        return coefficients, self._mean - self._row_mean(rows) @ coefficients
+        coefficients, intercept = [], self._mean
+        for mean, part in self._parts(rows):
+            coefficients.append(part.T @ dual)
+            intercept = intercept - mean @ coefficients[-1]
+        return np.concatenate(coefficients), intercept
 
-    def _parts(self, rows: np.ndarray) -> Iterator[np.ndarray]:
-        mean = self._row_mean(rows)
+    def _parts(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Means of some features at a time, and the rows centred by them and weighted, float64."""
         for start in range(0, rows.shape[1], CHUNK):
-            part = slice(start, start + CHUNK)
-            yield self._root * (rows[:, part].astype(np.float64) - mean[part])
-
-    def _row_mean(self, rows: np.ndarray) -> np.ndarray:
-        parts = [
-            self.weights @ rows[:, start : start + CHUNK].astype(np.float64)
-            for start in range(0, rows.shape[1], CHUNK)
-        ]
-        return np.concatenate(parts) / len(rows)
+            part = rows[:, start : start + CHUNK].astype(np.float64)
+            mean = self.weights @ part / len(rows)
+            yield mean, self._root * (part - mean)
 
 
 def _size(kernel: np.ndarray) -> float:

@@ -133,9 +133,7 @@ class Steps:
         """Train head and blocks above the cut, which begin with the weights of the phase before and end with the better ones."""
         settings = recipe.finetune_phase
         rewind_dropout(network.head.layers)
-        if recipe.head.start == "solved":
-            soften_head(network, train, recipe)
-        factors = thaw_for_phase(network, cut, settings)
+        factors = begin_finetuning(network, cut, train, recipe)
         if cut.unfreeze_point == "input" and train.view_count > 1:
             # Nothing is kept there, and each view is made when it is read: few of them would save nothing.
             train = dataclasses.replace(train, view_count=max(train.view_count, settings.epochs))
@@ -188,9 +186,10 @@ def soften_head(network: Network, train: Features, recipe: Settings) -> None:
     the backbone astray. Under a heavy penalty its weights point to the means of the classes. Joins beside the last activation
     begin with weights of zero. Measured in docs/rule.md.
     """
-    solution = _solution(network, train, recipe, FINETUNE_PENALTIES, last_part(network))
+    last = last_part(network)
+    solution = _solution(network, train, recipe, FINETUNE_PENALTIES, last)
     kernel = np.zeros(network.logits.kernel.shape, np.float32)
-    kernel[last_part(network)] = solution.kernel
+    kernel[last] = solution.kernel
     network.logits.set_weights([kernel, solution.bias])
 
 
@@ -217,6 +216,13 @@ def result_of(phases: tuple[PhaseResult, ...]) -> FitResult:
     last = phases[-1]
     winner = last if last.best_epoch else phases[0]
     return FitResult(phases, winner.name, winner.best, last.ended == "interrupted")
+
+
+def begin_finetuning(network: Network, cut: Cut, train: Features, recipe: Settings) -> Callable[[Any], float]:
+    """Give the network what the fine-tune phase begins with; gives each variable's share of the learning rate."""
+    if recipe.head.start == "solved":
+        soften_head(network, train, recipe)
+    return thaw_for_phase(network, cut, recipe.finetune_phase)
 
 
 def thaw_for_phase(network: Network, cut: Cut, settings: FinetunePhaseRecipe) -> Callable[[Any], float]:
