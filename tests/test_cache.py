@@ -147,11 +147,11 @@ def test_a_run_that_was_killed_while_it_built_is_taken_up(tmp_path: Path, kerast
         [sys.executable, "-m", "kerastl", *words], cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL
     )
     deadline = time.monotonic() + 120
-    while not list((tmp_path / "store").glob(f"pooled-*/[!.]*{BLOCK}")) and time.monotonic() < deadline:
+    while not list((tmp_path / "store").glob(f"joins-*/[!.]*{BLOCK}")) and time.monotonic() < deadline:
         time.sleep(0.01)
     child.send_signal(signal.SIGKILL)
     child.wait()
-    built = len(list((tmp_path / "store").glob(f"pooled-*/[!.]*{BLOCK}")))
+    built = len(list((tmp_path / "store").glob(f"joins-*/[!.]*{BLOCK}")))
     assert 1 <= built < 30, "the control: it was killed while it computed"
     done = kerastl(*words, env=environment)
     assert done.returncode == 0, done.stderr

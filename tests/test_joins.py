@@ -15,13 +15,17 @@ from toy_transformer import network_on, transformer, unmasked
 
 from kerastl.backbones import get_backbone
 from kerastl.errors import UserError
+from kerastl.export.facts import model_facts
 from kerastl.features.readers import read_by
 from kerastl.modality.image import Image
 from kerastl.model.build import Network, build_backbone, build_model
 from kerastl.model.cut import Cut, cut
 from kerastl.model.head_input import LAST, MOST_JOINS, head_input, join_names
 from kerastl.model.heads import embedding_model
+from kerastl.recipe import load_recipe, resolve
 from kerastl.recipe.schema import HeadRecipe
+from kerastl.run import Run
+from kerastl.training.start import with_reads
 
 SPEC = get_backbone("mobilenet_025")
 JOINS = ("conv_pw_6_relu", "conv_pw_10_relu", LAST)
@@ -134,6 +138,29 @@ def test_a_mask_and_joins_are_carried_together(tmp_path: Path, mode: str) -> Non
     np.testing.assert_allclose(network.head(features.pooled_batch(EVERY, 0)), whole, rtol=1e-4, atol=1e-5)
     wrong = parts.suffix(unmasked(batch), training=False)
     assert np.abs(np.array(wrong) - np.array(whole)).max() > 1e-3, "the control"
+
+
+@pytest.mark.parametrize(
+    ("asked", "outputs", "pooling"),
+    [
+        ({"features": "last"}, [LAST], "avg"),
+        ({"features": "last", "pooling": "gem"}, [LAST], "gem"),
+        ({"features": "joins"}, list(join_names(SPEC)), "avg"),
+        ({"features": "conv_pw_6_relu,backbone", "pooling": "max"}, ["conv_pw_6_relu", LAST], "max"),
+    ],
+)
+def test_settings_and_card_name_what_the_head_reads(
+    asked: dict[str, str], outputs: list[str], pooling: str, tmp_path: Path
+) -> None:
+    recipe = resolve(
+        load_recipe(flags={"data.source": "digits"} | {f"head.{k}": v for k, v in asked.items()}), 100, 10
+    )
+    named = with_reads(recipe, head_input(recipe.head, SPEC, build_backbone(SPEC, Image(32).spec)))
+    told = model_facts(named, Run(tmp_path / "run"), ["a", "b"], {})["embedding"]
+    assert told == {"outputs": outputs, "pooling": pooling}
+    assert model_facts(resolve(load_recipe("digits"), 100, 10), Run(tmp_path / "run"), ["a"], {})["embedding"] == {
+        "outputs": [LAST], "pooling": "avg",
+    }, "a run of an earlier version, which did not say"  # fmt: skip
 
 
 def test_a_run_says_which_outputs_its_head_reads_and_another_one_takes_them_over(

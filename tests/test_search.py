@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import os
 import signal
@@ -58,7 +59,11 @@ def test_a_search_that_is_killed_goes_on_and_tests_its_winner_once(
     )
     winner = load_recipe(folder / "winner.toml")
     run = tmp_path / result["run"]
-    assert load_recipe(run / "recipe.toml") == winner
+    trained = load_recipe(run / "recipe.toml")
+    assert winner.head.features == "auto" and "auto" not in (trained.head.features, trained.head.pooling)
+    # What the winner leaves open is chosen on the same features as in the trials.
+    read = {"features": trained.head.features, "pooling": trained.head.pooling}
+    assert trained == dataclasses.replace(winner, head=dataclasses.replace(winner.head, **read))
     page = (folder / "search.md").read_text()
     assert "met the test split once" in page and (folder / "keys.png").stat().st_size > 1000
     assert 'name = "colours"' in done.stdout and "in all" in done.stderr

@@ -10,7 +10,9 @@ import pytest
 from test_phase import features
 
 from kerastl.features.readers import Features
+from kerastl.model.cut import cut
 from kerastl.model.head_input import HeadInput
+from kerastl.recipe import FinetunePhaseRecipe, Recipe, resolve
 from kerastl.task.classification import CLASSIFICATION, MULTI_LABEL
 from kerastl.training.solve import (
     PENALTIES,
@@ -20,6 +22,7 @@ from kerastl.training.solve import (
     sample,
     solve,
 )
+from kerastl.training.two_phase import transfer
 
 COUNT, WIDTH = 60, 12
 
@@ -153,7 +156,44 @@ def test_as_many_joins_are_read_as_leave_one_out_finds_worth_reading() -> None:
     assert alone.reads.names == ("backbone",) and alone.error == alone.last_error
 
 
+def test_examples_that_are_all_told_apart_do_not_make_the_head_as_sure_as_it_can_be() -> None:
+    labels = np.arange(60) % 3
+    scale, _, log_loss = logits_of_scores(np.eye(3)[labels], labels, CLASSIFICATION, np.ones(60))
+    # Without a prior the scale runs into its bound of exp(7), and answers are 1 in 32 bits.
+    assert 5 < scale < 15 and 0 < log_loss < 0.05
+
+
 def test_rows_of_a_sample_are_the_same_in_every_call() -> None:
     assert np.array_equal(sample(5, 10), np.arange(5))
     some = sample(1000, 100)
     assert len(set(some)) == 100 and np.array_equal(some, sample(1000, 100)) and (np.diff(some) > 0).all()
+
+
+def widened(train: Features, width: int) -> Features:
+    """The same points with constant features beside them, as many as a backbone gives."""
+    read = train.pooled_batch
+    return dataclasses.replace(
+        train,
+        pooled_batch=lambda at, view: np.pad(read(at, view), ((0, 0), (0, width - 8)), constant_values=1.0),
+    )
+
+
+@pytest.mark.parametrize("informative", [True, False])
+def test_a_solution_that_validation_finds_no_better_than_the_shares_is_not_kept(informative: bool) -> None:
+    from test_features import Said, new_network
+
+    network, said = new_network(), Said()
+    train, validation = (widened(features(60, seed=seed), network.feature_count) for seed in (1, 2))
+    if not informative:  # every example says another class than those beside it
+        turned = (validation.views.classes + 1) % 3
+        validation = dataclasses.replace(
+            validation, views=dataclasses.replace(validation.views, classes=turned)
+        )
+    recipe = resolve(Recipe(finetune_phase=FinetunePhaseRecipe(unfreeze_from="backbone")), 60, 3)
+    before = network.head.get_weights()
+    parts = cut(network, "backbone")
+    (phase,) = transfer(network, parts, train, validation, recipe, progress=said).phases
+    kept = all(np.array_equal(one, other) for one, other in zip(before, phase.weights, strict=True))
+    assert phase.history == () and bool(phase.solved) == informative and kept != informative
+    assert any("better on validation" in line for line in said.warnings) != informative
+    assert phase.best["val_calibrated_loss"] <= np.log(3) + 1e-6

@@ -55,8 +55,8 @@ def choose_threshold(
         groups: int [n], equal for examples of one group, which are taken for alike; each by itself without it.
 
     Returns:
-        Halfway between the confidence of the last accepted example and the next lower one; 0 where all are
-        accepted; None where no threshold is known to reach the precision.
+        Halfway between the confidence of the last accepted example and the next lower one, as a number of 32 bits, in which
+        served models compare; 0 where all are accepted; None where no threshold is known to reach the precision.
     """
     if (precision is None) == (coverage is None):
         raise ValueError("expected either a precision or a coverage")
@@ -78,7 +78,7 @@ def choose_threshold(
         last = int(ends[np.flatnonzero(accepted >= coverage * len(falling))[0]])
     if last + 1 == len(falling):
         return 0.0
-    return float((falling[last] + falling[last + 1]) / 2)
+    return float(np.float32((falling[last] + falling[last + 1]) / 2))
 
 
 def lowest_precision(right: np.ndarray, accepted: np.ndarray) -> np.ndarray:

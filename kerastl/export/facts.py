@@ -46,10 +46,7 @@ def model_facts(
         "recipe": recipe.name,
         "backbone": backbone,
         "weights": {"origin": origin, "licence": weights_licence(origin, backbone, without_folders(weights))},
-        "embedding": {
-            "outputs": ("backbone" if recipe.head.features == "last" else recipe.head.features).split(","),
-            "pooling": recipe.head.pooling,
-        },
+        "embedding": _embedding(recipe),
         "modality": modality.name,
         **modality.settings(),
         "task": recipe.task.name,
@@ -93,6 +90,14 @@ def without_folders(place: str) -> str:
     if ":" in place.split("/", 1)[0] and place[1:3] != ":\\":
         return place
     return place.rstrip("/\\").replace("\\", "/").rpartition("/")[2] or place
+
+
+def _embedding(recipe: Settings) -> dict[str, Any]:
+    """The outputs of the backbone that the head reads, and their pooling."""
+    head = recipe.head
+    # A run writes down what it chose; one of an earlier version, which had nothing to choose, reads the last output.
+    outputs = ["backbone"] if head.features in ("auto", "last") else head.features.split(",")
+    return {"outputs": outputs, "pooling": "avg" if head.pooling == "auto" else head.pooling}
 
 
 def _without_places(text: str, recipe: Settings) -> str:

@@ -33,6 +33,8 @@ DEPTHS = (1, 2, 4, 7)
 # Vectors of features that a pooling gives.
 WAYS = {"avg": ("avg",), "max": ("max",), "avgmax": ("avg", "max")}
 CHUNK = 1_024
+# Of logits beside scores of 0 and 1, where examples cannot tell.
+USUAL_SCALE = 5.0
 SEED = 0
 
 
@@ -184,7 +186,8 @@ def logits_of_scores(
 ) -> tuple[float, np.ndarray, float]:
     """The scale, and the bias of each class, by which scores become logits of the least log-loss.
 
-    A bias has to earn its place: its square counts as much as a share of one example does.
+    Both have to earn their place: the squared bias, and the squared log of the scale beside its usual value, count as much as a
+    share of one example does. Without that, examples that are all told apart make a head as sure as it can be.
 
     Args:
         scores: float64 [n, classes], of examples that were left out.
@@ -196,15 +199,18 @@ def logits_of_scores(
         Scale, bias [classes], and the mean log-loss with them.
     """
     count, classes = scores.shape
+    usual = np.log(USUAL_SCALE)
 
     def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
-        scale, bias = np.exp(parameters[0]), parameters[1:]
+        scale, bias, apart = np.exp(parameters[0]), parameters[1:], parameters[0] - usual
         logits = scale * scores + bias
-        value = np.mean(weights * task.log_losses(logits.copy(), labels)) + (bias @ bias) / (2 * count)
+        prior = (apart**2 + bias @ bias) / (2 * count)
+        value = np.mean(weights * task.log_losses(logits.copy(), labels)) + prior
         slopes = task.log_loss_gradients(logits, labels) * weights[:, None] / count
-        return value, np.concatenate([[scale * np.sum(slopes * scores)], slopes.sum(axis=0) + bias / count])
+        along = scale * np.sum(slopes * scores) + apart / count
+        return value, np.concatenate([[along], slopes.sum(axis=0) + bias / count])
 
-    start = np.concatenate([[np.log(5.0)], np.zeros(classes)])
+    start = np.concatenate([[usual], np.zeros(classes)])
     found = minimize(
         loss, start, jac=True, method="L-BFGS-B", bounds=[(-5.0, 7.0), *[(None, None)] * classes]
     )

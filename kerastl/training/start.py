@@ -83,10 +83,9 @@ def chosen_reads(
 
 
 def with_reads(recipe: Settings, reads: HeadInput) -> Settings:
-    """The settings with what their head reads, where they left it open."""
-    if recipe.head.features != "auto" or reads.channels is None:
-        return recipe
-    head = dataclasses.replace(recipe.head, features=",".join(reads.names), pooling=reads.pooling)
+    """The settings with what their head reads by name, which they may have left open."""
+    features = "last" if reads.channels is None else ",".join(reads.names)
+    head = dataclasses.replace(recipe.head, features=features, pooling=reads.pooling)
     return dataclasses.replace(recipe, head=head)
 
 

@@ -18,6 +18,7 @@ import keras
 import numpy as np
 
 from kerastl.errors import UserError
+from kerastl.evaluation.monitors import is_better
 from kerastl.features.readers import Features
 from kerastl.model.build import Network
 from kerastl.model.cut import Cut
@@ -27,7 +28,8 @@ from kerastl.model.heads import rewind_dropout
 from kerastl.progress import Progress
 from kerastl.recipe import Asked, FinetunePhaseRecipe, PhaseRecipe, Settings
 from kerastl.training.batches import PhaseData, example_weights
-from kerastl.training.phase import PhaseResult, run_phase
+from kerastl.training.phase import PhaseResult, evaluation_batch, run_phase, validate
+from kerastl.training.reuse import inference_of
 from kerastl.training.solve import PENALTIES, Solution, solve
 
 # Of the head that fine-tuning begins with, in parts of the mean squared length of its features.
@@ -94,7 +96,7 @@ def transfer(
         network.head.set_weights(list(head.weights))
     if not head.best_epoch and not head.solved and head.ended != "interrupted":
         progress.warn(
-            f"No epoch of the head phase was better on validation ({head.monitor}) than the shares of the classes alone: its "
+            f"Nothing in the head phase was better on validation ({head.monitor}) than the shares of the classes alone: its "
             f"features may not tell the classes apart. `kerastl lr-range` and `kerastl rank` help to find out"
         )
     if head.ended == "interrupted" or not finetunes(recipe.finetune_phase):
@@ -117,7 +119,7 @@ class Steps:
         freeze_backbone(network)
         data = PhaseData(train, train.pooled_batch, validation, validation.pooled_batch)
         began = time.perf_counter()
-        solved = solve_head(network, train, recipe) if recipe.head.start == "solved" else ""
+        solved = solve_head(network, data, recipe) if recipe.head.start == "solved" else ""
         result = self._run("head_phase", network.head, data, recipe.head_phase, recipe, solved=solved)
         return dataclasses.replace(result, seconds=time.perf_counter() - began)
 
@@ -169,13 +171,24 @@ class Steps:
         )
 
 
-def solve_head(network: Network, train: Features, recipe: Settings) -> str:
-    """Give a linear head the weights of its least-squares solution; says which penalty it has."""
-    solution = _solution(network, train, recipe, PENALTIES)
+def solve_head(network: Network, data: PhaseData, recipe: Settings) -> str:
+    """Give a linear head the weights of its least-squares solution; says which penalty it has.
+
+    Where validation finds that no better than the weights that the head has, the guess by the shares of the classes, they stay,
+    and nothing is said.
+    """
+    settings = recipe.head_phase
+    infer, before = inference_of(network.head), network.head.get_weights()
+    guess = validate(infer, data, settings, recipe.task, evaluation_batch(settings))
+    solution = _solution(network, data.train, recipe, PENALTIES)
     network.logits.set_weights([solution.kernel, solution.bias])
+    found = validate(infer, data, settings, recipe.task, evaluation_batch(settings))
+    if not is_better(settings.monitor, found, guess):
+        network.head.set_weights(before)
+        return ""
     return (
         f"least squares, penalty {solution.penalty:.2g} (log-loss of {solution.examples:,} "
-        f"{train.views.modality.noun}s left out: {solution.log_loss:.3f})"
+        f"{data.train.views.modality.noun}s left out: {solution.log_loss:.3f})"
     )
 
 
