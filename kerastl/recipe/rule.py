@@ -177,7 +177,7 @@ def _finetune_phase(recipe: Recipe, train_count: int, spec: BackboneSpec) -> dic
     unfreeze_from = asked.unfreeze_from or ("input" if small else spec.point_of_share(share))
     batch = finetune_batch_size(train_count)
     sgd = asked.optimizer == "sgd"
-    adam_rate = 1e-3 if small else 1e-4
+    adam_rate = 1e-3 if small else 2e-4
     return {
         "unfreeze_from": unfreeze_from,
         "epochs": MOST_EPOCHS if small else finetune_epochs(train_count, asked.batch_size or batch),
