@@ -177,7 +177,9 @@ def _finetune_phase(recipe: Recipe, train_count: int, spec: BackboneSpec) -> dic
     unfreeze_from = asked.unfreeze_from or ("input" if small else spec.point_of_share(share))
     batch = finetune_batch_size(train_count)
     sgd = asked.optimizer == "sgd"
-    adam_rate = 1e-3 if small else 2e-4
+    # By the square root of the batch (Malladi et al. 2022, "On the SDEs and scaling rules for adaptive gradient algorithms").
+    smaller = math.sqrt(min(asked.batch_size or batch, FINETUNE_BATCH) / FINETUNE_BATCH)
+    adam_rate = 1e-3 if small else float(f"{2e-4 * smaller:.1e}")
     return {
         "unfreeze_from": unfreeze_from,
         "epochs": MOST_EPOCHS if small else finetune_epochs(train_count, asked.batch_size or batch),
