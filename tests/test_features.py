@@ -264,7 +264,7 @@ def test_live_views_of_a_batch_are_computed_together(network: Network, tmp_path:
     found = features_of(frozen, views(level="light"), 4, tmp_path, "off")
     calls: list[int] = []
     run = frozen.run
-    frozen.run = lambda inputs, names: (calls.append(count_of(inputs)), run(inputs, names))[1]  # type: ignore[method-assign,assignment]
+    frozen.run = lambda inputs, names, *given: (calls.append(count_of(inputs)), run(inputs, names, *given))[1]  # type: ignore[method-assign,assignment]
     found.activation_batch(EVERYTHING, np.arange(10) % 4)
     assert calls == [10]
 
@@ -436,21 +436,18 @@ def test_at_the_input_the_activations_are_the_pixels(network: Network, tmp_path:
     np.testing.assert_array_equal(batch, pixels_of(images, np.array([3, 1]), 1))
 
 
-def test_sixteen_bits_are_the_bits_that_numpy_gives_and_a_batch_with_too_large_a_value_stays_as_it_is() -> (
-    None
-):
+def test_sixteen_bits_are_the_bits_that_numpy_gives_and_it_is_said_where_a_value_is_too_large() -> None:
     bits = np.random.default_rng(0).integers(0, 2**32, 300_000, dtype=np.uint32).view(np.float32)
     ordinary = bits[np.isfinite(bits) & (np.abs(bits) < np.finfo(np.float16).max)]
     below_normal = np.linspace(-7e-5, 7e-5, 100_001, dtype=np.float32)
     values = np.concatenate([ordinary, below_normal])
-    stored = narrowed(values, "float16")
-    assert stored.dtype == np.float16
+    stored, fits = map(np.asarray, narrowed(values))
+    assert stored.dtype == np.float16 and fits
     np.testing.assert_array_equal(stored.view(np.uint16), values.astype(np.float16).view(np.uint16))
-    assert narrowed(values[:0], "float16").shape == (0,)
-    assert narrowed(np.append(values, np.float32(65_505)), "float16").dtype == np.float32, (
-        "the store decides row by row"
-    )
-    assert narrowed(np.float32([65_505]), "float32") == 65_505
+    empty, fits = narrowed(values[:0])
+    assert empty.shape == (0,) and fits
+    for other in (65_505, np.inf, np.nan):
+        assert not narrowed(np.append(values, np.float32(other)))[1], "the store decides row by row"
 
 
 @pytest.mark.parametrize(

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Collection, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 
-from kerastl.features.frozen import BATCH_SIZE, Frozen, narrowed
+from kerastl.features.frozen import Frozen
 from kerastl.features.views import Views
 from kerastl.modality import Batch
-from kerastl.model.cut import VECTORS
 from kerastl.progress import Tracker, size_text
 from kerastl.store.store import Part
+
+Given = TypeVar("Given")
+Result = TypeVar("Result")
 
 
 class Watch:
@@ -50,11 +55,12 @@ def compute_rows(
         dtype: of all but pooled ones.
         tracker: is told of each batch.
     """
-    batches = [positions[start : start + BATCH_SIZE] for start in range(0, len(positions), BATCH_SIZE)]
+    size = frozen.batch_size
+    batches = [positions[start : start + size] for start in range(0, len(positions), size)]
     watch, size = Watch(views.modality.noun), 0
-    for batch, inputs in zip(batches, made_ahead(views, view, batches, watch), strict=True):
-        found = frozen.run(inputs, outputs)
-        found = {name: rows if name in VECTORS else narrowed(rows, dtype) for name, rows in found.items()}
+    run = functools.partial(frozen.run, names=outputs, dtype=dtype)
+    results = at_once(run, made_ahead(views, view, batches, watch), frozen.batches_at_once)
+    for batch, found in zip(batches, results, strict=True):
         size += sum(rows.nbytes for rows in found.values())
         tracker.advance(len(batch), f"{size_text(size)}, {watch.limit()}")
         yield Part(batch, found)
@@ -72,3 +78,23 @@ def made_ahead(views: Views, view: int, batches: Sequence[np.ndarray], watch: Wa
             if number + 2 < len(batches):
                 coming.append(pool.submit(next, making))
             yield inputs
+
+
+def at_once(run: Callable[[Given], Result], coming: Iterable[Given], most: int) -> Iterator[Result]:
+    """Results of a function in the order of what it is given, up to `most` of them on their way at once."""
+    if most == 1:
+        yield from map(run, coming)
+        return
+    waiting: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(most) as pool:
+        for number, given in enumerate(coming):
+            if not number:
+                yield run(
+                    given
+                )  # builds what all of them call, by the arithmetic that Keras has in this thread
+                continue
+            waiting.append(pool.submit(run, given))
+            if len(waiting) == most:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()

@@ -37,8 +37,8 @@ MEND = 'Set backbone.engine = "tensorflow"'
 # (weights, inputs) -> whether OpenVINO was taken: one engine for all splits of a run and all trials of a search.
 _TAKEN = dict[tuple[object, ...], bool]()
 
-# Decoded examples of one batch size in, outputs by name out, float32.
-Run = Callable[[Batch], dict[str, np.ndarray]]
+# Decoded examples of one batch size in, outputs by name out, float32: arrays, or tensors that a GPU may still compute.
+Start = Callable[[Batch], Mapping[str, Any]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,11 +47,15 @@ class Engine:
 
     Attributes:
         name: with its version, for people.
-        run: named inputs [b, ...] of the shapes and dtypes that it was compiled for -> outputs by name, float32 [b, ...].
+        start: named inputs [b, ...] of the shapes and dtypes that it was compiled for -> outputs by name, float32 [b, ...].
     """
 
     name: str
-    run: Run
+    start: Start
+
+    def run(self, inputs: Batch) -> dict[str, np.ndarray]:
+        """The outputs of `start` as arrays, when they are computed."""
+        return {name: np.asarray(each) for name, each in self.start(inputs).items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +134,7 @@ def engine_for(prefix: Prefix, inputs: Batch) -> Engine:
 
 def in_variables(model: keras.Model) -> Engine:
     """TensorFlow with the weights where they are: quick to trace, and computes with what they are at each call."""
-    return Engine("TensorFlow, weights in variables", _in_tensorflow(_function(model, constants=False)))
+    return Engine("TensorFlow, weights in variables", _function(model, constants=False))
 
 
 def in_constants(model: keras.Model, inputs: Batch) -> Engine:
@@ -152,7 +156,7 @@ def in_constants(model: keras.Model, inputs: Batch) -> Engine:
     except Exception:
         # A layer of somebody's own may do with a variable what cannot be done with a constant, such as assign to it.
         return in_variables(model)
-    return Engine("TensorFlow, weights in constants", _in_tensorflow(function))
+    return Engine("TensorFlow, weights in constants", function)
 
 
 def in_openvino(model: keras.Model, inputs: Batch) -> Engine:
@@ -223,10 +227,6 @@ def _function(model: keras.Model, constants: bool) -> Any:
 
 def _specs(inputs: Batch) -> dict[str, tf.TensorSpec]:
     return {name: tf.TensorSpec(each.shape, each.dtype, name) for name, each in inputs.items()}
-
-
-def _in_tensorflow(function: Any) -> Run:
-    return lambda inputs: {name: value.numpy() for name, value in function(inputs).items()}
 
 
 def _hindrance(precision: str) -> str:

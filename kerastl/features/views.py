@@ -14,9 +14,11 @@ from typing import Any, Protocol, TypeVar
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from kerastl.modality import Batch, Mixing, Modality
 from kerastl.modality.draws import example_keys
+from kerastl.model.device import PROCESSOR
 from kerastl.recipe import AugmentRecipe
 from kerastl.store.array import digests
 from kerastl.task import Task
@@ -110,7 +112,9 @@ class Views:
             return changed
         plan = self._plan(view)
         partners = plan.partner[positions]
-        return plan.mix(changed, self._changed(self.inputs[partners], partners, view), positions)
+        others = self._changed(self.inputs[partners], partners, view)
+        with tf.device(PROCESSOR):
+            return plan.mix(changed, others, positions)
 
     def _labels(self, positions: np.ndarray, view: int) -> np.ndarray:
         own = self.targets(positions)
@@ -122,7 +126,8 @@ class Views:
     def _changed(self, inputs: Batch, positions: np.ndarray, view: int) -> Batch:
         if view not in self._keys:
             self._keys[view] = example_keys(self.ids, self.recipe.seed, view)
-        return self.modality.view(inputs, self._keys[view][positions], self.recipe)
+        with tf.device(PROCESSOR):
+            return self.modality.view(inputs, self._keys[view][positions], self.recipe)
 
     def _mixed(self, view: int) -> bool:
         return view > 0 and self.modality.mixes(self.recipe)

@@ -20,7 +20,7 @@ from kerastl.evaluation.label_probe import label_evidence, label_folds, label_pr
 from kerastl.evaluation.transferability import linear_probe, log_evidence, probe_folds
 from kerastl.features.decoded import decode_splits
 from kerastl.features.extract import Wanted, extract
-from kerastl.features.frozen import BATCH_SIZE, Frozen
+from kerastl.features.frozen import Frozen
 from kerastl.features.readers import Features, pooled_output
 from kerastl.features.views import Views
 from kerastl.jobs.artifacts import working_cache
@@ -189,10 +189,10 @@ def _read(features: Features) -> np.ndarray:
 
 def _examples_per_second(frozen: Frozen, views: Views) -> float:
     """Of the bare forward pass by the engine that all of them would be computed by, also where they came from the store."""
-    inputs = views.batch(np.arange(BATCH_SIZE) % views.count, 0)
+    inputs = views.batch(np.arange(frozen.batch_size) % views.count, 0)
     seconds = []
     for _ in range(TIMED_BATCHES + 1):
         began = time.perf_counter()
         frozen.run(inputs, (POOLED,))
         seconds.append(time.perf_counter() - began)
-    return BATCH_SIZE / statistics.median(seconds[1:])  # the first one may be traced
+    return frozen.batch_size / statistics.median(seconds[1:])  # the first one may be traced

@@ -9,12 +9,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from kerastl.model.device import gpus_here, plan_for
 from kerastl.model.graph import walk_layers
 from kerastl.progress import Progress
 from kerastl.recipe import Recipe
-
-# NVIDIA's processors have units for bfloat16 from Ampere on; older ones (T4, V100) emulate it.
-BFLOAT16_CAPABILITY = (8, 0)
 
 
 def computes_in_float32(model: keras.Model) -> bool:
@@ -65,8 +63,8 @@ def precision_of(recipe: Recipe, progress: Progress = Progress()) -> Iterator[st
     """Build networks in the recipe's arithmetic; yields `float32` or `mixed_bfloat16`, and notes why."""
     precision, why = recipe.precision, f"precision = {recipe.precision}"
     if precision == "auto":
-        precision, because = _precision_here()
-        why += f": {because}"
+        plan = plan_for(gpus_here())
+        precision, why = plan.precision, f"{why}: {plan.why}"
     progress.note(f"Arithmetic: {precision} ({why})")
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(precision)
@@ -74,24 +72,6 @@ def precision_of(recipe: Recipe, progress: Progress = Progress()) -> Iterator[st
         yield precision
     finally:
         keras.config.set_dtype_policy(before)
-
-
-def _precision_here() -> tuple[str, str]:
-    """The arithmetic for this machine, and why."""
-    gpus = tf.config.list_physical_devices("GPU")
-    if not gpus:
-        # On processors bfloat16 pays only with special instructions, and not for every network.
-        return "float32", "no GPU"
-    for gpu in gpus:
-        capability = tf.config.experimental.get_device_details(gpu).get("compute_capability")
-        if capability is None or tuple(capability) < BFLOAT16_CAPABILITY:
-            has = (
-                "unknown compute capability"
-                if capability is None
-                else "compute capability {}.{}".format(*capability)
-            )
-            return "float32", f"{gpu.name.removeprefix('/physical_device:')} has {has}, bfloat16 needs 8.0"
-    return "mixed_bfloat16", "all GPUs have units for it"
 
 
 def make_repeatable(recipe: Recipe) -> None:

@@ -23,7 +23,7 @@ from kerastl.progress import Progress, Tracker
 from kerastl.recipe import HeadPhaseRecipe, PhaseRecipe
 from kerastl.task import Task
 from kerastl.task.classification import CLASSIFICATION
-from kerastl.training.batches import BatchReader, PhaseData, batches, dtypes_of, example_weights
+from kerastl.training.batches import BatchReader, PhaseData, batches, example_weights
 from kerastl.training.reuse import Infer, compile_for, inference_of
 
 # Examples whose logits are computed together, at most. Where a backbone has a part in it, only twice as many as in a training
@@ -115,7 +115,7 @@ def run_phase(
             every.append(keras.callbacks.TensorBoard(str(tensorboard), write_graph=False))
         try:
             model.fit(
-                batches(data, settings, steps, seed, dtypes_of(model)),
+                batches(data, settings, steps, seed),
                 epochs=settings.epochs,
                 steps_per_epoch=steps,
                 callbacks=every,
@@ -173,8 +173,9 @@ def predict_logits(infer: Infer, count: int, inputs: BatchReader, batch_size: in
     for start in range(0, count, batch_size):
         positions = np.arange(start, min(start + batch_size, count))
         batch = keras.tree.map_structure(tf.convert_to_tensor, inputs(positions, 0))
-        parts.append(infer(batch).numpy())
-    return np.concatenate(parts).astype(np.float32)
+        parts.append(infer(batch))
+    # Read when all are begun: a GPU that waited for the next batch would stand still.
+    return np.concatenate([np.asarray(part) for part in parts]).astype(np.float32)
 
 
 def evaluation_batch(settings: PhaseRecipe) -> int:
