@@ -24,11 +24,13 @@ AT_HOME = (
     "data/encode.py",
     "data/folder.py",
     "data/handed.py",
+    "data/kinds.py",
     "data/manifest.py",
     "data/manifest_rows.py",
     "data/pixels.py",
     "data/png.py",
     "data/skipped.py",
+    "data/sources.py",
     "data/tfds_listing.py",
     "data/tfds_source.py",
     # the reader of backbones.json: `image_size` and its like are keys of that file
