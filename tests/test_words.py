@@ -31,6 +31,8 @@ AT_HOME = (
     "data/png.py",
     "data/skipped.py",
     "data/sources.py",
+    "data/spans.py",
+    "data/tfds_entities.py",
     "data/tfds_listing.py",
     "data/tfds_source.py",
     # the reader of backbones.json: `image_size` and its like are keys of that file

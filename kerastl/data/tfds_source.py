@@ -57,14 +57,14 @@ def open_tfds(name: str, data: DataRecipe, kind: Kind | None = None) -> Examples
         DataError: if the set is unknown, not prepared, not for classification of images or texts, or its splits
             are not as asked for.
     """
-    builder = _builder(name, data.data_dir)
+    builder = open_builder(name, data.data_dir)
     kind, key, label_key = _feature_keys(builder, name, data, kind)
     parts, splits = list[Part](), list[np.ndarray]()
     labels, digests = list[np.ndarray](), list[np.ndarray]()
     skipped = SkippedNames()
-    for split, spec, is_default in _split_specs(builder, name, data):
+    for split, spec, is_default in split_specs(builder, name, data):
         keys = key, label_key
-        found = [_labelled(builder, keys, *piece) for piece in _pieces(builder, name, split, spec)]
+        found = [_labelled(builder, keys, *piece) for piece in pieces_of(builder, name, split, spec)]
         if not sum(len(part.stored) for part, _, _ in found):
             if not is_default or split == TRAIN:
                 raise DataError(
@@ -87,8 +87,12 @@ def open_tfds(name: str, data: DataRecipe, kind: Kind | None = None) -> Examples
     return replace(examples, contents=copies_of(np.concatenate(digests)))
 
 
-def _builder(name: str, data_dir: str | None) -> Any:
-    """The read-only side of a prepared set."""
+def open_builder(name: str, data_dir: str | None) -> Any:
+    """The read-only side of a prepared set.
+
+    Raises:
+        DataError: it is unknown, or not prepared.
+    """
     import tensorflow_datasets as tfds
 
     folder = os.path.expanduser(data_dir) if data_dir else None
@@ -153,8 +157,12 @@ def _chosen(keys: list[str], preferred: Sequence[str]) -> str | None:
     return next((key for key in preferred if key in keys), keys[0] if len(keys) == 1 else None)
 
 
-def _split_specs(builder: Any, name: str, data: DataRecipe) -> Iterator[tuple[str, str, bool]]:
-    """(our split, TFDS' words for it, whether it is only the default), for those there are."""
+def split_specs(builder: Any, name: str, data: DataRecipe) -> Iterator[tuple[str, str, bool]]:
+    """(our split, TFDS' words for it, whether it is only the default), for those there are.
+
+    Raises:
+        DataError: there is nothing to train on.
+    """
     present = list(builder.info.splits)
     asked = {split: getattr(data, f"{split}_split") for split in SPLIT_NAMES}
     # Whoever tests on 'validation', or trains on 'train+validation', does not mean to validate on it too.
@@ -168,8 +176,12 @@ def _split_specs(builder: Any, name: str, data: DataRecipe) -> Iterator[tuple[st
             )
 
 
-def _pieces(builder: Any, name: str, split: str, spec: str) -> list[tuple[str, int, int]]:
-    """Which stretches of which stored splits a split in TFDS' words means: (stored split, start, stop)."""
+def pieces_of(builder: Any, name: str, split: str, spec: str) -> list[tuple[str, int, int]]:
+    """The stretches of stored splits that a split in TFDS' words means: (stored split, start, stop).
+
+    Raises:
+        DataError: TFDS does not understand it.
+    """
     import tensorflow_datasets as tfds
 
     stored = builder.info.splits
