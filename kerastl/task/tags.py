@@ -65,7 +65,7 @@ def scheme_of(sentences: Iterable[Sequence[str]]) -> str:
 
 def invalid_places(tags: Sequence[str], scheme: str) -> list[int]:
     """Positions of tags of one sentence that cannot follow the one before; also the last one, where an entity is not closed."""
-    found = []
+    found: list[int] = []
     before, before_type = OUTSIDE, ""
     for place, tag in enumerate((*tags, OUTSIDE)):
         prefix, kind = (tag, "") if tag == OUTSIDE else (_AS_BIOES[tag[0]], tag[2:])
@@ -140,21 +140,47 @@ def codes_of(spans: Iterable[WordSpan], words: int, types: Sequence[str]) -> np.
     return codes
 
 
-def code_spans(codes: np.ndarray) -> np.ndarray:
+def code_spans(codes: np.ndarray, lengths: np.ndarray | None = None) -> np.ndarray:
     """The entities of codes of IOB2 tags, read as `spans_of` reads the tags themselves.
 
     Args:
-        codes: int [n], of one sentence; see `tag_names`.
+        codes: int [n], of the words of one sentence, or of several one behind another; see `tag_names`.
+        lengths: int [sentences], words of each; one sentence without it. No entity goes beyond its sentence.
 
     Returns:
-        int64 [m, 3]: start, stop and number of the type.
+        int64 [m, 3]: start and stop, counted from the first word of all, and the number of the type.
     """
-    codes = np.asarray(codes, np.int64)
-    kinds = (codes + 1) // 2  # 0 for O, else 1 + the number of the type
-    before = np.concatenate([[0], kinds[:-1]]) if len(kinds) else kinds
-    changed = kinds != before
-    begins = np.flatnonzero((kinds > 0) & ((codes % 2 == 1) | changed))
-    # an entity ends where the next one begins, or where the type changes
-    ends = np.flatnonzero(np.concatenate([changed | (codes % 2 == 1), [True]]))
-    stops = ends[np.searchsorted(ends, begins, side="right")] if len(begins) else begins
+    kinds, begins_at = _kinds(codes, lengths)
+    # an entity ends where the next one begins, or where there is none
+    ends = np.flatnonzero(np.concatenate([begins_at | (kinds == 0), [True]]))
+    begins = np.flatnonzero(begins_at)
+    stops = ends[np.searchsorted(ends, begins, side="right")]
     return np.stack([begins, stops, kinds[begins] - 1], axis=1)
+
+
+def repaired(codes: np.ndarray, lengths: np.ndarray | None = None) -> np.ndarray:
+    """The codes with B for each I that begins an entity, int32 [n]: IOB2 of the same spans.
+
+    Args:
+        codes: int [n], such as the best one of each word.
+        lengths: int [sentences], words of each; one sentence without it.
+
+    Example:
+        >>> repaired(np.array([2, 2, 0, 1, 4]))
+        array([1, 2, 0, 1, 3], dtype=int32)
+    """
+    kinds, begins_at = _kinds(codes, lengths)
+    return np.where(begins_at, 2 * kinds - 1, codes).astype(np.int32)
+
+
+def _kinds(codes: np.ndarray, lengths: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """For each word 0 or 1 + the number of its type, int64 [n], and whether an entity begins with it."""
+    codes = np.asarray(codes, np.int64)
+    kinds = (codes + 1) // 2
+    before = np.concatenate([[0], kinds])[: len(kinds)]
+    if lengths is not None:
+        starts = np.cumsum([0, *lengths])
+        if starts[-1] != len(codes):
+            raise ValueError(f"The sentences have {starts[-1]:,} words, and there are {len(codes):,} codes.")
+        before[starts[starts < len(codes)]] = 0
+    return kinds, (kinds > 0) & ((codes % 2 == 1) | (kinds != before))
