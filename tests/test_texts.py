@@ -492,3 +492,13 @@ def test_the_modality_of_the_data_stays_in_the_recipe(tmp_path: Path) -> None:
     examples = opened(table(tmp_path, "csv"))
     recipe = recipe_for("resnet50", examples, {})
     assert recipe.data.modality == "text" and usable(examples, recipe) is examples
+
+
+def test_a_backbone_of_images_refuses_texts(tmp_path: Path) -> None:
+    for path in (table(tmp_path, "csv"), imdb(tmp_path / "aclImdb")):
+        with pytest.raises(
+            DataError, match=r"are texts, and the backbone 'resnet50' takes images.*--backbone"
+        ):
+            kerastl.plan(Recipe(data=DataRecipe(source=str(path))))
+    with pytest.raises(DataError, match=r"\(8 texts\) are texts"):
+        kerastl.fit("resnet50", kerastl.from_texts(TEXTS, LABELS), runs_dir=tmp_path / "runs")
