@@ -13,6 +13,7 @@ from kerastl.data.examples import Examples, Splits, spread_positions
 from kerastl.data.folder import check_apart
 from kerastl.data.sources import open_examples
 from kerastl.data.splits import make_splits
+from kerastl.errors import DataError
 from kerastl.modality import bytes_of, modality_of
 from kerastl.recipe import Asked, Recipe, Settings, resolve
 
@@ -28,12 +29,25 @@ def open_splits(
         examples: those of the recipe's data, where they are open already, or were handed over in Python.
 
     Raises:
-        DataError: the data cannot be used, or a folder to write to lies where the next run would take it for a class.
+        DataError: the data cannot be used, are of another modality than the backbone's, or a folder to write to lies where the
+            next run would take it for a class.
     """
     check_apart(recipe.data.source, *written)
-    splits = make_splits(open_examples(recipe.data) if examples is None else examples, recipe.data)
+    examples = open_examples(recipe.data) if examples is None else examples
+    check_modality(examples, recipe)
+    splits = make_splits(examples, recipe.data)
     recipe, splits = with_measured(recipe, splits)
     return resolve(recipe, splits.train.count, len(splits.class_names)), splits
+
+
+def check_modality(examples: Examples, recipe: Recipe) -> None:
+    """Raise DataError where the examples are of a kind that the backbone does not take."""
+    takes = modality_of(recipe)
+    if examples.recipe is not None and examples.recipe.modality not in (None, takes.name):
+        raise DataError(
+            f"The examples of the data ({examples.origin}) are {examples.noun}s, and the backbone '{recipe.backbone.name}' takes {takes.noun}s. Name "
+            "other data (--data), or a backbone for these (--backbone)."
+        )
 
 
 def with_measured(recipe: Asked, splits: Splits) -> tuple[Asked, Splits]:

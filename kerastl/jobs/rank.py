@@ -25,7 +25,7 @@ from kerastl.features.readers import Features, pooled_output
 from kerastl.features.views import Views
 from kerastl.jobs.artifacts import working_cache
 from kerastl.jobs.log import Log
-from kerastl.jobs.open import with_measured
+from kerastl.jobs.open import check_modality, with_measured
 from kerastl.modality import modality_of
 from kerastl.model.cut import POOLED
 from kerastl.model.head_input import LAST, HeadInput
@@ -75,7 +75,9 @@ def rank(
     """
     names = _chosen(recipe, backbones)
     check_apart(recipe.data.source, runs_dir)
-    recipe, splits = with_measured(recipe, make_splits(open_examples(recipe.data), recipe.data))
+    examples = open_examples(recipe.data)
+    check_modality(examples, recipe)
+    recipe, splits = with_measured(recipe, make_splits(examples, recipe.data))
     at_hand = [name for name in names if "all" not in backbones or _at_hand(recipe, name)]
     left_out = [LeftOut(name, "its weights are not on this machine") for name in names if name not in at_hand]
     run = create_run(runs_dir, f"{safe_name(recipe.name or Path(recipe.data.source).stem)}-rank")

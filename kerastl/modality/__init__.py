@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 # Of files that name no modality: they are older than the choice.
 FIRST = "image"
+MODALITIES = (FIRST, "text")
 
 # A raw example: its bytes, or the path of the file that holds them.
 RawExample: TypeAlias = "bytes | Path"

@@ -16,13 +16,14 @@ from typing import Any, TypeVar
 
 from kerastl.backbones import BackboneSpec, get_backbone, is_file_name
 from kerastl.errors import RecipeError
-from kerastl.modality import modality_of
+from kerastl.modality import FIRST, modality_of
 from kerastl.modality.recipe import LEVELS, NO_AUGMENTATION, size_rule
 from kerastl.recipe.checks import backbone_checks
 from kerastl.recipe.schema import (
     HANDED,
     AugmentRecipe,
     BackboneRecipe,
+    DataRecipe,
     FinetunePhaseRecipe,
     HeadPhaseRecipe,
     HeadRecipe,
@@ -30,7 +31,9 @@ from kerastl.recipe.schema import (
 from kerastl.recipe.settings import Recipe, Settings
 from kerastl.wording import safe_name, without_accents
 
-Part = TypeVar("Part", BackboneRecipe, HeadRecipe, HeadPhaseRecipe, FinetunePhaseRecipe, AugmentRecipe)
+Part = TypeVar(
+    "Part", DataRecipe, BackboneRecipe, HeadRecipe, HeadPhaseRecipe, FinetunePhaseRecipe, AugmentRecipe
+)
 
 SMALL_BACKBONE_PARAMETERS = 2_000_000
 # Beyond so many epochs for each view `view_warnings` warns.
@@ -73,6 +76,7 @@ def resolve(recipe: Recipe, train_count: int, class_count: int) -> Settings:
     chosen = dataclasses.replace(
         recipe,
         name=recipe.name or default_name(recipe),
+        data=_fill(recipe.data, {"modality": FIRST}),
         backbone=_fill(recipe.backbone, size_rule(spec)),
         head=_fill(recipe.head, {"start": head_start(recipe)}),
         head_phase=_fill(recipe.head_phase, _head_phase(recipe, train_count, spec)),
@@ -87,7 +91,7 @@ def default_name(recipe: Recipe) -> str:
     source = recipe.data.source.removeprefix("tfds:").removeprefix(HANDED).rstrip("/").rsplit("/", 1)[-1]
     if source in ("", ".", ".."):
         source = Path(recipe.data.source).resolve().name
-    stem = without_accents(source.removesuffix(".csv").removesuffix(".parquet"))
+    stem = without_accents(source.removesuffix(".csv").removesuffix(".parquet").removesuffix(".jsonl"))
     kept = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "-" for c in stem).lstrip("-_")
     if not 0 < len(kept) <= LONGEST_STEM or any(c.isalnum() and not c.isascii() for c in stem):
         # Two folders whose letters are all lost would share a model's folder, in which one replaces the other.

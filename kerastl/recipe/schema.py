@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from kerastl.declare import Affects, auto, key
+from kerastl.modality import MODALITIES
 from kerastl.modality.recipe import LEVELS, AugmentKeys, BackboneKeys, DataKeys
 from kerastl.task import MONITORS, TASKS
 
@@ -25,16 +26,22 @@ class _Data:
 
     source: str = key(
         "digits",
-        "a folder with one folder a class (flat, or under train/, validation/, test/), a .csv or .parquet "
+        "a folder with one folder a class (flat, or under train/, validation/, test/), a .csv, .parquet or .jsonl "
         "manifest, tfds:NAME, or digits (bundled with scikit-learn)",
     )
     data_dir: str | None = key(None, "where TFDS keeps its prepared data; TFDS' own default without it")
     train_split: str | None = key(None, "TFDS split to train on, such as train[:80%]")
     validation_split: str | None = key(None, "TFDS split to validate on; carved from train without it")
     test_split: str | None = key(None, "TFDS split to test on; carved from train without it")
+    modality: str = auto(
+        "what an example is; as the data have it where that is left open: the columns of a manifest, the features of a TFDS set, the "
+        "suffixes of a folder's files",
+        choices=MODALITIES,
+    )
     path_column: str = key(
         "path", "manifest column with the path of an example's file, relative to the manifest"
     )
+    text_column: str = key("text", "manifest column with a text itself, or feature of a TFDS set")
     label_column: str = key("label", "manifest column with the label")
     split_column: str = key("split", "manifest column with train, validation or test; optional")
     group_column: str = key("group", "manifest column whose equal values stay in one split; optional")
