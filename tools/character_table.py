@@ -28,9 +28,7 @@ CODES = [code for code in range(0x110000) if not is_surrogate(code)]
 
 
 def normalized(lowercase: bool) -> list[str]:
-    ask = BertNormalizer(
-        clean_text=True, handle_chinese_chars=True, strip_accents=None, lowercase=lowercase
-    )
+    ask = BertNormalizer(clean_text=True, handle_chinese_chars=True, strip_accents=None, lowercase=lowercase)
     return ["" if is_surrogate(code) else ask.normalize_str(chr(code)) for code in range(0x110000)]
 
 
@@ -90,7 +88,9 @@ if __name__ == "__main__":
     asked = normalized(False), normalized(True)
     if "--check" in sys.argv[1:]:
         if FILE.read_text(encoding="ascii") != table(*asked):
-            sys.exit(f"{FILE} is not what tokenizers {tokenizers.__version__} says: run this without --check.")
+            sys.exit(
+                f"{FILE} is not what tokenizers {tokenizers.__version__} says: run this without --check."
+            )
     else:
         FILE.write_text(table(*asked), encoding="ascii")
     if wrong := differences(*asked):

@@ -27,7 +27,7 @@ LEADS, VOWELS, TAILS = 0x1100, 0x1161, 0x11A7
 VOWEL_COUNT, TAIL_COUNT = 21, 28
 
 # A table in two stages, as in section 5.1 there: the block of a code point, and its place in the block.
-BLOCK_BITS = 7
+BLOCK = 128
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Expansion:
 @lru_cache
 def character_map(lowercase: bool) -> CharacterMap:
     """The map of an uncased model (accents are stripped, letters lowered) or of a cased one."""
-    kinds = np.full(0x110000, PART, np.int32)
+    kinds: np.ndarray = np.full(0x110000, PART, np.int32)
     replaced: dict[int, list[int]] = {}
     for line in FILE.read_text(encoding="ascii").splitlines():
         if line.startswith("#"):
@@ -86,13 +86,13 @@ def character_map(lowercase: bool) -> CharacterMap:
     alone = [False] * REPLACED + [bool(kinds[codes[0]] == ALONE) for codes in replaced.values()]
     alone[ALONE] = True
     counts = [1, 1, 1, 0, 0, 2, *map(len, replaced.values())]
-    characters = np.zeros((len(counts), MOST_CHARACTERS), np.int32)
-    for row, (code, codes) in enumerate(replaced.items(), REPLACED):
-        kinds[code] = row
-        characters[row, : len(codes)] = codes
+    characters: np.ndarray = np.zeros((len(counts), MOST_CHARACTERS), np.int32)
+    for row, (replaced_code, by) in enumerate(replaced.items(), REPLACED):
+        kinds[replaced_code] = row
+        characters[row, : len(by)] = by
     if lowercase:
         kinds[HANGUL.start : HANGUL.stop] = SYLLABLE
-    rows, blocks = np.unique(kinds.reshape(-1, 1 << BLOCK_BITS), axis=0, return_inverse=True)
+    rows, blocks = np.unique(kinds.reshape(-1, BLOCK), axis=0, return_inverse=True)
     return CharacterMap(
         blocks.reshape(-1).astype(np.int32), rows, np.array(counts, np.int32), np.array(alone), characters
     )
@@ -100,7 +100,7 @@ def character_map(lowercase: bool) -> CharacterMap:
 
 def expansion(map_: CharacterMap, code: int) -> Expansion:
     """The map's answer for one code point."""
-    kind = map_.kinds[map_.blocks[code >> BLOCK_BITS], code & (1 << BLOCK_BITS) - 1]
+    kind = map_.kinds[map_.blocks[code // BLOCK], code % BLOCK]
     if kind in (PART, ALONE):
         return Expansion(chr(code), alone=kind == ALONE)
     if kind == SYLLABLE:
@@ -110,8 +110,8 @@ def expansion(map_: CharacterMap, code: int) -> Expansion:
         return Expansion("".join(map(chr, codes)))
     if kind < REPLACED:
         return Expansion("", space=kind == SPACE)
-    codes = map_.characters[kind, : map_.counts[kind]]
-    return Expansion("".join(map(chr, codes)), alone=bool(map_.alone[kind]))
+    replaced = map_.characters[kind, : map_.counts[kind]]
+    return Expansion("".join(map(chr, replaced)), alone=bool(map_.alone[kind]))
 
 
 def is_surrogate(code: int) -> bool:
