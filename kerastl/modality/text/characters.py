@@ -92,9 +92,14 @@ def character_map(lowercase: bool) -> CharacterMap:
         characters[row, : len(by)] = by
     if lowercase:
         kinds[HANGUL.start : HANGUL.stop] = SYLLABLE
-    rows, blocks = np.unique(kinds.reshape(-1, BLOCK), axis=0, return_inverse=True)
+    rows: dict[bytes, int] = {}
+    blocks = [rows.setdefault(block.tobytes(), len(rows)) for block in kinds.reshape(-1, BLOCK)]
     return CharacterMap(
-        blocks.reshape(-1).astype(np.int32), rows, np.array(counts, np.int32), np.array(alone), characters
+        np.array(blocks, np.int32),
+        np.frombuffer(b"".join(rows), np.int32).reshape(-1, BLOCK),
+        np.array(counts, np.int32),
+        np.array(alone),
+        characters,
     )
 
 

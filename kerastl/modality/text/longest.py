@@ -105,11 +105,11 @@ class LongestMatch:
             # A word of which nothing fits any more is unknown as a whole, whatever was found before.
             fails = ~fits & (end == start + 1)
             said = fits | fails
-            found = found.write(at, tf.boolean_mask(tf.stack([word, start, ids], 1), said))
+            found = found.write(at, tf.gather(tf.stack([word, start, ids], 1), tf.where(said)[:, 0]))
             start = tf.where(fits, end, start)
             end = tf.where(fits, reach(start, length), end - 1)
-            going = (start < length) & ~fails
-            word, start, end = (tf.boolean_mask(each, going) for each in (word, start, end))
+            going = tf.where((start < length) & ~fails)[:, 0]
+            word, start, end = (tf.gather(each, going) for each in (word, start, end))
             return at + 1, word, start, end, found
 
         word = tf.range(tf.size(words))

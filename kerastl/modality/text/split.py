@@ -70,7 +70,7 @@ class Splitter:
         """Words of each text.
 
         Args:
-            texts: string [n], UTF-8; what is no UTF-8 is dropped, and counts as characters as `code_points` counts them.
+            texts: string [n], UTF-8; what is no UTF-8 is dropped, but counted as `code_points` says.
         """
         sent, text_splits = code_points(texts)
         kinds = self._kinds_of(sent)
@@ -93,9 +93,9 @@ class Splitter:
         after = tf.concat([[True], apart[:-1]], 0)[:total] | _marked(rows[:-1], total)
         begins = ~space & (alone | after)
         bounds = tf.cast(tf.where(begins | space)[:, 0], tf.int32)
-        is_word = tf.gather(begins, bounds)
-        starts = tf.boolean_mask(bounds, is_word)
-        ends = tf.boolean_mask(tf.concat([bounds[1:], [total]], 0)[: tf.size(bounds)], is_word)
+        is_word = tf.where(tf.gather(begins, bounds))[:, 0]
+        starts = tf.gather(bounds, is_word)
+        ends = tf.gather(tf.concat([bounds, [total]], 0), is_word + 1)
         words = tf.searchsorted(starts, rows)
         return Split(codes, origins, starts, ends, words, text_splits, kinds)
 
@@ -118,7 +118,8 @@ class Splitter:
 
 
 def code_points(texts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Characters of texts, as all offsets count them: Unicode code points, each broken sequence of bytes one or more U+FFFD.
+    """Characters of texts, as all offsets count them: Unicode code points, and one U+FFFD for each that
+    `bytes.decode("utf-8", "replace")` puts in the place of bytes that are no UTF-8.
 
     Args:
         texts: string [n], UTF-8.

@@ -7,12 +7,14 @@ Wu et al., "Google's Neural Machine Translation System" (2016), for the longest 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
 
 import tensorflow as tf
 
+from kerastl.modality.text.given import first_pieces, joined
 from kerastl.modality.text.longest import MOST_IN_WORD, LongestMatch, WordPieces, gather_pieces
-from kerastl.modality.text.split import Split, Splitter, behind_marks, code_points, rows_of
+from kerastl.modality.text.split import Split, Splitter, behind_marks, rows_of
 from kerastl.modality.text.vocabulary import PADDING, SEPARATOR, START, UNKNOWN, Vocabulary
 
 HEAD, HEAD_TAIL = "head", "head_tail"
@@ -63,6 +65,15 @@ class Encoded(NamedTuple):
     lengths: tf.Tensor
 
 
+_Function = TypeVar("_Function", bound=Callable[..., object])
+
+
+def _traced_as_it_is(function: _Function) -> _Function:
+    """The function without autograph, which takes three seconds of each trace to find nothing to convert."""
+    plain: _Function = tf.autograph.experimental.do_not_convert(function)
+    return plain
+
+
 class WordPiece:
     """Makes pieces of texts, eagerly, in a `tf.function` or in an exported graph.
 
@@ -84,16 +95,18 @@ class WordPiece:
         self._split = Splitter(lowercase)
         self._match = LongestMatch(vocabulary)
 
+    @_traced_as_it_is
     def pieces(self, texts: tf.Tensor) -> Pieces:
         """All pieces of each text, without special ones.
 
         Args:
-            texts: string [n], UTF-8. What is no UTF-8 is dropped; offsets count it as `code_points` does.
+            texts: string [n], UTF-8. What is no UTF-8 is dropped; offsets count it as `kerastl.modality.text.split.code_points` does.
         """
         with tf.device("CPU:0"):
             split = self._split(texts)
             return _pieces(split, self._pieces_of(split))
 
+    @_traced_as_it_is
     def words(self, texts: tf.Tensor) -> tuple[Pieces, Words]:
         """All pieces of each text, and its words; `firsts` are places among the text's pieces.
 
@@ -105,6 +118,7 @@ class WordPiece:
             found = self._pieces_of(split)
             return _pieces(split, found), _words(split, found)
 
+    @_traced_as_it_is
     def encode(self, texts: tf.Tensor, max_pieces: int, truncation: str = HEAD) -> Encoded:
         """Rows of a network for texts.
 
@@ -122,6 +136,7 @@ class WordPiece:
             split = _cut(self._split(texts), head, max_pieces)
             return self._encoded(split, self._pieces_of(split), head, max_pieces)
 
+    @_traced_as_it_is
     def encode_words(self, texts: tf.Tensor, max_pieces: int) -> tuple[Encoded, Words]:
         """Rows of a network for texts, and the words whose first pieces are in them; `firsts` are columns.
 
@@ -136,16 +151,18 @@ class WordPiece:
         with tf.device("CPU:0"):
             split = _cut(self._split(texts), head, max_pieces)
             found = self._pieces_of(split)
-            words = _words(split, found)
-            inside = words.firsts < head
-            starts, ends, firsts = (tf.ragged.boolean_mask(each, inside) for each in words)
-            return self._encoded(split, found, head, max_pieces), Words(starts, ends, firsts + 1)
+            starts, ends, firsts = _words(split, found)
+            inside, splits = _kept(firsts.values < head, split.words)
+            words = (tf.gather(each.values, inside) for each in (starts, ends, firsts + 1))
+            encoded = self._encoded(split, found, head, max_pieces)
+            return encoded, Words(*(_ragged(each, splits) for each in words))
 
+    @_traced_as_it_is
     def encode_given(self, words: tf.RaggedTensor, max_pieces: int) -> tuple[Encoded, tf.RaggedTensor]:
         """Rows of a network for texts that are split already, such as rows of CoNLL files.
 
         Args:
-            words: ragged string [n, (words)], UTF-8; a space is put between them.
+            words: ragged string [n, (words)], UTF-8; a space is put behind each.
             max_pieces: the length of a row, at least 3; of longer texts the beginning is kept.
 
         Returns:
@@ -195,53 +212,6 @@ class WordPiece:
         return Encoded(tf.ensure_shape(rows, [None, max_pieces]), lengths[:, 0] + SPECIAL_PIECES)
 
 
-def joined(words: tf.RaggedTensor) -> tuple[tf.Tensor, tf.RaggedTensor, tf.RaggedTensor]:
-    """Texts of words with a space between them.
-
-    Args:
-        words: ragged string [n, (words)].
-
-    Returns:
-        The texts, string [n], and in each the first character of each word and the place behind its last, ragged int32
-        [n, (words)].
-    """
-    splits = tf.cast(words.row_splits, tf.int32)
-    row = rows_of(splits[1:], tf.size(words.values))
-    texts = tf.strings.unsorted_segment_join(words.values, row, tf.size(splits) - 1, " ")
-    _, characters = code_points(words.values)
-    # As many spaces lie before a word as words in its row, and no piece of a character reaches across a space.
-    starts = characters[:-1] - tf.gather(tf.gather(characters, splits), row)
-    starts += tf.range(tf.size(row)) - tf.gather(splits, row)
-    return texts, words.with_values(starts), words.with_values(starts + characters[1:] - characters[:-1])
-
-
-def first_pieces(
-    piece_starts: tf.RaggedTensor, starts: tf.RaggedTensor, ends: tf.RaggedTensor
-) -> tf.RaggedTensor:
-    """The first piece that begins within each span of a text.
-
-    Args:
-        piece_starts: ragged int32 [n, (pieces)], the character that each piece begins with, in order.
-        starts: ragged int32 [n, (spans)], the first character of each span.
-        ends: ragged int32 [n, (spans)], the place behind its last.
-
-    Returns:
-        Ragged int32 [n, (spans)], places among the text's pieces; -1 where none begins there.
-    """
-    row = tf.cast(rows_of(tf.cast(starts.row_splits[1:], tf.int32), tf.size(starts.values)), tf.int64)
-    bounds = tf.cast(piece_starts.row_splits, tf.int32)
-    piece_row = tf.cast(rows_of(bounds[1:], tf.size(piece_starts.values)), tf.int64)
-
-    def key(rows: tf.Tensor, characters: tf.Tensor) -> tf.Tensor:
-        return rows * 2**32 + tf.cast(characters, tf.int64)
-
-    keys = key(piece_row, piece_starts.values)
-    place = tf.searchsorted(keys, key(row, starts.values))
-    key_there = tf.gather(tf.concat([keys, [tf.int64.max]], 0), place)
-    inside = key_there < key(row, ends.values)
-    return starts.with_values(tf.where(inside, place - tf.gather(bounds, row), -1))
-
-
 def _head(max_pieces: int, truncation: str) -> int:
     """Pieces that are kept from the beginning of a text that is too long."""
     if max_pieces <= SPECIAL_PIECES:
@@ -261,12 +231,16 @@ def _cut(split: Split, head: int, max_pieces: int) -> Split:
     kept = place < tf.gather(split.words[:-1] + head, row)
     if tail:
         kept |= place >= tf.gather(split.words[1:] - tail, row)
-    before = tf.concat([[0], tf.cumsum(tf.cast(kept, tf.int32))], 0)
+    which, words = _kept(kept, split.words)
     return split._replace(
-        starts=tf.boolean_mask(split.starts, kept),
-        ends=tf.boolean_mask(split.ends, kept),
-        words=tf.gather(before, split.words),
+        starts=tf.gather(split.starts, which), ends=tf.gather(split.ends, which), words=words
     )
+
+
+def _kept(kept: tf.Tensor, splits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The places where bool [W] is true, and the row splits of what is there."""
+    before = tf.concat([[0], tf.cumsum(tf.cast(kept, tf.int32))], 0)
+    return tf.where(kept)[:, 0], tf.gather(before, splits)
 
 
 def _strings(split: Split, words: tf.Tensor) -> tf.Tensor:
