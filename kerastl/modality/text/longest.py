@@ -57,6 +57,9 @@ class LongestMatch:
                 raise UserError(
                     "Two pieces of the vocabulary have the same fingerprint: leave one of them out."
                 )
+        # A graph also where the rest runs eagerly: a thousand steps of a loop take seconds there.
+        signature = [tf.TensorSpec([None], tf.string)]
+        self._match = tf.function(self._on_processor, input_signature=signature, autograph=False)
 
     def __call__(self, words: tf.Tensor) -> WordPieces:
         """The pieces of words, `[UNK]` alone where no piece fits.
@@ -87,7 +90,11 @@ class LongestMatch:
         place = tf.minimum(tf.searchsorted(self._prints, prints), tf.size(self._prints) - 1)
         return tf.where(tf.gather(self._pieces, place) == words, tf.gather(self._ids, place), -1)
 
-    def _match(self, words: tf.Tensor) -> WordPieces:
+    def _on_processor(self, words: tf.Tensor) -> WordPieces:
+        with tf.device("CPU:0"):
+            return self._of_several(words)
+
+    def _of_several(self, words: tf.Tensor) -> WordPieces:
         """Pieces of words, none of which is a piece by itself."""
         lengths = tf.strings.length(words, unit="UTF8_CHAR")
 
