@@ -2,9 +2,9 @@
 
 `characters.txt` was made by asking Hugging Face's `tokenizers` for every code point (tools/character_table.py). Its BertNormalizer
 cleans, sets Chinese characters apart, decomposes (NFD), strips marks and lowers; its BertPreTokenizer splits at spaces and
-punctuation. All of it looks at one character at a time, but for the order of marks in NFD: 180 marks younger than its table of
-them are not stripped, and where two of those follow each other in another order than Unicode's canonical one, theirs is
-kept here.
+punctuation. All of it looks at one character at a time, but for the order of marks in NFD: 181 combining characters are not
+stripped, because the categories there are older than the decompositions, and where NFD moves a mark past one of them, order and
+offsets here stay those of the text.
 """
 
 from __future__ import annotations
