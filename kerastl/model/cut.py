@@ -174,5 +174,10 @@ def split_backbone(backbone: keras.Model, unfreeze_point: str, joins: Sequence[s
     under = {name: each for name, each in tensors.items() if name in lower} | {unfreeze_point: point.tensor}
     over = {name: each for name, each in tensors.items() if name not in lower}
     below = keras.Model(alone(backbone.inputs), under, name="below")
+    # Keras copies the calls between tensors within a graph, and counts inputs among these calls: without their own place in the
+    # graph the whole network could not be saved any more.
+    places = [each._keras_history for each in point.carried]
     above = keras.Model(alone([point.tensor, *point.carried]), over, name="above")
+    for each, place in zip(point.carried, places, strict=True):
+        each._keras_history = place
     return Halves(below, above, tuple(each.name for each in point.carried), frozenset(under))
