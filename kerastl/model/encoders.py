@@ -18,6 +18,7 @@ import keras
 from keras import layers, ops
 
 from kerastl.model.encoder_config import GELU, RELU, TANH_GELU, EncoderConfig
+from kerastl.model.steps import step_numbers, steps_seen
 
 # Inputs: numbers of pieces, int32 [batch, steps], and how many of them are real, int32 [batch].
 PIECES, LENGTH = "pieces", "length"
@@ -51,25 +52,10 @@ def build_encoder(config: EncoderConfig, name: str = "encoder") -> keras.Model:
     """
     pieces = keras.Input((None,), dtype="int32", name=PIECES)
     length = keras.Input((), dtype="int32", name=LENGTH)
-    states = _embeddings(config)([pieces, _steps(pieces) - 1])
+    states = _embeddings(config)([pieces, step_numbers(pieces) - 1])
     for number in range(1, config.layers + 1):
         states = _layer(config, layer_name(number))([states, length])
     return keras.Model([pieces, length], states, name=name)
-
-
-def steps_seen(states: keras.KerasTensor, length: keras.KerasTensor) -> keras.KerasTensor:
-    """Of each step of some examples, whether it is real: bool [batch, steps].
-
-    Args:
-        states: [batch, steps, width]; of these, only how many steps there are.
-        length: int32 [batch], numbers of real steps.
-    """
-    return ops.less_equal(_steps(ops.take(states, 0, axis=-1)), ops.expand_dims(length, 1))
-
-
-def _steps(like: keras.KerasTensor) -> keras.KerasTensor:
-    """Numbers of steps from 1 on, int32 of the same shape [batch, steps]; by a sum, as the number of steps is not known yet."""
-    return ops.cumsum(ops.ones_like(like, dtype="int32"), axis=1)
 
 
 def _embeddings(config: EncoderConfig) -> keras.Model:
