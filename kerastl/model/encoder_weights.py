@@ -92,12 +92,7 @@ def load_folder(encoder: keras.Model, config: EncoderConfig, folder: Path) -> Pa
     others = differences(read_config(folder), config)
     if others:
         raise WeightsError(f"'{folder}' does not fit backbone '{encoder.name}': {'; '.join(others)}.")
-    path = folder / WEIGHTS_FILE
-    if not path.is_file():
-        raise WeightsError(
-            f"There is no '{path}'. Expected the weights as {WEIGHTS_FILE}; files of other formats can execute code when they are "
-            "read: save the model with save_pretrained(..., safe_serialization=True)."
-        )
+    path = weights_file(folder)
     stored = _of_encoder(read_header(path))
     wanted = dict(targets(encoder, config))
     segments = config.kind != DISTILBERT
@@ -114,6 +109,17 @@ def load_folder(encoder: keras.Model, config: EncoderConfig, folder: Path) -> Pa
         arrays[places] = arrays[places].astype(np.float32) + first
     for name, target in wanted.items():
         target.variable.assign(target.of(arrays[name]))
+    return path
+
+
+def weights_file(folder: Path) -> Path:
+    """The file with the weights in a Hugging Face folder; WeightsError where there is none."""
+    path = folder / WEIGHTS_FILE
+    if not path.is_file():
+        raise WeightsError(
+            f"There is no '{path}'. Expected the weights as {WEIGHTS_FILE}; files of other formats can execute code when they are "
+            "read: save the model with save_pretrained(..., safe_serialization=True)."
+        )
     return path
 
 
