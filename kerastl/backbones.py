@@ -61,6 +61,8 @@ class BackboneSpec:
         published: Keras' own ImageNet files; the first is for the default size.
         max_image_size: Largest side that it takes; None for any.
         file: Path of a network of one's own; None for those of `keras.applications`.
+        length: Name of the input that says how many steps of an example are real, of a network of sequences that are filled up
+            to one length; pooling leaves the others out. None where there is nothing to leave out.
     """
 
     name: str
@@ -78,6 +80,7 @@ class BackboneSpec:
     published: tuple[PublishedWeights, ...] = ()
     max_image_size: int | None = None
     file: str | None = None
+    length: str | None = None
 
     def point_of_share(self, share: float) -> str:
         """The unfreeze point above which about this share (0..1) of the network's weights trains."""

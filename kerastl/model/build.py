@@ -6,7 +6,7 @@ nothing but Keras to be loaded, and nothing about the network has to be remember
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,13 +100,12 @@ def build_model(
     Returns:
         The network and its parts; nothing is frozen yet, see `kerastl.model.freezing`.
     """
-    # A network of one's own names its inputs; those of keras.applications are numbered by the process.
-    inputs = inputs_like(backbone.inputs, None if spec.file else INPUT_NAME)
+    # Those of keras.applications are numbered by the process, all others are named.
+    inputs = inputs_like(backbone.inputs, INPUT_NAME if spec.module else None)
     reads = head_input(head, spec, backbone) if reads is None else reads
     preprocessed = alone([preprocess(spec, each) for each in inputs])
-    features = joined(
-        reads.pool(dict(zip(reads.names, with_joins(backbone, reads)(preprocessed), strict=True)))
-    )
+    activations = dict(zip(reads.names, with_joins(backbone, reads)(preprocessed), strict=True))
+    features = joined(reads.pool(activations, length_of(spec, inputs)))
     parts: Head = make_head(
         head, int(features.shape[1]), class_count, feature_mean, feature_variance, bias, seed, adjustable
     )
@@ -120,6 +119,11 @@ def build_model(
         normalization=parts.normalization,
         logits=parts.logits,
     )
+
+
+def length_of(spec: BackboneSpec, inputs: Sequence[keras.KerasTensor]) -> keras.KerasTensor | None:
+    """The one of a network's inputs that says how many steps are real; None where all are."""
+    return next((each for each in inputs if spec.length and each.name == spec.length), None)
 
 
 def with_joins(backbone: keras.Model, reads: HeadInput) -> Callable[[Any], list[keras.KerasTensor]]:
