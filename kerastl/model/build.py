@@ -16,6 +16,7 @@ import numpy as np
 from kerastl.backbones import BackboneSpec
 from kerastl.modality import InputSpec, only
 from kerastl.model.applications import INPUT_NAME, build_application, check_size, preprocess
+from kerastl.model.encoder_spec import BUILDERS, build_of_folder
 from kerastl.model.graph import alone, cut_points, inputs_like
 from kerastl.model.head_input import LAST, HeadInput, head_input, joined
 from kerastl.model.heads import Head, make_head
@@ -56,15 +57,18 @@ def build_backbone(spec: BackboneSpec, inputs: Mapping[str, InputSpec]) -> keras
 
     Args:
         spec: Which network.
-        inputs: Its named inputs with their shapes, as the modality decodes them; the network takes them as float32.
+        inputs: Its named inputs with their shapes, as the modality decodes them; a network of `keras.applications` or of one's own
+            takes them as float32.
 
     Returns:
         Functional model named after the spec, with the weights of its file if it is one of one's own: preprocessed inputs -> last
         activation [batch, ..., `spec.feature_channels`].
 
     Raises:
-        UserError: They are smaller than the network allows, or a file cannot be loaded.
+        UserError: They are smaller or larger than the network allows, or others than it takes, or a file cannot be loaded.
     """
+    if spec.builder in BUILDERS:
+        return build_of_folder(spec, inputs)
     shape = only(inputs).shape
     check_size(spec, shape)
     return load_own(spec.file, inputs) if spec.file else build_application(spec, shape)
