@@ -23,6 +23,8 @@ OWN_SUFFIX = ".keras"
 IMAGE, TEXT = "image", "text"
 # Builders of networks for texts; those for images are functions of keras.applications.
 ENCODER, STATIC = "encoder", "static"
+# The backbone of a recipe that names none.
+DEFAULT_BACKBONES = {IMAGE: "resnet50", TEXT: "minilm_l6"}
 _opener: Callable[[str], BackboneSpec] | None = None
 
 
@@ -90,6 +92,11 @@ class BackboneSpec:
     length: str | None = None
     modality: str = IMAGE
 
+    @property
+    def in_folder(self) -> bool:
+        """True if its weights are a folder, with whatever else it needs beside them."""
+        return self.builder in (ENCODER, STATIC)
+
     def point_of_share(self, share: float) -> str:
         """The unfreeze point above which about this share (0..1) of the network's weights trains."""
         wanted = share * self.trained_parameters[-1]
@@ -116,9 +123,18 @@ def spec_from_dict(entry: dict[str, Any]) -> BackboneSpec:
     return BackboneSpec(**values)
 
 
-def backbone_names(modality: str = IMAGE) -> tuple[str, ...]:
-    """Names of all backbones that take such examples, the ones worth trying first in front."""
-    return tuple(name for name, spec in _registry().items() if spec.modality == modality)
+def backbone_names(modality: str | None = IMAGE) -> tuple[str, ...]:
+    """Names of all backbones that take such examples, or of those of every kind for None; the ones worth trying first in front."""
+    return tuple(name for name, spec in _registry().items() if modality in (None, spec.modality))
+
+
+def modality_of_backbone(name: str) -> str:
+    """Name of the kind of examples that a backbone takes; one in a file is not looked into.
+
+    Raises:
+        UserError: There is no such backbone.
+    """
+    return IMAGE if is_file_name(name) else get_backbone(name).modality
 
 
 def is_file_name(name: str) -> bool:

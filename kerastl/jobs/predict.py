@@ -14,7 +14,7 @@ from kerastl.client.access import Access
 from kerastl.client.address import is_address
 from kerastl.client.asking import Patience, ask
 from kerastl.data.encode import contents_of
-from kerastl.modality import FIRST, Modality, modality_named
+from kerastl.modality import Modality
 from kerastl.prediction import Prediction, unreadable
 from kerastl.progress import Progress
 
@@ -60,8 +60,8 @@ def predict(
         return ask(str(model), paths, top=top, patience=patience, access=access, progress=progress)
     from kerastl.jobs.trained import open_reader
 
-    found = modality_named(FIRST).find(paths, progress)
     reader = open_reader(Path(model))
+    found = reader.modality.find(paths, progress)
     return predictions(reader, map(contents_of, found), len(found), top, progress)
 
 

@@ -27,10 +27,11 @@ from kerastl.backbones import (
     get_backbone,
 )
 from kerastl.errors import WeightsError, nearest
-from kerastl.model.encoder_spec import BUILDERS, find_folder, load_from_folder
+from kerastl.model.encoder_spec import find_folder, load_from_folder
 from kerastl.model.encoder_weights import WEIGHTS_FILE
 from kerastl.model.graph import walk_layers
 from kerastl.model.weights_file import StoredTensor, best_part, network_variables, open_weights
+from kerastl.recipe.schema import BackboneRecipe
 
 WEIGHTS_DIR_VARIABLE = "KERASTL_WEIGHTS_DIR"
 DOWNLOAD_STALL_SECONDS = 10.0
@@ -74,7 +75,7 @@ def load_weights(
         if spec.file:
             backbone.set_weights(keras.models.clone_model(backbone).get_weights())
         return LoadedWeights("none", None, None)
-    if spec.builder in BUILDERS:
+    if spec.in_folder:
         folder = find_folder(spec, weights, _dir_of(weights_dir))
         path = load_from_folder(backbone, spec, folder)
         return LoadedWeights("file", sha256_of(path), str(path))
@@ -166,7 +167,7 @@ def weights_at_hand(spec: BackboneSpec, side: int, weights: str, weights_dir: st
     """True if `load_weights` would find a file without a download; it is not compared with the network."""
     if weights == "none" or (weights == "pretrained" and (spec.bundled_weights or spec.file)):
         return True
-    if spec.builder in BUILDERS:
+    if spec.in_folder:
         try:
             return (find_folder(spec, weights, _dir_of(weights_dir)) / WEIGHTS_FILE).is_file()
         except WeightsError:
@@ -180,6 +181,17 @@ def weights_at_hand(spec: BackboneSpec, side: int, weights: str, weights_dir: st
     # Where keras.utils.get_file keeps what it downloaded.
     keras_home = Path(os.environ.get("KERAS_HOME") or "~/.keras").expanduser()
     return (keras_home / "models" / published.file).is_file()
+
+
+def weights_folder(spec: BackboneSpec, asked: BackboneRecipe) -> Path | None:
+    """The folder with a backbone's weights; None where they are a file, or none are asked for.
+
+    Raises:
+        WeightsError: there is none; the message says where it can be had.
+    """
+    if not spec.in_folder or asked.weights == "none":
+        return None
+    return find_folder(spec, asked.weights, _dir_of(asked.weights_dir))
 
 
 def _dir_of(weights_dir: str | None) -> str | None:

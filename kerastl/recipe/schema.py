@@ -107,16 +107,17 @@ class _Backbone:
     """Keys of `[backbone]` for every kind of example."""
 
     name: str = auto(
-        "a name that `kerastl backbones` lists, or the path of a .keras file with a functional model of your own; mobilenet_025 for "
-        "digits and resnet50 for all else without it"
+        "a name that `kerastl backbones` lists, or the path of a .keras file with a functional model of your own; without it "
+        "mobilenet_025 for digits, minilm_l6 for texts and resnet50 for all else"
     )
     weights: str = key(
         "pretrained",
         "pretrained (what ships with the backbone or lies in its file, else imagenet), imagenet, none, or the path of a "
-        ".weights.h5, .h5 or .keras file",
+        ".weights.h5, .h5 or .keras file, of a text encoder that of a Hugging Face folder",
     )
     weights_dir: str | None = key(
-        None, "folder with Keras' published weight files, used instead of a download"
+        None,
+        "folder with Keras' published weight files, used instead of a download, or with folders of text encoders",
     )
     engine: str = key(
         "auto",
