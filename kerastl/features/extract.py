@@ -113,6 +113,8 @@ def array_keys(frozen: Frozen, splits: Sequence[FrozenViews], cache: Cache, want
     """The arrays that the wanted outputs are kept in, one for each."""
     facts, about = {**splits[0].facts, **frozen.facts}, dict(splits[0].about)
     at = {**facts, "unfreeze_point": frozen.cut.unfreeze_point}
+    # A network of sequences may leave open how many steps there are; the inputs do not.
+    steps = max((each.shape[0] for each in splits[0].views.modality.spec.values() if each.shape), default=1)
     return [
         ArrayKey(
             name,
@@ -121,7 +123,7 @@ def array_keys(frozen: Frozen, splits: Sequence[FrozenViews], cache: Cache, want
                 JOINS: facts | {"joins": list(frozen.cut.joins)},
                 UNDER: facts | {"joins": list(frozen.cut.under)},
             }.get(name, facts),
-            tuple(map(int, frozen.cut.outputs[name].shape[1:])),
+            tuple(steps if size is None else int(size) for size in frozen.cut.outputs[name].shape[1:]),
             "float32" if name in VECTORS else _dtype(cache),
             about,
         )
