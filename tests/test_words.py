@@ -62,7 +62,6 @@ EXCEPTIONS = {
         r"\b(min_)?image_size\b|\bimages_per_second\b",
         "keys of recipes and of what is printed",
     ),
-
     "report/ranking.py": (r"\bimage_size\b|\bimages(_per_second)?\b", "keys of what is printed"),
     "model/encoder_weights.py": (r"\btoken_type_embeddings\b", "a tensor in files of Hugging Face"),
     "model/own.py": (r"\b(min_|max_)?image_size\b", "keys of what backbones.json says of a network"),

@@ -25,7 +25,7 @@ from kerastl.client.replies import (
 )
 from kerastl.errors import ServingError, UserError
 from kerastl.modality import FIRST, MODALITIES, Modality, RawExample, bytes_of, modality_named
-from kerastl.prediction import Prediction, unreadable
+from kerastl.prediction import Prediction, Predictions, unreadable
 from kerastl.progress import Progress
 from kerastl.wording import counted
 
@@ -61,7 +61,7 @@ def ask(
     access: Access | None = None,
     modality: str | None = None,
     progress: Progress = Progress(),
-) -> list[Prediction]:
+) -> Predictions:
     """Classify examples with a served model.
 
     Args:
@@ -83,7 +83,7 @@ def ask(
     address, patience, access = parse_address(url), patience or Patience(), access or read_access()
     kind = modality_named(modality or _modality_served(address, patience, access))
     found = kind.find(examples, progress)
-    predictions: list[Prediction] = []
+    predictions = Predictions(kind.noun)
     converted: Counter[str] = Counter()
     with contextlib.closing(_connect(address, patience.timeout_seconds, access, kind)) as connection:
         asker = _Asker(connection, address, patience, progress, kind)

@@ -99,6 +99,11 @@ def convert(
     require_packages(target)
     trained = TrainedRun(run)
     recipe, serving = trained.recipe, trained.serving
+    if len(inputs := serving.modality.spec) > 1:
+        raise UserError(
+            f"The format '{target.name}' is not written for models of {serving.modality.noun}s, whose network takes {' and '.join(inputs)}: what "
+            f"makes these of {serving.modality.noun}s would not be in the file. `kerastl export {run}` makes a SavedModel that holds it."
+        )
     name = name or recipe.name
     check_model_name(name)
     check_apart(recipe.data.source, exported_dir)

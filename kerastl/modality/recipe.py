@@ -23,7 +23,7 @@ from kerastl.modality.image.recipe_keys import (
     size_rule,
 )
 from kerastl.modality.image.recipe_keys import NO_AUGMENTATION as NO_IMAGE_AUGMENTATION
-from kerastl.modality.text.recipe_keys import TextData, text_checks, text_rule
+from kerastl.modality.text.text_keys import TextData, text_checks, text_rule
 
 if TYPE_CHECKING:
     from kerastl.backbones import BackboneSpec

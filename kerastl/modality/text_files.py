@@ -134,6 +134,8 @@ def find_texts(words: Sequence[str], progress: Progress = Progress()) -> list[tu
 
 def _paths(word: str, progress: Progress) -> list[str] | None:
     """Files that a word means; None where it is a text itself."""
+    if not word.strip():
+        return None
     path = Path(word).expanduser()
     try:
         if path.is_dir():

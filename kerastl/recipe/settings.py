@@ -66,7 +66,8 @@ class Recipe:
     @property
     def modality(self) -> str:
         """Name of what an example is: as the backbone takes it."""
-        return self.data.modality or modality_of_backbone(self.backbone.name)
+        name: str | None = self.backbone.name  # None in settings that are not whole
+        return self.data.modality or (FIRST if name is None else modality_of_backbone(name))
 
     @property
     def task(self) -> Task:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from kerastl.errors import UserError
 from kerastl.modality import Batch, InputSpec, RawExample, count_of
-from kerastl.modality.text.recipe_keys import HEAD, USUAL_PIECES
+from kerastl.modality.text.text_keys import HEAD, USUAL_PIECES
 from kerastl.modality.text.vocabulary import PADDING, Vocabulary, read_vocabulary
 from kerastl.modality.text_files import find_texts, utf8_of
 from kerastl.progress import Progress

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from kerastl.errors import UserError
 from kerastl.modality.text import VOCABULARY_FILE, vocabulary_at
-from kerastl.modality.text.recipe_keys import CASES, TextData
+from kerastl.modality.text.text_keys import CASES, TextData
 
 if TYPE_CHECKING:
     from kerastl.backbones import BackboneSpec
