@@ -17,7 +17,7 @@ from kerastl.run import create_run
 
 NOT_USED = {
     "data_dir", "significant_bits", "train_split", "validation_split", "test_split", "examples_per_class", "weights_dir", "directory",
-    "abstain_precision", "abstain_coverage", "group_pattern", "min_images_per_class", "layers",
+    "abstain_precision", "abstain_coverage", "group_pattern", "min_images_per_class", "min_texts_per_class", "layers",
 }  # fmt: skip
 
 

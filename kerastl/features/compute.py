@@ -9,10 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from kerastl.features.frozen import BATCH_SIZE, Frozen, narrowed
+from kerastl.features.sequences import alike, ragged
 from kerastl.features.views import Views
 from kerastl.modality import Batch
-from kerastl.model.cut import VECTORS
+from kerastl.model.cut import ACTIVATION, VECTORS
 from kerastl.progress import Tracker, size_text
+from kerastl.store.block import AnyRows
 from kerastl.store.store import Part
 
 
@@ -52,12 +54,21 @@ def compute_rows(
     """
     batches = [positions[start : start + BATCH_SIZE] for start in range(0, len(positions), BATCH_SIZE)]
     watch, size = Watch(views.modality.noun), 0
-    for batch, inputs in zip(batches, made_ahead(views, view, batches, watch), strict=True):
+    cut = frozen.cut
+    parts: Iterator[tuple[np.ndarray, Batch]] = zip(
+        batches, made_ahead(views, view, batches, watch), strict=True
+    )
+    if cut.length and cut.stepped:
+        parts = alike(parts, cut.length, cut.stepped, BATCH_SIZE)
+    for batch, inputs in parts:
         found = frozen.run(inputs, outputs)
         found = {name: rows if name in VECTORS else narrowed(rows, dtype) for name, rows in found.items()}
         size += sum(rows.nbytes for rows in found.values())
         tracker.advance(len(batch), f"{size_text(size)}, {watch.limit()}")
-        yield Part(batch, found)
+        kept: dict[str, AnyRows] = dict(found)
+        if cut.length and cut.stepped and ACTIVATION in found:
+            kept[ACTIVATION] = ragged(found[ACTIVATION], inputs[cut.length])
+        yield Part(batch, kept)
 
 
 def made_ahead(views: Views, view: int, batches: Sequence[np.ndarray], watch: Watch) -> Iterator[Batch]:

@@ -120,7 +120,10 @@ class Frozen:
 
     def _engine_of(self, names: tuple[str, ...], inputs: Batch) -> Engine:
         """The engine for some outputs of such inputs: of several one after the other only the newest is held, as each takes memory."""
-        key = (names, {name: (each.shape, each.dtype) for name, each in inputs.items()})
+        shapes = {
+            name: each.shape[:1] + each.shape[2:] for name, each in inputs.items() if name in self.cut.stepped
+        }
+        key = (names, {name: (shapes.get(name, each.shape), each.dtype) for name, each in inputs.items()})
         if self._compiled is None or self._compiled[0] != key:
             self._compiled = None
             model = self.cut.prefix(*names)

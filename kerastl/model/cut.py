@@ -45,6 +45,7 @@ class Cut:
         carried: Names of the inputs that the suffix takes beside the activation, as they are; it computes again what
             depends on them without weights. The length of sequences is one of them at every point, as pooling takes it.
         joins: Names of those in `joins`.
+        length: Name of the input that says how many steps are real, of a network of sequences; None where all are.
         under: Those of them that lie at the point or below it; what the head reads of them is the suffix's input `below`,
             float32 [batch, features].
     """
@@ -56,6 +57,13 @@ class Cut:
     carried: tuple[str, ...]
     joins: tuple[str, ...]
     under: tuple[str, ...]
+    length: str | None = None
+
+    @property
+    def stepped(self) -> tuple[str, ...]:
+        """Names of the inputs that leave open how many steps there are, of a network that is told which are real."""
+        open_steps = (each for each in self.inputs if len(each.shape) > 1 and each.shape[1] is None)
+        return tuple(each.name for each in open_steps) if self.length else ()
 
     def prefix(self, *names: str) -> keras.Model:
         """Inputs, in their order -> some of the outputs by name; what they have in common is computed once."""
@@ -124,6 +132,7 @@ def cut(network: Network, unfreeze_point: str) -> Cut:
         carried=tuple(each.name for each in carried),
         joins=names,
         under=under,
+        length=spec.length,
     )
 
 

@@ -35,9 +35,7 @@ class PhaseData:
     validation_inputs: BatchReader
 
 
-def batches(
-    data: PhaseData, settings: PhaseRecipe, steps: int, seed: int, dtypes: str | Mapping[str, str]
-) -> tf.data.Dataset:
+def batches(data: PhaseData, settings: PhaseRecipe, steps: int, seed: int, like: Any) -> tf.data.Dataset:
     """All batches of a phase: inputs, labels float32 [b, classes] and weights float32 [b].
 
     Args:
@@ -45,7 +43,7 @@ def batches(
         settings: the phase's resolved recipe.
         steps: in an epoch.
         seed: decides the order of the examples and what is mixed.
-        dtypes: of the model's input, or of its inputs by name.
+        like: dtype of the model's input; or its inputs themselves, which may leave open how many steps there are.
     """
     train = data.train
     weights = class_weights(settings, train)
@@ -65,8 +63,14 @@ def batches(
         sample_weights = np.ones(len(positions), np.float32) if weights is None else labels @ weights
         return inputs, labels, sample_weights
 
-    specs = keras.tree.map_structure(
-        lambda array: tf.TensorSpec((None, *array.shape[1:]), array.dtype), batch(0)
+    inputs, *others = batch(0)
+    specs = (
+        keras.tree.map_structure(
+            lambda array, each: tf.TensorSpec((None, *getattr(each, "shape", array.shape)[1:]), array.dtype),
+            inputs,
+            like,
+        ),
+        *(tf.TensorSpec((None, *array.shape[1:]), array.dtype) for array in others),
     )
     flat = keras.tree.flatten(specs)
 
@@ -77,18 +81,15 @@ def batches(
         for array, spec in zip(arrays, flat, strict=True):
             array.set_shape(spec.shape)
         inputs, labels, sample_weights = keras.tree.pack_sequence_as(specs, arrays)
-        return keras.tree.map_structure(tf.cast, inputs, dtypes), labels, sample_weights
+        cast = keras.tree.map_structure(
+            lambda value, each: tf.cast(value, getattr(each, "dtype", each)), inputs, like
+        )
+        return cast, labels, sample_weights
 
     total = settings.epochs * steps
     feeders = min(MOST_FEEDERS, max(2, usable_cores()))
     loaded = tf.data.Dataset.range(total).map(load, num_parallel_calls=feeders, deterministic=True)
     return untuned(loaded.prefetch(2 * feeders))
-
-
-def dtypes_of(model: keras.Model) -> str | dict[str, str]:
-    """Dtype of a model's input; of a model with named inputs those of each."""
-    dtypes: str | dict[str, str] = keras.tree.map_structure(lambda each: each.dtype, model.input)
-    return dtypes
 
 
 def epoch_order(count: int, seed: int, name: str, epoch: int) -> np.ndarray:

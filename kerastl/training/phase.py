@@ -23,7 +23,7 @@ from kerastl.progress import Progress, Tracker
 from kerastl.recipe import HeadPhaseRecipe, PhaseRecipe
 from kerastl.task import Task
 from kerastl.task.classification import CLASSIFICATION
-from kerastl.training.batches import BatchReader, PhaseData, batches, dtypes_of, example_weights
+from kerastl.training.batches import BatchReader, PhaseData, batches, example_weights
 from kerastl.training.reuse import Infer, compile_for, inference_of
 
 # Examples whose logits are computed together, at most. Where a backbone has a part in it, only twice as many as in a training
@@ -115,7 +115,7 @@ def run_phase(
             every.append(keras.callbacks.TensorBoard(str(tensorboard), write_graph=False))
         try:
             model.fit(
-                batches(data, settings, steps, seed, dtypes_of(model)),
+                batches(data, settings, steps, seed, model.input),
                 epochs=settings.epochs,
                 steps_per_epoch=steps,
                 callbacks=every,
