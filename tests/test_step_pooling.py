@@ -19,6 +19,7 @@ from kerastl.model.cut import BELOW, cut
 from kerastl.model.encoder_config import read_config
 from kerastl.model.encoder_weights import load_folder
 from kerastl.model.encoders import build_encoder
+from kerastl.model.freezing import blocks, thaw
 from kerastl.model.head_input import STEP_POOLINGS, make_pooling, pooled_features
 from kerastl.recipe.schema import HeadRecipe
 
@@ -160,6 +161,21 @@ def test_training_the_suffix_trains_the_whole(encoder: keras.Model) -> None:
     after = np.array(network.model(inputs, training=False))
     assert np.abs(after - before).max() > 1e-3
     np.testing.assert_allclose(after, parts.suffix(entry, training=False), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("point", ["backbone", "layer_2", "embeddings", "input"])
+def test_what_lies_above_the_point_trains_in_blocks_of_layers(encoder: keras.Model, point: str) -> None:
+    network = network_of(keras.models.clone_model(encoder), pooling="avg")
+    thaw(network, point)
+    above = {"backbone": (), "layer_2": ("layer_3",), "embeddings": ("layer_3", "layer_2", "layer_1")}
+    names = above.get(point, (*above["embeddings"], "embeddings"))
+    wanted = {id(each) for name in names for each in network.backbone.get_layer(name).weights}
+    trained = {id(each) for each in network.backbone.trainable_weights}
+    assert trained == wanted
+    parts = blocks(network, point)
+    assert [len(block.variables) for block in parts[1:]] == [
+        len(network.backbone.get_layer(name).weights) for name in names
+    ]
 
 
 def test_a_whole_model_needs_keras_alone(encoder: keras.Model, tmp_path: Path) -> None:
