@@ -23,6 +23,8 @@ OWN_SUFFIX = ".keras"
 IMAGE, TEXT = "image", "text"
 # Builders of networks for texts; those for images are functions of keras.applications.
 ENCODER, STATIC = "encoder", "static"
+# The unfreeze point of an encoder below which lie its tables alone.
+TABLES = "embeddings"
 # The backbone of a recipe that names none.
 DEFAULT_BACKBONES = {IMAGE: "resnet50", TEXT: "minilm_l6"}
 _opener: Callable[[str], BackboneSpec] | None = None
@@ -98,8 +100,13 @@ class BackboneSpec:
         return self.builder in (ENCODER, STATIC)
 
     def point_of_share(self, share: float) -> str:
-        """The unfreeze point above which about this share (0..1) of the network's weights trains."""
-        wanted = share * self.trained_parameters[-1]
+        """The unfreeze point above which about this share (0..1) of the network's weights trains.
+
+        Of an encoder those of its layers: half of its weights lie in a table of pieces, and a step looks few of them up.
+        """
+        points = self.unfreeze_points
+        whole = points.index(TABLES) if TABLES in points else len(points) - 1
+        wanted = share * self.trained_parameters[whole]
         nearest_index = min(
             range(1, len(self.unfreeze_points)),
             key=lambda index: abs(self.trained_parameters[index] - wanted),
