@@ -45,7 +45,7 @@ def tfidf(train: Part, test: Part) -> float:
     """Accuracy of logistic regression on words and pairs of words."""
     model = make_pipeline(
         TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2),
-        LogisticRegressionCV(10, cv=5, max_iter=1000),
+        LogisticRegressionCV(Cs=10, cv=5, max_iter=1000),
     )
     return float(model.fit(*train).score(*test))
 

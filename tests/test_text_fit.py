@@ -208,6 +208,7 @@ BAD_FOLDERS = {
     "too long": (lambda folder: None, {"data.max_pieces": 513}, "'bert_tiny' has 512 positions. Expected 512 at most"),
     "too short": (lambda folder: None, {"data.max_pieces": 2}, "data.max_pieces = 2: expected a whole number at least 3"),
     "augmented": (lambda folder: None, {"augment.level": "light"}, "augment.level = 'light': expected none"),
+    "blended": (lambda folder: None, {"finetune_phase.mixup_alpha": 0.2}, "finetune_phase.mixup_alpha = 0.2: expected 0, as texts"),
     "views": (lambda folder: None, {"augment.views": 3}, "augment.views = 3: expected 1"),
     "a key of images": (lambda folder: None, {"data.resize": "crop"}, "data.resize = 'crop': expected none, as the backbone 'bert_tiny' takes texts"),
 }  # fmt: skip

@@ -101,9 +101,9 @@ def rank(
     rows.sort(key=lambda row: (-row.accuracy, -row.log_evidence))
     count = splits.train.count + splits.validation.count
     metric = "accuracy" if recipe.task.exclusive else "mean average precision"
-    ranking = Ranking(run.path, count, tuple(rows), tuple(left_out), metric)
+    ranking = Ranking(run.path, count, tuple(rows), tuple(left_out), metric, modality_of(recipe).noun)
     write_json_atomic(run.environment_json, environment())
-    write_ranking(ranking, modality_of(recipe).noun)
+    write_ranking(ranking)
     return ranking
 
 

@@ -74,7 +74,7 @@ class Modality(Protocol):
         converted: what a client has to know of examples that were converted first, after their number.
         layout: what the numbers of a decoded input are, as plain values.
         network: what a network of such examples is, for messages.
-        pictures: whether examples are shown as pictures.
+        pictures: whether examples are pictures, which are shown as such, and compared by their looks.
         own_files: key of `[data]` -> name of the copy that a run keeps of the file that it names, so that its model can be asked when the original
             is gone.
     """

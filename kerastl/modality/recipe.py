@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from kerastl.modality import FIRST, TEXT
 from kerastl.modality.image.recipe_keys import (
+    IMAGE_FLAGS,
     LEVELS,
-    MODALITY_FLAGS,
     ImageAugment,
     ImageBackbone,
     ImageData,
@@ -23,12 +23,14 @@ from kerastl.modality.image.recipe_keys import (
     size_rule,
 )
 from kerastl.modality.image.recipe_keys import NO_AUGMENTATION as NO_IMAGE_AUGMENTATION
-from kerastl.modality.text.text_keys import TextData, text_checks, text_rule
+from kerastl.modality.text.text_keys import TEXT_FLAGS, TextData, text_checks, text_rule
 
 if TYPE_CHECKING:
     from kerastl.backbones import BackboneSpec
 
-__all__ = ["LEVELS", "MODALITY_FLAGS"]
+__all__ = ["LEVELS"]
+MODALITY_FLAGS = {**IMAGE_FLAGS, **TEXT_FLAGS}
+"""Flag -> recipe key, of keys that most users need."""
 
 
 @dataclass(frozen=True)
@@ -113,5 +115,10 @@ def modality_checks(recipe: Any, spec: BackboneSpec) -> list[str]:
     if recipe.augment.views not in (None, 1):
         problems.append(
             f"augment.views = {recipe.augment.views}: expected 1, as {kind}s are not changed at random"
+        )
+    if recipe.finetune_phase.mixup_alpha:
+        problems.append(
+            f"finetune_phase.mixup_alpha = {recipe.finetune_phase.mixup_alpha}: expected 0, as {kind}s of different lengths cannot be "
+            "blended; head_phase.mixup_alpha blends their means"
         )
     return problems + text_checks(recipe.data, spec)

@@ -59,7 +59,7 @@ class ImageAugment:
     cutmix_alpha: float = auto("CutMix: both parameters of the Beta distribution; 0 for none", low=0)
 
 
-MODALITY_FLAGS = {"--image-size": "backbone.image_size"}
+IMAGE_FLAGS = {"--image-size": "backbone.image_size"}
 """Flag -> recipe key, of keys that most users need."""
 
 LEVELS: dict[str, dict[str, Any]] = {

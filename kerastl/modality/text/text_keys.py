@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 # Of BERT's 512. Attention grows with the square: 256 take less than half the time of 512, and hold most reviews' sense.
 USUAL_PIECES = 256
+TEXT_FLAGS = {"--max-pieces": "data.max_pieces"}
+"""Flag -> recipe key, of keys that most users need."""
 HEAD, HEAD_TAIL = "head", "head_tail"
 CASES = {"uncased": True, "cased": False}
 
