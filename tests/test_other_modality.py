@@ -43,6 +43,9 @@ class Series:
     def kind_of(raw: bytes) -> str:
         return "series"
 
+    def trimmed(self, inputs: Any) -> Any:
+        return inputs
+
     def decode_all(self, raw: Any, kind: str | None = None) -> dict[str, Any]:
         return one_by_one(self.decode, raw, self.spec)
 

@@ -169,6 +169,18 @@ def test_texts_are_named_in_words_files_and_lines(
         kerastl.predict(fitted.run, ["a.txt"])
 
 
+def test_a_server_is_asked_with_texts(fitted: kerastl.Fitted, here: Any) -> None:
+    from served import stand_in
+
+    assert fitted.exported is not None
+    with stand_in({"reviews": Path(fitted.exported.path).parent}) as running:
+        asked = here("predict", "--url", running.url("reviews"), "good great film", "dull, bad")
+    assert asked.returncode == 0, asked.stderr
+    rows = [line.split() for line in asked.stdout.splitlines()]
+    assert rows[0] == ["text", "label", "probability"]
+    assert [row[-2] for row in rows[1:] if row[-1][0] in "01"] == ["pos", "neg"]
+
+
 def test_from_texts_gives_the_same_model_and_can_be_exported(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

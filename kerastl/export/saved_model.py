@@ -89,7 +89,7 @@ def _specs(modality: Modality, model: keras.Model) -> list[tf.TensorSpec]:
 def _decoded(raw: tf.Tensor, modality: Modality, model: keras.Model) -> list[tf.Tensor]:
     with tf.control_dependencies([modality.check(raw)]):
         raw = tf.identity(raw)
-    return network_inputs(model, modality.decode_all(raw))
+    return network_inputs(model, modality.trimmed(modality.decode_all(raw)))
 
 
 def _for_any_count(

@@ -69,7 +69,7 @@ def evaluate_each(
         logits = predict_logits(
             inference_of(trained.model),
             len(labels),
-            lambda positions, view: alone(network_inputs(trained.model, inputs[positions])),
+            lambda positions, view: alone(network_inputs(trained.model, modality.trimmed(inputs[positions]))),
             evaluation_batch(recipe.finetune_phase),
         )
     metrics = evaluate_logits(logits, labels, class_names, recipe.task)

@@ -149,7 +149,7 @@ class TrainedRun:
         """Answers of the model in this process."""
 
         def answer(raw: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
-            inputs = network_inputs(self.model, self.decoded(raw))
+            inputs = network_inputs(self.model, modality_of(self.recipe).trimmed(self.decoded(raw)))
             logits = self.model(alone(inputs), training=False).numpy()
             probabilities = self.recipe.task.probabilities(logits)
             return probabilities, probabilities.max(axis=1) >= (self.threshold or 0.0)

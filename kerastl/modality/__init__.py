@@ -180,6 +180,9 @@ class Modality(Protocol):
             tf.errors.OpError: one cannot be decoded.
         """
 
+    def trimmed(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Decoded inputs of a batch, arrays or tensors, without what fills up all of its examples; the network answers as before."""
+
     def check(self, raw: tf.Tensor) -> tf.Operation:
         """An operation to wait for, which fails where one of string [n] is by its beginning nothing that `decode` takes, and says
         which one; it may be something that `servable` converts.

@@ -157,6 +157,10 @@ class Image:
 
         return {PIXELS: decode(raw, self.image_size, self.resize, self.significant_bits, kind)}
 
+    def trimmed(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """See `Modality`: all of an image counts."""
+        return inputs
+
     def check(self, raw: tf.Tensor) -> tf.Operation:
         """See `Modality`, and `kerastl.modality.image.decode.check_formats`."""
         from kerastl.modality.image.decode import check_formats

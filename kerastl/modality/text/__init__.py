@@ -142,6 +142,13 @@ class Text:
         rows = _wordpiece(self._known, self.lowercase).encode(raw, self.max_pieces, self.truncation)
         return {PIECES: rows.ids, LENGTH: rows.lengths}
 
+    def trimmed(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """See `Modality`: as many pieces as the longest text has."""
+        import tensorflow as tf
+
+        most = tf.maximum(tf.reduce_max(inputs[LENGTH]), 1)
+        return {PIECES: inputs[PIECES][:, :most], LENGTH: inputs[LENGTH]}
+
     def check(self, raw: tf.Tensor) -> tf.Operation:
         """See `Modality`: any bytes are taken; what is no UTF-8 among them is dropped."""
         import tensorflow as tf
