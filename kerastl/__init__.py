@@ -19,7 +19,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kerastl.backbones import BackboneSpec, backbone_names, get_backbone
-    from kerastl.data.handed import from_arrays, from_dataset, from_folder, from_frame, from_tfds
+    from kerastl.data.handed import (
+        from_arrays,
+        from_dataset,
+        from_folder,
+        from_frame,
+        from_texts,
+        from_tfds,
+    )
     from kerastl.errors import KerastlError, UserError
     from kerastl.jobs.benchmark import benchmark
     from kerastl.jobs.check import check
@@ -68,6 +75,7 @@ __all__ = [
     "from_dataset",
     "from_folder",
     "from_frame",
+    "from_texts",
     "from_tfds",
     "get_backbone",
     "load",
@@ -88,7 +96,14 @@ __all__ = [
 
 _HOMES = {
     "kerastl.backbones": ("BackboneSpec", "backbone_names", "get_backbone"),
-    "kerastl.data.handed": ("from_arrays", "from_dataset", "from_folder", "from_frame", "from_tfds"),
+    "kerastl.data.handed": (
+        "from_arrays",
+        "from_dataset",
+        "from_folder",
+        "from_frame",
+        "from_texts",
+        "from_tfds",
+    ),
     "kerastl.errors": ("KerastlError", "UserError"),
     "kerastl.progress": ("Progress", "Tracker"),
     "kerastl.recipe": (

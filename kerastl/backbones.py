@@ -19,17 +19,25 @@ from kerastl.errors import UserError, nearest
 REGISTRY_FILE = Path(__file__).with_name("backbones.json")
 BUNDLED_WEIGHTS_FOLDER = Path(__file__).with_name("weights")
 OWN_SUFFIX = ".keras"
+# Kinds of examples, by the names of their modalities.
+IMAGE, TEXT = "image", "text"
+# Builders of networks for texts; those for images are functions of keras.applications.
+ENCODER, STATIC = "encoder", "static"
+# The unfreeze point of an encoder below which lie its tables alone.
+TABLES = "embeddings"
+# The backbone of a recipe that names none.
+DEFAULT_BACKBONES = {IMAGE: "resnet50", TEXT: "minilm_l6"}
 _opener: Callable[[str], BackboneSpec] | None = None
 
 
 @dataclass(frozen=True)
 class PublishedWeights:
-    """One of Keras' published ImageNet weight files, without the classifier.
+    """One of Keras' published ImageNet weight files, without the classifier, or a Hugging Face folder's.
 
     Attributes:
         image_size: Side of the images it was trained on, where Keras publishes several; 0 otherwise.
-        file: Name under which Keras caches it.
-        url: Where Keras downloads it from; its last part may differ from `file`.
+        file: Name under which Keras caches it, or in the folder.
+        url: Where Keras downloads it from; its last part may differ from `file`. Of a folder, its page.
         md5: Checksum that Keras verifies; empty where Keras states none.
     """
 
@@ -45,22 +53,27 @@ class BackboneSpec:
 
     Attributes:
         name: What recipes call it, `resnet50`.
-        builder: Function in `keras.applications`, `ResNet50`.
-        module: Its module, whose `preprocess_input` the network expects, `resnet50`.
+        builder: Function in `keras.applications`, `ResNet50`; `encoder` or `static` for texts.
+        module: Its module, whose `preprocess_input` the network expects, `resnet50`; empty for those that have none.
         preprocessing: What that does to 0..255 RGB: `caffe` (BGR minus the ImageNet mean), `tf` (-1..1),
-            `torch` (ImageNet mean and deviation) or `identity` (the network rescales by itself).
-        image_size: Side in pixels that it was published for.
-        min_image_size: Smallest side that the builder allows without its classifier.
+            `torch` (ImageNet mean and deviation) or `identity` (the network rescales by itself). Of texts: `uncased` (lower
+            case, without accents) or `cased`.
+        image_size: Side in pixels that it was published for; 0 for texts.
+        min_image_size: Smallest side that the builder allows without its classifier; 0 for texts.
         parameters: Number of weights without the classifier.
         feature_channels: Channels of its last activation.
         unfreeze_points: `backbone` (nothing unfrozen), points from the output down to the input, `input` (all
             unfrozen); trainable parameters strictly grow along it.
         trained_parameters: For each of these points, the weights that train above it, BatchNorm's left out.
-        arguments: What the builder is passed besides, as (keyword, value) pairs.
+        arguments: What the builder is passed besides, as (keyword, value) pairs; of an encoder the fields of
+            `kerastl.model.encoder_config.EncoderConfig`.
         bundled_weights: File of pretrained weights in `kerastl/weights`, if any ships with kerastl.
         published: Keras' own ImageNet files; the first is for the default size.
         max_image_size: Largest side that it takes; None for any.
         file: Path of a network of one's own; None for those of `keras.applications`.
+        length: Name of the input that says how many steps of an example are real, of a network of sequences that are filled up
+            to one length; pooling leaves the others out. None where there is nothing to leave out.
+        modality: Name of the kind of examples that it takes.
     """
 
     name: str
@@ -78,10 +91,22 @@ class BackboneSpec:
     published: tuple[PublishedWeights, ...] = ()
     max_image_size: int | None = None
     file: str | None = None
+    length: str | None = None
+    modality: str = IMAGE
+
+    @property
+    def in_folder(self) -> bool:
+        """True if its weights are a folder, with whatever else it needs beside them."""
+        return self.builder in (ENCODER, STATIC)
 
     def point_of_share(self, share: float) -> str:
-        """The unfreeze point above which about this share (0..1) of the network's weights trains."""
-        wanted = share * self.trained_parameters[-1]
+        """The unfreeze point above which about this share (0..1) of the network's weights trains.
+
+        Of an encoder those of its layers: half of its weights lie in a table of pieces, and a step looks few of them up.
+        """
+        points = self.unfreeze_points
+        whole = points.index(TABLES) if TABLES in points else len(points) - 1
+        wanted = share * self.trained_parameters[whole]
         nearest_index = min(
             range(1, len(self.unfreeze_points)),
             key=lambda index: abs(self.trained_parameters[index] - wanted),
@@ -97,7 +122,7 @@ def _registry() -> dict[str, BackboneSpec]:
 
 def spec_from_dict(entry: dict[str, Any]) -> BackboneSpec:
     """The spec that one entry of `backbones.json` describes."""
-    values = dict(entry)
+    values = {"module": "", "image_size": 0, "min_image_size": 0, **entry}
     values["unfreeze_points"] = tuple(values["unfreeze_points"])
     values["trained_parameters"] = tuple(values["trained_parameters"])
     values["arguments"] = tuple((key, value) for key, value in values.get("arguments", ()))
@@ -105,9 +130,18 @@ def spec_from_dict(entry: dict[str, Any]) -> BackboneSpec:
     return BackboneSpec(**values)
 
 
-def backbone_names() -> tuple[str, ...]:
-    """Names of all backbones, the ones worth trying first in front."""
-    return tuple(_registry())
+def backbone_names(modality: str | None = IMAGE) -> tuple[str, ...]:
+    """Names of all backbones that take such examples, or of those of every kind for None; the ones worth trying first in front."""
+    return tuple(name for name, spec in _registry().items() if modality in (None, spec.modality))
+
+
+def modality_of_backbone(name: str) -> str:
+    """Name of the kind of examples that a backbone takes; one in a file is not looked into.
+
+    Raises:
+        UserError: There is no such backbone.
+    """
+    return IMAGE if is_file_name(name) else get_backbone(name).modality
 
 
 def is_file_name(name: str) -> bool:

@@ -5,6 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
+class Predictions(list["Prediction"]):
+    """Predictions in the order of their examples.
+
+    Args:
+        noun: one example, for the heading of a listing.
+    """
+
+    def __init__(self, noun: str) -> None:
+        super().__init__()
+        self.noun = noun
+
+
 @dataclass(frozen=True)
 class Prediction:
     """Answer of a model to one example.

@@ -136,6 +136,11 @@ class Run:
         return self.path / "worst.png"
 
     @property
+    def worst_csv(self) -> Path:
+        """The same of examples that are no pictures, with what the network saw of each."""
+        return self.path / "worst.csv"
+
+    @property
     def confusion_png(self) -> Path:
         """Confusion matrix of the test split."""
         return self.path / "confusion.png"

@@ -241,6 +241,21 @@ def test_a_mask_that_every_block_takes_is_carried_past_the_cut(options):
     np.testing.assert_array_equal(parts.suffix(named(inputs), training=False), whole)
 
 
+@pytest.mark.parametrize("options", MASKS[:1] + MASKS[3:], ids=str)
+def test_a_network_with_a_mask_can_be_saved_after_it_was_cut(options, tmp_path):
+    network = network_on(transformer(**options))
+    inputs = tensors(sentences(network.backbone))
+    whole = np.array(network.model(named(inputs), training=False))
+    for point in ("block_0", "block_1"):
+        parts = cut(network, point)
+        network.model.save(tmp_path / "network.keras")
+        entry = parts.prefix("activation")(named(inputs), training=False)
+        entry |= {name: inputs[name] for name in parts.carried}
+        np.testing.assert_array_equal(parts.suffix(entry, training=False), whole)
+    again = keras.saving.load_model(tmp_path / "network.keras")
+    np.testing.assert_array_equal(again(named(inputs), training=False), whole)
+
+
 def test_a_mask_that_passes_weights_is_a_way_around_every_block():
     points = cut_points(transformer(mask="weighted"))
     assert not [name for name in points if name in ("block_0", "block_1")] and "block_2" in points

@@ -277,7 +277,7 @@ BAD: dict[str, tuple[Setup, tuple[str, ...]]] = {
     "no images": (
         lambda root: [
             path.write_text("no")
-            for path in (lay(root, "cat/1.txt", "dog/1.md") / "cat/1.txt", root / "dog/1.md")
+            for path in (lay(root, "cat/1.pdf", "dog/1.md") / "cat/1.pdf", root / "dog/1.md")
         ],
         ("holds no pictures in its class folders",),
     ),

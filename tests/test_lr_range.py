@@ -130,7 +130,7 @@ def test_its_steps_are_those_of_keras_own_fit(monkeypatch: pytest.MonkeyPatch) -
     optimizer = make_optimizer(settings, variables, [factors(v) for v in variables], 8)
     optimizer.learning_rate = GeometricRate(1e-3, 1e-1, steps)
     fitted.compile(optimizer, CLASSIFICATION.loss(settings.label_smoothing or 0.0))
-    stream = batches(phase_data, dataclasses.replace(settings, epochs=3), 8, 4)
+    stream = batches(phase_data, dataclasses.replace(settings, epochs=3), 8, 4, fitted.input)
     fitted.fit(stream.take(steps), verbose=0)
     for one, two in zip(mine.get_weights(), fitted.get_weights(), strict=True):
         np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-6)

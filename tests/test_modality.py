@@ -16,7 +16,7 @@ from kerastl.features.cache import Cache
 from kerastl.features.engines import named_inputs
 from kerastl.features.inputs import AGAIN, CHECKED, Inputs, OtherReading, decode_split
 from kerastl.features.views import Views
-from kerastl.modality import InputSpec, Mixing, Modality, modality_of
+from kerastl.modality import InputSpec, Mixing, Modality, modality_of, one_by_one
 from kerastl.modality.image import Image
 from kerastl.progress import Progress
 from kerastl.recipe import AugmentRecipe, CacheRecipe, Recipe
@@ -45,7 +45,10 @@ class Vectors:
     def kind_of(raw: bytes) -> str:
         return "" if raw.startswith(b"text") else "numbers"
 
-    def decode(self, raw: tf.Tensor, kind: str | None = None) -> dict[str, tf.Tensor]:
+    def decode_all(self, raw: tf.Tensor, kind: str | None = None) -> dict[str, tf.Tensor]:
+        return one_by_one(self.decode, raw, self.spec)
+
+    def decode(self, raw: tf.Tensor) -> dict[str, tf.Tensor]:
         values = tf.io.decode_raw(raw, tf.float32)[:LENGTH] * self.scale
         length = tf.size(values)
         filled = tf.pad(values, [[0, LENGTH - length]])

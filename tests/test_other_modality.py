@@ -14,7 +14,7 @@ from kerastl.errors import ExportError
 from kerastl.export.check import check_export, expected_answers
 from kerastl.export.signature import Serving
 from kerastl.export.warmup import write_warmup
-from kerastl.modality import InputSpec
+from kerastl.modality import InputSpec, one_by_one
 
 WIDTH = 4
 NAMES = ("falling", "level", "rising")
@@ -43,7 +43,13 @@ class Series:
     def kind_of(raw: bytes) -> str:
         return "series"
 
-    def decode(self, raw: Any, kind: str | None = None) -> dict[str, Any]:
+    def trimmed(self, inputs: Any) -> Any:
+        return inputs
+
+    def decode_all(self, raw: Any, kind: str | None = None) -> dict[str, Any]:
+        return one_by_one(self.decode, raw, self.spec)
+
+    def decode(self, raw: Any) -> dict[str, Any]:
         import tensorflow as tf
 
         values = tf.io.decode_raw(raw, tf.float32) * self.scale

@@ -104,7 +104,7 @@ def test_more_epochs_trace_nothing_more() -> None:
 
 def test_no_pipeline_waits_for_its_tuner_to_wake() -> None:
     phase_data = data()
-    pipeline = batches(phase_data, SETTINGS, 8, 0)
+    pipeline = batches(phase_data, SETTINGS, 8, 0, keras.Input((8,)))
     assert pipeline.options().autotune.enabled is False
     assert keras.ops.shape(next(iter(pipeline))[0]) == (15, 8)
 
@@ -324,7 +324,7 @@ def test_mixing_blends_inputs_and_labels_by_the_same_shares() -> None:
 
 def test_a_phase_mixes_only_where_it_is_asked_to() -> None:
     def labels(alpha: float) -> list[np.ndarray]:
-        stream = batches(data(), phase_settings(mixup_alpha=alpha, epochs=1), 8, 0)
+        stream = batches(data(), phase_settings(mixup_alpha=alpha, epochs=1), 8, 0, keras.Input((8,)))
         return [np.asarray(batch[1]) for batch in stream]
 
     assert all(np.isin(part, (0.0, 1.0)).all() for part in labels(0.0))

@@ -173,7 +173,7 @@ def test_the_command_line_ends_with_1_after_a_bad_image(served: StandIn, palette
         (["--url", "localhost:8501", "x.png"], ["'localhost:8501'", "/v1/models/NAME"]),
         (["localhost:8501", "x.png"], ["'localhost:8501'", "/v1/models/NAME"]),
         (["--url", "runs/x", "x.png"], ["'runs/x' is not the address"]),
-        (["--url", "http://h/v1/models/f"], ["Missing argument 'IMAGE...'"]),
+        (["--url", "http://h/v1/models/f"], ["Missing argument 'EXAMPLE...'"]),
         (["--url", "http://h/v1/models/f", "x.png"], ["No image 'x.png'"]),
         (["--url", "http://h/v1/models/f", "x.png", "--json", "--csv"], ["--json and --csv"]),
         (["--url", "http://h/v1/models/f", "x.png", "--timeout", "0"], ["--timeout"]),

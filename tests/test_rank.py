@@ -171,7 +171,7 @@ def test_the_axes_of_the_plot_say_what_they_are(tmp_path: Path, monkeypatch: pyt
     drawn: list[Any] = []
     monkeypatch.setattr(plots_choices, "_save", lambda figure, path: drawn.append(figure))
     row = RankedBackbone("small", 0.9, 0.01, 5, -1.0, 1.0, 1000, 32, 64, 50.0, "none")
-    write_ranking(Ranking(tmp_path, 40, (row,), (), "mean average precision"), "image")
+    write_ranking(Ranking(tmp_path, 40, (row,), (), "mean average precision", "image"))
     (axis,) = drawn[0].axes
     assert axis.get_xlabel() == "images a second of the forward pass"
     assert axis.get_ylabel() == "mean average precision of the linear probe"

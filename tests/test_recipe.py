@@ -13,6 +13,7 @@ import pytest
 
 from kerastl.backbones import get_backbone
 from kerastl.errors import RecipeError, UserError
+from kerastl.modality.recipe import foreign_keys
 from kerastl.recipe import (
     Recipe,
     load_recipe,
@@ -194,6 +195,9 @@ def test_a_set_value_is_read_as_toml_and_otherwise_as_text(text: str, key: str, 
 def test_the_backbone_follows_the_data_where_none_is_named() -> None:
     assert load_recipe().backbone.name == "mobilenet_025"
     assert load_recipe(flags={"data.source": "pets"}).backbone.name == "resnet50"
+    texts = {"data.source": "pets.csv", "data.modality": "text"}
+    assert load_recipe(flags=texts).backbone.name == "minilm_l6"
+    assert load_recipe(flags=texts | {"backbone.name": "bert_tiny"}).backbone.name == "bert_tiny"
 
 
 def test_a_recipe_cannot_be_changed() -> None:
@@ -216,7 +220,14 @@ def random_recipe(generator: random.Random) -> Recipe:
         for parent in parents:
             inner = inner.setdefault(parent, {})
         inner[last] = random_value(generator, dotted, item.metadata, str(hint))
-    backbone = get_backbone(generator.choice(["resnet50", "vgg16", "mobilenet_025"]))
+    backbone = get_backbone(generator.choice(["resnet50", "vgg16", "mobilenet_025", "minilm_l6"]))
+    for table, last in (dotted.split(".") for dotted in foreign_keys(backbone.modality)):
+        values.get(table, {}).pop(last, None)
+    if "modality" in values.get("data", {}):
+        values["data"]["modality"] = backbone.modality
+    if backbone.modality == "text":
+        values.setdefault("data", {})["max_pieces"] = generator.randint(3, 512)
+        values.pop("augment", None)
     values.setdefault("backbone", {}).update(name=backbone.name, weights="none")
     if generator.random() < 0.5:
         values.setdefault("finetune_phase", {})["unfreeze_from"] = generator.choice(backbone.unfreeze_points)

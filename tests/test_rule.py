@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from pathlib import Path
 
 import pytest
 
 from kerastl.backbones import backbone_names, get_backbone
-from kerastl.modality.recipe import LEVELS
+from kerastl.modality.recipe import LEVELS, foreign_keys
 from kerastl.recipe import load_recipe, recipe_to_dict, resolve
+from kerastl.recipe.keys import keys_of, value_at
 from kerastl.recipe.rule import batch_size, default_name, resolve_augment
 from kerastl.recipe.schema import AugmentRecipe
 from kerastl.run import create_run
 
 NOT_USED = {
     "data_dir", "significant_bits", "train_split", "validation_split", "test_split", "examples_per_class", "weights_dir", "directory",
-    "abstain_precision", "abstain_coverage", "group_pattern", "min_images_per_class", "layers",
+    "abstain_precision", "abstain_coverage", "group_pattern", "min_images_per_class", "min_texts_per_class", "layers",
 }  # fmt: skip
 
 
@@ -26,17 +26,14 @@ def resolved(train_count: int = 2000, **flags: object):
     return resolve(load_recipe(flags={"data.source": "photos", **names}), train_count, class_count=10)
 
 
-@pytest.mark.parametrize("name", backbone_names())
+@pytest.mark.parametrize("name", backbone_names(None))
 def test_nothing_stays_open_for_any_backbone(name: str) -> None:
     recipe = resolved(backbone__name=name)
-    open_keys = {
-        field.name
-        for part in (recipe, *(getattr(recipe, f.name) for f in dataclasses.fields(recipe)))
-        if dataclasses.is_dataclass(part)
-        for field in dataclasses.fields(part)
-        if getattr(part, field.name) is None
-    }
-    assert open_keys <= NOT_USED
+    open_keys = {dotted for dotted, _, _ in keys_of(type(recipe)) if value_at(recipe, dotted) is None}
+    foreign = foreign_keys(get_backbone(name).modality)
+    # found beside the weights
+    beside = {"data.vocabulary"} - foreign
+    assert {dotted.rpartition(".")[2] for dotted in open_keys - foreign - beside} <= NOT_USED
     assert recipe.finetune_phase.unfreeze_from in get_backbone(name).unfreeze_points[1:]
 
 
@@ -113,7 +110,7 @@ def test_more_images_are_never_finetuned_for_fewer_steps() -> None:
         most = max(most, steps)
 
 
-@pytest.mark.parametrize("name", backbone_names())
+@pytest.mark.parametrize("name", backbone_names(None))
 def test_the_lowest_thawed_block_trains_at_a_share_of_the_rate_that_no_depth_takes_away(name: str) -> None:
     spec = get_backbone(name)
     for place, point in enumerate(spec.unfreeze_points[1:], start=1):

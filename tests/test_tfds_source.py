@@ -211,7 +211,7 @@ BAD: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "unknown version": ({"name": "mnist:9.9.9"}, ("cannot open 'mnist:9.9.9'",)),
     "no name": ({"name": ""}, ("cannot open ''",)),
     "no images": (
-        {"name": "ktl_sentences"},
+        {"name": "ktl_sentences", "modality": "image"},
         ("not one for image classification", "text: Text, label: ClassLabel"),
     ),
     "unknown split": (

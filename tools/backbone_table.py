@@ -1,9 +1,10 @@
-"""Write `kerastl/backbones.json`: what each network of keras.applications is, measured on the network itself.
+"""Write `kerastl/backbones.json`: what each network of keras.applications and each encoder is, measured on the network itself.
 
     python tools/backbone_table.py            # all (about five minutes, 4 GB)
     python tools/backbone_table.py resnet50   # these entries alone, the others stay
 
-Only names, builders and published sizes are written by hand here. Parameters, channels, smallest sizes,
+Only names, builders and published sizes are written by hand here; those of encoders are what the `config.json` of the folder that
+they were published in says. Parameters, channels, smallest sizes,
 unfreeze points and the addresses of the published weights come from Keras.
 """
 
@@ -18,10 +19,29 @@ from typing import Any
 import keras
 from keras.src.utils import file_utils
 
-from kerastl.backbones import REGISTRY_FILE, BackboneSpec, spec_from_dict
+from kerastl.backbones import REGISTRY_FILE, TEXT, BackboneSpec, spec_from_dict
 from kerastl.modality.image import Image
 from kerastl.model.build import build_backbone
+from kerastl.model.encoder_config import encoder_config
+from kerastl.model.encoder_spec import draft_of, measured
+from kerastl.model.encoder_weights import WEIGHTS_FILE
 from kerastl.model.graph import trained_parameters, unfreeze_points
+
+
+def _bert(width: int, layers: int, heads: int, vocabulary: int = 30522) -> dict[str, Any]:
+    return {
+        "model_type": "bert", "vocab_size": vocabulary, "hidden_size": width, "num_hidden_layers": layers,
+        "num_attention_heads": heads, "intermediate_size": 4 * width, "max_position_embeddings": 512,
+        "layer_norm_eps": 1e-12,
+    }  # fmt: skip
+
+
+def _distilbert(vocabulary: int) -> dict[str, Any]:
+    return {
+        "model_type": "distilbert", "vocab_size": vocabulary, "dim": 768, "n_layers": 6, "n_heads": 12,
+        "hidden_dim": 3072, "max_position_embeddings": 512,
+    }  # fmt: skip
+
 
 Row = tuple[str, str, str, str, int]
 # Name, builder, module, preprocessing, published side in pixels; the order is that of the listing.
@@ -72,6 +92,20 @@ ARGUMENTS: dict[str, dict[str, Any]] = {"mobilenet_025": {"alpha": 0.25}}
 BUNDLED = {"mobilenet_025": "mobilenet_025_fashion_mnist.weights.h5"}
 # MobileNet and MobileNetV2 were published for several sizes; Keras picks the file by the input's side.
 PUBLISHED_SIZES = {"MobileNet": (224, 192, 160, 128), "MobileNetV2": (224, 192, 160, 128, 96)}
+# Name, preprocessing, page of the published folder, and what its `config.json` says.
+ENCODERS: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
+    ("minilm_l6", "uncased", "sentence-transformers/all-MiniLM-L6-v2", _bert(384, 6, 12)),
+    ("minilm_l12", "uncased", "sentence-transformers/all-MiniLM-L12-v2", _bert(384, 12, 12)),
+    ("bge_small_en", "uncased", "BAAI/bge-small-en-v1.5", _bert(384, 12, 12)),
+    ("bert_tiny", "uncased", "google/bert_uncased_L-2_H-128_A-2", _bert(128, 2, 2)),
+    ("bert_base_uncased", "uncased", "google-bert/bert-base-uncased", _bert(768, 12, 12)),
+    ("bert_base_cased", "cased", "google-bert/bert-base-cased", _bert(768, 12, 12, 28996)),
+    ("bert_base_multilingual_cased", "cased", "google-bert/bert-base-multilingual-cased", _bert(768, 12, 12, 119547)),
+    ("distilbert_base_uncased", "uncased", "distilbert/distilbert-base-uncased", _distilbert(30522)),
+    ("distilbert_base_cased", "cased", "distilbert/distilbert-base-cased", _distilbert(28996)),
+    ("electra_small", "uncased", "google/electra-small-discriminator", _bert(256, 12, 4) | {"model_type": "electra", "embedding_size": 128}),
+    ("electra_base", "uncased", "google/electra-base-discriminator", _bert(768, 12, 12) | {"model_type": "electra", "embedding_size": 768}),
+)  # fmt: skip
 
 
 class _Asked(Exception):
@@ -102,6 +136,22 @@ def measure(row: Row) -> dict[str, Any]:
         "arguments": [list(pair) for pair in arguments],
         "bundled_weights": BUNDLED.get(name),
         "published": _published(draft),
+    }
+
+
+def measure_encoder(name: str, preprocessing: str, page: str, config: dict[str, Any]) -> dict[str, Any]:
+    """One entry of the registry, of an encoder."""
+    draft = draft_of(name, encoder_config(config), preprocessing=preprocessing, modality=TEXT)
+    url = f"https://huggingface.co/{page}"
+    return {
+        "name": name,
+        "modality": TEXT,
+        "builder": draft.builder,
+        "preprocessing": preprocessing,
+        **{key: list(value) if isinstance(value, tuple) else value for key, value in measured(draft).items()},
+        "arguments": [list(pair) for pair in draft.arguments],
+        "length": draft.length,
+        "published": [{"image_size": 0, "file": WEIGHTS_FILE, "url": url}],
     }
 
 
@@ -144,17 +194,18 @@ def _asked(spec: BackboneSpec, size: int) -> dict[str, Any]:
 def main(names: list[str]) -> None:
     known = json.loads(REGISTRY_FILE.read_text()) if REGISTRY_FILE.exists() and names else []
     entries = {entry["name"]: entry for entry in known}
-    for row in ROWS:
+    order = [row[0] for row in (*ROWS, *ENCODERS)]
+    for row in (*ROWS, *ENCODERS):
         if names and row[0] not in names:
             continue
         start = time.perf_counter()
-        entry = measure(row)
+        entry = measure(row) if row in ROWS else measure_encoder(*row)
         entries[row[0]] = entry
         spec_from_dict(entry)
         keras.backend.clear_session()
         points = len(entry["unfreeze_points"])
         sys.stderr.write(f"{row[0]}: {points} points, {time.perf_counter() - start:.1f} s\n")
-        ordered = [entries[row[0]] for row in ROWS if row[0] in entries]
+        ordered = [entries[name] for name in order if name in entries]
         REGISTRY_FILE.write_text(json.dumps(ordered, indent=1) + "\n", encoding="utf-8")
 
 

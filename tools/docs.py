@@ -88,15 +88,19 @@ def recipes_page() -> str:
 
 def backbones_page() -> str:
     """Every backbone, and every point that it can be thawed from."""
-    specs = [get_backbone(name) for name in backbone_names()]
+    specs = [get_backbone(name) for name in backbone_names(None)]
     rows = [
         (
             f"`{s.name}`",
-            str(s.image_size),
-            str(s.min_image_size),
+            str(s.image_size or f"{s.modality}s"),
+            str(s.min_image_size or "-"),
             f"{s.parameters:,}",
             s.preprocessing,
-            "bundled" if s.bundled_weights else "imagenet",
+            "bundled"
+            if s.bundled_weights
+            else f"[folder]({s.published[0].url})"
+            if s.in_folder
+            else "imagenet",
             str(len(s.unfreeze_points)),
         )
         for s in specs
@@ -108,7 +112,8 @@ def backbones_page() -> str:
         "Pixels are the side of the square that a network was published for; any side from *at least* on works. "
         "Parameters are counted without the classifier. Preprocessing is part of the model: `caffe` is BGR minus "
         "the ImageNet mean, `tf` -1..1, `torch` the ImageNet mean and deviation, `identity` nothing, because the "
-        "network rescales by itself.\n",
+        "network rescales by itself. Of backbones for texts, whose weights are a Hugging Face folder ([text.md](text.md)), it is "
+        "`uncased` or `cased`.\n",
         _table(header, rows),
         "## Unfreeze points\n",
         "From nothing unfrozen to everything; `--unfreeze-from POINT` trains all that lies above the point.\n",

@@ -17,7 +17,7 @@ from kerastl.cli.terminal import print_json, quiet_tensorflow, show, table
 def backbones(name: str | None, as_json: bool) -> None:
     """List the pretrained networks; with NAME, or a .keras file of your own, all about that one."""
     if name is None:
-        specs = [get_backbone(each) for each in backbone_names()]
+        specs = [get_backbone(each) for each in backbone_names(None)]
         print_json(specs) if as_json else show(overview(specs))
         return
     if is_file_name(name):
@@ -34,7 +34,14 @@ def overview(specs: list[BackboneSpec]) -> str:
     """A line for each network."""
     header = ("name", "pixels", "min", "parameters", "preprocessing", "unfreeze points")
     rows = [
-        (s.name, s.image_size, s.min_image_size, s.parameters, s.preprocessing, len(s.unfreeze_points))
+        (
+            s.name,
+            s.image_size or f"{s.modality}s",
+            s.min_image_size or "-",
+            s.parameters,
+            s.preprocessing,
+            len(s.unfreeze_points),
+        )
         for s in specs
     ]
     return table(header, rows)
@@ -49,14 +56,26 @@ def details(spec: BackboneSpec) -> str:
             "image size",
             f"{spec.image_size} pixels, {'no other' if fixed else f'at least {spec.min_image_size}'}",
         ),
+    ]
+    if spec.in_folder:
+        arguments = dict(spec.arguments)
+        facts = [("network", f"{arguments.get('kind', 'table')} of Keras' own layers, for {spec.modality}s")]
+        facts += [("pieces", f"{arguments['positions']} at most")] if "positions" in arguments else []
+    facts += [
         ("parameters", f"{spec.parameters:,}"),
         ("features", f"{spec.feature_channels:,} channels"),
         ("preprocessing", spec.preprocessing),
         (
             "pretrained",
-            "in the file" if spec.file else "bundled with kerastl" if spec.bundled_weights else "imagenet",
+            _origin(spec),
         ),
     ]
     lines = [f"{label:<14} {value}" for label, value in facts]
     points = [f"  {point}" for point in spec.unfreeze_points]
     return "\n".join([spec.name, *lines, "unfreeze points, from nothing unfrozen to everything:", *points])
+
+
+def _origin(spec: BackboneSpec) -> str:
+    if spec.in_folder and spec.published:
+        return f"a folder: {spec.published[0].url}"
+    return "in the file" if spec.file else "bundled with kerastl" if spec.bundled_weights else "imagenet"

@@ -9,6 +9,7 @@ import click
 
 from kerastl.cli.options import debug_option, json_option, progress_option, run_argument
 from kerastl.cli.terminal import print_csv, print_json, quiet_tensorflow, show, table
+from kerastl.modality import FIRST, modality_named
 from kerastl.progress import Progress
 from kerastl.task import task_named
 from kerastl.wording import counted, interval, share
@@ -22,18 +23,20 @@ MOST_CLASSES, FEW_CLASSES = 200, 20
 
 @click.command()
 @run_argument
-@click.option("--data", metavar="SOURCE", help="Images to evaluate on; the run's own test split without it.")
+@click.option(
+    "--data", metavar="SOURCE", help="Examples to evaluate on; the run's own test split without it."
+)
 @json_option
 @click.option(
     "--csv",
     "as_csv",
     is_flag=True,
-    help="Print what the model answers to each image as CSV, the largest loss first.",
+    help="Print what the model answers to each example as CSV, the largest loss first.",
 )
 @progress_option
 @debug_option
 def evaluate(run: Path, data: str | None, as_json: bool, as_csv: bool, progress: Progress) -> None:
-    """Measure the model of a run on labelled images."""
+    """Measure the model of a run on labelled examples."""
     if as_json and as_csv:
         raise click.UsageError("--json and --csv exclude each other.")
     quiet_tensorflow()
@@ -47,11 +50,14 @@ def evaluate(run: Path, data: str | None, as_json: bool, as_csv: bool, progress:
     if as_json:
         print_json(metrics)
         return
-    show(overview(metrics))
+    from kerastl.jobs.trained import TrainedRun
+
+    show(overview(metrics, TrainedRun(run).recipe.modality))
 
 
-def overview(metrics: Metrics) -> str:
-    """The figures of all images, and a line for each class."""
+def overview(metrics: Metrics, modality: str = FIRST) -> str:
+    """The figures of all examples, and a line for each class."""
+    noun = modality_named(modality).noun
     between = interval(*metrics.accuracy_interval, metrics.groups)
     what = task_named(metrics.task).accuracy_title
     classes, note = list(metrics.classes), ""
@@ -61,8 +67,8 @@ def overview(metrics: Metrics) -> str:
         note = f"\nThe {len(classes)} weakest of {counted(len(metrics.classes), 'class', 'classes')}; --json has them all."
     rows = [(c.name, c.support, share(c.precision), share(c.recall), share(c.f1)) for c in classes]
     return (
-        f"{what} {metrics.accuracy:.3f} ({between}) on {counted(metrics.count, 'image')}\n"
+        f"{what} {metrics.accuracy:.3f} ({between}) on {counted(metrics.count, noun)}\n"
         f"log-loss {metrics.log_loss:.3f}\n\n"
-        + table(("class", "images", "precision", "recall", "F1"), rows)
+        + table(("class", f"{noun}s", "precision", "recall", "F1"), rows)
         + note
     )

@@ -47,7 +47,7 @@ def export(
 ) -> None:
     """Export the model of a run: for TensorFlow Serving, or in a format for other runtimes.
 
-    A SavedModel takes encoded images; the other formats take pixels that were decoded and resized before.
+    A SavedModel takes encoded images, or texts; the other formats take pixels that were decoded and resized before.
     """
     quiet_tensorflow()
     from kerastl.jobs.convert import convert

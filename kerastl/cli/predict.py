@@ -1,9 +1,8 @@
-"""`kerastl predict`: what a model says about images."""
+"""`kerastl predict`: what a model says about images or texts."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 
 import click
 
@@ -13,7 +12,7 @@ from kerastl.cli.terminal import print_csv, print_json, quiet_tensorflow, table
 from kerastl.client.access import read_access
 from kerastl.client.address import is_address, parse_address
 from kerastl.client.asking import Patience
-from kerastl.prediction import Prediction
+from kerastl.prediction import Predictions
 from kerastl.progress import Progress
 
 # Eleven days: the clocks of sockets end at three hundred years.
@@ -22,7 +21,7 @@ LONGEST_TIMEOUT_SECONDS = 1_000_000
 
 @click.command()
 @click.argument("model", required=False, metavar="[MODEL]", shell_complete=completion.runs)
-@click.argument("images", nargs=-1, metavar="IMAGE...", shell_complete=completion.words((), "file"))
+@click.argument("examples", nargs=-1, metavar="EXAMPLE...", shell_complete=completion.words((), "file"))
 @click.option(
     "--url",
     metavar="URL",
@@ -35,7 +34,7 @@ LONGEST_TIMEOUT_SECONDS = 1_000_000
     default=1,
     show_default=True,
     metavar="N",
-    help="How many labels to print for each image; a served model names five at most.",
+    help="How many labels to print for each example; a served model names five at most.",
 )
 @click.option(
     "--timeout",
@@ -44,7 +43,7 @@ LONGEST_TIMEOUT_SECONDS = 1_000_000
     default=Patience.timeout_seconds,
     show_default=True,
     metavar="SECONDS",
-    help="How long to wait for a server's answer about one batch of images.",
+    help="How long to wait for a server's answer about one batch of examples.",
 )
 @click.option(
     "--header",
@@ -65,7 +64,7 @@ LONGEST_TIMEOUT_SECONDS = 1_000_000
 @debug_option
 def predict(
     model: str | None,
-    images: tuple[str, ...],
+    examples: tuple[str, ...],
     url: str | None,
     top: int,
     timeout_seconds: float,
@@ -75,17 +74,18 @@ def predict(
     as_csv: bool,
     progress: Progress,
 ) -> None:
-    """Classify images with a trained model.
+    """Classify images or texts with a trained model.
 
-    MODEL is the folder of a run or of an exported model. An IMAGE is a file, a folder or a pattern such as 'photos/**/*.jpg'. Images that cannot be read are
-    named and left out; the command then ends with 1.
+    MODEL is the folder of a run or of an exported model. An EXAMPLE is a file, a folder or a pattern such as 'photos/**/*.jpg'; for a
+    model of texts also a text in quotes, or - for the standard input, a text a line. Examples that cannot be read are named and left
+    out; the command then ends with 1.
     """
     if url is not None:
-        # every word is an image then; click has taken the first for the model
-        model, images = url, images if model is None else (model, *images)
+        # every word is an example then; click has taken the first for the model
+        model, examples = url, examples if model is None else (model, *examples)
         parse_address(url)
-    if model is None or not images:
-        raise click.UsageError(f"Missing argument '{'MODEL' if model is None else 'IMAGE...'}'.")
+    if model is None or not examples:
+        raise click.UsageError(f"Missing argument '{'MODEL' if model is None else 'EXAMPLE...'}'.")
     if as_json and as_csv:
         raise click.UsageError("--json and --csv exclude each other.")
     if not is_address(model) or parse_address(model).is_grpc:
@@ -96,7 +96,7 @@ def predict(
         raise click.UsageError("--header and --ca-file are for a server: pass its address with --url.")
     access = read_access(headers, ca_file) if is_address(model) else None
     patience = Patience(timeout_seconds=timeout_seconds)
-    predictions = predict(model, images, top=top, patience=patience, access=access, progress=progress)
+    predictions = predict(model, examples, top=top, patience=patience, access=access, progress=progress)
     if as_json:
         print_json(predictions)
     elif as_csv:
@@ -110,7 +110,7 @@ def predict(
         sys.exit(1)
 
 
-def _table(predictions: Sequence[Prediction]) -> str:
+def _table(predictions: Predictions) -> str:
     readable = [each for each in predictions if not each.error]
     rows = [
         (
@@ -123,7 +123,7 @@ def _table(predictions: Sequence[Prediction]) -> str:
         for each in readable
         for rank, (label, probability) in enumerate(each.top)
     ]
-    header = ("image", "label", "probability", "accepted", "all labels")
+    header = (predictions.noun, "label", "probability", "accepted", "all labels")
     # where the model never abstains, or gives one label, a column that says so would only be read in vain
     columns = [0, 1, 2]
     columns += [3] * any(not each.accepted for each in readable)
@@ -131,9 +131,9 @@ def _table(predictions: Sequence[Prediction]) -> str:
     return table([header[i] for i in columns], [[row[i] for i in columns] for row in rows])
 
 
-def _csv(predictions: Sequence[Prediction]) -> tuple[list[str], list[list[object]]]:
-    """Header and rows; the last column stands where the model gives several labels an image."""
-    header = ["image", "rank", "label", "probability", "accepted", "error", "labels"]
+def _csv(predictions: Predictions) -> tuple[list[str], list[list[object]]]:
+    """Header and rows; the last column stands where the model gives several labels an example."""
+    header = [predictions.noun, "rank", "label", "probability", "accepted", "error", "labels"]
     rows: list[list[object]] = []
     for each in predictions:
         accepted = "yes" if each.accepted else "no"

@@ -42,10 +42,10 @@ def rank(
     progress: Progress,
     **of_fit: Any,
 ) -> None:
-    """Compare pretrained backbones on your images, without training them.
+    """Compare pretrained backbones on your images or texts, without training them.
 
     Takes the options of `kerastl fit` but `--backbone`; those about export and TensorBoard have no effect. Each backbone runs
-    once over the training and validation images, and a later fit reads these features from the store.
+    once over the training and validation examples, and a later fit reads these features from the store.
     """
     if context.get_parameter_source("backbone__name") is ParameterSource.COMMANDLINE:
         raise click.UsageError("--backbone names one network: expected --backbones NAME,NAME.")
@@ -64,7 +64,7 @@ def rank(
 def overview(ranking: Ranking) -> str:
     """A line for each backbone, the best first, and those that were left out."""
     short = {"mean average precision": "mAP"}.get(ranking.metric, ranking.metric)
-    header = ("backbone", f"{short} ±", "LogME", "images/s", "weights", "pixels", "features")
+    header = ("backbone", f"{short} ±", "LogME", f"{ranking.noun}s/s", "weights", "pixels", "features")
     rows = [
         (
             row.name,
@@ -74,7 +74,7 @@ def overview(ranking: Ranking) -> str:
             if row.images_per_second >= 10
             else f"{row.images_per_second:.1f}",
             f"{row.parameters / 1e6:.1f} M",
-            row.image_size,
+            row.image_size or "-",
             row.features,
         )
         for row in ranking.rows

@@ -7,7 +7,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from kerastl.client.access import Access, read_access
 from kerastl.client.address import Address, parse_address
@@ -25,8 +24,8 @@ from kerastl.client.replies import (
     named,
 )
 from kerastl.errors import ServingError, UserError
-from kerastl.modality import FIRST, Modality, modality_named
-from kerastl.prediction import Prediction, unreadable
+from kerastl.modality import FIRST, MODALITIES, Modality, RawExample, bytes_of, modality_named
+from kerastl.prediction import Prediction, Predictions, unreadable
 from kerastl.progress import Progress
 from kerastl.wording import counted
 
@@ -60,9 +59,9 @@ def ask(
     top: int,
     patience: Patience | None = None,
     access: Access | None = None,
-    modality: str = FIRST,
+    modality: str | None = None,
     progress: Progress = Progress(),
-) -> list[Prediction]:
+) -> Predictions:
     """Classify examples with a served model.
 
     Args:
@@ -71,7 +70,7 @@ def ask(
         top: how many classes to name for each example; a model serves its best five.
         patience: how long to wait for the server.
         access: credentials; without it a token that the environment holds.
-        modality: name of what the model's examples are.
+        modality: name of what the model's examples are; the server is asked without it.
         progress: receives notes and progress.
 
     Returns:
@@ -82,14 +81,14 @@ def ask(
         ServingError: the server gave no answer.
     """
     address, patience, access = parse_address(url), patience or Patience(), access or read_access()
-    kind = modality_named(modality)
-    paths = kind.find(examples, progress)
-    predictions: list[Prediction] = []
+    kind = modality_named(modality or _modality_served(address, patience, access))
+    found = kind.find(examples, progress)
+    predictions = Predictions(kind.noun)
     converted: Counter[str] = Counter()
     with contextlib.closing(_connect(address, patience.timeout_seconds, access, kind)) as connection:
         asker = _Asker(connection, address, patience, progress, kind)
-        with progress.track("predict", len(paths), f"{kind.noun}s") as tracker:
-            for batch in _batches(paths, kind):
+        with progress.track("predict", len(found), f"{kind.noun}s") as tracker:
+            for batch in _batches(found, kind):
                 answers = iter(asker.answers([each.data for each in batch if not each.reason]))
                 for each in batch:
                     answer = each.reason or next(answers)
@@ -120,13 +119,22 @@ class _File:
     reason: str = ""
 
 
-def _batches(paths: Sequence[str], modality: type[Modality]) -> Iterator[list[_File]]:
-    """Files in their order, as many as make one request, read when their turn has come."""
+def _modality_served(address: Address, patience: Patience, access: Access) -> str:
+    """The name of what a served model takes, by its signature; the first where the server tells none."""
+    with contextlib.closing(
+        _connect(address, patience.timeout_seconds, access, modality_named(FIRST))
+    ) as asked:
+        inputs, _ = asked.signature() or (frozenset[str](), None)
+    return next((name for name in MODALITIES if {modality_named(name).request} == inputs), FIRST)
+
+
+def _batches(found: Sequence[tuple[str, RawExample]], modality: type[Modality]) -> Iterator[list[_File]]:
+    """Examples in their order, as many as make one request, read when their turn has come."""
     batch: list[_File] = []
     size_bytes = 0
-    for path in paths:
+    for path, raw in found:
         try:
-            file = _File(path, *modality.sendable(Path(path).read_bytes()))
+            file = _File(path, *modality.sendable(bytes_of(raw)))
         except OSError as error:
             file = _File(path, reason=error.strerror or str(error))
         except ValueError as error:

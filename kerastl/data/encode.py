@@ -1,4 +1,4 @@
-"""Encoded images of whatever a Python call hands over: arrays, bytes, paths, or pictures of Pillow."""
+"""Encoded examples of whatever a Python call hands over: arrays, bytes, paths, pictures of Pillow, or texts."""
 
 from __future__ import annotations
 
@@ -8,30 +8,43 @@ from typing import Any
 
 import numpy as np
 
+from kerastl.data.kinds import TEXT, Kind
 from kerastl.data.pixels import images_of, pixels_of
 from kerastl.data.png import encode_png
+from kerastl.data.texts import utf8_texts
 from kerastl.errors import DataError
+from kerastl.modality import RawExample, bytes_of
 from kerastl.modality.image.files import find_images
+from kerastl.modality.text_files import find_texts
 from kerastl.progress import Progress
 
 _IMAGES = "an array [height, width, 3], encoded bytes, a path, a picture of Pillow, or several of one kind"
 
 
-def contents_of(path: str) -> tuple[str, bytes | str]:
-    """The name of a file with its bytes, or with why it cannot be read."""
+def contents_of(found: tuple[str, RawExample]) -> tuple[str, bytes | str]:
+    """The name of an example with its bytes, or with why it cannot be read."""
+    name, raw = found
     try:
-        return path, Path(path).read_bytes()
+        return name, bytes_of(raw)
     except OSError as error:
-        return path, error.strerror or str(error)
+        return name, error.strerror or str(error)
 
 
-def encoded_of(x: Any, progress: Progress) -> tuple[bool, list[tuple[str, bytes | str]]]:
-    """True for one image alone; and name and bytes of each."""
+def encoded_of(x: Any, kind: Kind, progress: Progress) -> tuple[bool, list[tuple[str, bytes | str]]]:
+    """True for one example alone; and name and bytes of each.
+
+    Args:
+        x: what was handed over.
+        kind: of the examples; a str is a text, or the path of an image.
+        progress: listens.
+    """
+    if kind is TEXT:
+        return _texts(x, progress)
     if isinstance(x, (bytes, bytearray)):
         return True, [("bytes", bytes(x))]
     if isinstance(x, (str, Path)):
         paths = find_images([str(x)], progress)
-        return Path(x).is_file(), [contents_of(path) for path in paths]
+        return Path(x).is_file(), [contents_of((path, Path(path))) for path in paths]
     if (
         isinstance(x, (list, tuple))
         and x
@@ -51,4 +64,11 @@ def _files(x: Sequence[Any], progress: Progress) -> Iterator[tuple[str, bytes | 
         if isinstance(each, (bytes, bytearray)):
             yield f"x[{number}]", bytes(each)
         else:
-            yield from map(contents_of, find_images([str(each)], progress))
+            yield from (contents_of((path, Path(path))) for path in find_images([str(each)], progress))
+
+
+def _texts(x: Any, progress: Progress) -> tuple[bool, list[tuple[str, bytes | str]]]:
+    if isinstance(x, Path):
+        return x.is_file(), [contents_of(each) for each in find_texts([str(x)], progress)]
+    one = isinstance(x, (str, bytes))
+    return one, [(f"x[{row}]", text) for row, text in enumerate(utf8_texts([x] if one else x, "x"))]

@@ -22,61 +22,67 @@ from kerastl.data.examples import (
     repeated,
     text_column,
 )
+from kerastl.data.kinds import Kind, kind_in
 from kerastl.data.names import SPLIT_WORDS
 from kerastl.data.skipped import SkippedNames, printable
 from kerastl.errors import DataError
-from kerastl.modality.image import Image
-from kerastl.modality.image.files import IMAGE_SUFFIXES, is_hidden, is_picture, suffix_of
+from kerastl.modality.image.files import is_hidden, suffix_of
 
 _SAME_NAMES = 2
-
-LAYOUT = (
-    "Expected one folder a class (FOLDER/cat/1.jpg, FOLDER/dog/2.jpg), or these under train/, validation/ and test/ "
-    "(FOLDER/train/cat/1.jpg)"
-)
 
 
 @dataclass
 class _Found:
-    """Columns while they grow, a row for each image file."""
+    """Columns while they grow, a row for each file of an example."""
 
+    kind: Kind
     ids: list[str] = field(default_factory=list)
     labels: array[int] = field(default_factory=lambda: array("i"))
     splits: list[str] = field(default_factory=list)
     sizes: array[int] = field(default_factory=lambda: array("q"))
     changed: array[int] = field(default_factory=lambda: array("q"))
-    skipped: SkippedNames = field(default_factory=SkippedNames)
+    skipped: SkippedNames = field(init=False)
     barren: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self.skipped = SkippedNames(self.kind.lost_suffixes)
 
-def open_folder(root: Path, group_subfolders: bool = False) -> Examples:
-    """Index a folder of images: the name of a class is the name of its folder.
+
+def open_folder(root: Path, group_subfolders: bool = False, kind: Kind | None = None) -> Examples:
+    """Index a folder of images or texts: the name of a class is the name of its folder.
 
     Folders nested below a class belong to it. Links to files and folders are followed; a folder that
     one class reaches in two ways is read once, so that neither circles nor copies of an image under a
     second identity come of it. A file counts as a picture by its suffix, or else by its first bytes; other
-    files are counted in `warnings` and listed in `skipped`.
+    files are counted in `warnings` and listed in `skipped`. Texts without a label that lie in a folder beside the
+    classes (`train/unsup` of the Large Movie Review Dataset) are left out.
 
     Args:
         root: either the folder of classes, or one with train/ and perhaps validation/ (also val/,
             valid/) and test/, in any case.
-        group_subfolders: images in folders of the same name below class folders are one group.
+        group_subfolders: examples in folders of the same name below class folders are one group.
+        kind: of its files; what most of them are without it.
 
     Raises:
-        DataError: if there are no images, they do not lie in class folders, or a class folder holds only files
-            that are no pictures.
+        DataError: if there are no examples, they do not lie in class folders, or a class folder holds only files
+            that are none.
     """
     root_text = str(root)
-    found = _Found()
+    kind = kind or kind_in(root)
+    found, layout = _Found(kind), kind.layout
     folders, files = _listing(root_text, "", found)
-    images = [name for name in files if suffix_of(name) in IMAGE_SUFFIXES]
+    loose = [name for name in files if suffix_of(name) in kind.suffixes]
     if not folders and not files:
-        raise DataError(f"The data folder '{root}' is empty. {LAYOUT}.")
+        raise DataError(f"The data folder '{root}' is empty. {layout}.")
     if not folders:
-        what = f"{len(images):,} images, but no class folders" if images else "no images and no class folders"
+        what = (
+            f"{len(loose):,} {kind.noun}s, but no class folders"
+            if loose
+            else f"no {kind.noun}s and no class folders"
+        )
         raise DataError(
-            f"The data folder '{root}' holds {what}. {LAYOUT}; or write a manifest (.csv) of the files."
+            f"The data folder '{root}' holds {what}. {layout}; or write a manifest (.csv) of the files."
         )
     _skip_loose(found, "", files)
     parts = _parts(root, folders, found)
@@ -94,11 +100,13 @@ def open_folder(root: Path, group_subfolders: bool = False) -> Examples:
         for name in classes[below]:
             _walk(root_text, below + name, split, codes[name], found, above | {_identity(root / below)})
     if not found.ids:
-        raise DataError(f"The data folder '{root}' holds no pictures in its class folders. {LAYOUT}.")
+        raise DataError(
+            f"The data folder '{root}' holds no {kind.file_word}s in its class folders. {layout}."
+        )
     if found.barren:
         raise DataError(
-            f"Class folders of '{root}' hold files, but no picture: {listed(found.barren)}. {' '.join(found.skipped.warnings())} "
-            "Bring the pictures there into a format such as JPEG or PNG, mend what is said of them, or take these folders out."
+            f"Class folders of '{root}' hold files, but no {kind.file_word}: {listed(found.barren)}. {' '.join(found.skipped.warnings())} "
+            f"Bring the {kind.file_word}s there into {kind.formats}, mend what is said of them, or take these folders out."
         )
     if len(class_names) < len(folder_names):
         several = [name for name in class_names if spellings[name] > 1]
@@ -106,7 +114,7 @@ def open_folder(root: Path, group_subfolders: bool = False) -> Examples:
             f"Folders whose names are the same word in two Unicode forms are one class: {listed(several)}."
         )
     if "" in parts and not group_subfolders:
-        found.warnings += _nested_alike(found.ids)
+        found.warnings += _nested_alike(found)
     depth = (0 if "" in parts else 1) + 1 if group_subfolders else None
     return _columns(root, class_names, found, depth)
 
@@ -159,9 +167,15 @@ def _parts(root: Path, folders: list[str], found: _Found) -> dict[str, tuple[str
         found.skipped.add(f"{name}/", "not one of train, validation and test")
     for split, name in by_split.items():
         inner, loose = listings[split]
-        if not inner and any(suffix_of(file) in IMAGE_SUFFIXES for file in loose):
-            raise DataError(f"The folder '{root / name}' holds images, but no class folders. {LAYOUT}.")
+        if not inner and any(suffix_of(file) in found.kind.suffixes for file in loose):
+            raise DataError(
+                f"The folder '{root / name}' holds {found.kind.noun}s, but no class folders. {found.kind.layout}."
+            )
         _skip_loose(found, f"{name}/", loose)
+        for unlabelled in found.kind.unlabelled.intersection(inner):
+            inner.remove(unlabelled)
+            count = len(os.listdir(root / name / unlabelled))
+            found.skipped.add(f"{name}/{unlabelled}/", f"{count:,} {found.kind.noun}s without a label")
     return {f"{name}/": (split, listings[split][0]) for split, name in sorted(by_split.items())}
 
 
@@ -201,7 +215,7 @@ def _identity(folder: str | Path) -> tuple[int, int]:
 def _walk(
     root: str, class_folder: str, split: str, label: int, found: _Found, above: set[tuple[int, int]]
 ) -> None:
-    """Append every image below one class folder; real folders first, so that links never rename a file.
+    """Append every example below one class folder; real folders first, so that links never rename a file.
 
     `above` are the folders that hold the class: a link back to one would bring all other classes in.
     """
@@ -230,8 +244,8 @@ def _walk(
                 elif not entry.is_file():
                     found.skipped.add(path, "a broken link" if entry.is_symlink() else "not a regular file")
                     others += 1
-                elif not is_picture(entry.path):
-                    found.skipped.add(path, "no picture")
+                elif not found.kind.is_file(entry.path):
+                    found.skipped.add(path, f"no {found.kind.file_word}")
                     others += 1
                 elif printable(path) != path:
                     found.skipped.add(path, "its name is not valid UTF-8")
@@ -246,7 +260,7 @@ def _walk(
     if len(found.ids) == before and others:
         found.barren.append(printable(class_folder))
     elif len(found.ids) == before:
-        found.skipped.add(f"{class_folder}/", "no images in this class folder")
+        found.skipped.add(f"{class_folder}/", f"no {found.kind.noun}s in this class folder")
 
 
 def _group(identity: str, depth: int) -> str:
@@ -255,10 +269,10 @@ def _group(identity: str, depth: int) -> str:
     return parts[depth] if len(parts) > depth + 1 else ""
 
 
-def _nested_alike(ids: list[str]) -> list[str]:
+def _nested_alike(found: _Found) -> list[str]:
     """A warning where class folders hold folders of the same names: these may be the classes."""
     above: dict[str, set[str]] = {}
-    for name, below, _ in (identity.split("/", 2) for identity in ids if identity.count("/") > 1):
+    for name, below, _ in (identity.split("/", 2) for identity in found.ids if identity.count("/") > 1):
         above.setdefault(below, set()).add(name)
     shared = {below: names for below, names in above.items() if len(names) > 1}
     if len(shared) < _SAME_NAMES:
@@ -266,7 +280,7 @@ def _nested_alike(ids: list[str]) -> list[str]:
     holders = sorted(set().union(*shared.values()))
     return [
         f"The folders {listed(holders)} were taken for classes, and hold folders of the same names: {listed(sorted(shared))}. If "
-        "these are the classes, call the folders above them train, validation and test; if they are groups of images, set "
+        f"these are the classes, call the folders above them train, validation and test; if they are groups of {found.kind.noun}s, set "
         "data.group_subfolders = true."
     ]
 
@@ -293,7 +307,7 @@ def _columns(root: Path, class_names: tuple[str, ...], found: _Found, depth: int
         else text_column([_group(each, depth) for each in ids]),
         splits=splits,
         raw=files_in(str(root), ids),
-        noun=Image.noun,
+        noun=found.kind.noun,
         origin=f"folder {root}",
         place=os.path.abspath(root),
         stamps=np.stack([sizes, changed], axis=1),

@@ -1,4 +1,4 @@
-"""Examples that are handed over in Python: arrays, DataFrames and `tf.data.Dataset`s; folders and TFDS sets by their names.
+"""Examples that are handed over in Python: arrays, texts, DataFrames, `tf.data.Dataset`s; folders and TFDS sets by their names.
 
 Arrays become lossless PNG files in memory, once, so that the one decoder, the identity of contents and the check of an
 export are the same for them as for all other images.
@@ -6,24 +6,25 @@ export are the same for them as for all other images.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kerastl.data.duplicates import copies_of, digest_of
-from kerastl.data.examples import CARVE, TEST, TRAIN, VALIDATION, Examples, fingerprint, repeated, text_column
-from kerastl.data.labels import labels_of
+from kerastl.data.contents import examples_in_memory
+from kerastl.data.duplicates import digest_of
+from kerastl.data.examples import TEST, VALIDATION, Examples
+from kerastl.data.kinds import IMAGE, TEXT, Kind
 from kerastl.data.manifest import examples_of_table
 from kerastl.data.manifest_rows import Table
 from kerastl.data.names import checked_names
+from kerastl.data.parts import Columns, columns_of
 from kerastl.data.pixels import images_of, pixels_of
 from kerastl.data.png import encode_png
 from kerastl.data.sources import open_examples
+from kerastl.data.texts import utf8_texts
 from kerastl.errors import DataError
-from kerastl.modality.image import Image
 from kerastl.recipe import recipe_from_dict
 from kerastl.recipe.schema import HANDED, DataRecipe
 from kerastl.wording import counted
@@ -38,14 +39,14 @@ _DARK = 1
 
 
 def from_folder(folder: Path | str, **keys: Any) -> Examples:
-    """The labelled images of a folder with one folder a class, or of a .csv or .parquet manifest.
+    """The labelled images or texts of a folder with one folder a class, or of a .csv, .parquet or .jsonl manifest.
 
     Args:
         folder: what `data.source` of a recipe names.
         **keys: other keys of `[data]`, such as `group_subfolders=True` or `path_column="file"`; see docs/recipes.md.
 
     Returns:
-        The examples, in the order of their paths; no image is read yet.
+        The examples, in the order of their paths; no file of them is read yet.
 
     Raises:
         DataError: it does not exist, or is not laid out as expected.
@@ -59,33 +60,33 @@ def from_folder(folder: Path | str, **keys: Any) -> Examples:
 
 
 def from_tfds(name: str, **keys: Any) -> Examples:
-    """The images of a TensorFlow Datasets set that is prepared on this machine; nothing is downloaded.
+    """The images or texts of a TensorFlow Datasets set that is prepared on this machine; nothing is downloaded.
 
     Args:
         name: of the set, such as `cifar10`, `NAME/config` or `NAME:version`.
         **keys: other keys of `[data]`, such as `data_dir` or `train_split="train[:80%]"`.
 
     Raises:
-        DataError: the set is unknown, not prepared, or not for image classification.
+        DataError: the set is unknown, not prepared, or not for classification of images or texts.
         RecipeError: a key does not exist, or does not take its value.
     """
     return open_examples(_data_recipe(f"tfds:{name.removeprefix('tfds:')}", keys))
 
 
 def from_frame(frame: Any, folder: Path | str = ".", **keys: Any) -> Examples:
-    """The images whose paths and labels are columns of a pandas or polars DataFrame.
+    """The images whose paths and labels, or the texts and labels that are columns of a pandas or polars DataFrame.
 
     Args:
-        frame: with the columns `path` and `label`, and perhaps `split` and `group`; anything with `columns` and
+        frame: with the columns `path` (or `text`) and `label`, and perhaps `split` and `group`; anything with `columns` and
             `frame[name]` will do.
         folder: where relative paths start from.
         **keys: other keys of `[data]`, such as `path_column="file"`, `label_column="species"` or `task="multi_label"`.
 
     Returns:
-        The examples, in the order of their paths.
+        The examples, in the order of their paths, or of digests of the texts.
 
     Raises:
-        DataError: columns, paths or labels are missing, or rows contradict each other.
+        DataError: columns, paths, texts or labels are missing, or rows contradict each other.
         RecipeError: a key does not exist, or does not take its value.
     """
     if not hasattr(frame, "columns") or not hasattr(frame, "__getitem__"):
@@ -127,25 +128,69 @@ def from_arrays(
     Example:
         >>> data = kerastl.from_arrays(x_train, y_train, test=(x_test, y_test), class_names=["cat", "dog"])
     """
-    parts = [("x", "y", TRAIN if validation and test else CARVE, x, y)]
-    for name, pair in ((VALIDATION, validation), (TEST, test)):
-        if pair is not None:
-            if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-                raise DataError(f"{name} is a {type(pair).__name__}; expected a pair (x, y)")
-            parts.append((f"{name}[0]", f"{name}[1]", name, *pair))
-    images, counts = [], []
-    for of_images, of_labels, _, part_x, part_y in parts:
-        rows = images_of(part_x, of_images)
-        if not len(rows) or len(rows) != len(part_y):
-            raise DataError(
-                f"{of_images} holds {counted(len(rows), 'image')} and {of_labels} {counted(len(part_y), 'label')}. Expected as many "
-                "labels as images, at least one"
-            )
-        images += [_stored(pixels) for pixels in pixels_of(rows, of_images)]
-        counts.append(len(rows))
-    splits = np.concatenate([repeated(part[2], count) for part, count in zip(parts, counts, strict=True)])
-    labels, names = labels_of([(part[1], part[4]) for part in parts], class_names, task)
-    return _examples(images, np.concatenate(labels), names, splits, _groups(groups, counts), "arrays")
+    stored: list[tuple[bytes, int, int]] = []
+
+    def read(part: Any, name: str) -> int:
+        before = len(stored)
+        stored.extend(_stored(pixels) for pixels in pixels_of(images_of(part, name), name))
+        return len(stored) - before
+
+    columns = columns_of(IMAGE, read, ("x", x), ("y", y), validation, test, groups, class_names, task)
+    dark = max(brightest for _, _, brightest in stored) <= _DARK
+    return _examples(
+        IMAGE,
+        [file for file, _, _ in stored],
+        [digest for _, digest, _ in stored],
+        columns,
+        "arrays",
+        ("No image holds a value above 1: expected 0..255.",) * dark,
+    )
+
+
+def from_texts(
+    texts: Sequence[str],
+    labels: Any,
+    *,
+    validation: tuple[Sequence[str], Any] | None = None,
+    test: tuple[Sequence[str], Any] | None = None,
+    groups: Sequence[Any] | None = None,
+    class_names: Sequence[str] | None = None,
+    task: str | None = None,
+) -> Examples:
+    """Labelled texts.
+
+    Args:
+        texts: a list, array or column of str.
+        labels: for each text a class number or name, or one-hot rows; for several labels a 0/1 matrix [n, classes], or a list of
+            names for each text.
+        validation: texts and labels to validate on; carved from the others without it.
+        test: texts and labels for the test; carved without it.
+        groups: for each of `texts` what it belongs to, such as an author: equal values stay in one split; None for none.
+        class_names: in the order of class numbers or columns.
+        task: `classification` or `multi_label`; by the labels without it.
+
+    Returns:
+        The examples: those of `texts` in their order, then validation and test. A text's identity is a digest of its bytes in
+        UTF-8, so that neither order nor other texts decide which split it falls into; equal texts fall into one.
+
+    Raises:
+        DataError: texts or labels cannot be read so, or a text is empty.
+
+    Example:
+        >>> kerastl.from_texts(["a great film", "two lost hours"], ["good", "bad"]).class_names
+        ('bad', 'good')
+    """
+    raw: list[bytes] = []
+
+    def read(part: Any, name: str) -> int:
+        found = utf8_texts(part, name)
+        raw.extend(found)
+        return len(found)
+
+    columns = columns_of(
+        TEXT, read, ("texts", texts), ("labels", labels), validation, test, groups, class_names, task
+    )
+    return _examples(TEXT, raw, [digest_of(text) for text in raw], columns, "texts")
 
 
 def from_dataset(
@@ -213,53 +258,26 @@ def _stored(pixels: np.ndarray) -> tuple[bytes, int, int]:
     return encode_png(pixels, _PNG_LEVEL), digest_of(content), int(pixels.max())
 
 
-def _groups(groups: Sequence[Any] | None, counts: Sequence[int]) -> np.ndarray:
-    column = repeated("", sum(counts))
-    if groups is None:
-        return column
-    if len(groups) != counts[0]:
-        raise DataError(
-            f"groups holds {len(groups):,} values for {counted(counts[0], 'image')}. Expected one for each of x"
-        )
-    for row, group in enumerate(groups):
-        column[row] = "" if group is None or group != group else str(group)
-    return column
-
-
 def _examples(
-    stored: Sequence[tuple[bytes, int, int]],
-    labels: np.ndarray,
-    class_names: tuple[str, ...],
-    splits: np.ndarray,
-    groups: np.ndarray,
-    kind: str,
+    kind: Kind,
+    raw: Sequence[bytes],
+    digests: Sequence[int],
+    columns: Columns,
+    what: str,
+    warnings: tuple[str, ...] = (),
 ) -> Examples:
-    files = np.empty(len(stored), object)
-    files[:] = [file for file, _, _ in stored]
-    digests = np.array([digest for _, digest, _ in stored], np.int64)
-    seen: Counter[int] = Counter()
-    ids = []
-    for digest in digests.tolist():
-        seen[digest] += 1
-        ids.append(f"{digest & (2**64 - 1):016x}" + (f"-{seen[digest]}" if seen[digest] > 1 else ""))
-    dark = max(brightest for _, _, brightest in stored) <= _DARK
-    warnings = ("No image holds a value above 1: expected 0..255.",) * dark
-    task = "classification" if labels.ndim == 1 else "multi_label"
+    task = "classification" if columns[0].ndim == 1 else "multi_label"
     return checked_names(
-        Examples(
-            ids=text_column(ids),
-            labels=labels,
-            class_names=class_names,
-            groups=groups,
-            splits=splits,
-            raw=lambda indices: iter(files[indices]),
-            noun=Image.noun,
-            origin=f"{counted(len(stored), 'image')} in {kind}",
+        examples_in_memory(
+            raw,
+            np.array(digests, np.int64),
+            *columns,
+            noun=kind.noun,
+            origin=f"{counted(len(raw), kind.noun)} in {what}"
+            if kind is IMAGE
+            else counted(len(raw), kind.noun),
             place=HANDED,
-            stamps=digests[:, None],
-            fingerprint=fingerprint((text_column(ids), splits, groups), (labels, digests), *class_names),
+            recipe=DataRecipe(source=f"{HANDED}{what}", task=task, modality=kind.modality),
             warnings=warnings,
-            contents=copies_of(digests),
-            recipe=DataRecipe(source=f"{HANDED}{kind}", task=task),
         )
     )

@@ -1,4 +1,4 @@
-"""A CSV or Parquet table with a path and a label in each row, for data that do not lie in class folders."""
+"""A table (CSV, JSON lines, Parquet) with a path or text and a label a row, for data that do not lie in class folders."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import os
 import re
 from array import array
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from kerastl.data.duplicates import equal_files
+from kerastl.data.contents import examples_in_memory
+from kerastl.data.duplicates import digest_of, equal_files
 from kerastl.data.examples import (
     Examples,
     files_in,
@@ -19,40 +21,68 @@ from kerastl.data.examples import (
     listed,
     text_column,
 )
+from kerastl.data.kinds import IMAGE, Kind
+from kerastl.data.manifest_cells import JSONL_SUFFIXES
 from kerastl.data.manifest_rows import BETWEEN_LABELS, Table, read_rows
 from kerastl.data.names import doubtful_separators, empty_words
 from kerastl.data.skipped import SkippedNames
 from kerastl.errors import DataError
-from kerastl.modality.image import Image
 from kerastl.recipe.schema import DataRecipe
 
-MANIFEST_SUFFIXES = (".csv", ".parquet")
+MANIFEST_SUFFIXES = (".csv", ".parquet", *JSONL_SUFFIXES)
 
 
-def open_manifest(path: Path, data: DataRecipe) -> Examples:
-    """Index the images that a table names; relative paths start from the table's own folder.
+def open_manifest(path: Path, data: DataRecipe, kind: Kind | None = None) -> Examples:
+    """Index the images that a table names, or the texts that it holds; relative paths start from the table's own folder.
 
-    The order of the rows means nothing: examples are sorted by path. Files that are missing are found
-    when they are read, unless all of them are.
+    The order of the rows means nothing: examples are sorted by path, texts by a digest. Files that are missing are found
+    when they are read, unless all of them are. Texts are read whole and stay in memory.
 
     Args:
-        path: a .csv (UTF-8; separated by comma, semicolon, tab or |; with a header) or .parquet file.
-        data: names of the columns, and whether an image may have several labels.
+        path: a .csv (UTF-8; separated by comma, semicolon, tab or |; with a header), .jsonl or .parquet file.
+        data: names of the columns, and whether an example may have several labels.
+        kind: of the examples; by the columns without it.
 
     Raises:
-        DataError: if columns, labels or paths are missing, or rows contradict each other.
+        DataError: if columns, labels, paths or texts are missing, or rows contradict each other.
     """
-    return examples_of_table(Table(path, data))
+    return examples_of_table(Table(path, data, kind=kind))
 
 
 def examples_of_table(table: Table) -> Examples:
-    """Index the images that a table names, of a manifest or handed over in Python; see `open_manifest`."""
+    """Index the examples that a table names, of a manifest or handed over in Python; see `open_manifest`."""
     for row in read_rows(table):
         table.add(row)
     table.raise_problems()
-    if not table.ids:
-        raise DataError(f"The {table.name} has a header, but no rows. Expected a row for each image.")
-    return _columns(table)
+    if not table.lines:
+        raise DataError(f"The {table.name} has a header, but no rows. Expected a row for each {table.noun}.")
+    return _columns(table) if table.kind is None or table.kind.in_files else _texts(table, table.kind)
+
+
+def _texts(table: Table, kind: Kind) -> Examples:
+    """The rows of a table that holds the texts themselves."""
+    digests = np.array([digest_of(text) for text in table.texts], np.int64)
+    order = np.argsort(digests, kind="stable")
+    codes = np.frombuffer(table.label_codes, dtype=np.intc)[order]
+    labels, class_names = _labels(table, codes)
+    groups = text_column(table.groups)[order]
+    return examples_in_memory(
+        [table.texts[row] for row in order.tolist()],
+        digests[order],
+        labels,
+        class_names,
+        text_column(table.splits)[order],
+        groups,
+        noun=kind.noun,
+        origin=_origin(table),
+        place=os.path.abspath(table.path),
+        recipe=replace(table.data, modality=kind.modality),
+        warnings=_warnings(table, codes, class_names, groups),
+    )
+
+
+def _origin(table: Table) -> str:
+    return table.name if table.frame is not None else f"manifest {table.path}"
 
 
 def _columns(table: Table) -> Examples:
@@ -74,15 +104,15 @@ def _columns(table: Table) -> Examples:
         groups=groups,
         splits=splits,
         raw=files_in(root, ids),
-        noun=Image.noun,
-        origin=table.name if table.frame is not None else f"manifest {table.path}",
+        noun=table.noun,
+        origin=_origin(table),
         place=os.path.abspath(root),
         stamps=np.stack([sizes, changed], axis=1),
         fingerprint=fingerprint((ids, splits, groups), (labels, sizes, changed), *class_names),
         skipped=skipped.lines(),
         warnings=(*skipped.warnings(), *_warnings(table, codes, class_names, groups)),
         contents=equal_files(root, ids, sizes),
-        recipe=table.data,
+        recipe=replace(table.data, modality=IMAGE.modality),
     )
 
 

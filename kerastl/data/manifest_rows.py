@@ -1,19 +1,20 @@
-"""The rows of a CSV or Parquet manifest: read one by one, checked one by one, gathered as columns."""
+"""The rows of a manifest: read one by one, checked one by one, gathered as columns."""
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import posixpath
 import unicodedata
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from kerastl.data.examples import listed
+from kerastl.data.kinds import IMAGE, KINDS, TEXT, Kind
+from kerastl.data.manifest_cells import JSONL_SUFFIXES, csv_cells, frame_cells, jsonl_cells, parquet_cells
 from kerastl.data.names import SPLIT_WORDS, class_name, words_of
 from kerastl.errors import DataError, nearest
 from kerastl.recipe.schema import DataRecipe
@@ -21,12 +22,11 @@ from kerastl.recipe.schema import DataRecipe
 # Between the labels of one row in `Table.labels`: no label holds it.
 BETWEEN_LABELS = "\0"
 _SHOWN_PROBLEMS = 3
-# What Excel takes, and some programs write, as a line before the header.
-_EXCEL_SEPARATORS = ("sep=,", "sep=;", "sep=\t", "sep=|", "sep=")
+_LONGEST_SHOWN = 60
 _ZERO_OR_ONE = {"0": 0, "0.0": 0, "false": 0, "": 0, "1": 1, "1.0": 1, "true": 1}
 
 Row = tuple[int, str, str, str, str]
-"""Line number, path, label, split, group; '' for what the table does not have."""
+"""Line number, path or text, label, split, group; '' for what the table does not have."""
 
 
 @dataclass
@@ -38,13 +38,18 @@ class Table:
         data: names of the columns.
         name: of the table, for messages.
         frame: the DataFrame; None where `path` is a file.
+        kind: of the examples; None until the columns say which.
+        ids: paths of files; of texts their digests are the identities, and nothing stands here.
+        texts: in UTF-8; of files nothing stands here.
     """
 
     path: Path
     data: DataRecipe
     name: str = ""
     frame: Any = None
+    kind: Kind | None = None
     ids: list[str] = field(default_factory=list)
+    texts: list[bytes] = field(default_factory=list)
     label_codes: array[int] = field(default_factory=lambda: array("i"))
     labels: dict[str, int] = field(default_factory=dict)
     groups: list[str] = field(default_factory=list)
@@ -66,6 +71,16 @@ class Table:
         """The unit of a row's number: lines of the text, or rows of the table."""
         return "row" if self.frame is not None or self.path.suffix.lower() == ".parquet" else "line"
 
+    @property
+    def column(self) -> str:
+        """The column with the examples or their paths."""
+        return str(getattr(self.data, (self.kind or IMAGE).column_key))
+
+    @property
+    def noun(self) -> str:
+        """One example, for messages."""
+        return (self.kind or IMAGE).noun
+
     def problem(self, line: int, text: str) -> None:
         """Remember what is wrong with a row; only the first few are kept, all are counted."""
         self.problem_count += 1
@@ -82,17 +97,22 @@ class Table:
 
     def add(self, row: Row) -> None:
         """Append a row, or remember what is wrong with it."""
-        line, path, label, split, group = row
+        line, cell, label, split, group = row
+        in_files = self.kind is None or self.kind.in_files
         given = SPLIT_WORDS.get(split.lower()) if split else ""
-        if not path:
-            self.problem(line, f"no path in column '{self.data.path_column}'.")
+        if not cell:
+            self.problem(line, f"no {'path' if in_files else self.noun} in column '{self.column}'.")
         elif not label and not self.data.several_labels:
-            self.problem(line, f"no label in column '{self.data.label_column}' for '{path}'.")
+            self.problem(line, f"no label in column '{self.data.label_column}' for '{shortened(cell)}'.")
         elif given is None:
             hint = nearest(split.lower(), list(SPLIT_WORDS))
             self.problem(
                 line,
                 f"unknown split '{split}'.{hint} Expected train, validation, test, or nothing to have it carved.",
+            )
+        elif not in_files and not _is_unicode(cell):
+            self.problem(
+                line, f"the {self.noun} holds half of a character (\\ud800 to \\udfff): write it in UTF-8."
             )
         else:
             if not label.isascii() and not unicodedata.is_normalized("NFC", label):
@@ -101,7 +121,10 @@ class Table:
                 label = BETWEEN_LABELS.join(words_of(label, self.data.label_separator))
             else:
                 label = class_name(label)
-            self.ids.append(self._identity(path))
+            if in_files:
+                self.ids.append(self._identity(cell))
+            else:
+                self.texts.append(cell.encode())
             self.label_codes.append(self.labels.setdefault(label, len(self.labels)))
             self.splits.append(given)
             self.groups.append(self._shared.setdefault(group, group))
@@ -132,11 +155,14 @@ def read_rows(table: Table) -> Iterator[Row]:
     Raises:
         DataError: it cannot be read, or lacks columns.
     """
-    read = _parquet_cells if table.path.suffix.lower() == ".parquet" else _csv_cells
-    read = read if table.frame is None else _frame_cells
+    suffix = table.path.suffix.lower()
+    read = jsonl_cells if suffix in JSONL_SUFFIXES else csv_cells
+    read = parquet_cells if suffix == ".parquet" else read
+    read = read if table.frame is None else frame_cells
     marks: list[str] = []
 
     def choose(present: list[str], first: Sequence[str]) -> list[str]:
+        table.kind = table.kind or _kind_of(table.data, present)
         found = _find_columns(table, present, first)
         marks[:] = [] if table.data.label_column in found else _marked_columns(table, present, first)
         table.marks = [class_name(name) for name in marks]
@@ -144,138 +170,62 @@ def read_rows(table: Table) -> Iterator[Row]:
         if unread and not marks:
             table.notes.append(
                 f"Columns of the table that are not read: {listed(unread)}. data.split_column and data.group_column name what "
-                "divides the images, and what keeps some of them together."
+                f"divides the {table.noun}s, and what keeps some of them together."
             )
-        return [name if name in found else "" for name in _column_names(table.data)] + marks
+        return [name if name in found else "" for name in _column_names(table)] + marks
 
-    for line, (path, label, split, group, *values) in read(table, choose):
-        yield line, path, _marked(table, line, marks, values) if marks else label, split, group
-
-
-# From the columns that there are, and the values of the first row, to those that are wanted; '' for an empty one.
-_Choose = Callable[[list[str], Sequence[str]], list[str]]
-_Cells = Iterator[tuple[int, list[str]]]
+    for line, (cell, label, split, group, *values) in read(table, choose):
+        yield line, cell, _marked(table, line, marks, values) if marks else label, split, group
 
 
-def _csv_cells(table: Table, choose: _Choose) -> _Cells:
-    try:
-        with open(table.path, encoding="utf-8-sig", newline="") as file:
-            yield from _cells_of(file, table, choose)
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"The manifest '{table.path}' is not UTF-8 text (byte {error.start:,}). Save it as CSV in UTF-8."
-        ) from error
-    except csv.Error as error:
-        raise DataError(f"The manifest '{table.path}' is not valid CSV: {error}.") from error
-    except OSError as error:
-        raise DataError(f"Cannot read the manifest '{table.path}': {error.strerror}.") from error
+def shortened(cell: str) -> str:
+    """A cell's text, for a message."""
+    return cell if len(cell) <= _LONGEST_SHOWN else cell[:_LONGEST_SHOWN] + "…"
 
 
-def _cells_of(file: TextIO, table: Table, choose: _Choose) -> _Cells:
-    first = file.readline()
-    skipped = 0
-    if first.strip().lower() in _EXCEL_SEPARATORS:
-        first, skipped = file.readline(), 1
-    if not first.strip():
-        raise DataError(
-            f"The manifest '{table.path}' is empty. Expected a header with the columns '{table.data.path_column}' and "
-            f"'{table.data.label_column}', and a row for each image."
-        )
-    # csv.Sniffer guesses from letters as well; the header alone says which separator there is.
-    delimiter = max(",;\t|", key=lambda mark: len(next(csv.reader([first], delimiter=mark))))
-    file.seek(0)
-    if skipped:
-        file.readline()
-    reader = csv.reader(file, delimiter=delimiter)
-    header = [name.strip() for name in next(reader)]
-    at: list[int] | None = None
-    width = len(header)
-    for cells in reader:
-        if not any(map(str.strip, cells)):
-            continue
-        if len(cells) != width:
-            table.problem(
-                reader.line_num + skipped,
-                f"{len(cells)} values where the header has {width}. Put values that hold a '{delimiter}' in quotes.",
-            )
-            continue
-        if at is None:
-            at = [header.index(name) if name else -1 for name in choose(header, cells)]
-        yield reader.line_num + skipped, [cells[place].strip() if place >= 0 else "" for place in at]
-    if at is None:
-        choose(header, [])
+def _is_unicode(text: str) -> bool:
+    return text.isascii() or text.encode("utf-8", "replace").decode("utf-8") == text
 
 
-def _parquet_cells(table: Table, choose: _Choose) -> _Cells:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise DataError(
-            f"Reading '{table.path}' needs pyarrow, which is not installed: pip install kerastl[parquet]. "
-            "Or save the manifest as .csv."
-        ) from error
-    try:
-        file = pyarrow.parquet.ParquetFile(table.path)
-        present = list(file.schema_arrow.names)
-        head = next(file.iter_batches(batch_size=1), None)
-        first = [_as_text(column[0].as_py()) for column in head.columns] if head is not None else []
-        names = choose(present, first)
-        line = 0
-        for batch in file.iter_batches(columns=sorted(set(names) - {""})):
-            values = [batch.column(name).to_pylist() if name else [""] * len(batch) for name in names]
-            for cells in zip(*values, strict=True):
-                line += 1
-                yield line, [_as_text(cell) for cell in cells]
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"The manifest '{table.path}' cannot be read as Parquet: {error}") from error
+def _kind_of(data: DataRecipe, present: list[str]) -> Kind:
+    """Texts where only the column of texts is there."""
+    return TEXT if data.text_column in present and data.path_column not in present else IMAGE
 
 
-def _frame_cells(table: Table, choose: _Choose) -> _Cells:
-    """The rows of a DataFrame, counted from 0 as `iloc` does."""
-    present = [str(name) for name in table.frame.columns]
-    columns = dict(zip(present, table.frame.columns, strict=True))
-    first = [_as_text(next(iter(table.frame[name]), None)) for name in columns.values()]
-    names = choose(present, first)
-    count = len(table.frame)
-    values = [table.frame[columns[name]] if name else [""] * count for name in names]
-    for row, cells in enumerate(zip(*values, strict=True)):
-        # pandas' own mark for no value says neither that it is equal to itself nor that it is not
-        yield row, ["" if type(cell).__name__ == "NAType" else _as_text(cell) for cell in cells]
-
-
-def _as_text(cell: Any) -> str:
-    if isinstance(cell, bytes):
-        cell = cell.decode("utf-8", "backslashreplace")
-    if isinstance(cell, str):
-        return cell.strip()
-    if isinstance(cell, (list, tuple)):
-        return json.dumps([str(item) for item in cell if item is not None], ensure_ascii=False)
-    return "" if cell is None or cell != cell else str(cell)
-
-
-def _column_names(data: DataRecipe) -> tuple[str, str, str, str]:
-    return data.path_column, data.label_column, data.split_column, data.group_column
+def _column_names(table: Table) -> tuple[str, str, str, str]:
+    data = table.data
+    return table.column, data.label_column, data.split_column, data.group_column
 
 
 def _find_columns(table: Table, present: list[str], first: Sequence[str]) -> set[str]:
     """Those of the recipe's four columns that the table has; path and label, or marks in its place, it must have."""
     data = table.data
     problems = []
-    for key, name in (("path_column", data.path_column), ("label_column", data.label_column)):
+    kind = table.kind or IMAGE
+    for key, name in ((kind.column_key, table.column), ("label_column", data.label_column)):
         if name not in present and not (key == "label_column" and _marked_columns(table, present, first)):
             hint = nearest(name.lower(), [word for word in present if word])
+            hint = _other_kind(data, kind, present) or hint if key == kind.column_key else hint
             problems.append(f"no column '{name}' (data.{key}).{hint}")
     # An optional column under another name than the default was asked for.
     for key, name in (("split_column", data.split_column), ("group_column", data.group_column)):
         if name not in present and name != getattr(DataRecipe(), key):
             problems.append(f"no column '{name}' (data.{key}).{nearest(name.lower(), present)}")
-    repeats = sorted({name for name in _column_names(data) if present.count(name) > 1})
+    repeats = sorted({name for name in _column_names(table) if present.count(name) > 1})
     problems += [f"more than one column '{name}'." for name in repeats]
     if problems:
         lines = "".join(f"\n  - {problem}" for problem in problems)
         raise DataError(f"The {table.name} has the columns {listed(present, limit=20)}:{lines}")
-    return {name for name in _column_names(data) if name in present}
+    return {name for name in _column_names(table) if name in present}
+
+
+def _other_kind(data: DataRecipe, kind: Kind, present: list[str]) -> str:
+    """A hint where the table has the column of another kind of example."""
+    for other in KINDS.values():
+        column = getattr(data, other.column_key)
+        if other is not kind and column in present:
+            return f" There is '{column}': for {other.noun}s set data.modality = '{other.modality}'."
+    return ""
 
 
 def _marked_columns(table: Table, present: list[str], first: Sequence[str]) -> list[str]:
@@ -285,11 +235,11 @@ def _marked_columns(table: Table, present: list[str], first: Sequence[str]) -> l
     marks = [
         name
         for name, value in zip(present, first, strict=False)
-        if name and value and name not in _column_names(table.data) and value.strip().lower() in _ZERO_OR_ONE
+        if name and value and name not in _column_names(table) and value.strip().lower() in _ZERO_OR_ONE
     ]
     if len(marks) < 2:
         return []
-    others = [name for name in present if name and name not in (*marks, *_column_names(table.data))]
+    others = [name for name in present if name and name not in (*marks, *_column_names(table))]
     passed = f"; passed over: {listed(others)}" if others else ""
     note = (
         f"There is no column 'label': labels are read from the columns of 0 and 1, {listed(marks)}{passed}."

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Set
 
 from kerastl.data.examples import listed
-from kerastl.modality.image.files import IMAGE_SUFFIXES, suffix_of
+from kerastl.modality.image.files import suffix_of
 
 _SKIPPED_LINES = 1_000
 _KINDS_AT_MOST = 6
 
 
 class SkippedNames:
-    """Files that were left out while indexing; bounded, as a folder may hold a million stray files."""
+    """Files that were left out while indexing; bounded, as a folder may hold a million stray files.
 
-    def __init__(self) -> None:
+    Args:
+        lost_suffixes: of files that are lost examples, in lower case.
+    """
+
+    def __init__(self, lost_suffixes: Set[str] = frozenset()) -> None:
+        self._lost_suffixes = lost_suffixes
         self._lines: list[str] = []
         self._unlisted = 0
         self._kinds: dict[str, Counter[str]] = {}
@@ -31,7 +37,7 @@ class SkippedNames:
             kind: what is counted where many are left out for like reasons; the reason itself without it.
         """
         self._kinds.setdefault(kind or reason, Counter())[_kind_of(name)] += 1
-        self.picture_count += suffix_of(name) in IMAGE_SUFFIXES
+        self.picture_count += suffix_of(name) in self._lost_suffixes
         if len(self._lines) < _SKIPPED_LINES:
             self._lines.append(f"{printable(name)}: {reason}")
         else:

@@ -10,6 +10,7 @@ from kerastl.data.digits import open_digits
 from kerastl.data.examples import Examples
 from kerastl.data.folder import open_folder
 from kerastl.data.grouping import group_by_pattern
+from kerastl.data.kinds import IMAGE, KINDS, Kind
 from kerastl.data.manifest import MANIFEST_SUFFIXES, open_manifest
 from kerastl.data.names import checked_names
 from kerastl.data.tfds_source import open_tfds
@@ -18,7 +19,7 @@ from kerastl.recipe.schema import HANDED, DataRecipe
 
 ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 EXPECTED = (
-    "Expected a folder with one folder a class, a .csv or .parquet manifest, tfds:NAME (see `kerastl datasets`), "
+    "Expected a folder with one folder a class, a .csv, .parquet or .jsonl manifest, tfds:NAME (see `kerastl datasets`), "
     "or digits"
 )
 
@@ -39,13 +40,15 @@ def open_examples(data: DataRecipe) -> Examples:
         DataError: if the source does not exist, is empty, or is not laid out as expected, or if a class has a
             name that no model can be exported with.
     """
-    examples = _open(data)
+    kind = None if data.modality is None else KINDS[data.modality]
+    examples = _open(data, kind)
     if data.group_pattern is not None:
         examples = group_by_pattern(examples, data.group_pattern)
-    return replace(checked_names(examples), recipe=data)
+    found = kind or next(kind for kind in KINDS.values() if kind.noun == examples.noun)
+    return replace(checked_names(examples), recipe=replace(data, modality=found.modality))
 
 
-def _open(data: DataRecipe) -> Examples:
+def _open(data: DataRecipe, kind: Kind | None) -> Examples:
     source = data.source.strip()
     if not source:
         raise DataError(f"data.source is empty. {EXPECTED}.")
@@ -58,25 +61,31 @@ def _open(data: DataRecipe) -> Examples:
     is_manifest = path.suffix.lower() in MANIFEST_SUFFIXES and not path.is_dir()
     if data.several_labels and not is_manifest:
         raise DataError(
-            f"data.task = 'multi_label', but '{source}' gives each example one label. Expected a .csv or .parquet "
-            "manifest with labels separated by | (or data.task = 'classification', where a model is still to be trained)."
+            f"data.task = 'multi_label', but '{source}' gives each example one label. Expected a .csv, .parquet or "
+            ".jsonl manifest with labels separated by | (or data.task = 'classification', where a model is still to be trained)."
         )
     if source == "digits":
+        if kind not in (None, IMAGE):
+            raise DataError(
+                f"data.source = 'digits' are {IMAGE.noun}s, and data.modality = '{data.modality}'. Name others (--data)."
+            )
         hidden = (
             "These are the digits that come with scikit-learn; the folder of that name is --data ./digits",
         )
         return replace(open_digits(), warnings=hidden * path.is_dir())
     if source.lower().startswith("tfds:"):
-        return open_tfds(source[len("tfds:") :], data)
+        return open_tfds(source[len("tfds:") :], data, kind)
     if re.match("https?://", source) or (path.is_file() and path.suffix.lower() in ARCHIVES):
         raise DataError(f"data.source '{source}' has to be downloaded and unpacked first. {EXPECTED}.")
     if not path.exists():
         raise DataError(f"data.source '{source}' does not exist.{_nearest_path(path)} {EXPECTED}.")
     if is_manifest:
-        return open_manifest(path, data)
+        return open_manifest(path, data, kind)
     if not path.is_dir():
-        raise DataError(f"data.source '{source}' is a file, but neither .csv nor .parquet. {EXPECTED}.")
-    return open_folder(path, data.group_subfolders)
+        raise DataError(
+            f"data.source '{source}' is a file, but neither .csv nor .parquet nor .jsonl. {EXPECTED}."
+        )
+    return open_folder(path, data.group_subfolders, kind)
 
 
 def _nearest_path(path: Path) -> str:

@@ -38,7 +38,7 @@ from kerastl.data.examples import (
 )
 from kerastl.data.grouping import check_groups, keep_copies_together
 from kerastl.errors import DataError, nearest
-from kerastl.modality.recipe import FEWEST_KEY
+from kerastl.modality.recipe import fewest_key
 from kerastl.recipe.schema import DataRecipe
 from kerastl.wording import counted
 
@@ -160,7 +160,7 @@ def _without_small_classes(examples: Examples, at_least: int) -> Examples:
     named = listed([examples.class_names[code] for code in small])
     warning = (
         f"{len(small):,} of {len(counts):,} classes have fewer than {at_least} {examples.noun}s to learn from "
-        f"({FEWEST_KEY}) and are left out, with {counted(lost, examples.noun)}: {named}."
+        f"({fewest_key(examples.noun)}) and are left out, with {counted(lost, examples.noun)}: {named}."
     )
     return replace(kept, warnings=(*kept.warnings, warning))
 
@@ -214,7 +214,7 @@ def _raise_if_few(examples: Examples, counts: np.ndarray, after: str) -> None:
         raise DataError(
             f"Too few training {examples.noun}s in the {examples.origin}{after}: {shown}; at least {LEAST_PER_CLASS} needed in "
             f"each class. Add {examples.noun}s, or leave {'this class' if len(few) == 1 else 'such classes'} out "
-            f"(--set {FEWEST_KEY}={LEAST_PER_CLASS})"
+            f"(--set {fewest_key(examples.noun)}={LEAST_PER_CLASS})"
             + (
                 ", or lower data.test_fraction or data.validation_fraction, or give the splits yourself."
                 if after

@@ -160,7 +160,7 @@ def evaluate_logits(
         accuracy=hits / count,
         accuracy_interval=wilson_interval(hits, count),
         log_loss=float(losses.mean()),
-        macro_f1=_mean([row.f1 for row in rows_of_classes]),
+        macro_f1=mean_of([row.f1 for row in rows_of_classes]),
         classes=rows_of_classes,
         **further,
     )
@@ -193,7 +193,7 @@ def _exclusive(
         earlier = np.arange(classes) < part_labels[:, None]
         ahead = (part > own) | ((part == own) & earlier)
         within_five += int((ahead.sum(axis=1) < 5).sum())
-    rows_of_classes = tuple(map(_class_row, names, *counts.tolist()))
+    rows_of_classes = tuple(map(class_row, names, *counts.tolist()))
     return rows_of_classes, {
         "top5_accuracy": within_five / count if classes > 5 else None,
         "confusion": Confusion.of(labels, decided, classes),
@@ -212,16 +212,17 @@ def _several_labels(
         for code in range(len(names))
     ]
     pooled = int(support.sum() + claimed.sum())
-    return tuple(map(_class_row, names, *counts.tolist(), precisions)), {
+    return tuple(map(class_row, names, *counts.tolist(), precisions)), {
         "micro_f1": 2 * int(right.sum()) / pooled if pooled else None,
         "hamming_loss": int((decided != labels).sum()) / logits.size,
-        "mean_average_precision": _mean(precisions),
+        "mean_average_precision": mean_of(precisions),
     }
 
 
-def _class_row(
+def class_row(
     name: str, right: int, support: int, predicted: int, average_precision: float | None = None
 ) -> ClassMetrics:
+    """The figures of one class from the numbers of right answers, labels and answers."""
     return ClassMetrics(
         name=name,
         support=support,
@@ -233,7 +234,8 @@ def _class_row(
     )
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
+def mean_of(values: Sequence[float | None]) -> float | None:
+    """The mean of those that are known; None where there is none."""
     known = [value for value in values if value is not None]
     return math.fsum(known) / len(known) if known else None
 

@@ -17,7 +17,7 @@ from kerastl.run import Run
 
 # Keys that hold a path, or may.
 _PATHS = (
-    ("data", "source"), ("data", "data_dir"), ("backbone", "name"), ("backbone", "weights"), ("backbone", "weights_dir"), ("head", "layers"), ("cache", "directory")
+    ("data", "source"), ("data", "data_dir"), ("data", "vocabulary"), ("backbone", "name"), ("backbone", "weights"), ("backbone", "weights_dir"), ("head", "layers"), ("cache", "directory")
 )  # fmt: skip
 
 

@@ -89,9 +89,7 @@ def _specs(modality: Modality, model: keras.Model) -> list[tf.TensorSpec]:
 def _decoded(raw: tf.Tensor, modality: Modality, model: keras.Model) -> list[tf.Tensor]:
     with tf.control_dependencies([modality.check(raw)]):
         raw = tf.identity(raw)
-    # without the full shape an empty batch would end in an error
-    spec = {name: tf.TensorSpec(each.shape, each.dtype) for name, each in modality.spec.items()}
-    return network_inputs(model, tf.map_fn(modality.decode, raw, fn_output_signature=spec))
+    return network_inputs(model, modality.trimmed(modality.decode_all(raw)))
 
 
 def _for_any_count(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -12,9 +11,12 @@ from typing import TypeVar
 import numpy as np
 
 from kerastl.features.frozen import Frozen
+from kerastl.features.sequences import alike, ragged
 from kerastl.features.views import Views
 from kerastl.modality import Batch
+from kerastl.model.cut import ACTIVATION
 from kerastl.progress import Tracker, size_text
+from kerastl.store.block import AnyRows
 from kerastl.store.store import Part
 
 Given = TypeVar("Given")
@@ -57,13 +59,25 @@ def compute_rows(
     """
     size = frozen.batch_size
     batches = [positions[start : start + size] for start in range(0, len(positions), size)]
-    watch, size = Watch(views.modality.noun), 0
-    run = functools.partial(frozen.run, names=outputs, dtype=dtype)
-    results = at_once(run, made_ahead(views, view, batches, watch), frozen.batches_at_once)
-    for batch, found in zip(batches, results, strict=True):
-        size += sum(rows.nbytes for rows in found.values())
-        tracker.advance(len(batch), f"{size_text(size)}, {watch.limit()}")
-        yield Part(batch, found)
+    watch, kept_bytes = Watch(views.modality.noun), 0
+    cut = frozen.cut
+    parts: Iterable[tuple[np.ndarray, Batch]] = zip(
+        batches, made_ahead(views, view, batches, watch), strict=True
+    )
+    if cut.length and cut.stepped:
+        parts = alike(parts, cut.length, cut.stepped, size)
+
+    def part_of(some: tuple[np.ndarray, Batch]) -> Part:
+        positions, inputs = some
+        found: dict[str, AnyRows] = dict(frozen.run(inputs, outputs, dtype))
+        if cut.length and cut.stepped and ACTIVATION in found:
+            found[ACTIVATION] = ragged(found[ACTIVATION], inputs[cut.length])
+        return Part(positions, found)
+
+    for part in at_once(part_of, parts, frozen.batches_at_once):
+        kept_bytes += sum(rows.nbytes for rows in part.outputs.values())
+        tracker.advance(len(part.positions), f"{size_text(kept_bytes)}, {watch.limit()}")
+        yield part
 
 
 def made_ahead(views: Views, view: int, batches: Sequence[np.ndarray], watch: Watch) -> Iterator[Batch]:

@@ -152,7 +152,7 @@ def in_constants(model: keras.Model, inputs: Batch) -> Engine:
         return in_variables(model)
     function = _function(model, constants=True)
     try:
-        function.get_concrete_function(_specs(inputs))
+        function.get_concrete_function(_specs(model, inputs))
     except Exception:
         # A layer of somebody's own may do with a variable what cannot be done with a constant, such as assign to it.
         return in_variables(model)
@@ -172,7 +172,7 @@ def in_openvino(model: keras.Model, inputs: Batch) -> Engine:
     import openvino
 
     version = ".".join(openvino.get_version().split("-")[0].split(".")[:2])
-    traced = _function(model, constants=False).get_concrete_function(_specs(inputs))
+    traced = _function(model, constants=False).get_concrete_function(_specs(model, inputs))
     settings = {
         "INFERENCE_PRECISION_HINT": "f32",
         "PERFORMANCE_HINT": "LATENCY",
@@ -225,8 +225,13 @@ def _function(model: keras.Model, constants: bool) -> Any:
     return tf.function(forward, autograph=False)
 
 
-def _specs(inputs: Batch) -> dict[str, tf.TensorSpec]:
-    return {name: tf.TensorSpec(each.shape, each.dtype, name) for name, each in inputs.items()}
+def _specs(model: keras.Model, inputs: Batch) -> dict[str, tf.TensorSpec]:
+    """Of inputs in batches of one size; sides that the model leaves open stay so, as the next batch may have others."""
+    left = {each.name: each.shape[1:] for each in model.inputs}
+    return {
+        name: tf.TensorSpec((each.shape[0], *left.get(name, each.shape[1:])), each.dtype, name)
+        for name, each in inputs.items()
+    }
 
 
 def _hindrance(precision: str) -> str:

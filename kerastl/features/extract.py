@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from kerastl.data.examples import spread_positions
 from kerastl.features.cache import Cache
 from kerastl.features.compute import compute_rows
 from kerastl.features.frozen import Frozen, as_kept
@@ -27,6 +28,9 @@ from kerastl.progress import Progress, Tracker, size_text
 from kerastl.store.array import ArrayKey, Rows
 from kerastl.store.store import Part
 from kerastl.writing import WriteError
+
+# Of each split, to know how long its examples are on the average.
+LENGTHS_READ = 2048
 
 
 @dataclass(frozen=True)
@@ -113,6 +117,7 @@ def array_keys(frozen: Frozen, splits: Sequence[FrozenViews], cache: Cache, want
     """The arrays that the wanted outputs are kept in, one for each."""
     facts, about = {**splits[0].facts, **frozen.facts}, dict(splits[0].about)
     at = {**facts, "unfreeze_point": frozen.cut.unfreeze_point}
+    steps = _mean_steps(frozen, splits) if ACTIVATION in wanted.outputs else 1.0
     return [
         ArrayKey(
             name,
@@ -121,12 +126,26 @@ def array_keys(frozen: Frozen, splits: Sequence[FrozenViews], cache: Cache, want
                 JOINS: facts | {"joins": list(frozen.cut.joins)},
                 UNDER: facts | {"joins": list(frozen.cut.under)},
             }.get(name, facts),
-            tuple(map(int, frozen.cut.outputs[name].shape[1:])),
+            tuple(frozen.cut.outputs[name].shape[1:]),
             "float32" if name in VECTORS else _dtype(cache),
             about,
+            steps,
         )
         for name in wanted.of(frozen)
     ]
+
+
+def _mean_steps(frozen: Frozen, splits: Sequence[FrozenViews]) -> float:
+    """Real steps of an example, where these alone are kept: of a few hundred, spread evenly; 1 where there are no steps."""
+    length = frozen.cut.length
+    if not length or not frozen.cut.stepped:
+        return 1.0
+    found = [
+        split.views.inputs[spread_positions(split.views.count, LENGTHS_READ)][length]
+        for split in splits
+        if not (isinstance(split.views.inputs, Inputs) and split.views.inputs.once)
+    ]
+    return float(np.concatenate(found).mean()) if found else 1.0
 
 
 def row_keys(splits: Sequence[FrozenViews]) -> np.ndarray:
@@ -245,7 +264,10 @@ def _features(
     dtype: str,
 ) -> Features:
     views = split.views
-    kept = {name: reader_of(found, start, views.count) for name, found in rows.items() if found is not None}
+    most = max((each.shape[0] for each in views.modality.spec.values() if each.shape), default=1)
+    kept = {
+        name: reader_of(found, start, views.count, most) for name, found in rows.items() if found is not None
+    }
 
     def computed(inputs: Batch, names: Collection[str]) -> Batch:
         found = frozen.run(inputs, names)

@@ -164,8 +164,14 @@ class Frozen:
 
     def _engine_of(self, names: tuple[str, ...], inputs: Batch) -> Engine:
         """The engine for some outputs of such inputs: of several one after the other only the newest is held, as each takes memory."""
-        # Only TensorFlow computes more than one size, and traces each for itself.
-        key = (names, {name: (each.shape[1:], each.dtype) for name, each in inputs.items()})
+        # Only TensorFlow computes more than one size or number of steps, and traces each for itself.
+        key = (
+            names,
+            {
+                name: (each.shape[1 + (name in self.cut.stepped) :], each.dtype)
+                for name, each in inputs.items()
+            },
+        )
         if self._compiled is None or self._compiled[0] != key:
             self._compiled = None
             model = self.cut.prefix(*names)

@@ -33,6 +33,8 @@ def near_copies_in(decoded: DecodedSplits, progress: Progress) -> tuple[list[dic
     """
     train, validation, test = decoded.splits
     modality = modality_of(decoded.recipe)
+    if not modality.pictures:
+        return [], []
     found: list[dict[str, str]] = []
     warnings: list[str] = []
     passed_over = sum(_complete_looks(decoded, split) for split in decoded.splits)

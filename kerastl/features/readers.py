@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kerastl.features.frozen import BATCH_SIZE
+from kerastl.features.sequences import filled_up, shortened
 from kerastl.features.views import Views
 from kerastl.modality import Batch, only
 from kerastl.model.cut import ACTIVATION, BELOW, JOINS, POOLED, UNDER, Cut
@@ -83,6 +84,8 @@ def read_by(features: Features, reads: HeadInput, cut: Cut) -> Features:
         if below.names:
             found[BELOW] = below.of(found.pop(source))
         inputs = views.batch(positions, view) if cut.carried else {}
+        if cut.length and inputs:
+            inputs = shortened(inputs, cut.length, cut.stepped)
         found |= {name: inputs[name] for name in cut.carried}
         return found if len(found) > 1 else only(found)
 
@@ -96,9 +99,14 @@ def pooled_output(reads: HeadInput) -> str:
     return POOLED if reads.channels is None else JOINS
 
 
-def reader_of(rows: Rows, start: int, count: int) -> Reader:
-    """Reads rows that are kept view by view, each of `count` examples, from `start` on."""
-    return lambda positions, view: rows[start + np.asarray(view) * count + positions]
+def reader_of(rows: Rows, start: int, count: int, most: int = 1) -> Reader:
+    """Reads rows that are kept view by view, each of `count` examples, from `start` on; `most` steps has the longest that may be."""
+
+    def read(positions: np.ndarray, view: int | np.ndarray) -> np.ndarray:
+        places = start + np.asarray(view) * count + positions
+        return filled_up(rows.ragged(places), most) if rows.is_ragged else rows[places]
+
+    return read
 
 
 def live_rows(

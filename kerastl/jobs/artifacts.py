@@ -53,7 +53,7 @@ def start_run(
         The run, and the recipe that names its own copies of such networks.
     """
     run = create_run(runs_dir, recipe.name)
-    recipe = with_own_files(recipe, run.path, files)
+    recipe = with_kept_files(with_own_files(recipe, run.path, files), run.path)
     write_recipe(run, recipe, splits)
     write_json_atomic(run.environment_json, environment())
     return run, recipe
@@ -86,6 +86,16 @@ def with_own_files(recipe: Asked, folder: Path, files: Path | None) -> Asked:
                 shutil.copyfile(value, temporary)
             recipe = dataclasses.replace(recipe, **{table: dataclasses.replace(part, **{key: str(target)})})
     return recipe
+
+
+def with_kept_files(recipe: Settings, folder: Path) -> Settings:
+    """The recipe with copies of its own in a folder of the files that its modality decodes by."""
+    copies: dict[str, Any] = {}
+    for key, name in modality_of(recipe).own_files.items():
+        copies[key] = str(folder / name)
+        with replace_atomically(folder / name) as temporary:
+            shutil.copyfile(Path(getattr(recipe.data, key)).expanduser(), temporary)
+    return dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, **copies))
 
 
 @contextlib.contextmanager
@@ -195,7 +205,11 @@ def write_answers(run: Run, prepared: DecodedSplits, logits: Mapping[str, np.nda
         # As the network saw them: a file may be gone by now, and no picture is worth a trained model.
         inputs = prepared.inputs["test"]
         shown = inputs.modality.shown(inputs[positions])
-        plot_worst(list(zip(shown, worst, strict=True)), run.worst_png)
+        if inputs.modality.pictures:
+            plot_worst(list(zip(shown, worst, strict=True)), run.worst_png)
+        else:
+            rows = [{**vars(each), "shown": example} for example, each in zip(shown, worst, strict=True)]
+            write_rows(run.worst_csv, rows)
 
 
 def write_results(

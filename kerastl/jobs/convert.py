@@ -16,9 +16,11 @@ from kerastl.export.check import check_export, tolerance_for
 from kerastl.export.compare import CheckExamples, CheckResult
 from kerastl.export.formats import FORMATS, Format, require_packages, write_format
 from kerastl.export.publish import check_model_name, publish
+from kerastl.export.saved_model import network_inputs
 from kerastl.jobs.evaluate import labelled_inputs, some_of
 from kerastl.jobs.trained import TrainedRun
-from kerastl.modality import Batch, count_of, modality_of, only
+from kerastl.modality import Batch, count_of, modality_of
+from kerastl.model.graph import alone
 from kerastl.model.precision import precision_of_model
 from kerastl.progress import Progress
 from kerastl.task import Task
@@ -97,6 +99,11 @@ def convert(
     require_packages(target)
     trained = TrainedRun(run)
     recipe, serving = trained.recipe, trained.serving
+    if len(inputs := serving.modality.spec) > 1:
+        raise UserError(
+            f"The format '{target.name}' is not written for models of {serving.modality.noun}s, whose network takes {' and '.join(inputs)}: what "
+            f"makes these of {serving.modality.noun}s would not be in the file. `kerastl export {run}` makes a SavedModel that holds it."
+        )
     name = name or recipe.name
     check_model_name(name)
     check_apart(recipe.data.source, exported_dir)
@@ -192,7 +199,9 @@ def checked_examples(
         logits = predict_logits(
             inference_of(model),
             count_of(inputs),
-            lambda positions, view: only(inputs)[positions].astype(np.float32),
+            lambda positions, view: alone(
+                network_inputs(model, {name: values[positions] for name, values in inputs.items()})
+            ),
             CHECK_BATCH,
         )
     if not np.isfinite(logits).all():

@@ -29,7 +29,11 @@ def datasets(data_dir: str | None = None) -> list[DatasetLine]:
         DatasetLine(
             "DIR", True, "a folder with one folder a class, flat or under train/, validation/, test/"
         ),
-        DatasetLine("FILE.csv", True, "a manifest with the columns path and label; .parquet as well"),
+        DatasetLine(
+            "FILE.csv",
+            True,
+            "a manifest with the columns path (or text) and label; .parquet and .jsonl as well",
+        ),
     ]
     prepared = prepared_datasets(data_dir)
     lines += [DatasetLine(f"tfds:{name}", True, detail) for name, detail in prepared]

@@ -17,11 +17,13 @@ from kerastl.errors import DataError, nearest
 from kerastl.evaluation.answers import LabelledAnswer, answers_of
 from kerastl.evaluation.intervals import over_groups
 from kerastl.evaluation.metrics import Metrics, evaluate_logits
+from kerastl.export.saved_model import network_inputs
 from kerastl.features.cache import Cache
 from kerastl.features.decoded import reading_warnings
 from kerastl.features.inputs import Inputs, decode_split
 from kerastl.jobs.trained import TrainedRun
-from kerastl.modality import Batch, Modality, modality_of, only
+from kerastl.modality import Batch, Modality, modality_of
+from kerastl.model.graph import alone
 from kerastl.progress import Progress
 from kerastl.recipe import CacheRecipe
 from kerastl.training.phase import evaluation_batch, predict_logits
@@ -67,7 +69,7 @@ def evaluate_each(
         logits = predict_logits(
             inference_of(trained.model),
             len(labels),
-            lambda positions, view: only(inputs[positions]).astype(np.float32),
+            lambda positions, view: alone(network_inputs(trained.model, modality.trimmed(inputs[positions]))),
             evaluation_batch(recipe.finetune_phase),
         )
     metrics = evaluate_logits(logits, labels, class_names, recipe.task)

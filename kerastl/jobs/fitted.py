@@ -12,7 +12,8 @@ import numpy as np
 
 from kerastl.data.encode import encoded_of
 from kerastl.data.examples import Examples, Splits
-from kerastl.data.handed import from_arrays
+from kerastl.data.handed import from_arrays, from_texts
+from kerastl.data.kinds import KINDS, TEXT
 from kerastl.errors import DataError, UserError
 from kerastl.evaluation.metrics import Metrics
 from kerastl.export.publish import ExportedModel
@@ -86,7 +87,7 @@ class Fitted(TrainedRun):
         Args:
             x: an array or tensor [height, width, 3], [height, width, 1] or [height, width] with values 0..255, the bytes of a
                 file, a path, or a picture of Pillow; or several of them, as an array [n, ...], a list, a folder or a glob
-                pattern.
+                pattern. Of a model of texts a str, or several; a `pathlib.Path` names a file or folder of texts.
             top: how many classes to name for each example.
             progress: listens.
 
@@ -99,7 +100,7 @@ class Fitted(TrainedRun):
             UserError: no example was found.
         """
         progress = progress or Logging()
-        one, encoded = encoded_of(x, progress)
+        one, encoded = encoded_of(x, KINDS[self.recipe.modality], progress)
         found = predictions(self.reader, encoded, len(encoded), top, progress)
         return found[0] if one else found
 
@@ -174,7 +175,8 @@ class Fitted(TrainedRun):
         """Arrays with labels in the model's numbering, but for numbers that are its classes' names."""
         numbers = all(name.lstrip("-").isdecimal() for name in self.class_names)
         names = None if numbers and np.ndim(y) == 1 else self.class_names
-        return from_arrays(x, y, class_names=names, task=self.recipe.task.name)
+        made = from_texts if KINDS[self.recipe.modality] is TEXT else from_arrays
+        return made(x, y, class_names=names, task=self.recipe.task.name)
 
 
 def load(run: Path | str) -> Fitted:

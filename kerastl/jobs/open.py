@@ -9,11 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
+from kerastl.backbones import get_backbone
 from kerastl.data.examples import Examples, Splits, spread_positions
 from kerastl.data.folder import check_apart
 from kerastl.data.sources import open_examples
 from kerastl.data.splits import make_splits
+from kerastl.errors import DataError
 from kerastl.modality import bytes_of, modality_of
+from kerastl.model.weights import weights_folder
 from kerastl.recipe import Asked, Recipe, Settings, resolve
 
 
@@ -28,12 +31,47 @@ def open_splits(
         examples: those of the recipe's data, where they are open already, or were handed over in Python.
 
     Raises:
-        DataError: the data cannot be used, or a folder to write to lies where the next run would take it for a class.
+        DataError: the data cannot be used, are of another modality than the backbone's, or a folder to write to lies where the
+            next run would take it for a class.
     """
     check_apart(recipe.data.source, *written)
-    splits = make_splits(open_examples(recipe.data) if examples is None else examples, recipe.data)
-    recipe, splits = with_measured(recipe, splits)
+    examples = open_examples(recipe.data) if examples is None else examples
+    recipe = for_examples(recipe, examples)
+    splits = make_splits(examples, recipe.data)
+    recipe, splits = with_measured(with_own_keys(recipe), splits)
     return resolve(recipe, splits.train.count, len(splits.class_names)), splits
+
+
+def for_examples(recipe: Recipe, examples: Examples) -> Recipe:
+    """The recipe with the backbone for such examples, where it names none.
+
+    Raises:
+        DataError: the examples are of a kind that the backbone does not take.
+    """
+    takes = modality_of(recipe)
+    if examples.recipe is not None and examples.recipe.modality not in (None, takes.name):
+        if recipe.names_no_backbone and recipe.data.modality is None:
+            data = dataclasses.replace(recipe.data, modality=examples.recipe.modality)
+            return dataclasses.replace(
+                recipe, data=data, backbone=dataclasses.replace(recipe.backbone, name=None)
+            )
+        raise DataError(
+            f"The examples of the data ({examples.origin}) are {examples.noun}s, and the backbone '{recipe.backbone.name}' takes {takes.noun}s. Name "
+            "other data (--data), or a backbone for these (--backbone)."
+        )
+    return recipe
+
+
+def with_own_keys(recipe: Asked) -> Asked:
+    """Fill in what follows from the files beside the backbone's weights.
+
+    Raises:
+        UserError: one that is needed is not there, or is another backbone's.
+        WeightsError: the weights are in no such folder.
+    """
+    spec = get_backbone(recipe.backbone.name)
+    found = modality_of(recipe).beside_weights(recipe.data, weights_folder(spec, recipe.backbone), spec)
+    return dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, **found)) if found else recipe
 
 
 def with_measured(recipe: Asked, splits: Splits) -> tuple[Asked, Splits]:

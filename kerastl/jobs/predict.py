@@ -14,8 +14,8 @@ from kerastl.client.access import Access
 from kerastl.client.address import is_address
 from kerastl.client.asking import Patience, ask
 from kerastl.data.encode import contents_of
-from kerastl.modality import FIRST, Modality, modality_named
-from kerastl.prediction import Prediction, unreadable
+from kerastl.modality import Modality
+from kerastl.prediction import Prediction, Predictions, unreadable
 from kerastl.progress import Progress
 
 if TYPE_CHECKING:
@@ -32,13 +32,14 @@ def predict(
     patience: Patience | None = None,
     access: Access | None = None,
     progress: Progress = Progress(),
-) -> list[Prediction]:
+) -> Predictions:
     """Classify examples.
 
     Args:
         model: a run's folder, an exported model (`saved_models/NAME` or one of its versions), or the address of
             a served one (`http://HOST:8501/v1/models/NAME`, `grpc://HOST:8500/NAME`).
-        paths: files, folders (searched with all their subfolders) and glob patterns.
+        paths: files, folders (searched with all their subfolders) and glob patterns; of a model of texts also texts themselves, and
+            `-` for the lines of the standard input.
         top: how many classes to name for each example; a served model names five at most.
         patience: how long to wait for a server.
         access: what lets a client in at a server, from `kerastl.client.access.read_access`; without it, what the environment
@@ -60,14 +61,14 @@ def predict(
         return ask(str(model), paths, top=top, patience=patience, access=access, progress=progress)
     from kerastl.jobs.trained import open_reader
 
-    found = modality_named(FIRST).find(paths, progress)
     reader = open_reader(Path(model))
+    found = reader.modality.find(paths, progress)
     return predictions(reader, map(contents_of, found), len(found), top, progress)
 
 
 def predictions(
     reader: Reader, examples: Iterable[tuple[str, bytes | str]], count: int, top: int, progress: Progress
-) -> list[Prediction]:
+) -> Predictions:
     """Classify examples.
 
     Args:
@@ -79,7 +80,7 @@ def predictions(
     """
     from kerastl.features.decoded import reading_warnings
 
-    found: list[Prediction] = []
+    found = Predictions(reader.modality.noun)
     converted: Counter[str] = Counter()
     remaining = iter(examples)
     with progress.track("predict", count, f"{reader.modality.noun}s") as tracker:

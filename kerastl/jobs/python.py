@@ -97,7 +97,7 @@ def fit(
         recipe: a network from `kerastl.build`, which stays as it is: each fit of it begins from its pretrained weights; or a
             recipe, the name of a shipped one or its TOML file; or the name of a backbone, or a `.keras` file with one. The
             defaults without it.
-        data: examples (`kerastl.from_folder`, `from_arrays`, `from_frame`, `from_dataset`, `from_tfds`), or what `--data`
+        data: examples (`kerastl.from_folder`, `from_arrays`, `from_texts`, `from_frame`, `from_dataset`, `from_tfds`), or what `--data`
             takes; those that the recipe names without it.
         callbacks: Keras callbacks for both phases: the head's, whose model takes pooled features, then that of the blocks above
             the unfreeze point. Logs of an epoch hold the validation metrics. One that sets `model.stop_training` ends its phase.

@@ -25,7 +25,7 @@ from kerastl.features.readers import Features, pooled_output
 from kerastl.features.views import Views
 from kerastl.jobs.artifacts import working_cache
 from kerastl.jobs.log import Log
-from kerastl.jobs.open import with_measured
+from kerastl.jobs.open import for_examples, with_measured, with_own_keys
 from kerastl.modality import modality_of
 from kerastl.model.cut import POOLED
 from kerastl.model.head_input import LAST, HeadInput
@@ -75,7 +75,10 @@ def rank(
     """
     names = _chosen(recipe, backbones)
     check_apart(recipe.data.source, runs_dir)
-    recipe, splits = with_measured(recipe, make_splits(open_examples(recipe.data), recipe.data))
+    examples = open_examples(recipe.data)
+    recipe = for_examples(recipe, examples)
+    names = _chosen(recipe, backbones) if "all" in backbones else names
+    recipe, splits = with_measured(recipe, make_splits(examples, recipe.data))
     at_hand = [name for name in names if "all" not in backbones or _at_hand(recipe, name)]
     left_out = [LeftOut(name, "its weights are not on this machine") for name in names if name not in at_hand]
     run = create_run(runs_dir, f"{safe_name(recipe.name or Path(recipe.data.source).stem)}-rank")
@@ -98,14 +101,14 @@ def rank(
     rows.sort(key=lambda row: (-row.accuracy, -row.log_evidence))
     count = splits.train.count + splits.validation.count
     metric = "accuracy" if recipe.task.exclusive else "mean average precision"
-    ranking = Ranking(run.path, count, tuple(rows), tuple(left_out), metric)
+    ranking = Ranking(run.path, count, tuple(rows), tuple(left_out), metric, modality_of(recipe).noun)
     write_json_atomic(run.environment_json, environment())
-    write_ranking(ranking, modality_of(recipe).noun)
+    write_ranking(ranking)
     return ranking
 
 
 def _chosen(recipe: Recipe, backbones: Sequence[str]) -> list[str]:
-    names = list(dict.fromkeys(backbone_names() if "all" in backbones else backbones))
+    names = list(dict.fromkeys(backbone_names(recipe.modality) if "all" in backbones else backbones))
     if not names:
         raise UserError("backbones = (): expected at least one name, or all; `kerastl backbones` lists them")
     for name in names:
@@ -132,7 +135,8 @@ def _is_too_small(recipe: Recipe, name: str) -> bool:
 def _with_backbone(recipe: Recipe, name: str, splits: Splits) -> Settings:
     """The recipe resolved for one backbone, with nothing thawed: pooled features alone are needed."""
     named = dataclasses.replace(recipe, backbone=dataclasses.replace(recipe.backbone, name=name))
-    return resolve(without_finetuning(named), splits.train.count, len(splits.class_names))
+    named = with_own_keys(without_finetuning(named))
+    return resolve(named, splits.train.count, len(splits.class_names))
 
 
 def _scored(recipe: Settings, splits: Splits, run: Run, progress: Progress) -> RankedBackbone:
@@ -173,7 +177,7 @@ def _scored(recipe: Settings, splits: Splits, run: Run, progress: Progress) -> R
         log_evidence=evidence,
         inverse_penalty=probe.inverse_penalty,
         parameters=spec.parameters,
-        image_size=size,
+        image_size=size or 0,
         features=features.shape[1],
         images_per_second=speed,
         weights=loaded.origin,

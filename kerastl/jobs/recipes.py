@@ -10,6 +10,7 @@ from typing import Any
 from kerastl.backbones import backbone_names, is_file_name
 from kerastl.data.examples import Examples
 from kerastl.errors import UserError, nearest
+from kerastl.modality.recipe import DataKeys
 from kerastl.recipe import DataRecipe, Recipe, load_recipe, recipe_to_dict, shipped_recipes
 from kerastl.recipe.flags import keys_from_options
 from kerastl.recipe.load import recipe_from_dict
@@ -35,11 +36,11 @@ def recipe_for(
     if isinstance(recipe, Recipe):
         return _changed(recipe, flags)
     name = None if recipe is None else str(recipe)
-    if name is not None and (is_file_name(name) or name in backbone_names()):
+    if name is not None and (is_file_name(name) or name in backbone_names(None)):
         return load_recipe(None, flags={"backbone.name": name, **flags})
     if name is not None and name not in shipped_recipes() and not Path(name).expanduser().exists():
         raise UserError(
-            f"'{name}' is no recipe and no backbone.{nearest(name, [*shipped_recipes(), *backbone_names()])} Expected the name of "
+            f"'{name}' is no recipe and no backbone.{nearest(name, [*shipped_recipes(), *backbone_names(None)])} Expected the name of "
             "one (`kerastl backbones` lists these), a .toml file or a .keras file"
         )
     return load_recipe(recipe, flags=flags)
@@ -57,8 +58,8 @@ def usable(examples: Examples | None, recipe: Recipe) -> Examples | None:
 
 # Keys of `[data]` that are read when examples are split and decoded, not when they are opened.
 _AFTER_OPENING = (
-    "split_salt", "validation_fraction", "test_fraction", "examples_per_class", "min_images_per_class",
-    "max_unreadable_fraction", "resize", "significant_bits",
+    "split_salt", "validation_fraction", "test_fraction", "examples_per_class", "max_unreadable_fraction",
+    *(field.name for field in dataclasses.fields(DataKeys)),
 )  # fmt: skip
 
 
@@ -66,6 +67,8 @@ def _changed(recipe: Recipe, flags: Mapping[str, Any]) -> Recipe:
     if not flags:
         return recipe
     values = recipe_to_dict(recipe)
+    if recipe.names_no_backbone:
+        del values["backbone"]["name"]
     for dotted, value in flags.items():
         *table, last = dotted.split(".")
         inner = values.setdefault(table[0], {}) if table else values

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -19,7 +21,7 @@ from kerastl.errors import UserError
 from kerastl.export.reader import load_exported
 from kerastl.export.saved_model import network_inputs
 from kerastl.export.signature import Serving
-from kerastl.modality import Batch, Modality, modality_of
+from kerastl.modality import Batch, Modality, modality_named, modality_of
 from kerastl.modality.read import decode_each
 from kerastl.model.graph import alone
 from kerastl.model.own import reason_of
@@ -33,7 +35,13 @@ def recipe_of(run: Run) -> Settings:
     """The settings of a run; keys that an earlier version did not write are chosen anew."""
     values = tomllib.loads(run.recipe_toml.read_text(encoding="utf-8"))
     try:
-        return settings_from_dict(values, origin=str(run.recipe_toml))
+        settings = settings_from_dict(values, origin=str(run.recipe_toml))
+        # where they lie now: a run's folder may be moved
+        kept = modality_named(settings.modality).own_files
+        copies: dict[str, Any] = {
+            key: str(run.path / name) for key, name in kept.items() if (run.path / name).is_file()
+        }
+        return dataclasses.replace(settings, data=dataclasses.replace(settings.data, **copies))
     except ValueError:
         data = json.loads(run.data_json.read_text(encoding="utf-8"))
         recipe = recipe_from_dict(values, origin=str(run.recipe_toml))
@@ -141,7 +149,7 @@ class TrainedRun:
         """Answers of the model in this process."""
 
         def answer(raw: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
-            inputs = network_inputs(self.model, self.decoded(raw))
+            inputs = network_inputs(self.model, modality_of(self.recipe).trimmed(self.decoded(raw)))
             logits = self.model(alone(inputs), training=False).numpy()
             probabilities = self.recipe.task.probabilities(logits)
             return probabilities, probabilities.max(axis=1) >= (self.threshold or 0.0)

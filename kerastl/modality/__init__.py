@@ -1,7 +1,6 @@
 """Modalities: an example as named inputs of a network, decoded from raw bytes, changed at random, and shown to a person.
 
-One folder or file a modality, which knows no label and no network; `image` is the only one yet. Rooms above ask the noun
-`Modality` and never which one it is. Nothing here imports TensorFlow or NumPy when it
+One folder a modality, which knows no label and no network. Rooms above ask the noun `Modality` and never which one it is. Nothing here imports TensorFlow or NumPy when it
 is imported itself: listings answer at once.
 """
 
@@ -21,8 +20,11 @@ if TYPE_CHECKING:
     import numpy as np
     import tensorflow as tf
 
+    from kerastl.backbones import BackboneSpec
+
 # Of files that name no modality: they are older than the choice.
-FIRST = "image"
+FIRST, TEXT = "image", "text"
+MODALITIES = (FIRST, TEXT)
 
 # A raw example: its bytes, or the path of the file that holds them.
 RawExample: TypeAlias = "bytes | Path"
@@ -72,6 +74,9 @@ class Modality(Protocol):
         converted: what a client has to know of examples that were converted first, after their number.
         layout: what the numbers of a decoded input are, as plain values.
         network: what a network of such examples is, for messages.
+        pictures: whether examples are pictures, which are shown as such, and compared by their looks.
+        own_files: key of `[data]` -> name of the copy that a run keeps of the file that it names, so that its model can be asked when the original
+            is gone.
     """
 
     name: ClassVar[str]
@@ -84,6 +89,8 @@ class Modality(Protocol):
     converted: ClassVar[str]
     layout: ClassVar[Mapping[str, Any]]
     network: ClassVar[str]
+    pictures: ClassVar[bool]
+    own_files: ClassVar[Mapping[str, str]]
 
     @staticmethod
     def inputs_of(shapes: Sequence[tuple[int | None, ...]]) -> dict[str, InputSpec]:
@@ -111,8 +118,21 @@ class Modality(Protocol):
         """
 
     @staticmethod
-    def find(patterns: Sequence[str], progress: Progress) -> list[str]:
-        """Paths of the raw examples that files, folders and glob patterns mean, without repeats.
+    def beside_weights(data: Any, folder: Path | None, spec: BackboneSpec) -> dict[str, Any]:
+        """Values for those keys of `[data]` that follow from what lies beside a backbone's weights.
+
+        Args:
+            data: the open `[data]` table.
+            folder: of the weights; None where they lie in no folder.
+            spec: the backbone.
+
+        Raises:
+            UserError: something that is needed is not there, or is another backbone's.
+        """
+
+    @staticmethod
+    def find(patterns: Sequence[str], progress: Progress) -> list[tuple[str, RawExample]]:
+        """Names and raw examples that words of a command line mean, such as files, folders and glob patterns, without repeats.
 
         Raises:
             UserError: there are none.
@@ -148,17 +168,20 @@ class Modality(Protocol):
     def kind_of(raw: bytes) -> str:
         """The kind of raw bytes, by their beginning, as `decode` tells them apart; '' for those that it does not take as they are."""
 
-    def decode(self, raw: tf.Tensor, kind: str | None = None) -> dict[str, tf.Tensor]:
-        """The named inputs of one example, by TensorFlow operations alone: training, evaluation and serving share it.
+    def decode_all(self, raw: tf.Tensor, kind: str | None = None) -> dict[str, tf.Tensor]:
+        """The named inputs of some examples, [n, ...], by TensorFlow operations alone: training, evaluation and serving share it.
 
         Args:
-            raw: scalar string.
+            raw: string [n]; n may be 0.
             kind: what `kind_of` says of all examples that are going to be decoded, so that the graph needs nothing for other
                 kinds; None if that is not known.
 
         Raises:
-            tf.errors.OpError: it cannot be decoded.
+            tf.errors.OpError: one cannot be decoded.
         """
+
+    def trimmed(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Decoded inputs of a batch, arrays or tensors, without what fills up all of its examples; the network answers as before."""
 
     def check(self, raw: tf.Tensor) -> tf.Operation:
         """An operation to wait for, which fails where one of string [n] is by its beginning nothing that `decode` takes, and says
@@ -208,7 +231,7 @@ class Modality(Protocol):
         """Nearly equal examples by their sketches: see `kerastl.modality.image.copies.near_copies`."""
 
     def shown(self, inputs: Batch) -> Sequence[Any]:
-        """Each example as a person sees it in a plot: a picture, uint8 [height, width, 3]."""
+        """Each example as a person sees it: a picture, uint8 [height, width, 3], or where these are no `pictures` a str."""
 
 
 def bytes_of(raw: RawExample) -> bytes:
@@ -223,15 +246,41 @@ def bytes_of(raw: RawExample) -> bytes:
         raise FileNotFoundError(ENOENT, "No such file") from error
 
 
+def one_by_one(
+    decode: Callable[[tf.Tensor], dict[str, tf.Tensor]],
+    raw: tf.Tensor,
+    spec: Mapping[str, InputSpec],
+    parallel: int | None = None,
+) -> dict[str, tf.Tensor]:
+    """Named inputs [n, ...] of examples that are decoded singly.
+
+    Args:
+        decode: scalar string -> named inputs of one example.
+        raw: string [n].
+        spec: of the inputs.
+        parallel: how many are decoded at a time in a graph; TensorFlow's choice without it.
+    """
+    import tensorflow as tf
+
+    # without the full shape an empty batch would end in an error
+    signature = {name: tf.TensorSpec(each.shape, each.dtype) for name, each in spec.items()}
+    return tf.map_fn(decode, raw, fn_output_signature=signature, parallel_iterations=parallel)
+
+
 def modality_of(settings: Any) -> Modality:
     """The modality of a recipe; how it decodes follows from its keys.
 
     Args:
         settings: resolved; of an open recipe, only what depends on no key (`noun`, `request`) may be asked.
+
+    Raises:
+        UserError: a file cannot be read that decoding depends on, such as a vocabulary.
     """
     from kerastl.modality.image import image_of
+    from kerastl.modality.text import text_of
 
-    return image_of(settings)
+    makers: Mapping[str, Callable[[Any], Modality]] = {FIRST: image_of, TEXT: text_of}
+    return makers[settings.modality](settings)
 
 
 def modality_named(name: str) -> type[Modality]:
@@ -241,8 +290,9 @@ def modality_named(name: str) -> type[Modality]:
         UserError: there is none; names the nearest.
     """
     from kerastl.modality.image import Image
+    from kerastl.modality.text import Text
 
-    known: dict[str, type[Modality]] = {Image.name: Image}
+    known: dict[str, type[Modality]] = {Image.name: Image, Text.name: Text}
     if name not in known:
         raise UserError(
             f"Unknown modality '{name}'.{nearest(name, known)} Expected one of: {', '.join(known)}."

@@ -88,8 +88,7 @@ def decode_each(modality: Modality, raw: Sequence[bytes]) -> Batch:
     Raises:
         tf.errors.OpError: one cannot be decoded.
     """
-    decoded = [modality.decode(tf.constant(each)) for each in raw]
-    return {name: np.stack([each[name].numpy() for each in decoded]) for name in decoded[0]}
+    return {name: values.numpy() for name, values in modality.decode_all(tf.constant(list(raw))).items()}
 
 
 def why_unread(modality: Modality, error: Exception) -> str:
@@ -220,22 +219,16 @@ def _decoder(modality: Modality, kind: str) -> _Decode:
 
 @lru_cache
 def _traced_decode(modality: Modality, kind: str) -> _Decode:
-    """`decode` for string [n], all of one kind, as one graph for all splits of a run: tracing takes as long as a thousand small
-    images.
+    """`decode_all` for string [n], all of one kind, as one graph for all splits of a run: tracing takes as long as a thousand
+    small examples.
 
     On the processor also where there is a GPU, whose resizing may round otherwise; and without autograph, which finds
     nothing to convert in it and takes three seconds of a run to find that out.
     """
-    signature = {name: tf.TensorSpec(each.shape, each.dtype) for name, each in modality.spec.items()}
 
     def decode(raw: tf.Tensor) -> dict[str, tf.Tensor]:
         with tf.device("CPU:0"):
-            return tf.map_fn(
-                lambda each: modality.decode(each, kind),
-                raw,
-                fn_output_signature=signature,
-                parallel_iterations=1,
-            )
+            return modality.decode_all(raw, kind)
 
     function = tf.function(decode, input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
     traced = function.get_concrete_function()

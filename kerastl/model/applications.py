@@ -54,11 +54,11 @@ def _with_published_scale(backbone: keras.Model) -> keras.Model:
 
 
 def preprocess(spec: BackboneSpec, inputs: keras.KerasTensor) -> keras.KerasTensor:
-    """Returns what the backbone expects, from RGB pixels 0..255: float32 of the same shape.
+    """Returns what the backbone expects, of keras.applications from RGB pixels 0..255: float32 of the same shape.
 
     Keras' own function for the network, traced into the graph (FACTS: bit-equal, and it reloads).
     """
-    if spec.file:
+    if not spec.module:
         return inputs  # its graph begins with whatever it needs
     module = importlib.import_module(f"keras.applications.{spec.module}")
     return module.preprocess_input(inputs, data_format="channels_last")

@@ -6,7 +6,7 @@ nothing but Keras to be loaded, and nothing about the network has to be remember
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 from kerastl.backbones import BackboneSpec
 from kerastl.modality import InputSpec, only
 from kerastl.model.applications import INPUT_NAME, build_application, check_size, preprocess
+from kerastl.model.encoder_spec import BUILDERS, build_of_folder
 from kerastl.model.graph import alone, cut_points, inputs_like
 from kerastl.model.head_input import LAST, HeadInput, head_input, joined
 from kerastl.model.heads import Head, make_head
@@ -56,15 +57,18 @@ def build_backbone(spec: BackboneSpec, inputs: Mapping[str, InputSpec]) -> keras
 
     Args:
         spec: Which network.
-        inputs: Its named inputs with their shapes, as the modality decodes them; the network takes them as float32.
+        inputs: Its named inputs with their shapes, as the modality decodes them; a network of `keras.applications` or of one's own
+            takes them as float32.
 
     Returns:
         Functional model named after the spec, with the weights of its file if it is one of one's own: preprocessed inputs -> last
         activation [batch, ..., `spec.feature_channels`].
 
     Raises:
-        UserError: They are smaller than the network allows, or a file cannot be loaded.
+        UserError: They are smaller or larger than the network allows, or others than it takes, or a file cannot be loaded.
     """
+    if spec.builder in BUILDERS:
+        return build_of_folder(spec, inputs)
     shape = only(inputs).shape
     check_size(spec, shape)
     return load_own(spec.file, inputs) if spec.file else build_application(spec, shape)
@@ -100,13 +104,12 @@ def build_model(
     Returns:
         The network and its parts; nothing is frozen yet, see `kerastl.model.freezing`.
     """
-    # A network of one's own names its inputs; those of keras.applications are numbered by the process.
-    inputs = inputs_like(backbone.inputs, None if spec.file else INPUT_NAME)
+    # Those of keras.applications are numbered by the process, all others are named.
+    inputs = inputs_like(backbone.inputs, INPUT_NAME if spec.module else None)
     reads = head_input(head, spec, backbone) if reads is None else reads
     preprocessed = alone([preprocess(spec, each) for each in inputs])
-    features = joined(
-        reads.pool(dict(zip(reads.names, with_joins(backbone, reads)(preprocessed), strict=True)))
-    )
+    activations = dict(zip(reads.names, with_joins(backbone, reads)(preprocessed), strict=True))
+    features = joined(reads.pool(activations, length_of(spec, inputs)))
     parts: Head = make_head(
         head, int(features.shape[1]), class_count, feature_mean, feature_variance, bias, seed, adjustable
     )
@@ -120,6 +123,11 @@ def build_model(
         normalization=parts.normalization,
         logits=parts.logits,
     )
+
+
+def length_of(spec: BackboneSpec, inputs: Sequence[keras.KerasTensor]) -> keras.KerasTensor | None:
+    """The one of a network's inputs that says how many steps are real; None where all are."""
+    return next((each for each in inputs if spec.length and each.name == spec.length), None)
 
 
 def with_joins(backbone: keras.Model, reads: HeadInput) -> Callable[[Any], list[keras.KerasTensor]]:

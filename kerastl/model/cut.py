@@ -14,7 +14,7 @@ from keras import ops
 
 from kerastl.errors import UserError, nearest
 from kerastl.model.applications import preprocess
-from kerastl.model.build import Network
+from kerastl.model.build import Network, length_of
 from kerastl.model.graph import alone, cut_points, inputs_like
 from kerastl.model.head_input import JOIN_POOLINGS, LAST, join_names, joined, pool_in_all_ways
 
@@ -37,14 +37,15 @@ class Cut:
         outputs: What the prefix can give, on one graph: `activation` at the point, in the dtype that the backbone
             computes in (bfloat16 under mixed_bfloat16), which is not there for `input`; `sequence`, the backbone's last
             activation; `pooled`, float32 [batch, poolings, channels], that pooled in all ways of
-            `kerastl.model.head_input.POOLINGS`, so that they serve any head; `joins`, float32 [batch, 2, channels], the average and
-            the maximum of each of `join_names`, side by side; `under`, those of them that lie at the point or below it, if any
+            `kerastl.model.head_input.POOLINGS`, or `STEP_POOLINGS` of sequences with a length, so that they serve any head;
+            `joins`, float32 [batch, 2, channels], the average and the maximum of each of `join_names`, side by side; `under`, those of them that lie at the point or below it, if any
             does: these, too, stay as they are when what lies above is trained.
         suffix: `activation`, if there is one, `below`, if its head reads any join there, and the carried inputs, by name ->
             logits; what is alone comes without a name.
         carried: Names of the inputs that the suffix takes beside the activation, as they are; it computes again what
-            depends on them without weights.
+            depends on them without weights. The length of sequences is one of them at every point, as pooling takes it.
         joins: Names of those in `joins`.
+        length: Name of the input that says how many steps are real, of a network of sequences; None where all are.
         under: Those of them that lie at the point or below it; what the head reads of them is the suffix's input `below`,
             float32 [batch, features].
     """
@@ -56,6 +57,13 @@ class Cut:
     carried: tuple[str, ...]
     joins: tuple[str, ...]
     under: tuple[str, ...]
+    length: str | None = None
+
+    @property
+    def stepped(self) -> tuple[str, ...]:
+        """Names of the inputs that leave open how many steps there are, of a network that is told which are real."""
+        open_steps = (each for each in self.inputs if len(each.shape) > 1 and each.shape[1] is None)
+        return tuple(each.name for each in open_steps) if self.length else ()
 
     def prefix(self, *names: str) -> keras.Model:
         """Inputs, in their order -> some of the outputs by name; what they have in common is computed once."""
@@ -76,27 +84,34 @@ def cut(network: Network, unfreeze_point: str) -> Cut:
     names = join_names(spec)
     halves = split_backbone(backbone, unfreeze_point, names)
     # The whole network's inputs are the backbone's, in their order; their names may differ.
-    taken = [at for at, each in enumerate(backbone.inputs) if each.name in halves.carried]
+    places = [at for at, each in enumerate(backbone.inputs) if each.name in (*halves.carried, spec.length)]
 
     def above(activation: Sequence[keras.KerasTensor], carried: Sequence[keras.KerasTensor]) -> Joins:
         if halves.above is None:
             return {LAST: activation[0]}
-        return halves.above(alone([*activation, *(preprocess(spec, each) for each in carried)]))
+        taken = [
+            preprocess(spec, each)
+            for at, each in zip(places, carried, strict=True)
+            if backbone.inputs[at].name in halves.carried
+        ]
+        return halves.above(alone([*activation, *taken]))
 
     inputs = inputs_like(network.model.inputs)
+    length = length_of(spec, inputs)
     found = {} if halves.below is None else halves.below(alone([preprocess(spec, each) for each in inputs]))
     activation = {ACTIVATION: found[unfreeze_point]} if found else {}
-    found = {**found, **above([*activation.values()], [inputs[at] for at in taken])}
+    found = {**found, **above([*activation.values()], [inputs[at] for at in places])}
     last, under = found[LAST], tuple(name for name in names if name in halves.under)
-    joins = [pool_in_all_ways(found[name], JOIN_POOLINGS) for name in names]
+    joins = [pool_in_all_ways(found[name], JOIN_POOLINGS, length) for name in names]
 
     kept = reads.within(under)
-    carried = inputs_like([network.model.inputs[at] for at in taken])
+    carried = inputs_like([network.model.inputs[at] for at in places])
     entries = {
         name: keras.Input(each.shape[1:], dtype=each.dtype, name=name) for name, each in activation.items()
     }
     live = above([*entries.values()], carried)
-    features = reads.pool({name: live[name] for name in reads.names if name not in kept.names})
+    unkept = {name: live[name] for name in reads.names if name not in kept.names}
+    features = reads.pool(unkept, length_of(spec, carried))
     if kept.names:
         entries[BELOW] = keras.Input((sum(kept.widths(0)),), dtype="float32", name=BELOW)
         features = [entries[BELOW], *features]
@@ -109,7 +124,7 @@ def cut(network: Network, unfreeze_point: str) -> Cut:
         outputs={
             **activation,
             SEQUENCE: last,
-            POOLED: pool_in_all_ways(last),
+            POOLED: pool_in_all_ways(last, length=length),
             JOINS: side_by_side(joins),
             **({UNDER: side_by_side(joins[: len(under)])} if under else {}),
         },
@@ -117,6 +132,7 @@ def cut(network: Network, unfreeze_point: str) -> Cut:
         carried=tuple(each.name for each in carried),
         joins=names,
         under=under,
+        length=spec.length,
     )
 
 
@@ -174,5 +190,10 @@ def split_backbone(backbone: keras.Model, unfreeze_point: str, joins: Sequence[s
     under = {name: each for name, each in tensors.items() if name in lower} | {unfreeze_point: point.tensor}
     over = {name: each for name, each in tensors.items() if name not in lower}
     below = keras.Model(alone(backbone.inputs), under, name="below")
+    # Keras copies the calls between tensors within a graph, and counts inputs among these calls: without their own place in the
+    # graph the whole network could not be saved any more.
+    places = [each._keras_history for each in point.carried]
     above = keras.Model(alone([point.tensor, *point.carried]), over, name="above")
+    for each, place in zip(point.carried, places, strict=True):
+        each._keras_history = place
     return Halves(below, above, tuple(each.name for each in point.carried), frozenset(under))

@@ -12,6 +12,7 @@ from keras import layers, ops
 from kerastl.backbones import BackboneSpec
 from kerastl.errors import UserError, nearest
 from kerastl.model.graph import cut_points
+from kerastl.model.steps import FIRST_STEP, first_step, maximum_of_steps, mean_of_steps
 from kerastl.recipe.schema import HeadRecipe
 
 # Generalised-mean pooling with the exponent that Radenović, Tolias and Chum start from and end near (TPAMI 2018,
@@ -20,6 +21,8 @@ GEM_EXPONENT = 3.0
 GEM_EPSILON = 1e-6
 # What is stored of the last activation of every example, so that a head with another pooling needs no forward pass.
 POOLINGS = ("avg", "max", "gem")
+# The same of sequences in which only some steps are real.
+STEP_POOLINGS = (*POOLINGS, FIRST_STEP)
 # What is stored of every join. A power of each value of the wide maps below would take as long as the network itself.
 JOIN_POOLINGS = POOLINGS[:2]
 # Number of dimensions of an activation, the batch left out -> average and maximum over all positions.
@@ -38,7 +41,7 @@ class HeadInput:
     """Which pooled outputs a head reads, in their order from the network's input to its output.
 
     Attributes:
-        pooling: `avg`, `max`, `avgmax` or `gem`.
+        pooling: `avg`, `max`, `avgmax` or `gem`, and of sequences `first`.
         names: of joins; `backbone` is the last activation.
         channels: of all joins whose pooled outputs are stored together, by name, in that order; empty where the head reads
             the last activation alone, which is stored by itself.
@@ -69,10 +72,23 @@ class HeadInput:
             for width in [last_channels if self.channels is None else self.channels[name]] * ways
         )
 
-    def pool(self, activations: Mapping[str, keras.KerasTensor]) -> list[keras.KerasTensor]:
-        """Pooled features float32 [batch, channels] of each of these joins, by the layers of Keras."""
+    def pool(
+        self, activations: Mapping[str, keras.KerasTensor], length: keras.KerasTensor | None = None
+    ) -> list[keras.KerasTensor]:
+        """Pooled features float32 [batch, channels] of each of these joins, by the layers of Keras.
+
+        Args:
+            activations: of the joins, by name.
+            length: int32 [batch], how many of their steps are real, where they are sequences of which only some are.
+        """
         return [
-            make_pooling(self.pooling, tuple(each.shape[1:]), each.dtype, "" if name == LAST else name)(each)
+            make_pooling(
+                self.pooling,
+                tuple(each.shape[1:]),
+                each.dtype,
+                "" if name == LAST else name,
+                length is not None,
+            )(each if length is None else [each, length])
             for name, each in activations.items()
         ]
 
@@ -105,7 +121,11 @@ def head_input(recipe: HeadRecipe, spec: BackboneSpec, backbone: keras.Model) ->
         UserError: the backbone has no join of a name.
     """
     pooling = "avg" if recipe.pooling == "auto" else recipe.pooling
-    if recipe.features == "last" or pooling == "gem" or (recipe.features == "auto" and recipe.layers):
+    if (
+        recipe.features == "last"
+        or pooling not in ("avg", "max", "avgmax")
+        or (recipe.features == "auto" and recipe.layers)
+    ):
         return HeadInput(pooling)
     points, known = cut_points(backbone), join_names(spec)
     channels = {
@@ -124,26 +144,48 @@ def head_input(recipe: HeadRecipe, spec: BackboneSpec, backbone: keras.Model) ->
 
 
 def make_pooling(
-    name: str, activation_shape: tuple[int, ...], activation_dtype: str, join: str = ""
+    name: str,
+    activation_shape: tuple[int | None, ...],
+    activation_dtype: str,
+    join: str = "",
+    with_length: bool = False,
 ) -> keras.Model:
     """Activation [batch, ..., channels] -> float32 [batch, features], without weights.
 
     Args:
-        name: `avg`, `max`, `avgmax` (both, concatenated: twice the channels) or `gem`.
+        name: `avg`, `max`, `avgmax` (both, concatenated: twice the channels) or `gem`; with lengths also `first`, the first step.
         activation_shape: Height, width, channels; steps, channels; or channels alone, where there is nothing to pool.
         activation_dtype: Type of the activations.
         join: Where they come from; part of the model's name.
+        with_length: Whether the model takes a second input, int32 [batch]: how many steps of each example are real. The others are
+            left out, so that an example's features do not depend on how far its batch was filled up.
     """
     activation = keras.Input(activation_shape, dtype=activation_dtype, name="activation")
-    return keras.Model(activation, _pooled(name, activation), name=f"{join}_{name}_pooling".lstrip("_"))
+    length = keras.Input((), dtype="int32", name="length") if with_length else None
+    inputs = activation if length is None else [activation, length]
+    pooled = _pooled(name, activation, length)
+    return keras.Model(inputs, pooled, name=f"{join}_{name}_pooling".lstrip("_"))
 
 
-def pool_in_all_ways(activation: keras.KerasTensor, poolings: Sequence[str] = POOLINGS) -> keras.KerasTensor:
-    """Activation [batch, ..., channels] -> float32 [batch, poolings, channels], in their order."""
-    return ops.stack([_pooled(name, activation, named=False) for name in poolings], axis=1)
+def pool_in_all_ways(
+    activation: keras.KerasTensor,
+    poolings: Sequence[str] | None = None,
+    length: keras.KerasTensor | None = None,
+) -> keras.KerasTensor:
+    """Activation [batch, ..., channels] -> float32 [batch, poolings, channels].
+
+    Args:
+        activation: of a join.
+        poolings: in their order; all without it.
+        length: int32 [batch], how many of its steps are real; all of them without it.
+    """
+    names = poolings or (POOLINGS if length is None else STEP_POOLINGS)
+    return ops.stack([_pooled(name, activation, length, named=False) for name in names], axis=1)
 
 
-def _pooled(name: str, activation: keras.KerasTensor, named: bool = True) -> keras.KerasTensor:
+def _pooled(
+    name: str, activation: keras.KerasTensor, length: keras.KerasTensor | None = None, named: bool = True
+) -> keras.KerasTensor:
     """The output of `make_pooling`; without names of their own its layers may stand in one graph more than once."""
     average, maximum = POOLING_LAYERS.get(len(activation.shape) - 1, (layers.Identity, layers.Identity))
 
@@ -152,6 +194,8 @@ def _pooled(name: str, activation: keras.KerasTensor, named: bool = True) -> ker
 
     # Sums over a few hundred positions lose digits in 16 bits.
     exact = layer(layers.Activation, "float32", "linear")(activation)
+    if length is not None:
+        return _pooled_steps(name, exact, length)
     if name == "avg":
         return layer(average, "average")(exact)
     if name == "max":
@@ -165,16 +209,32 @@ def _pooled(name: str, activation: keras.KerasTensor, named: bool = True) -> ker
     raise ValueError(f"unknown pooling {name!r}")
 
 
+def _pooled_steps(name: str, states: keras.KerasTensor, length: keras.KerasTensor) -> keras.KerasTensor:
+    """The same over the real steps of float32 [batch, steps, channels]."""
+    if name == "avg":
+        return mean_of_steps(states, length)
+    if name == "max":
+        return maximum_of_steps(states, length)
+    if name == "avgmax":
+        return ops.concatenate([mean_of_steps(states, length), maximum_of_steps(states, length)], axis=1)
+    if name == "gem":
+        powers = ops.power(ops.maximum(states, GEM_EPSILON), GEM_EXPONENT)
+        return ops.power(mean_of_steps(powers, length), 1.0 / GEM_EXPONENT)
+    if name == FIRST_STEP:
+        return first_step(states)
+    raise ValueError(f"unknown pooling {name!r}")
+
+
 def pooled_features(pooled: np.ndarray, pooling: str) -> np.ndarray:
     """The output of a pooling layer of that name, from stored ones.
 
     Args:
         pooled: float32 [batch, poolings, channels], as `pool_in_all_ways` makes them.
-        pooling: `avg`, `max`, `avgmax` or `gem`.
+        pooling: `avg`, `max`, `avgmax`, `gem` or `first`.
 
     Returns:
         float32 [batch, features].
     """
     if pooling == "avgmax":
         return np.ascontiguousarray(pooled[:, :2]).reshape(len(pooled), -1)
-    return np.ascontiguousarray(pooled[:, POOLINGS.index(pooling)])
+    return np.ascontiguousarray(pooled[:, STEP_POOLINGS.index(pooling)])

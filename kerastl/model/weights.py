@@ -27,8 +27,11 @@ from kerastl.backbones import (
     get_backbone,
 )
 from kerastl.errors import WeightsError, nearest
+from kerastl.model.encoder_spec import find_folder, load_from_folder
+from kerastl.model.encoder_weights import WEIGHTS_FILE
 from kerastl.model.graph import walk_layers
 from kerastl.model.weights_file import StoredTensor, best_part, network_variables, open_weights
+from kerastl.recipe.schema import BackboneRecipe
 
 WEIGHTS_DIR_VARIABLE = "KERASTL_WEIGHTS_DIR"
 DOWNLOAD_STALL_SECONDS = 10.0
@@ -60,7 +63,8 @@ def load_weights(
         spec: Which network it is.
         weights: `pretrained` (what ships with kerastl, else ImageNet), `imagenet` (Keras' published file),
             `none`, or the path of a `.weights.h5`, a legacy `.h5` or a `.keras` file. In a file of a whole
-            model the part with the same layers is found.
+            model the part with the same layers is found. Of an encoder the path of a Hugging Face folder, or `pretrained` where
+            it lies in `weights_dir`.
         weights_dir: Folder with Keras' published files, used instead of a download; the environment
             variable KERASTL_WEIGHTS_DIR without it.
 
@@ -71,6 +75,10 @@ def load_weights(
         if spec.file:
             backbone.set_weights(keras.models.clone_model(backbone).get_weights())
         return LoadedWeights("none", None, None)
+    if spec.in_folder:
+        folder = find_folder(spec, weights, _dir_of(weights_dir))
+        path = load_from_folder(backbone, spec, folder)
+        return LoadedWeights("file", sha256_of(path), str(path))
     if spec.file and weights == "pretrained":  # it was built with them
         own = Path(spec.file).expanduser()
         return LoadedWeights("file", sha256_of(own), str(own))
@@ -159,15 +167,35 @@ def weights_at_hand(spec: BackboneSpec, side: int, weights: str, weights_dir: st
     """True if `load_weights` would find a file without a download; it is not compared with the network."""
     if weights == "none" or (weights == "pretrained" and (spec.bundled_weights or spec.file)):
         return True
+    if spec.in_folder:
+        try:
+            return (find_folder(spec, weights, _dir_of(weights_dir)) / WEIGHTS_FILE).is_file()
+        except WeightsError:
+            return False
     if weights not in KEYWORDS:
         return Path(weights).expanduser().is_file()
     published = _published(spec, side)
-    folder = weights_dir or os.environ.get(WEIGHTS_DIR_VARIABLE)
+    folder = _dir_of(weights_dir)
     if folder:
         return any((Path(folder).expanduser() / name).is_file() for name in _names(spec, published))
     # Where keras.utils.get_file keeps what it downloaded.
     keras_home = Path(os.environ.get("KERAS_HOME") or "~/.keras").expanduser()
     return (keras_home / "models" / published.file).is_file()
+
+
+def weights_folder(spec: BackboneSpec, asked: BackboneRecipe) -> Path | None:
+    """The folder with a backbone's weights; None where they are a file, or none are asked for.
+
+    Raises:
+        WeightsError: there is none; the message says where it can be had.
+    """
+    if not spec.in_folder or asked.weights == "none":
+        return None
+    return find_folder(spec, asked.weights, _dir_of(asked.weights_dir))
+
+
+def _dir_of(weights_dir: str | None) -> str | None:
+    return weights_dir or os.environ.get(WEIGHTS_DIR_VARIABLE)
 
 
 def _published(spec: BackboneSpec, side: int) -> PublishedWeights:
@@ -182,7 +210,7 @@ def _names(spec: BackboneSpec, published: PublishedWeights) -> list[str]:
 
 def _imagenet_file(backbone: keras.Model, spec: BackboneSpec, weights_dir: str | None) -> Path:
     published = _published(spec, int(backbone.inputs[0].shape[1]))
-    folder = weights_dir or os.environ.get(WEIGHTS_DIR_VARIABLE)
+    folder = _dir_of(weights_dir)
     if not folder:
         return _download(spec, published)
     names = _names(spec, published)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from kerastl.backbones import BackboneSpec, backbone_names, get_backbone, is_file_name
 from kerastl.errors import RecipeError, nearest
 from kerastl.modality import modality_of
-from kerastl.modality.recipe import size_checks
+from kerastl.modality.recipe import modality_checks
 from kerastl.recipe.keys import check_value, keys_of, value_at
 from kerastl.wording import LONGEST_NAME, is_name, safe_name
 
@@ -30,6 +30,20 @@ def check_recipe(recipe: Recipe) -> None:
     problems = problems or _cross_checks(recipe)
     if problems:
         raise RecipeError(problems)
+
+
+def weights_checks(recipe: Recipe) -> list[str]:
+    """Problems of the path of pretrained weights."""
+    name, weights = recipe.backbone.name, recipe.backbone.weights
+    in_folder = name in backbone_names(None) and get_backbone(name).in_folder
+    path = Path(weights).expanduser()
+    if weights in ("pretrained", "imagenet", "none") or (path.is_dir() if in_folder else path.is_file()):
+        return []
+    wanted = "folder with model.safetensors" if in_folder else ".weights.h5, .h5 or .keras file"
+    return [
+        f"backbone.weights = '{weights}': no such {'folder' if in_folder else 'file'}. "
+        f"Expected pretrained, imagenet, none or the path of a {wanted}"
+    ]
 
 
 def head_checks(recipe: Recipe) -> list[str]:
@@ -122,27 +136,26 @@ def _cross_checks(recipe: Recipe) -> list[str]:
     if is_file_name(name):  # what it is like is known when TensorFlow has loaded it; see `resolve`
         if not Path(name).expanduser().is_file():
             problems.append(f"backbone.name = '{name}': no such file. Expected a network that Keras saved")
-    elif name not in backbone_names():
+    elif name not in backbone_names(None):
         problems.append(
-            f"backbone.name = '{name}': unknown backbone.{nearest(name, backbone_names())}"
+            f"backbone.name = '{name}': unknown backbone.{nearest(name, backbone_names(None))}"
             " `kerastl backbones` lists them all; a network of your own is a .keras file"
         )
     else:
         problems += backbone_checks(recipe, get_backbone(name))
-    weights = recipe.backbone.weights
-    if weights not in ("pretrained", "imagenet", "none") and not Path(weights).expanduser().is_file():
-        problems.append(
-            f"backbone.weights = '{weights}': no such file. "
-            "Expected pretrained, imagenet, none or the path of a .weights.h5, .h5 or .keras file"
-        )
     return (
-        problems + head_checks(recipe) + task_checks(recipe) + group_checks(recipe) + abstain_checks(recipe)
+        problems
+        + weights_checks(recipe)
+        + head_checks(recipe)
+        + task_checks(recipe)
+        + group_checks(recipe)
+        + abstain_checks(recipe)
     )
 
 
 def backbone_checks(recipe: Recipe, spec: BackboneSpec) -> list[str]:
     """Keys that do not fit the backbone."""
-    problems = size_checks(recipe.backbone, spec)
+    problems = modality_checks(recipe, spec)
     point = recipe.finetune_phase.unfreeze_from
     from_input = spec.unfreeze_points[::-1]
     if point is not None and point not in from_input:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from kerastl.errors import RecipeError, UserError, nearest
+from kerastl.modality.recipe import foreign_keys
 from kerastl.recipe.keys import check_value, keys_of
 from kerastl.recipe.settings import Recipe, Settings
 
@@ -107,7 +108,7 @@ def _with_task(values: Mapping[str, Any], problems: list[str]) -> Mapping[str, A
 
 
 def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
-    """Nested plain values of a recipe; keys that are None are left out."""
+    """Nested plain values of a recipe; keys that are None are left out, and those of other kinds of examples."""
 
     def plain(value: Any) -> Any:
         if dataclasses.is_dataclass(value):
@@ -115,7 +116,11 @@ def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
             return {name: inner for name, inner in pairs if inner is not None}
         return list(value) if isinstance(value, tuple) else value
 
-    return plain(recipe)
+    values = plain(recipe)
+    for dotted in foreign_keys(recipe.modality) if isinstance(recipe, Recipe) else ():
+        table, name = dotted.split(".")
+        values[table].pop(name, None)
+    return values
 
 
 def recipe_to_toml(recipe: Recipe, heading: str = "") -> str:

@@ -17,12 +17,13 @@ from typing import Any, TypeVar
 from kerastl.backbones import BackboneSpec, get_backbone, is_file_name
 from kerastl.errors import RecipeError
 from kerastl.modality import modality_of
-from kerastl.modality.recipe import LEVELS, NO_AUGMENTATION, size_rule
+from kerastl.modality.recipe import NO_AUGMENTATION, backbone_rule, data_rule, levels_of
 from kerastl.recipe.checks import backbone_checks
 from kerastl.recipe.schema import (
     HANDED,
     AugmentRecipe,
     BackboneRecipe,
+    DataRecipe,
     FinetunePhaseRecipe,
     HeadPhaseRecipe,
     HeadRecipe,
@@ -30,7 +31,9 @@ from kerastl.recipe.schema import (
 from kerastl.recipe.settings import Recipe, Settings
 from kerastl.wording import safe_name, without_accents
 
-Part = TypeVar("Part", BackboneRecipe, HeadRecipe, HeadPhaseRecipe, FinetunePhaseRecipe, AugmentRecipe)
+Part = TypeVar(
+    "Part", DataRecipe, BackboneRecipe, HeadRecipe, HeadPhaseRecipe, FinetunePhaseRecipe, AugmentRecipe
+)
 
 SMALL_BACKBONE_PARAMETERS = 2_000_000
 # Beyond so many epochs for each view `view_warnings` warns.
@@ -73,7 +76,8 @@ def resolve(recipe: Recipe, train_count: int, class_count: int) -> Settings:
     chosen = dataclasses.replace(
         recipe,
         name=recipe.name or default_name(recipe),
-        backbone=_fill(recipe.backbone, size_rule(spec)),
+        data=_fill(recipe.data, data_rule(spec)),
+        backbone=_fill(recipe.backbone, backbone_rule(spec)),
         head=_fill(recipe.head, {"start": head_start(recipe)}),
         head_phase=_fill(recipe.head_phase, _head_phase(recipe, train_count, spec)),
         finetune_phase=_fill(recipe.finetune_phase, _finetune_phase(recipe, train_count, spec)),
@@ -87,7 +91,7 @@ def default_name(recipe: Recipe) -> str:
     source = recipe.data.source.removeprefix("tfds:").removeprefix(HANDED).rstrip("/").rsplit("/", 1)[-1]
     if source in ("", ".", ".."):
         source = Path(recipe.data.source).resolve().name
-    stem = without_accents(source.removesuffix(".csv").removesuffix(".parquet"))
+    stem = without_accents(source.removesuffix(".csv").removesuffix(".parquet").removesuffix(".jsonl"))
     kept = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "-" for c in stem).lstrip("-_")
     if not 0 < len(kept) <= LONGEST_STEM or any(c.isalnum() and not c.isascii() for c in stem):
         # Two folders whose letters are all lost would share a model's folder, in which one replaces the other.
@@ -103,10 +107,11 @@ def resolve_augment(augment: AugmentRecipe, train_count: int, spec: BackboneSpec
     """The level, its knobs where none is given, and as many views as pay for the number of examples."""
     # A view more is a forward pass more: docs/rule.md says what views were seen to be worth.
     wanted = _is_small(spec) or (augment.views or 1) > 1
-    level = augment.level or ("light" if wanted else "none")
-    filled = _fill(augment, NO_AUGMENTATION | LEVELS[level] | {"level": level})
+    levels, neutral_knobs = levels_of(spec.modality), NO_AUGMENTATION[spec.modality]
+    level = augment.level or ("light" if wanted and "light" in levels else "none")
+    filled = _fill(augment, {**neutral_knobs, **levels[level], "level": level})
     if filled.views is None:
-        changes = any(getattr(filled, knob) != neutral for knob, neutral in NO_AUGMENTATION.items())
+        changes = any(getattr(filled, knob) != neutral for knob, neutral in neutral_knobs.items())
         views = min(MOST_VIEWS, max(2, VIEW_BUDGET // max(train_count, 1))) if changes else 1
         filled = dataclasses.replace(filled, views=views)
     return filled
@@ -203,7 +208,8 @@ def view_warnings(recipe: Settings) -> tuple[str, ...]:
     """
     settings, views = recipe.finetune_phase, recipe.augment.views
     epochs = settings.epochs
-    changes = [knob for knob, neutral in NO_AUGMENTATION.items() if getattr(recipe.augment, knob) != neutral]
+    knobs = NO_AUGMENTATION[recipe.modality]
+    changes = [knob for knob, neutral in knobs.items() if getattr(recipe.augment, knob) != neutral]
     if recipe.augment.level == "none" and changes and views > 1:
         return (
             f"augment.level = 'none', but the recipe sets {', '.join(changes)} itself, and its views are changed by that; "

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from kerastl.declare import Affects, auto, key
+from kerastl.modality import MODALITIES
 from kerastl.modality.recipe import LEVELS, AugmentKeys, BackboneKeys, DataKeys
 from kerastl.task import MONITORS, TASKS
 
@@ -25,16 +26,22 @@ class _Data:
 
     source: str = key(
         "digits",
-        "a folder with one folder a class (flat, or under train/, validation/, test/), a .csv or .parquet "
+        "a folder with one folder a class (flat, or under train/, validation/, test/), a .csv, .parquet or .jsonl "
         "manifest, tfds:NAME, or digits (bundled with scikit-learn)",
     )
     data_dir: str | None = key(None, "where TFDS keeps its prepared data; TFDS' own default without it")
     train_split: str | None = key(None, "TFDS split to train on, such as train[:80%]")
     validation_split: str | None = key(None, "TFDS split to validate on; carved from train without it")
     test_split: str | None = key(None, "TFDS split to test on; carved from train without it")
+    modality: str = auto(
+        "what an example is; as the data have it where that is left open: the columns of a manifest, the features of a TFDS set, the "
+        "suffixes of a folder's files",
+        choices=MODALITIES,
+    )
     path_column: str = key(
         "path", "manifest column with the path of an example's file, relative to the manifest"
     )
+    text_column: str = key("text", "manifest column with a text itself, or feature of a TFDS set")
     label_column: str = key("label", "manifest column with the label")
     split_column: str = key("split", "manifest column with train, validation or test; optional")
     group_column: str = key("group", "manifest column whose equal values stay in one split; optional")
@@ -100,16 +107,17 @@ class _Backbone:
     """Keys of `[backbone]` for every kind of example."""
 
     name: str = auto(
-        "a name that `kerastl backbones` lists, or the path of a .keras file with a functional model of your own; mobilenet_025 for "
-        "digits and resnet50 for all else without it"
+        "a name that `kerastl backbones` lists, or the path of a .keras file with a functional model of your own; without it "
+        "mobilenet_025 for digits, minilm_l6 for texts and resnet50 for all else"
     )
     weights: str = key(
         "pretrained",
         "pretrained (what ships with the backbone or lies in its file, else imagenet), imagenet, none, or the path of a "
-        ".weights.h5, .h5 or .keras file",
+        ".weights.h5, .h5 or .keras file, of a text encoder that of a Hugging Face folder",
     )
     weights_dir: str | None = key(
-        None, "folder with Keras' published weight files, used instead of a download"
+        None,
+        "folder with Keras' published weight files, used instead of a download, or with folders of text encoders",
     )
     engine: str = key(
         "auto",

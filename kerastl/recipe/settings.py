@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, TypeVar
 
+from kerastl.backbones import DEFAULT_BACKBONES, modality_of_backbone
 from kerastl.declare import Affects, auto, key
+from kerastl.modality import FIRST
+from kerastl.modality.recipe import foreign_keys
 from kerastl.recipe.checks import check_recipe
 from kerastl.recipe.keys import keys_of, value_at
 from kerastl.recipe.schema import (
@@ -30,6 +33,8 @@ class Recipe:
     """
 
     AFFECTS: ClassVar[Affects] = "run"
+    # Of the recipe as it was asked for; where the data turn out to be of another kind, it gets that kind's backbone.
+    names_no_backbone: ClassVar[bool] = False
     name: str = auto(
         "name of the run and of the exported model: letters a to z, digits, _, - and .; from data and backbone without it"
     )
@@ -52,9 +57,17 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if self.backbone.name is None:
-            default = "mobilenet_025" if self.data.source == "digits" else "resnet50"
+            default = DEFAULT_BACKBONES[self.data.modality or FIRST]
+            default = "mobilenet_025" if self.data.source == "digits" else default
             object.__setattr__(self, "backbone", replace(self.backbone, name=default))
+            object.__setattr__(self, "names_no_backbone", True)
         check_recipe(self)
+
+    @property
+    def modality(self) -> str:
+        """Name of what an example is: as the backbone takes it."""
+        name: str | None = self.backbone.name  # None in settings that are not whole
+        return self.data.modality or (FIRST if name is None else modality_of_backbone(name))
 
     @property
     def task(self) -> Task:
@@ -72,10 +85,11 @@ class Settings(Recipe):
 
     def __post_init__(self) -> None:
         # Not checked against each other again: a file of weights may be gone by the time that a trained model is used.
+        foreign = foreign_keys(self.modality)
         open_keys = [
             name
             for name, item, _ in keys_of(Recipe)
-            if item.metadata["auto"] and value_at(self, name) is None
+            if item.metadata["auto"] and value_at(self, name) is None and name not in foreign
         ]
         if open_keys:
             raise ValueError(f"open keys in settings: {', '.join(open_keys)}")

@@ -60,6 +60,7 @@ class Ranking:
         rows: the backbones, the most accurate first; the evidence decides between equals.
         left_out: those that could not be ranked.
         metric: what the probe was measured by, `accuracy` or `mean average precision`.
+        noun: one example.
     """
 
     run: Path
@@ -67,10 +68,11 @@ class Ranking:
     rows: tuple[RankedBackbone, ...]
     left_out: tuple[LeftOut, ...]
     metric: str = "accuracy"
+    noun: str = "example"
 
 
-def write_ranking(ranking: Ranking, noun: str) -> None:
-    """Write `ranking.json` and `ranking.png` into the run's folder; `noun` is one example in words."""
+def write_ranking(ranking: Ranking) -> None:
+    """Write `ranking.json` and `ranking.png` into the run's folder."""
     rows, run = ranking.rows, ranking.run
     write_json_atomic(run / "ranking.json", {**dataclasses.asdict(ranking), "run": str(run)})
     plot_ranking(
@@ -79,6 +81,6 @@ def write_ranking(ranking: Ranking, noun: str) -> None:
         [row.spread for row in rows],
         [row.images_per_second for row in rows],
         run / "ranking.png",
-        noun=noun,
+        noun=ranking.noun,
         metric=ranking.metric,
     )

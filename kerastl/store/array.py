@@ -35,6 +35,7 @@ class ArrayKey:
         row_shape: shape of each row; None as its first number where rows have different lengths.
         dtype: of the values, as NumPy names it. In `float16` a row with a value that does not fit is kept in float32.
         about: what a listing says beside; no part of the key.
+        mean_length: of rows of different lengths, as far as it is known: what they are expected to take; no part of the key.
     """
 
     output: str
@@ -42,6 +43,7 @@ class ArrayKey:
     row_shape: tuple[int | None, ...]
     dtype: str
     about: Mapping[str, Any] = field(default_factory=dict)
+    mean_length: float = 1.0
 
     @cached_property
     def name(self) -> str:
@@ -56,9 +58,10 @@ class ArrayKey:
 
     @property
     def row_bytes(self) -> int:
-        """Size of a row; of one of its values where rows have different lengths."""
+        """Size of a row; about that of the average one where rows have different lengths."""
         shape = [size for size in self.row_shape if size is not None]
-        return int(np.prod(shape)) * np.dtype(self.dtype).itemsize
+        size = int(np.prod(shape)) * np.dtype(self.dtype).itemsize
+        return max(1, round(size * self.mean_length)) if self.ragged else size
 
     def described(self) -> dict[str, Any]:
         """The key as it is written down beside the rows."""
@@ -212,6 +215,11 @@ class Rows:
     def shape(self) -> tuple[int | None, ...]:
         """[n, *row_shape]."""
         return (len(self), *self._key.row_shape)
+
+    @property
+    def is_ragged(self) -> bool:
+        """True if rows have different lengths."""
+        return self._key.ragged
 
     def __getitem__(self, positions: np.ndarray) -> np.ndarray:
         """Rows at int [b], [b, *row_shape] in `dtype`; read block by block."""

@@ -49,6 +49,10 @@ class Ragged:
     def __len__(self) -> int:
         return len(self.lengths)
 
+    @property
+    def nbytes(self) -> int:
+        return self.values.nbytes
+
     def __getitem__(self, rows: np.ndarray) -> Ragged:
         lengths = self.lengths[rows]
         starts = (np.cumsum(self.lengths) - self.lengths)[rows]

@@ -35,7 +35,7 @@ class PhaseData:
     validation_inputs: BatchReader
 
 
-def batches(data: PhaseData, settings: PhaseRecipe, steps: int, seed: int) -> tf.data.Dataset:
+def batches(data: PhaseData, settings: PhaseRecipe, steps: int, seed: int, like: Any) -> tf.data.Dataset:
     """All batches of a phase: inputs, labels float32 [b, classes] and weights float32 [b].
 
     Inputs are as they are read, activations in sixteen bits: the model casts them in its step, on its device. So half as much
@@ -46,6 +46,7 @@ def batches(data: PhaseData, settings: PhaseRecipe, steps: int, seed: int) -> tf
         settings: the phase's resolved recipe.
         steps: in an epoch.
         seed: decides the order of the examples and what is mixed.
+        like: the model's input, or its inputs by name, which may leave open how many steps there are.
     """
     train = data.train
     weights = class_weights(settings, train)
@@ -65,8 +66,14 @@ def batches(data: PhaseData, settings: PhaseRecipe, steps: int, seed: int) -> tf
         sample_weights = np.ones(len(positions), np.float32) if weights is None else labels @ weights
         return inputs, labels, sample_weights
 
-    specs = keras.tree.map_structure(
-        lambda array: tf.TensorSpec((None, *array.shape[1:]), array.dtype), batch(0)
+    inputs, *others = batch(0)
+    specs = (
+        keras.tree.map_structure(
+            lambda array, each: tf.TensorSpec((None, *getattr(each, "shape", array.shape)[1:]), array.dtype),
+            inputs,
+            like,
+        ),
+        *(tf.TensorSpec((None, *array.shape[1:]), array.dtype) for array in others),
     )
     flat = keras.tree.flatten(specs)
 

@@ -114,7 +114,7 @@ def run_rate_range(
         optimizer = make_optimizer(settings, variables, [factors(v) for v in variables], steps_per_epoch)
         optimizer.learning_rate = GeometricRate(low, high, steps)
         step = _training_step(model, task.loss(settings.label_smoothing), optimizer)
-        for batch in batches(data, settings, steps_per_epoch, seed).take(steps):
+        for batch in batches(data, settings, steps_per_epoch, seed, model.input).take(steps):
             losses.append(float(step(*batch)))
             tracker.advance(1, f"loss {losses[-1]:.3f}")
             if has_diverged(losses, steps):

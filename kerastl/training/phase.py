@@ -115,7 +115,7 @@ def run_phase(
             every.append(keras.callbacks.TensorBoard(str(tensorboard), write_graph=False))
         try:
             model.fit(
-                batches(data, settings, steps, seed),
+                batches(data, settings, steps, seed, model.input),
                 epochs=settings.epochs,
                 steps_per_epoch=steps,
                 callbacks=every,

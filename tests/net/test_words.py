@@ -27,7 +27,7 @@ COMMANDS = [
 PUBLIC = [
     "BackboneSpec", "FeatureArrays", "Fitted", "KerastlError", "Net", "Progress", "Recipe", "Tracker", "UserError", "__version__", "backbone_names", "benchmark",
     "build", "check", "convert", "datasets", "evaluate", "export_run", "features", "finetune", "finish", "fit", "from_arrays", "from_dataset", "from_folder", "from_frame",
-    "from_tfds", "get_backbone", "load", "load_recipe", "lr_range", "plan", "predict", "rank", "recipe_from_dict", "recipe_to_toml", "resolve", "run", "shipped_recipes", "train_head", "tune", "unfreeze",
+    "from_texts", "from_tfds", "get_backbone", "load", "load_recipe", "lr_range", "plan", "predict", "rank", "recipe_from_dict", "recipe_to_toml", "resolve", "run", "shipped_recipes", "train_head", "tune", "unfreeze",
 ]  # fmt: skip
 PLAN = Path(__file__).with_name("plan.txt")
 

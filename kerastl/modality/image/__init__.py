@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from kerastl.modality import Batch, InputSpec, count_of
+from kerastl.modality import Batch, InputSpec, RawExample, count_of, one_by_one
 from kerastl.modality.image.files import (
     CONVERTED,
     NOT_SERVED,
@@ -54,6 +55,8 @@ class Image:
     network: ClassVar[str] = (
         "Expected a functional Keras model with one input [batch, side, side, 3]: RGB pixels, 0..255."
     )
+    pictures: ClassVar[bool] = True
+    own_files: ClassVar[Mapping[str, str]] = {}
     image_size: int
     resize: str = "stretch"
     significant_bits: int = 16
@@ -96,9 +99,14 @@ class Image:
         return {"significant_bits": bits}, warning if bits < 16 else ""
 
     @staticmethod
-    def find(patterns: Sequence[str], progress: Progress) -> list[str]:
+    def beside_weights(data: Any, folder: Path | None, spec: Any) -> dict[str, Any]:
+        """See `Modality`: nothing."""
+        return {}
+
+    @staticmethod
+    def find(patterns: Sequence[str], progress: Progress) -> list[tuple[str, RawExample]]:
         """See `Modality`, and `kerastl.modality.image.files.find_images`."""
-        return find_images(patterns, progress)
+        return [(path, Path(path)) for path in find_images(patterns, progress)]
 
     @staticmethod
     def sendable(raw: bytes) -> tuple[bytes, str]:
@@ -139,11 +147,19 @@ class Image:
 
         return kind_of(raw)
 
+    def decode_all(self, raw: tf.Tensor, kind: str | None = None) -> dict[str, tf.Tensor]:
+        """See `Modality`: one after the other where the kind is known, which threads do side by side; else several at a time."""
+        return one_by_one(lambda each: self.decode(each, kind), raw, self.spec, None if kind is None else 1)
+
     def decode(self, raw: tf.Tensor, kind: str | None = None) -> dict[str, tf.Tensor]:
-        """See `Modality`, and `kerastl.modality.image.decode.decode`."""
+        """The named inputs of one image, a scalar string; see `kerastl.modality.image.decode.decode`."""
         from kerastl.modality.image.decode import decode
 
         return {PIXELS: decode(raw, self.image_size, self.resize, self.significant_bits, kind)}
+
+    def trimmed(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """See `Modality`: all of an image counts."""
+        return inputs
 
     def check(self, raw: tf.Tensor) -> tf.Operation:
         """See `Modality`, and `kerastl.modality.image.decode.check_formats`."""

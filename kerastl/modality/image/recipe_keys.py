@@ -34,11 +34,6 @@ class ImageData:
         high=16,
     )
 
-    @property
-    def fewest_per_class(self) -> int | None:
-        """The fewest examples to learn from that a class may have; None stops at classes that have too few."""
-        return self.min_images_per_class
-
 
 @dataclass(frozen=True)
 class ImageBackbone:
@@ -64,8 +59,7 @@ class ImageAugment:
     cutmix_alpha: float = auto("CutMix: both parameters of the Beta distribution; 0 for none", low=0)
 
 
-FEWEST_KEY = "data.min_images_per_class"
-MODALITY_FLAGS = {"--image-size": "backbone.image_size"}
+IMAGE_FLAGS = {"--image-size": "backbone.image_size"}
 """Flag -> recipe key, of keys that most users need."""
 
 LEVELS: dict[str, dict[str, Any]] = {
