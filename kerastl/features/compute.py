@@ -69,10 +69,11 @@ def compute_rows(
 
     def part_of(some: tuple[np.ndarray, Batch]) -> Part:
         positions, inputs = some
-        found: dict[str, AnyRows] = dict(frozen.run(inputs, outputs, dtype))
+        found = frozen.run(inputs, outputs, dtype)
+        kept: dict[str, AnyRows] = dict(found)
         if cut.length and cut.stepped and ACTIVATION in found:
-            found[ACTIVATION] = ragged(found[ACTIVATION], inputs[cut.length])
-        return Part(positions, found)
+            kept[ACTIVATION] = ragged(found[ACTIVATION], inputs[cut.length])
+        return Part(positions, kept)
 
     for part in at_once(part_of, parts, frozen.batches_at_once):
         kept_bytes += sum(rows.nbytes for rows in part.outputs.values())

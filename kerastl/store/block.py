@@ -51,6 +51,7 @@ class Ragged:
 
     @property
     def nbytes(self) -> int:
+        """Of the values."""
         return self.values.nbytes
 
     def __getitem__(self, rows: np.ndarray) -> Ragged:
