@@ -84,6 +84,47 @@ def test_the_best_epochs_weights_are_restored_not_the_last() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("told", "scatter", "patience", "kept"),
+    [
+        # validation log-losses of the start and of three epochs
+        ([1.0, 0.50, 0.40, 0.42], 1.0, 0, 3),
+        ([1.0, 0.50, 0.40, 0.42], 0.01, 0, 2),
+        ([0.41, 0.50, 0.40, 0.42], 1.0, 0, 2),
+        ([0.30, 0.50, 0.40, 0.42], 1.0, 0, 0),
+        ([1.0, 0.40, 0.41, 0.42], 1.0, 2, 1),
+    ],
+    ids=["as good", "worse", "worse than the start", "none better", "stopped before the end"],
+)
+def test_the_last_epoch_is_kept_where_validation_cannot_tell_it_from_the_best(
+    told: list[float], scatter: float, patience: int, kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from kerastl.training import phase
+
+    noise = np.random.default_rng(0).normal(size=(len(told), 60))
+    noise = scatter * (noise - noise.mean(axis=1, keepdims=True))
+    calls = iter(range(len(told)))
+    now = [0]
+
+    def metrics(*arguments: object) -> dict[str, float]:
+        now[0] = next(calls)
+        return {"val_loss": 1.0, "val_calibrated_loss": told[now[0]], "val_accuracy": 0.5}
+
+    monkeypatch.setattr(phase, "validation_metrics", metrics)
+    monkeypatch.setattr(phase, "example_losses", lambda *arguments: told[now[0]] + noise[now[0]])
+    seen: list[np.ndarray] = []
+    model = linear_model()
+    seen.append(model.get_weights()[0])
+    note = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: seen.append(model.get_weights()[0])
+    )
+    settings = phase_settings(epochs=3, patience_epochs=patience)
+    result = run_phase("head_phase", model, data(), settings, seed=0, callbacks=[note])
+    assert result.best_epoch == kept and result.best["val_calibrated_loss"] == told[kept]
+    np.testing.assert_array_equal(result.weights[0], seen[kept])
+    np.testing.assert_array_equal(model.get_weights()[0], seen[kept])
+
+
 def test_more_epochs_trace_nothing_more() -> None:
     traces: list[int] = []
 

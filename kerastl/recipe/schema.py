@@ -205,7 +205,7 @@ class PhaseRecipe:
     )
     monitor: str = key(
         "val_calibrated_loss",
-        "validation metric that picks the best epoch: the log-loss at the best single temperature, the plain "
+        "validation metric that picks the best epoch, or the last one where it cannot tell the two apart: the log-loss at the best single temperature, the plain "
         "log-loss, the accuracy, or the mean over classes of F1 or of recall (balanced accuracy)",
         choices=tuple(MONITORS),
         affects="value",

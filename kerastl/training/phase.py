@@ -5,7 +5,6 @@ Both phases run through `run_phase`; what differs between them is what they are 
 
 from __future__ import annotations
 
-import functools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -18,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from kerastl.errors import TrainingError
-from kerastl.evaluation.monitors import is_better, validation_metrics
+from kerastl.evaluation.monitors import example_losses, is_better, validation_metrics
 from kerastl.progress import Progress, Tracker
 from kerastl.recipe import HeadPhaseRecipe, PhaseRecipe
 from kerastl.task import Task
@@ -42,7 +41,8 @@ class PhaseResult:
         name: `head_phase` or `finetune_phase`, the recipe's table.
         history: one row an epoch: epoch, loss, accuracy, learning_rate, val_loss, val_calibrated_loss, val_accuracy,
             val_macro_f1, val_balanced_accuracy (those that the task has), seconds.
-        best_epoch: epoch of the restored weights, counted from 1; 0 where no epoch improved on the start.
+        best_epoch: epoch of the restored weights, counted from 1; 0 where no epoch improved on the start. The last one of a phase
+            that ran to its end, if validation cannot tell it from the best.
         monitor: the metric that decided.
         best: validation metrics of the restored weights.
         weights: the model's best weights, in the order of `model.weights`.
@@ -127,6 +127,8 @@ def run_phase(
         else:
             if watch.ended == "epochs" and len(watch.rows) < settings.epochs:
                 watch.ended = "callback"
+            if watch.ended == "epochs":
+                watch.prefer_last()
     seconds = time.perf_counter() - started
     model.set_weights(watch.best_weights)
     return PhaseResult(
@@ -155,9 +157,31 @@ def validate(
         task: what the logits answer.
         batch_size: examples whose logits are computed together.
     """
-    logits = predict_logits(infer, data.validation.count, data.validation_inputs, batch_size)
-    weights = example_weights(settings, data.validation)
-    return validation_metrics(logits, data.validation.views.classes, task, weights)
+    return _Validation(infer, data, settings, task, batch_size).metrics()
+
+
+class _Validation:
+    """Measures a model on validation examples, and remembers what it answered last; see `validate`."""
+
+    def __init__(
+        self, infer: Infer, data: PhaseData, settings: PhaseRecipe, task: Task, batch_size: int
+    ) -> None:
+        self._infer, self._data, self._task, self._batch_size = infer, data, task, batch_size
+        self._monitor = settings.monitor
+        self._labels = data.validation.views.classes
+        self._weights = example_weights(settings, data.validation)
+        self._logits = np.zeros((0, 0), np.float32)
+
+    def metrics(self) -> dict[str, float]:
+        data = self._data
+        self._logits = predict_logits(
+            self._infer, data.validation.count, data.validation_inputs, self._batch_size
+        )
+        return validation_metrics(self._logits, self._labels, self._task, self._weights)
+
+    def losses(self) -> np.ndarray:
+        """Part of each example in the monitored metric that was measured last."""
+        return example_losses(self._monitor, self._logits, self._labels, self._task, self._weights)
 
 
 def predict_logits(infer: Infer, count: int, inputs: BatchReader, batch_size: int) -> np.ndarray:
@@ -202,8 +226,9 @@ class _Watch(keras.callbacks.Callback):
         super().__init__()
         self.name, self.settings, self.tracker = name, settings, tracker
         self._count = data.train.count
-        self._validate = functools.partial(validate, infer, data, settings, task, evaluation_batch(settings))
-        self.best = self._validate() if start is None else start
+        self._validation = _Validation(infer, data, settings, task, evaluation_batch(settings))
+        self.best = self._validation.metrics() if start is None else start
+        self._start, self._best_losses = self.best, np.zeros(0)
         self.best_epoch = 0
         self.best_weights: Sequence[np.ndarray] = model.get_weights()
         self.rows: list[dict[str, float]] = []
@@ -226,7 +251,7 @@ class _Watch(keras.callbacks.Callback):
         rate = float(self.model.optimizer.learning_rate)
         self._check_loss(logs)
         try:
-            metrics = self._validate()
+            metrics = self._validation.metrics()
         except TrainingError as error:
             # The loss is that of the weights before the last step, and of batches' own statistics where BatchNorm trains.
             what = f"The {PHASE_TITLES[self.name]} gives validation examples no finite answer"
@@ -240,10 +265,25 @@ class _Watch(keras.callbacks.Callback):
         )
         if is_better(self.settings.monitor, metrics, self.best):
             self.best, self.best_epoch = metrics, epoch + 1
-            self.best_weights = self.model.get_weights()
+            self.best_weights, self._best_losses = self.model.get_weights(), self._validation.losses()
         elif self.settings.patience_epochs and epoch + 1 - self.best_epoch >= self.settings.patience_epochs:
             self.model.stop_training = True
             self.ended = "patience"
+
+    def prefer_last(self) -> None:
+        """Take the last epoch, whose rate came down to zero, unless the best one is better by more than a standard error.
+
+        On few validation examples an earlier epoch is easily the best one by chance (docs/rule.md). The rule is that of Breiman et al.
+        1984 ("Classification and regression trees"): of what is as good as the best, the one that is expected to be better.
+        """
+        if not self.best_epoch or self.best_epoch == len(self.rows):
+            return
+        more = self._validation.losses() - self._best_losses
+        error = more.std(ddof=1) / math.sqrt(len(more)) if len(more) > 1 else 0.0
+        last = {name: self.rows[-1][name] for name in self.best}
+        if more.mean() <= error and is_better(self.settings.monitor, last, self._start):
+            self.best, self.best_epoch = last, len(self.rows)
+            self.best_weights = self.model.get_weights()
 
     def _check_loss(self, logs: dict[str, Any]) -> None:
         if not np.isfinite(loss := float(logs["loss"])):
