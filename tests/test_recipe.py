@@ -228,6 +228,7 @@ def random_recipe(generator: random.Random) -> Recipe:
     if backbone.modality == "text":
         values.setdefault("data", {})["max_pieces"] = generator.randint(3, 512)
         values.pop("augment", None)
+        values.get("finetune_phase", {}).pop("mixup_alpha", None)
     values.setdefault("backbone", {}).update(name=backbone.name, weights="none")
     if generator.random() < 0.5:
         values.setdefault("finetune_phase", {})["unfreeze_from"] = generator.choice(backbone.unfreeze_points)

@@ -255,11 +255,15 @@ def test_kinds_that_do_not_go_together_are_refused(folder: Path, table: Path, so
 
 
 def test_texts_without_a_named_backbone_get_one_of_texts(
-    table: Path, monkeypatch: pytest.MonkeyPatch
+    table: Path, solid_colours: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("KERASTL_WEIGHTS_DIR", raising=False)
     with pytest.raises(WeightsError, match="no weights of backbone 'minilm_l6' at hand"):
-        kerastl.fit(None, str(table))
+        kerastl.fit(None, str(table), max_pieces=64)
+    with pytest.raises(
+        RecipeError, match=r"data\.max_pieces = 64: expected none, as the backbone 'resnet50'"
+    ):
+        kerastl.fit(None, str(solid_colours), max_pieces=64)
     with pytest.raises(WeightsError, match="no weights of backbone 'minilm_l6' at hand"):
         kerastl.fit(None, kerastl.from_texts(*reviews(40)))
 

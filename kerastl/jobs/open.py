@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -50,10 +51,11 @@ def for_examples(recipe: Recipe, examples: Examples) -> Recipe:
     """
     takes = modality_of(recipe)
     if examples.recipe is not None and examples.recipe.modality not in (None, takes.name):
-        if recipe.names_no_backbone and recipe.data.modality is None:
+        if recipe.kind_is_open:
+            unnamed: dict[str, Any] = {"name": None}
             data = dataclasses.replace(recipe.data, modality=examples.recipe.modality)
             return dataclasses.replace(
-                recipe, data=data, backbone=dataclasses.replace(recipe.backbone, name=None)
+                recipe, data=data, backbone=dataclasses.replace(recipe.backbone, **unnamed)
             )
         raise DataError(
             f"The examples of the data ({examples.origin}) are {examples.noun}s, and the backbone '{recipe.backbone.name}' takes {takes.noun}s. Name "

@@ -99,9 +99,11 @@ def modality_checks(recipe: Any, spec: BackboneSpec) -> list[str]:
     kind = spec.modality
     if recipe.data.modality not in (None, kind):
         return [f"data.modality = '{recipe.data.modality}': the backbone '{spec.name}' takes {kind}s"]
+    # Where neither data nor backbone are named by their kind, the data may still turn out to be of another one.
+    foreign = set() if recipe.kind_is_open else foreign_keys(kind)
     problems = [
         f"{name} = {value!r}: expected none, as the backbone '{spec.name}' takes {kind}s"
-        for name in sorted(foreign_keys(kind))
+        for name in sorted(foreign)
         for table, key in [name.split(".")]
         if (value := getattr(getattr(recipe, table), key))
         != type(getattr(recipe, table)).__dataclass_fields__[key].default

@@ -37,7 +37,9 @@ def weights_checks(recipe: Recipe) -> list[str]:
     name, weights = recipe.backbone.name, recipe.backbone.weights
     in_folder = name in backbone_names(None) and get_backbone(name).in_folder
     path = Path(weights).expanduser()
-    if weights in ("pretrained", "imagenet", "none") or (path.is_dir() if in_folder else path.is_file()):
+    if weights in ("pretrained", "imagenet", "none") or (
+        path.exists() if recipe.kind_is_open else path.is_dir() if in_folder else path.is_file()
+    ):
         return []
     wanted = "folder with model.safetensors" if in_folder else ".weights.h5, .h5 or .keras file"
     return [

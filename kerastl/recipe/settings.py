@@ -64,6 +64,11 @@ class Recipe:
         check_recipe(self)
 
     @property
+    def kind_is_open(self) -> bool:
+        """True if the data may turn out to be of another kind than the backbone's, which is then chosen by them."""
+        return self.names_no_backbone and self.data.modality is None
+
+    @property
     def modality(self) -> str:
         """Name of what an example is: as the backbone takes it."""
         name: str | None = self.backbone.name  # None in settings that are not whole
