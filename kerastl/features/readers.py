@@ -101,7 +101,6 @@ def pooled_output(reads: HeadInput) -> str:
 
 def reader_of(rows: Rows, start: int, count: int, most: int = 1) -> Reader:
     """Reads rows that are kept view by view, each of `count` examples, from `start` on; `most` steps has the longest that may be."""
-
     steps = isinstance(rows, Rows) and rows.is_ragged
 
     def read(positions: np.ndarray, view: int | np.ndarray) -> np.ndarray:
