@@ -235,7 +235,7 @@ def test_the_table_names_every_backbone_and_each_reason_once(tmp_path: Path) -> 
         for name, accuracy in (("resnet50", 0.8531), ("vgg16", 0.8))
     ]
     left_out = [LeftOut(name, "its weights are not on this machine") for name in ("xception", "vgg19")]
-    lines = overview(Ranking(tmp_path, 100, tuple(rows), tuple(left_out))).splitlines()
+    lines = overview(Ranking(tmp_path, 100, tuple(rows), tuple(left_out), noun="image")).splitlines()
     assert lines[0].split()[:5] == ["backbone", "accuracy", "±", "LogME", "images/s"]
     assert lines[1].split() == ["resnet50", "0.853", "±", "0.020", "0.200", "33", "23.6", "M", "224", "2,048"]
     assert "left out xception, vgg19: its weights are not on this machine" in lines

@@ -101,10 +101,11 @@ def pooled_output(reads: HeadInput) -> str:
 
 def reader_of(rows: Rows, start: int, count: int, most: int = 1) -> Reader:
     """Reads rows that are kept view by view, each of `count` examples, from `start` on; `most` steps has the longest that may be."""
+    steps = isinstance(rows, Rows) and rows.is_ragged
 
     def read(positions: np.ndarray, view: int | np.ndarray) -> np.ndarray:
         places = start + np.asarray(view) * count + positions
-        return filled_up(rows.ragged(places), most) if rows.is_ragged else rows[places]
+        return filled_up(rows.ragged(places), most) if steps else rows[places]
 
     return read
 
