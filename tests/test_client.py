@@ -339,7 +339,13 @@ def large_file(tmp_path: Path) -> str:
 def test_a_server_that_does_not_read_is_given_up_in_time_and_not_asked_again(large_file: str) -> None:
     start = time.monotonic()
     with listening(lambda connection: None) as (url, taken), pytest.raises(ServingError) as caught:
-        ask(url, [large_file], top=1, patience=Patience(timeout_seconds=0.5, first_wait_seconds=0.01))
+        ask(
+            url,
+            [large_file],
+            top=1,
+            modality="image",
+            patience=Patience(timeout_seconds=0.5, first_wait_seconds=0.01),
+        )
     assert time.monotonic() - start < 5
     assert len(taken) == 1, "a server under load must not be asked again"
     assert f"{url} has not answered about 1 image in 0.5 seconds" in str(caught.value)
@@ -361,7 +367,7 @@ def test_sending_may_take_longer_than_connecting(large_file: str, monkeypatch: p
         connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(ALL_RED), ALL_RED))
 
     with listening(read_slowly) as (url, taken):
-        assert labels(ask(url, [large_file], top=1, patience=HURRY)) == ["red"]
+        assert labels(ask(url, [large_file], top=1, modality="image", patience=HURRY)) == ["red"]
     assert len(taken) == 1 and lengths[0] > 12e6
 
 

@@ -67,7 +67,7 @@ def test_help_fits_the_terminal_and_cuts_no_description(
     wide(width)
     shown = CliRunner().invoke(cli, [*words, "--help"]).output
     assert fits(shown, width)
-    assert not re.search(r"\.\.\.$", re.sub(r"(COMMAND|ARGS|IMAGE)\S*", "", shown), re.MULTILINE)
+    assert not re.search(r"\.\.\.$", re.sub(r"(COMMAND|ARGS|EXAMPLE)\S*", "", shown), re.MULTILINE)
     command = cli
     for word in words:
         command = command.get_command(click.Context(cli), word)  # type: ignore[assignment, union-attr]

@@ -38,7 +38,7 @@ def test_every_piece_lies_in_the_run_folder_under_its_name(tmp_path: Path) -> No
               and name != "name"}  # fmt: skip
     assert pieces == {
         "recipe.toml", "environment.json", "data.json", "splits.csv", "plan.txt", "head_phase.csv",
-        "finetune_phase.csv", "model.keras", "report.json", "report.md", "curves.png", "confusion.png", "worst.png",
+        "finetune_phase.csv", "model.keras", "report.json", "report.md", "curves.png", "confusion.png", "worst.png", "worst.csv",
         "predictions.csv", "augmentation.png", "log.txt", "tensorboard", "scratch", "calibration.json",
         "near_copies.csv", "backbone.keras", "head.keras", "images",
     }  # fmt: skip

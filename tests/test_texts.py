@@ -22,7 +22,7 @@ from kerastl.errors import DataError
 from kerastl.modality import bytes_of
 from kerastl.modality.text_files import utf8_of
 from kerastl.recipe import Recipe, resolve
-from kerastl.recipe.schema import DataRecipe
+from kerastl.recipe.schema import BackboneRecipe, DataRecipe
 
 # Quotes, separators, line breaks, other scripts, characters beyond the first plane, joined ones, decomposed ones.
 TEXTS = (
@@ -490,7 +490,7 @@ def test_the_modality_of_the_data_stays_in_the_recipe(tmp_path: Path) -> None:
     from kerastl.jobs.recipes import recipe_for, usable
 
     examples = opened(table(tmp_path, "csv"))
-    recipe = recipe_for("resnet50", examples, {})
+    recipe = recipe_for("bert_tiny", examples, {})
     assert recipe.data.modality == "text" and usable(examples, recipe) is examples
 
 
@@ -499,6 +499,6 @@ def test_a_backbone_of_images_refuses_texts(tmp_path: Path) -> None:
         with pytest.raises(
             DataError, match=r"are texts, and the backbone 'resnet50' takes images.*--backbone"
         ):
-            kerastl.plan(Recipe(data=DataRecipe(source=str(path))))
+            kerastl.plan(Recipe(data=DataRecipe(source=str(path)), backbone=BackboneRecipe(name="resnet50")))
     with pytest.raises(DataError, match=r"\(8 texts\) are texts"):
         kerastl.fit("resnet50", kerastl.from_texts(TEXTS, LABELS), runs_dir=tmp_path / "runs")

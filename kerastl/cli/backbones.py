@@ -32,7 +32,7 @@ def backbones(name: str | None, as_json: bool) -> None:
 
 def overview(specs: list[BackboneSpec]) -> str:
     """A line for each network."""
-    header = ("name", "pixels", "min", "parameters", "preprocessing", "unfreeze points")
+    header = ("name", "pixels", "min", "parameters", "preprocessing", "unfreeze")
     rows = [
         (
             s.name,

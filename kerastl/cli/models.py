@@ -37,7 +37,7 @@ def list_(name: str | None, models_dir: Path, as_json: bool) -> None:
     elif not versions:
         click.echo(f"no model in {models_dir}")
     else:
-        header = ("name", "version", "accuracy", "tested on", "exported", "backbone", "size", "")
+        header = ("name", "version", "accuracy", "tested", "exported", "backbone", "size", "")
         click.echo(table(header, [_row(version) for version in versions]))
 
 

@@ -167,7 +167,7 @@ WRONG: list[tuple[list[str], int, list[str]]] = [
     (["backbones", "resnet5O"], 2, ["Unknown backbone 'resnet5O'", "Did you mean 'resnet50'?"]),
     (["tune", "--space", "nowhere.toml", "--data", "digits"], 2, ["nowhere.toml"]),
     (["tune", "--budget", "soon", "--data", "digits"], 2, ["soon", "30m"]),
-    (["predict", "model"], 2, ["IMAGE"]),
+    (["predict", "model"], 2, ["EXAMPLE"]),
     (["predict", "model", "x.png", "--top", "0"], 2, ["--top", "0"]),
     (["predict", "no-model", "colours"], 2, ["no-model"]),
     (["evaluate", "no-run"], 2, ["no-run"]),
