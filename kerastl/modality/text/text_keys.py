@@ -10,7 +10,7 @@ from kerastl.declare import key
 if TYPE_CHECKING:
     from kerastl.backbones import BackboneSpec
 
-# Of BERT's 512. Attention grows with the square: 256 take less than half the time of 512, and hold most reviews' sense.
+# Of BERT's 512: the time that a text takes grows with its pieces, that of attention with their square.
 USUAL_PIECES = 256
 TEXT_FLAGS = {"--max-pieces": "data.max_pieces"}
 """Flag -> recipe key, of keys that most users need."""
