@@ -56,7 +56,7 @@ def _with_published_scale(backbone: keras.Model) -> keras.Model:
 def preprocess(spec: BackboneSpec, inputs: keras.KerasTensor) -> keras.KerasTensor:
     """Returns what the backbone expects, of keras.applications from RGB pixels 0..255: float32 of the same shape.
 
-    Keras' own function for the network, traced into the graph (FACTS: bit-equal, and it reloads).
+    Keras' own function for the network, traced into the graph: equal to the bit, and it reloads.
     """
     if not spec.module:
         return inputs  # its graph begins with whatever it needs
