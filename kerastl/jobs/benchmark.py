@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from kerastl.jobs.convert import CHECK_BATCH, REPRESENTATIVE_EXAMPLES, format_na
 from kerastl.jobs.evaluate import decode_labelled, evaluation_split, labelled_inputs, some_of
 from kerastl.jobs.trained import TrainedRun
 from kerastl.modality import Batch, modality_of
+from kerastl.pipeline import usable_cores
 from kerastl.progress import Progress
 
 KERAS = "keras"
@@ -118,7 +118,7 @@ def benchmark(
             left_out,
             progress,
         )
-        threads = os.cpu_count() or 1
+        threads = usable_cores()
         answers, latencies = ask_in_turns(
             written, files, len(labels), CHECK_BATCH, threads, modality.decoded_signature, progress
         )
