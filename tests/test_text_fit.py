@@ -13,7 +13,8 @@ import pytest
 from encoder_reference import BERT_CONFIG, random_tensors, write_folder
 
 import kerastl
-from kerastl.errors import DataError, ExportError, RecipeError, UserError, WeightsError
+from kerastl.errors import DataError, RecipeError, UserError, WeightsError
+from kerastl.export.formats import FORMATS, missing_packages
 from kerastl.export.versions import facts_of
 from kerastl.modality.text import Text, vocabulary_at
 from kerastl.modality.text.beside_weights import vocabulary_keys
@@ -288,6 +289,33 @@ def test_shown_texts_are_what_the_network_sees(broken: Path) -> None:
     assert Text.self_test() == "version 1"
 
 
-def test_other_formats_say_what_they_begin_with(fitted: kerastl.Fitted) -> None:
-    with pytest.raises((UserError, ExportError), match="texts"):
-        kerastl.convert(fitted.run, "onnx")
+@pytest.mark.skipif(
+    bool(missing_packages(FORMATS["onnx"])), reason="ONNX Runtime or tf2onnx is not installed"
+)
+def test_a_run_becomes_onnx_of_pieces_with_its_vocabulary(fitted: kerastl.Fitted, tmp_path: Path) -> None:
+    import onnxruntime
+
+    from kerastl.modality.read import decode_each
+    from kerastl.progress import Progress
+
+    notes: list[str] = []
+    progress = Progress()
+    progress.note = notes.append  # type: ignore[method-assign]
+    made = kerastl.convert(fitted.run, "onnx", exported_dir=tmp_path, progress=progress)
+    assert made.test_count > 10 and made.label_agreement == 1.0 and made.accuracy == made.model_accuracy
+    assert "model.onnx takes pieces and length: to make these of texts as format.json says" in notes[-1]
+    path = made.path / "vocab.txt"
+    assert path.read_bytes() == (fitted.run / "vocab.txt").read_bytes()
+    raw = [b"good lovely film", b"dull, bad"]
+    inputs = decode_each(Text(vocabulary_at(str(path)), max_pieces=16), raw)
+    session = onnxruntime.InferenceSession(str(made.path / "model.onnx"))
+    (answers,) = session.run(None, dict(inputs))
+    at = fitted.class_names.index("pos")
+    ours = [dict(each.top)["pos"] for each in fitted.predict([each.decode() for each in raw])]
+    np.testing.assert_allclose(answers[:, at], ours, atol=1e-4)
+
+
+def test_a_run_of_texts_becomes_no_integers(fitted: kerastl.Fitted, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="'litert-int8' takes inputs of eight bits, and pieces and length"):
+        kerastl.convert(fitted.run, "litert-int8", exported_dir=tmp_path)
+    assert not list(tmp_path.iterdir())

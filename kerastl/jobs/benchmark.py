@@ -12,7 +12,7 @@ import numpy as np
 
 from kerastl.data.examples import Examples
 from kerastl.errors import DataError, ExportError, UserError
-from kerastl.export.formats import FORMATS, SAVED_MODEL, require_packages, write_format
+from kerastl.export.formats import FORMATS, SAVED_MODEL, refusal, require_packages, write_format
 from kerastl.export.latency import ROUNDS, Latency, WrittenModel, ask_in_turns
 from kerastl.export.saved_model import write_saved_model
 from kerastl.features.inputs import Inputs
@@ -99,7 +99,10 @@ def benchmark(
     serving = trained.serving
     split, modality = evaluation_split(trained, data), modality_of(trained.recipe)
     integers = [name for name in chosen if name in FORMATS and FORMATS[name].is_integer]
-    left_out = {name: training_examples_needed(name, trained) for name in integers if trained.is_handed}
+    left_out = {name: refusal(FORMATS[name], modality) for name in integers}
+    if trained.is_handed:
+        left_out = {name: reason or training_examples_needed(name, trained) for name, reason in left_out.items()}
+    left_out = {name: reason for name, reason in left_out.items() if reason}
     if set(left_out) & set(formats):
         raise DataError("\n".join(left_out.values()))
     with tempfile.TemporaryDirectory(prefix="kerastl-benchmark-") as scratch:
@@ -107,7 +110,7 @@ def benchmark(
         kept, labels, _ = decode_labelled(split, modality, trained.class_names, place, progress)
         files = _write_inputs(kept, place)
         representative: Batch = {}
-        if integers and not trained.is_handed:
+        if set(integers) - set(left_out):
             train = some_of(trained.splits().train, REPRESENTATIVE_EXAMPLES)
             representative, _ = labelled_inputs(trained, train, progress)
         written = _write_all(

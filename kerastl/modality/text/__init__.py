@@ -115,6 +115,10 @@ class Text:
             "truncation": self.truncation,
         }
 
+    def own_contents(self) -> dict[str, bytes]:
+        """See `Modality`: the vocabulary, a piece a line."""
+        return {VOCABULARY_FILE: "".join(f"{piece}\n" for piece in self._known.pieces).encode()}
+
     @property
     def size(self) -> str:
         """See `Modality`."""
