@@ -128,8 +128,8 @@ def check_export(
     if format.is_integer:
         info["output"]["scale"], info["output"]["zero_point"] = answers.facts["output"]["quantization"]
     checked = {
-        "images": result.count,
-        "test_images": result.test_count,
+        "examples": result.count,
+        "test_examples": result.test_count,
         "largest_difference": result.largest_difference if np.isfinite(result.largest_difference) else None,
         "label_agreement": result.label_agreement,
         "accuracy": result.accuracy,

@@ -53,19 +53,21 @@ class Benchmark:
 
     Attributes:
         run: the run's folder.
-        image_count: number of examples behind accuracy, points lost and changed labels.
+        example_count: number of examples behind accuracy, points lost and changed labels.
         threads: that each runtime might use.
         rounds: how often each format had its turn.
         rows: a format each, the Keras model first.
         left_out: format -> why it could not be measured.
+        noun: one example.
     """
 
     run: Path
-    image_count: int
+    example_count: int
     threads: int
     rounds: int
     rows: tuple[BenchmarkRow, ...]
     left_out: dict[str, str]
+    noun: str = "example"
 
 
 def benchmark(
@@ -101,7 +103,9 @@ def benchmark(
     integers = [name for name in chosen if name in FORMATS and FORMATS[name].is_integer]
     left_out = {name: refusal(FORMATS[name], modality) for name in integers}
     if trained.is_handed:
-        left_out = {name: reason or training_examples_needed(name, trained) for name, reason in left_out.items()}
+        left_out = {
+            name: reason or training_examples_needed(name, trained) for name, reason in left_out.items()
+        }
     left_out = {name: reason for name, reason in left_out.items() if reason}
     if set(left_out) & set(formats):
         raise DataError("\n".join(left_out.values()))
@@ -142,7 +146,7 @@ def benchmark(
         )
         for name in written
     ]
-    return Benchmark(trained.folder.path, len(labels), threads, ROUNDS, tuple(rows), left_out)
+    return Benchmark(trained.folder.path, len(labels), threads, ROUNDS, tuple(rows), left_out, modality.noun)
 
 
 def _write_inputs(kept: Inputs, place: Path) -> dict[str, Path]:

@@ -46,7 +46,7 @@ class ConvertedModel:
         format: `litert`, `litert-int8` or `onnx`.
         version: its number.
         bytes: size of the model's file.
-        image_count: number of examples on which it was compared with the model in memory.
+        example_count: number of examples on which it was compared with the model in memory.
         largest_difference: of a probability, over them.
         label_agreement: share of them that it calls as the model does.
         accuracy: on those of the test split.
@@ -59,7 +59,7 @@ class ConvertedModel:
     format: str
     version: int
     bytes: int
-    image_count: int
+    example_count: int
     largest_difference: float
     label_agreement: float
     accuracy: float
@@ -133,7 +133,7 @@ def convert(
         format=target.name,
         version=published.version,
         bytes=(published.path / target.file).stat().st_size,
-        image_count=result.count,
+        example_count=result.count,
         largest_difference=result.largest_difference,
         label_agreement=result.label_agreement,
         accuracy=result.accuracy,
