@@ -214,7 +214,7 @@ def _vocabulary(count: int) -> Any:
 
 
 BAD_FOLDERS = {
-    "no vocabulary": (_without("vocab.txt"), {}, "There is no vocab.txt in"),
+    "no vocabulary": (_without("vocab.txt"), {}, "There is no vocab.txt and no tokenizer.json in"),
     "another vocabulary": (_vocabulary(30521), {}, "has 30,521 pieces, and the backbone 'bert_tiny' an embedding for each of 30,522"),
     "no weights": (_without("model.safetensors"), {}, "model.safetensors"),
     "case": (lambda folder: (folder / "tokenizer_config.json").write_text('{"do_lower_case": 1}'), {}, "Expected true or false"),

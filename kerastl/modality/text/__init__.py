@@ -226,7 +226,7 @@ def text_of(settings: Any) -> Text:
 
 
 def vocabulary_at(name: str) -> Vocabulary:
-    """The vocabulary in a file, which is read once unless it changes.
+    """The vocabulary in a file, `vocab.txt` or `tokenizer.json`, which is read once unless it changes.
 
     Raises:
         UserError: it cannot be read, or is none.
@@ -241,6 +241,10 @@ def vocabulary_at(name: str) -> Vocabulary:
 
 @lru_cache(maxsize=8)
 def _vocabulary(path: Path, changed: int, size: int) -> Vocabulary:
+    if path.suffix == ".json":
+        from kerastl.modality.text.tokenizer_json import read_tokenizer
+
+        return read_tokenizer(path)[0]
     return read_vocabulary(path)
 
 
