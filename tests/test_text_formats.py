@@ -13,7 +13,7 @@ import pytest
 from test_formats import EACH
 from toy_transformer import network_on
 
-from kerastl.export.check import check_export
+from kerastl.export.check import MIXED_PRECISION_TOLERANCE, check_export
 from kerastl.export.compare import CheckExamples
 from kerastl.export.formats import FORMATS, read_info, refusal, write_format
 from kerastl.export.signature import Serving
@@ -148,6 +148,32 @@ def test_every_pooling_is_converted(name: str, pooling: str, tmp_path: Path) -> 
     made = model_with(pooling)
     write_format(made, SERVING, FORMATS[name], tmp_path / name, {})
     assert check_export(tmp_path / name, texts_of(made), SERVING, 1e-4, FORMATS[name]).problems == ()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FLOATS)
+def test_a_model_in_sixteen_bits_is_written_in_float32(name: str, tmp_path: Path) -> None:
+    import keras
+
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        made = model_with("avg")
+    finally:
+        keras.config.set_dtype_policy("float32")
+    write_format(made, SERVING, FORMATS[name], tmp_path / name, {})
+    result = check_export(tmp_path / name, texts_of(made), SERVING, MIXED_PRECISION_TOLERANCE, FORMATS[name])
+    assert result.problems == () and result.largest_difference > 0
+    assert {each["dtype"] for each in read_info(tmp_path / name)["input"]["tensors"]} == {"int32"}
+
+
+def test_a_benchmark_of_texts_speaks_of_texts() -> None:
+    from kerastl.cli.benchmark import overview
+    from kerastl.export.latency import Latency
+    from kerastl.jobs.benchmark import Benchmark, BenchmarkRow
+
+    row = BenchmarkRow("keras", 1000, (Latency(1, 1.0, 1.0, 1.0),), 0.5, 0.0, 0)
+    told = overview(Benchmark(Path("run"), 40, 2, 5, (row,), {}, "text"))
+    assert "decoded texts in; accuracy on 40 texts" in told and "pixel" not in told
 
 
 def test_integers_of_eight_bits_do_not_hold_pieces() -> None:
