@@ -67,7 +67,9 @@ class Text:
         """See `Modality`."""
         if [len(shape) for shape in shapes] != [2, 1]:
             raise ValueError(f"its inputs have the shapes {', '.join(map(str, shapes))}")
-        return Text(None, max_pieces=shapes[0][1] or USUAL_PIECES).spec
+        if shapes[0][1] is not None:
+            raise ValueError(f"it takes {shapes[0][1]} steps and no other number")
+        return Text(None).spec
 
     @staticmethod
     def self_test() -> str:
