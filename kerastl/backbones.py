@@ -136,12 +136,12 @@ def backbone_names(modality: str | None = IMAGE) -> tuple[str, ...]:
 
 
 def modality_of_backbone(name: str) -> str:
-    """Name of the kind of examples that a backbone takes; one in a file is not looked into.
+    """Name of the kind of examples that a backbone takes; one in a file is not looked into before TensorFlow is there.
 
     Raises:
         UserError: There is no such backbone.
     """
-    return IMAGE if is_file_name(name) else get_backbone(name).modality
+    return IMAGE if is_file_name(name) and _opener is None else get_backbone(name).modality
 
 
 def is_file_name(name: str) -> bool:

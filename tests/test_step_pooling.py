@@ -119,7 +119,7 @@ def test_logits_do_not_depend_on_filling_up(encoder: keras.Model, pooling: str) 
 
 @pytest.mark.parametrize("head", [
     {"pooling": "avg"}, {"pooling": "avgmax"}, {"pooling": "first"}, {"pooling": "gem"},
-    {"pooling": "avgmax", "features": "joins"}, {"pooling": "avg", "features": "embeddings,layer_2"},
+    {"pooling": "avgmax", "features": "joins"}, {"pooling": "first", "features": "joins"}, {"pooling": "avg", "features": "embeddings,layer_2"},
 ], ids=str)  # fmt: skip
 @pytest.mark.parametrize("point", ["backbone", "layer_2", "layer_1", "embeddings", "input"])
 def test_prefix_and_suffix_pool_as_the_whole(encoder: keras.Model, head: dict[str, Any], point: str) -> None:

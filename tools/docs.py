@@ -30,6 +30,9 @@ blocks above a point take the network's input as well, they read it beside the s
 those of the file, unless `--weights` names others (`none` draws them anew). A network that was trained on rescaled pixels has to
 begin with its `Rescaling` or `Normalization` layer; where it has neither, a warning says so. `kerastl backbones my_network.keras`
 shows what was found. A model that was trained on it does not need the file any more.
+
+A network of texts has two inputs, in this order: `pieces`, int32 `[batch, steps]` with the number of steps left open, and `length`, int32 `[batch]`;
+the last activation `[batch, steps, channels]` is what is taken. See [text.md](text.md).
 """
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 MADE = "<!-- Made by tools/docs.py from the code; `make docs` writes it anew. -->\n"

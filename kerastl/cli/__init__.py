@@ -87,7 +87,7 @@ class Commands(Group):
 @click.version_option(__version__, message="%(prog)s %(version)s")
 @debug_option
 def cli() -> None:
-    """Transfer a pretrained network to your labelled images."""
+    """Transfer a pretrained network to your labelled images or texts."""
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

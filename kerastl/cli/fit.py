@@ -29,7 +29,7 @@ def fit(
     as_json: bool,
     progress: Progress,
 ) -> None:
-    """Train on your images, test once, and export the model.
+    """Train on your images or texts, test once, and export the model.
 
     RECIPE is a TOML file or the name of a shipped one, such as digits; without it the flags say all.
     """

@@ -131,7 +131,7 @@ warmup_option = click.option(
     "--warmup/--no-warmup",
     default=True,
     show_default=True,
-    help="Put warm-up requests for TensorFlow Serving beside the model. They hold up to eight images of your data.",
+    help="Put warm-up requests for TensorFlow Serving beside the model. They hold up to eight examples of your data.",
 )
 
 

@@ -138,7 +138,7 @@ def check_apart(source: Path | str, *written: Path | str) -> None:
         if is_hidden(first) or (beside_splits and first.lower() not in SPLIT_WORDS):
             continue
         raise DataError(
-            f"'{folder}' lies in the folder of the images, '{source}': there the next run would take it for a class. Call "
+            f"'{folder}' lies in the folder of the data, '{source}': there the next run would take it for a class. Call "
             "kerastl from another folder, or name others for what it writes (--runs, --models, --directory)."
         )
 

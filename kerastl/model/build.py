@@ -69,9 +69,9 @@ def build_backbone(spec: BackboneSpec, inputs: Mapping[str, InputSpec]) -> keras
     """
     if spec.builder in BUILDERS:
         return build_of_folder(spec, inputs)
-    shape = only(inputs).shape
-    check_size(spec, shape)
-    return load_own(spec.file, inputs) if spec.file else build_application(spec, shape)
+    if spec.length is None:
+        check_size(spec, only(inputs).shape)
+    return load_own(spec.file, inputs) if spec.file else build_application(spec, only(inputs).shape)
 
 
 def build_model(

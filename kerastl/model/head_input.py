@@ -25,6 +25,7 @@ POOLINGS = ("avg", "max", "gem")
 STEP_POOLINGS = (*POOLINGS, FIRST_STEP)
 # What is stored of every join. A power of each value of the wide maps below would take as long as the network itself.
 JOIN_POOLINGS = POOLINGS[:2]
+STEP_JOIN_POOLINGS = (*JOIN_POOLINGS, FIRST_STEP)
 # Number of dimensions of an activation, the batch left out -> average and maximum over all positions.
 POOLING_LAYERS = {
     2: (layers.GlobalAveragePooling1D, layers.GlobalMaxPooling1D),
@@ -57,7 +58,9 @@ class HeadInput:
             return pooled_features(pooled, self.pooling)
         ends = dict(zip(self.channels, np.cumsum([*self.channels.values()]), strict=True))
         parts = [pooled[:, :, ends[name] - self.channels[name] : ends[name]] for name in self.names]
-        return np.concatenate([pooled_features(part, self.pooling) for part in parts], axis=1)
+        return np.concatenate(
+            [pooled_features(part, self.pooling, STEP_JOIN_POOLINGS) for part in parts], axis=1
+        )
 
     def within(self, names: Collection[str]) -> HeadInput:
         """The part of it that comes from some of the joins."""
@@ -109,6 +112,11 @@ def join_names(spec: BackboneSpec) -> tuple[str, ...]:
     return (*ends, LAST)
 
 
+def pooling_choices(spec: BackboneSpec) -> tuple[str, ...]:
+    """The poolings that a recipe which leaves them open chooses from, the simplest one first."""
+    return ("avg", "avgmax") if spec.length is None else ("avg", "avgmax", FIRST_STEP)
+
+
 def head_input(recipe: HeadRecipe, spec: BackboneSpec, backbone: keras.Model) -> HeadInput:
     """The input of a recipe's head; where it is still to be chosen on the features, the last activation.
 
@@ -121,11 +129,7 @@ def head_input(recipe: HeadRecipe, spec: BackboneSpec, backbone: keras.Model) ->
         UserError: the backbone has no join of a name.
     """
     pooling = "avg" if recipe.pooling == "auto" else recipe.pooling
-    if (
-        recipe.features == "last"
-        or pooling not in ("avg", "max", "avgmax")
-        or (recipe.features == "auto" and recipe.layers)
-    ):
+    if recipe.features == "last" or pooling == "gem" or (recipe.features == "auto" and recipe.layers):
         return HeadInput(pooling)
     points, known = cut_points(backbone), join_names(spec)
     channels = {
@@ -225,16 +229,17 @@ def _pooled_steps(name: str, states: keras.KerasTensor, length: keras.KerasTenso
     raise ValueError(f"unknown pooling {name!r}")
 
 
-def pooled_features(pooled: np.ndarray, pooling: str) -> np.ndarray:
+def pooled_features(pooled: np.ndarray, pooling: str, stored: Sequence[str] = STEP_POOLINGS) -> np.ndarray:
     """The output of a pooling layer of that name, from stored ones.
 
     Args:
         pooled: float32 [batch, poolings, channels], as `pool_in_all_ways` makes them.
         pooling: `avg`, `max`, `avgmax`, `gem` or `first`.
+        stored: which poolings there are, in their order, `avg` and `max` first; of networks without steps the last one is not there.
 
     Returns:
         float32 [batch, features].
     """
     if pooling == "avgmax":
         return np.ascontiguousarray(pooled[:, :2]).reshape(len(pooled), -1)
-    return np.ascontiguousarray(pooled[:, STEP_POOLINGS.index(pooling)])
+    return np.ascontiguousarray(pooled[:, stored.index(pooling)])

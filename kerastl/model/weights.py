@@ -184,11 +184,13 @@ def weights_at_hand(spec: BackboneSpec, side: int, weights: str, weights_dir: st
 
 
 def weights_folder(spec: BackboneSpec, asked: BackboneRecipe) -> Path | None:
-    """The folder with a backbone's weights; None where they are a file, or none are asked for.
+    """The folder with a backbone's weights, or with the file of one's own; None where they are another file, or none are asked for.
 
     Raises:
         WeightsError: there is none; the message says where it can be had.
     """
+    if spec.file:
+        return Path(spec.file).expanduser().parent
     if not spec.in_folder or asked.weights == "none":
         return None
     return find_folder(spec, asked.weights, _dir_of(asked.weights_dir))

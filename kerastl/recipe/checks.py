@@ -158,6 +158,11 @@ def _cross_checks(recipe: Recipe) -> list[str]:
 def backbone_checks(recipe: Recipe, spec: BackboneSpec) -> list[str]:
     """Keys that do not fit the backbone."""
     problems = modality_checks(recipe, spec)
+    if recipe.head.pooling == "first" and spec.length is None and not recipe.kind_is_open:
+        problems.append(
+            f"head.pooling = 'first': the backbone '{spec.name}' takes {spec.modality}s, which have no first step. Expected auto, avg, max, "
+            "avgmax or gem"
+        )
     point = recipe.finetune_phase.unfreeze_from
     from_input = spec.unfreeze_points[::-1]
     if point is not None and point not in from_input:

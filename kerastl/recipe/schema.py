@@ -149,8 +149,9 @@ class HeadRecipe:
     )
     pooling: str = key(
         "auto",
-        "global pooling of these outputs; auto chooses between avg and avgmax with the features, and is avg where those are named",
-        choices=("auto", "avg", "max", "avgmax", "gem"),
+        "global pooling of these outputs; first takes the first step of a sequence alone, such as [CLS]. auto chooses between avg, avgmax "
+        "and, of sequences, first with the features, and is avg where those are named",
+        choices=("auto", "avg", "max", "avgmax", "gem", "first"),
         affects="features",
     )
     start: str = auto(

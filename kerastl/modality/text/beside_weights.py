@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from kerastl.errors import UserError
 from kerastl.modality.text import VOCABULARY_FILE, vocabulary_at
 from kerastl.modality.text.text_keys import CASES, TextData
+from kerastl.modality.text.tokenizer_json import TOKENIZER_FILE, read_tokenizer
 
 if TYPE_CHECKING:
     from kerastl.backbones import BackboneSpec
@@ -34,10 +35,11 @@ def vocabulary_keys(data: TextData, folder: Path | None, spec: BackboneSpec) -> 
                 f"There is no vocabulary for the backbone '{spec.name}': its weights lie in no folder. Set data.vocabulary to the "
                 f"path of its {VOCABULARY_FILE}."
             )
-        path = str(folder / VOCABULARY_FILE)
-        if not (folder / VOCABULARY_FILE).is_file():
+        files = [folder / name for name in (VOCABULARY_FILE, TOKENIZER_FILE)]
+        path = next((str(each) for each in files if each.is_file()), None)
+        if path is None:
             raise UserError(
-                f"There is no {VOCABULARY_FILE} in {folder}, the folder of the weights of '{spec.name}'. Fetch it from where the weights "
+                f"There is no {VOCABULARY_FILE} and no {TOKENIZER_FILE} in {folder}, the folder of the weights of '{spec.name}'. Fetch it from where the weights "
                 "come from, or name another with data.vocabulary."
             )
     count, wanted = len(vocabulary_at(path)), dict(spec.arguments).get("vocabulary")
@@ -46,13 +48,15 @@ def vocabulary_keys(data: TextData, folder: Path | None, spec: BackboneSpec) -> 
             f"The vocabulary {path} has {count:,} pieces, and the backbone '{spec.name}' an embedding for each of {wanted:,}: it is "
             f"another network's. Expected the {VOCABULARY_FILE} that was published with the weights."
         )
-    return {"vocabulary": path, "lowercase": _lowercase(data, folder, spec)}
+    return {"vocabulary": path, "lowercase": _lowercase(data, folder, Path(path).expanduser(), spec)}
 
 
-def _lowercase(data: TextData, folder: Path | None, spec: BackboneSpec) -> bool:
+def _lowercase(data: TextData, folder: Path | None, vocabulary: Path, spec: BackboneSpec) -> bool:
     if data.lowercase is not None:
         return data.lowercase
     said = _said(folder / CONFIG_FILE) if folder is not None else None
+    if said is None and vocabulary.suffix == ".json":
+        said = read_tokenizer(vocabulary)[1]
     known = CASES.get(spec.preprocessing) if said is None else said
     if known is None:
         where = f"{folder / CONFIG_FILE} does not say" if folder else "it lies in no folder that says"
