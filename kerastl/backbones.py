@@ -25,8 +25,9 @@ IMAGE, TEXT = "image", "text"
 ENCODER, STATIC = "encoder", "static"
 # The unfreeze point of an encoder below which lie its tables alone.
 TABLES = "embeddings"
-# The backbone of a recipe that names none.
+# The backbone of a recipe that names none, and that of one which names data that ship with kerastl.
 DEFAULT_BACKBONES = {IMAGE: "resnet50", TEXT: "minilm_l6"}
+BUNDLED_DATA = {"digits": "mobilenet_025", "definitions": "minilm_static"}
 _opener: Callable[[str], BackboneSpec] | None = None
 
 
@@ -67,7 +68,7 @@ class BackboneSpec:
         trained_parameters: For each of these points, the weights that train above it, BatchNorm's left out.
         arguments: What the builder is passed besides, as (keyword, value) pairs; of an encoder the fields of
             `kerastl.model.encoder_config.EncoderConfig`.
-        bundled_weights: File of pretrained weights in `kerastl/weights`, if any ships with kerastl.
+        bundled_weights: File or folder of pretrained weights in `kerastl/weights`, if any ships with kerastl.
         published: Keras' own ImageNet files; the first is for the default size.
         max_image_size: Largest side that it takes; None for any.
         file: Path of a network of one's own; None for those of `keras.applications`.

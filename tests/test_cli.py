@@ -99,7 +99,7 @@ COMPLETIONS = [
     ("fit --backbone", "mob", set(backbone_names()) & {"mobilenet_025", "mobilenet", "mobilenet_v2"}),
     ("fit --augment", "", {"none", "light", "medium", "strong"}),
     ("fit", "dig", {"digits"}),
-    ("fit --data", "", {"digits"}),
+    ("fit --data", "", {"digits", "definitions"}),
     ("plan --backbone vgg16 --unfreeze-from", "block", {"block1_pool", "block4_pool"}),
     ("fit --set", "augment.l", {"augment.level="}),
     ("tune --set", "augment.level=", {"augment.level=light"}),

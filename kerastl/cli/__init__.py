@@ -43,6 +43,7 @@ COMMANDS = (
 STOPPED = Interrupted.exit_code
 EXAMPLES = (
     ("kerastl fit digits", "the shipped demo"),
+    ("kerastl fit texts", "the shipped demo of texts"),
     ("kerastl fit --data photos --backbone resnet50", "one folder a class"),
     ("kerastl predict runs/RUN picture.jpg", "ask the model that came out"),
 )

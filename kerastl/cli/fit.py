@@ -11,6 +11,15 @@ from kerastl.cli.terminal import print_json, quiet_tensorflow, terminal_width
 from kerastl.progress import Progress
 from kerastl.recipe.settings import Recipe
 
+# What to try after a demo, by the data that it is on.
+NEXT = {
+    "definitions": (
+        'kerastl predict {run} "a small bird that sings at night"',
+        "kerastl fit texts --weights none    # without transfer: the same from random embeddings",
+        "kerastl fit --data FILE.csv --backbone minilm_static    # texts of your own: columns text and label",
+    ),
+}
+
 
 @click.command()
 @recipe_options
@@ -54,3 +63,6 @@ def fit(
     click.echo(f"\nrun    {summary.run}")
     if summary.exported is not None:
         click.echo(f"model  {summary.exported.path}")
+    if recipe.data.source in NEXT:
+        click.echo("\nnext")
+        click.echo("\n".join(f"  {line.format(run=summary.run)}" for line in NEXT[recipe.data.source]))

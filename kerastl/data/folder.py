@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from kerastl.backbones import BUNDLED_DATA
 from kerastl.data.duplicates import equal_files
 from kerastl.data.examples import (
     CARVE,
@@ -127,7 +128,7 @@ def check_apart(source: Path | str, *written: Path | str) -> None:
         written: folders that will be written to.
     """
     root = Path(source).expanduser().resolve()
-    if source == "digits" or not root.is_dir():
+    if source in BUNDLED_DATA or not root.is_dir():
         return
     beside_splits = any(SPLIT_WORDS.get(name.lower()) == TRAIN for name in os.listdir(root))
     for folder in written:

@@ -27,7 +27,7 @@ class _Data:
     source: str = key(
         "digits",
         "a folder with one folder a class (flat, or under train/, validation/, test/), a .csv, .parquet or .jsonl "
-        "manifest, tfds:NAME, or digits (bundled with scikit-learn)",
+        "manifest, tfds:NAME, or what ships: digits, or definitions (texts)",
     )
     data_dir: str | None = key(None, "where TFDS keeps its prepared data; TFDS' own default without it")
     train_split: str | None = key(None, "TFDS split to train on, such as train[:80%]")
@@ -108,7 +108,7 @@ class _Backbone:
 
     name: str = auto(
         "a name that `kerastl backbones` lists, or the path of a .keras file with a functional model of your own; without it "
-        "mobilenet_025 for digits, minilm_l6 for texts and resnet50 for all else"
+        "mobilenet_025 for digits, minilm_static for definitions, minilm_l6 for other texts and resnet50 for all else"
     )
     weights: str = key(
         "pretrained",
