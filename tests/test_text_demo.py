@@ -241,6 +241,7 @@ def accuracies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
     }
 
 
+@pytest.mark.slow
 def test_the_demo_transfers(accuracies: dict[str, float]) -> None:
     assert accuracies["pretrained"] > accuracies["none"] + 0.15 > 0.3
 
