@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from kerastl.data.digits import open_digits
+from kerastl.data.entities import open_entities
 from kerastl.data.examples import Examples
 from kerastl.data.folder import open_folder
 from kerastl.data.grouping import group_by_pattern
@@ -50,6 +51,8 @@ def open_examples(data: DataRecipe) -> Examples:
 
 def _open(data: DataRecipe, kind: Kind | None) -> Examples:
     source = data.source.strip()
+    if data.task == "entities" and source and not source.startswith(HANDED):
+        return open_entities(source, data)
     if not source:
         raise DataError(f"data.source is empty. {EXPECTED}.")
     if source.startswith(HANDED):
