@@ -18,7 +18,7 @@ from kerastl.evaluation.abstention import Accepted
 from kerastl.evaluation.answers import LabelledAnswer
 from kerastl.evaluation.calibration import Calibration, Reliability
 from kerastl.evaluation.metrics import evaluate_logits
-from kerastl.report.page import PhaseSummary, Report, Trust, report_text, worst_confusions, write_report
+from kerastl.report.page import PhaseSummary, Report, Trust, report_text, write_report
 from kerastl.report.plots import plot_confusion, plot_curves
 from kerastl.report.plots_examples import plot_augmentation, plot_worst
 from kerastl.run import Run, create_run
@@ -104,7 +104,7 @@ def test_the_page_gives_counts_intervals_and_confusions_in_words(run: Run) -> No
     write_report(run, report)
     page = run.report_md.read_text()
     low, high = report.metrics.accuracy_interval
-    true, predicted, count, support = worst_confusions(report.metrics)[0]
+    true, predicted, count, support = report.metrics.worst_confusions()[0]
     for part in (
         "test (200 images)", "validation (60 images)",
         f"{report.metrics.accuracy:.3f} (95 % interval {low:.3f} to {high:.3f})",
@@ -164,7 +164,7 @@ def test_the_terminal_summary_lists_all_classes_or_the_weakest() -> None:
 def test_confusions_are_ordered_by_how_often_they_happen() -> None:
     labels, predicted = np.array([0, 0, 0, 1, 2, 2, 2, 2]), np.array([1, 1, 0, 1, 0, 2, 2, 2])
     metrics = evaluate_logits(np.eye(3)[predicted], labels, ["a", "b", "c"])
-    assert worst_confusions(metrics) == [("a", "b", 2, 3), ("c", "a", 1, 4)]
+    assert metrics.worst_confusions() == [("a", "b", 2, 3), ("c", "a", 1, 4)]
 
 
 def test_durations_are_said_as_people_say_them() -> None:

@@ -73,14 +73,17 @@ def resolve(recipe: Recipe, train_count: int, class_count: int) -> Settings:
     spec = get_backbone(recipe.backbone.name)
     if spec.file and (problems := backbone_checks(recipe, spec)):
         raise RecipeError(problems)
+    monitor = {"monitor": recipe.task.monitors[0]}
     chosen = dataclasses.replace(
         recipe,
         name=recipe.name or default_name(recipe),
         data=_fill(recipe.data, data_rule(spec)),
         backbone=_fill(recipe.backbone, backbone_rule(spec)),
         head=_fill(recipe.head, {"start": head_start(recipe)}),
-        head_phase=_fill(recipe.head_phase, _head_phase(recipe, train_count, spec)),
-        finetune_phase=_fill(recipe.finetune_phase, _finetune_phase(recipe, train_count, spec)),
+        head_phase=_fill(recipe.head_phase, {**_head_phase(recipe, train_count, spec), **monitor}),
+        finetune_phase=_fill(
+            recipe.finetune_phase, {**_finetune_phase(recipe, train_count, spec), **monitor}
+        ),
         augment=resolve_augment(recipe.augment, train_count, spec),
     )
     return Settings(**vars(chosen))
