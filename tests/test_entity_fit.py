@@ -154,28 +154,30 @@ def test_others_are_answered_as_if_alone(fitted: kerastl.Fitted) -> None:
     assert among["entities"][1][: alone["count"][0]].tolist() == alone["entities"][0].tolist()
 
 
-def test_the_check_of_an_export_finds_other_tags_words_and_rows(
-    fitted: kerastl.Fitted, tmp_path: Path
-) -> None:
+def test_the_check_of_an_export_finds_other_tags_words_and_rows(fitted: kerastl.Fitted) -> None:
     """Negative control: the model in memory reads other tags, capitals or longer rows than what was written."""
-    from kerastl.export.check_words import check_words, expected_words
-    from kerastl.export.saved_model import write_saved_model
+    from kerastl.export.check_words import answers_of_words, compare_words, expected_words
 
+    assert fitted.exported is not None
     raw = [each.encode() for each in ["Anna Smith lives in Rome", "ADA Wu likes Oslo , " * 4]]
-    serving, folder = fitted.serving, tmp_path / "1"
-    write_saved_model(fitted.model, serving, folder)
+    serving = fitted.serving
     expected = expected_words(fitted.model, raw, serving)
-    assert not check_words(folder, expected, serving).problems
+    answers = answers_of_words(Path(fitted.exported.path), expected, serving)
+
+    def problems(expected: Any, serving: Any = serving) -> str:
+        return "\n".join(compare_words(answers, expected, serving).problems)
+
+    assert not problems(expected)
     cased, longer = (
         dataclasses.replace(serving, modality=dataclasses.replace(serving.modality, **change))  # type: ignore[type-var]
-        for change in ({"lowercase": False}, {"max_pieces": 10})
+        for change in ({"lowercase": False}, {"max_pieces": 9})
     )
-    assert check_words(folder, expected_words(fitted.model, raw, cased), serving).problems
-    assert check_words(folder, expected_words(fitted.model, raw, longer), serving).problems
-    moved = dataclasses.replace(expected, starts=expected.starts + 1)
-    assert any("have wrong entities" in each for each in check_words(folder, moved, serving).problems)
-    other = dataclasses.replace(serving, class_names=serving.class_names[::-1])
-    assert any("names of the tags" in each for each in check_words(folder, expected, other).problems)
+    assert "serving_words in batches" in problems(expected_words(fitted.model, raw, cased))
+    assert "differs by up to" in problems(expected_words(fitted.model, raw, longer))
+    assert "have wrong entities" in problems(dataclasses.replace(expected, starts=expected.starts + 1))
+    other = dataclasses.replace(serving, class_names=serving.class_names[:1] + serving.class_names[:0:-1])
+    assert "have wrong entities" in problems(expected, other)
+    assert "'count' is wrong" in problems(dataclasses.replace(expected, counts=expected.counts + 1))
 
 
 def test_the_run_and_what_it_wrote_down(fitted: kerastl.Fitted, tmp_path: Path) -> None:

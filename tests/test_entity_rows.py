@@ -187,6 +187,13 @@ def test_entities_without_a_word_of_their_own_are_told() -> None:
     assert len(code_spans(splits.test.labels.codes, splits.test.labels.words)) == 4
 
 
+def test_sentences_of_as_many_words_are_rows_like_others() -> None:
+    same = [from_words(["Anna", "Rome"], [(0, 1, "PER"), (1, 2, "LOC")], place) for place in range(3)]
+    rows = rows_of(same).test
+    assert rows.examples.words is not None
+    assert [each.tolist() for each in rows.examples.words[rows.indices]] == [[[0, 4], [5, 9]]] * 3
+
+
 def test_a_source_without_an_entity_is_refused() -> None:
     with pytest.raises(DataError, match="has no entity"):
         entity_examples({"": Entities((from_words(["a"], [], 0),), (), "file x")}, DataRecipe(), "")
