@@ -68,12 +68,10 @@ def entity_examples(parts: Mapping[str, Entities], recipe: DataRecipe, place: st
         recipe=recipe,
         warnings=tuple(warning for each in found for warning in each.warnings),
     )
-    held = np.empty(len(documents), object)
-    held[:] = documents
     # Of two annotations of the same texts one is not the other.
     marks = [repr(each.spans) for each in documents]
     changed = fingerprint((text_column(marks),), (), examples.fingerprint)
-    return checked_names(replace(examples, annotated=held, fingerprint=changed))
+    return checked_names(replace(examples, annotated=_column(documents), fingerprint=changed))
 
 
 def in_rows(splits: Splits, modality: Modality) -> Splits:
@@ -150,15 +148,12 @@ def _rows(examples: Examples, modality: Modality) -> tuple[Examples, np.ndarray,
     documents = np.array(owners, np.int64)
     counts = np.bincount(documents, minlength=len(annotated))
     steps = StepLabels(np.concatenate(values), np.array(lengths, np.int64), documents)
-    held = np.empty(len(texts), object)
-    held[:] = texts
+    held, spans = _column(texts), _column(words)
     place = np.arange(len(documents)) - (np.cumsum(counts) - counts)[documents]
     names = [
         f"{examples.ids[text]}" + (f":{number}" if number else "")
         for text, number in zip(documents, place, strict=True)
     ]
-    spans = np.empty(len(words), object)
-    spans[:] = words
     digests = np.array([digest_of(text) for text in texts], np.int64)
     rows = replace(
         examples,
@@ -186,6 +181,14 @@ def _rows(examples: Examples, modality: Modality) -> tuple[Examples, np.ndarray,
             "parts that overlap."
         )
     return rows, counts, tuple(warnings)
+
+
+def _column(values: Sequence[object]) -> np.ndarray:
+    """Values of any kind as object [n]; one by one, as NumPy would take arrays of one shape for more dimensions."""
+    column = np.empty(len(values), object)
+    for row, value in enumerate(values):
+        column[row] = value
+    return column
 
 
 def _kept_together(examples: Examples, documents: np.ndarray, counts: np.ndarray) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -92,12 +91,3 @@ def answered_groups(labels: Labels, groups: np.ndarray) -> np.ndarray:
         [group or f"\0{number}" for group, number in zip(groups, labels.documents, strict=True)], object
     )
     return named[labels.places[0]]
-
-
-def joined_labels(parts: Sequence[Labels]) -> Labels:
-    """Labels of several splits, one behind another."""
-    if not isinstance(parts[0], StepLabels):
-        return np.concatenate([np.asarray(each) for each in parts])
-    some = [each for each in parts if isinstance(each, StepLabels)]
-    columns = ("values", "lengths", "documents")
-    return StepLabels(*(np.concatenate([getattr(each, name) for each in some]) for name in columns))

@@ -99,6 +99,11 @@ class Metrics:
             "entities": self.entities and self.entities.to_dict(),
         }
 
+    @property
+    def confused_names(self) -> tuple[str, ...]:
+        """Names in the order of the confusion matrix: of the classes, and behind types of entities that of none."""
+        return (*(each.name for each in self.classes), *[NOTHING] * (self.entities is not None))
+
     def worst_confusions(self) -> list[tuple[str, str, int, int]]:
         """(true class, predicted class, how often, examples of the true class), most frequent first.
 
@@ -107,9 +112,9 @@ class Metrics:
         if self.confusion is None:
             return []
         of_none = self.confusion.cells[self.confusion.cells[:, 0] == len(self.classes), 2]
-        known = [(each.name, each.support) for each in self.classes] + [(NOTHING, int(of_none.sum()))]
+        names, supports = self.confused_names, [*(each.support for each in self.classes), int(of_none.sum())]
         pairs = [
-            (known[true][0], known[predicted][0], count, known[true][1])
+            (names[true], names[predicted], count, supports[true])
             for true, predicted, count in self.confusion.largest().tolist()
         ]
         return sorted(pairs, key=lambda pair: (-pair[2], pair[3]))

@@ -15,7 +15,7 @@ import numpy as np
 
 from kerastl.export.check import FLOAT32_TOLERANCE, LARGEST_BATCH
 from kerastl.export.compare import CheckExamples, CheckResult
-from kerastl.export.process import Pass, start_model
+from kerastl.export.process import Answers, Pass, start_model
 from kerastl.export.signature import (
     LABELS_FILE,
     SERVING_EMBEDDING,
@@ -120,19 +120,44 @@ def check_words(
     Raises:
         ExportError: the exported model cannot be loaded or asked at all.
     """
-    folder, count = Path(folder), len(examples.raw)
+    folder = Path(folder)
+    problems = []
+    if read_labels(folder / "assets" / LABELS_FILE) != serving.class_names:
+        problems.append(f"assets/{LABELS_FILE} does not hold the names of the tags in their order.")
+    return compare_words(answers_of_words(folder, examples, serving), examples, serving, tolerance, problems)
+
+
+def answers_of_words(folder: Path, examples: WordExamples, serving: Serving) -> Answers:
+    """Answers of an exported model in a fresh process that cannot import kerastl: in batches of two sizes, and twice to the same one."""
+    count = len(examples.raw)
     batch = min(count, LARGEST_BATCH)
-    # The last example is asked about in the first pass.
+    # The last example, which takes several rows, is asked about in the first pass.
     passes = [(batch, count), *[(max(1, batch // 3), batch)] * 2, (batch, batch)]
     raw = {serving.modality.request: examples.raw}
     with start_model("saved_model", folder, examples.inputs, passes, raw) as process:
-        answers = process.answers()
-    problems, largest = [], 0.0
+        return process.answers()
+
+
+def compare_words(
+    answers: Answers,
+    examples: WordExamples,
+    serving: Serving,
+    tolerance: float = FLOAT32_TOLERANCE,
+    problems: Sequence[str] = (),
+) -> CheckResult:
+    """Compare all passes with what is expected, and passes of the same kind with each other.
+
+    Args:
+        answers: from `answers_of_words`.
+        examples: what was asked, and what is expected.
+        serving: how the model is to be served.
+        tolerance: see `check_words`.
+        problems: what is wrong beside the answers.
+    """
     given = answers.facts["signatures"]
-    wanted = (SERVING_RAW, SERVING_WORDS, SERVING_EMBEDDING, serving.modality.decoded_signature)
-    problems += [f"There is no signature {name!r}." for name in wanted if name not in given]
-    if read_labels(folder / "assets" / LABELS_FILE) != serving.class_names:
-        problems.append(f"assets/{LABELS_FILE} does not hold the names of the tags in their order.")
+    names = (SERVING_RAW, SERVING_WORDS, SERVING_EMBEDDING, serving.modality.decoded_signature)
+    wrong = [*problems, *(f"There is no signature {name!r}." for name in names if name not in given)]
+    largest = 0.0
     first: dict[tuple[str, int], Mapping[str, np.ndarray]] = {}
     for each in answers.passes:
         problem, difference = _compared(each, examples, serving, tolerance)
@@ -140,15 +165,15 @@ def check_words(
         before = first.setdefault((each.signature, each.batch_size), each.outputs)
         problem = problem or _repeated(each.outputs, before, tolerance)
         if problem:
-            problems.append(f"{each.signature} in batches of {each.batch_size}: {problem}")
+            wrong.append(f"{each.signature} in batches of {each.batch_size}: {problem}")
     if random := answers.facts.get("random_operations"):
-        problems.append(f"The graph holds random operations: {', '.join(random)}.")
+        wrong.append(f"The graph holds random operations: {', '.join(random)}.")
     return CheckResult(
         largest_difference=largest,
-        count=count,
+        count=len(examples.raw),
         tolerance=tolerance,
         signatures=tuple(given),
-        problems=tuple(dict.fromkeys(problems)),
+        problems=tuple(dict.fromkeys(wrong)),
         noun=serving.modality.noun,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cached_property
@@ -116,7 +117,7 @@ def read_by(features: Features, reads: HeadInput, cut: Cut) -> Features:
 def step_rows(features: Features) -> Features:
     """The labelled steps of some examples as rows of features, in the order of the examples.
 
-    They are read from the examples that hold them. Those of a head are held once they were all read in turn, where they have room.
+    They are read from the examples that hold them; what a head reads of them is held in memory, where it has room.
     """
     labels = features.views.classes
     assert isinstance(labels, StepLabels)
@@ -136,20 +137,21 @@ def step_rows(features: Features) -> Features:
         assert features.outputs is not None
         return gathered(lambda rows: features.outputs(names, rows, 0), at)  # type: ignore[misc]
 
-    held: list[np.ndarray] = []
-
-    def pooled(at: np.ndarray, view: int | np.ndarray) -> np.ndarray:
-        if not held:
-            width = features.pooled_batch(np.arange(1), 0).shape[-1]
-            if 4 * width * len(examples) <= HELD_BYTES:
-                every = np.arange(len(examples))
-                held.append(gathered(lambda rows: {POOLED: features.pooled_batch(rows, 0)}, every)[POOLED])
-        if held:
-            return held[0][at]
+    def pooled(at: np.ndarray) -> np.ndarray:
         return gathered(lambda rows: {POOLED: features.pooled_batch(rows, 0)}, at)[POOLED]
 
+    @functools.cache
+    def held() -> np.ndarray | None:
+        """All of them, where they have room."""
+        width = features.pooled_batch(np.arange(1), 0).shape[-1]
+        return pooled(np.arange(len(examples))) if 4 * width * len(examples) <= HELD_BYTES else None
+
+    def pooled_batch(at: np.ndarray, view: int | np.ndarray) -> np.ndarray:
+        every = held()
+        return pooled(at) if every is None else every[at]
+
     return dataclasses.replace(
-        features, views=features.views.rows, pooled_batch=pooled, outputs=outputs, activations=None
+        features, views=features.views.rows, pooled_batch=pooled_batch, outputs=outputs, activations=None
     )
 
 

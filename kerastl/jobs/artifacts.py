@@ -205,7 +205,10 @@ def write_answers(run: Run, prepared: DecodedSplits, logits: Mapping[str, np.nda
         positions = np.array([places[each.id] for each in worst])
         # As the network saw them: a file may be gone by now, and no picture is worth a trained model.
         inputs = prepared.inputs["test"]
-        shown = inputs.modality.shown(inputs[positions])
+        annotated = test.examples.annotated
+        shown: Sequence[Any] = inputs.modality.shown(inputs[positions])
+        if annotated is not None:  # as it is written, and whole
+            shown = [annotated[test.indices[place]].text for place in positions]
         if inputs.modality.pictures:
             plot_worst(list(zip(shown, worst, strict=True)), run.worst_png)
         else:
@@ -225,9 +228,7 @@ def write_results(
         write_rows(run.near_copies_csv, near)
     confusion = report.metrics.confusion
     if confusion is not None and confusion.size <= DRAWN_UP_TO:
-        plot_confusion(
-            confusion.dense(), report.class_names, run.confusion_png, modality_of(prepared.recipe).noun
-        )
+        plot_confusion(confusion.dense(), report.metrics.confused_names, run.confusion_png, report.columns[1])
     write_answers(run, prepared, logits)
     write_report(run, report)
 

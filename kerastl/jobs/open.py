@@ -42,7 +42,8 @@ def open_splits(
     splits = make_splits(examples, recipe.data)
     recipe, splits = with_measured(with_own_keys(recipe), splits)
     settings = resolve(recipe, splits.train.count, len(splits.class_names))
-    return settings, in_rows(splits, modality_of(settings))
+    splits = in_rows(splits, modality_of(settings))
+    return resolve(recipe, splits.train.count, len(splits.class_names)), splits
 
 
 def for_examples(recipe: Recipe, examples: Examples) -> Recipe:

@@ -15,6 +15,7 @@ from kerastl.recipe import DataRecipe, Recipe, load_recipe, recipe_to_dict, ship
 from kerastl.recipe.flags import keys_from_options
 from kerastl.recipe.load import recipe_from_dict
 from kerastl.recipe.schema import HANDED
+from kerastl.task import task_of_source
 
 
 def recipe_for(
@@ -69,6 +70,8 @@ def _changed(recipe: Recipe, flags: Mapping[str, Any]) -> Recipe:
     values = recipe_to_dict(recipe)
     if recipe.names_no_backbone:
         del values["backbone"]["name"]
+    if flags.get("data.source") and recipe.data.task == task_of_source(recipe.data.source):
+        values.get("data", {}).pop("task", None)  # as the other data have it
     for dotted, value in flags.items():
         *table, last = dotted.split(".")
         inner = values.setdefault(table[0], {}) if table else values
