@@ -28,7 +28,7 @@ LEFT_OUT = 2_048
 SOLVED_ROWS, SOLVED_BYTES = 4_096, 1 << 28
 # Of the mean squared length of a row.
 PENALTIES = np.geomspace(0.01, 30.0, 15)
-# Joins from the last activation down; all of them after these.
+# Joins from the last activation down, and all of them after these, as long as the error falls.
 DEPTHS = (1, 2, 4, 7)
 # Vectors of features that a pooling gives.
 WAYS = {"avg": ("avg",), "max": ("max",), "avgmax": ("avg", "max"), "first": ("first",), STEPS: (STEPS,)}
@@ -107,8 +107,9 @@ def choose_reads(
         total = total + kernel(depth, WAYS[first])
         if depth in DEPTHS or depth == len(names):
             errors[depth] = error(total, depth * len(WAYS[first]))
-            if errors[depth] == min(errors.values()):
-                best = total
+            if errors[depth] > min(errors.values()):
+                break  # deeper ones are further from what the task needs
+            best = total
     depth = min(errors, key=errors.__getitem__)
     found = {first: errors[depth]}
     # Another pooling at that depth alone: the best depth hardly depends on it.
