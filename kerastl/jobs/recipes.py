@@ -52,7 +52,7 @@ def usable(examples: Examples | None, recipe: Recipe) -> Examples | None:
     if examples is None or recipe.data.source.startswith(HANDED) or examples.recipe is None:
         return examples
     opened = dataclasses.replace(
-        examples.recipe, **{key: getattr(recipe.data, key) for key in _AFTER_OPENING}
+        Recipe(data=examples.recipe).data, **{key: getattr(recipe.data, key) for key in _AFTER_OPENING}
     )
     return examples if opened == recipe.data else None
 

@@ -162,7 +162,9 @@ def head_epochs(recipe: Recipe, train_count: int, rule: dict[str, Any]) -> int:
     head, phase = recipe.head, recipe.head_phase
     trained = any(getattr(phase, name) not in (None, value) for name, value in rule.items())
     other = trained or phase.mixup_alpha or phase.optimizer != "adamw" or head.dropout or head.l2
-    solved = (head.start or head_start(recipe)) == "solved" and train_count <= SOLVED_EXAMPLES
+    # Of an example whose words are answered there are many, and gradients tag them better: Wikigold's F1 .53 beside .41.
+    few = train_count <= SOLVED_EXAMPLES and not recipe.task.per_step
+    solved = (head.start or head_start(recipe)) == "solved" and few
     return 0 if solved and not other else HEAD_EPOCHS
 
 
