@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from encoder_reference import random_tensors, write_folder
-from test_text_fit import SPECIAL, TINY
+from test_text_fit import SPECIAL, tiny_folder
 
 import kerastl
 from kerastl.errors import DataError, UserError
@@ -66,10 +65,7 @@ def in_columns(some: list[list[tuple[str, str]]]) -> str:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = write_folder(tmp_path_factory.mktemp("weights") / "tiny", TINY, random_tensors(TINY))
-    (path / "vocab.txt").write_text("\n".join(vocabulary()) + "\n", encoding="utf-8")
-    (path / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": True}))
-    return path
+    return tiny_folder(tmp_path_factory.mktemp("weights") / "tiny", vocabulary())
 
 
 @pytest.fixture(scope="module")
