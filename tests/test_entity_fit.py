@@ -104,6 +104,13 @@ def test_names_are_learnt_and_the_report_says_so(fitted: kerastl.Fitted) -> None
     assert "entity F1" in text and "words right" in text
 
 
+def test_progress_counts_words_in_the_head_phase_and_shows_what_decides(fitted: kerastl.Fitted) -> None:
+    log = (fitted.run / "log.txt").read_text(encoding="utf-8")
+    head, finetune = log.index(" head phase: "), log.index(" fine-tune phase: ")
+    assert log[head:].splitlines()[0].endswith(" words") and log[finetune:].splitlines()[0].endswith(" texts")
+    assert all("val_entity_f1 " in line for line in log[head:].splitlines() if " phase, epoch " in line)
+
+
 def test_entities_have_their_places_in_the_text_as_it_was_sent(fitted: kerastl.Fitted) -> None:
     text = "😀 cafe\u0301 Anna Smith lives in  ROME, and 北京"
     (found,) = [fitted.predict(text)]

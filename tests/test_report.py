@@ -222,7 +222,7 @@ def test_the_curves_show_the_monitor_at_whose_best_value_an_epoch_was_kept(
     plot_curves([("head_phase", rows), ("finetune_phase", rows)], tmp_path / "c.png",
                 {"head_phase": 4, "finetune_phase": 6}, "head_phase", monitors)  # fmt: skip
     titles = [axis.get_ylabel() for axis in drawn[0].axes]
-    assert titles == ["calibrated loss\n(monitor)", "macro f1\n(monitor)", "loss", "learning rate"]
+    assert titles == ["calibrated loss\n(monitor)", "macro F1\n(monitor)", "loss", "learning rate"]
     marks = [line for line in drawn[0].axes[0].lines if line.get_marker() == "D"]
     assert [float(mark.get_ydata()[0]) for mark in marks] == [0.121, 0.14]
     assert (

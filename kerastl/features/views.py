@@ -68,6 +68,12 @@ class Views:
         """Number of examples."""
         return len(self.classes)
 
+    @property
+    def noun(self) -> str:
+        """One of them in messages; of rows that are steps, `word`."""
+        steps = self.task.per_step and not isinstance(self.classes, StepLabels)
+        return "word" if steps else self.modality.noun
+
     def facts(self, view: int) -> dict[str, Any]:
         """Everything that the examples of a view depend on apart from the examples themselves: part of the store's key."""
         return {"number": view, **(self.modality.view_facts(self.recipe) if view else {})}

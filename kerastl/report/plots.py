@@ -18,7 +18,7 @@ import numpy as np
 from rich.cells import cell_len
 
 from kerastl.report.page import phase_title
-from kerastl.wording import cut
+from kerastl.wording import counted, cut
 from kerastl.writing import replace_atomically
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ def _caption(
     best = best_epochs.get(phase, _lowest(_column(epochs, "val_loss")))
     if not 1 <= best <= len(epochs):
         better = "none better than what it began with of " if phase in best_epochs else ""
-        return f"{phase_title(phase)}: {better}{len(epochs)} epochs"
+        return f"{phase_title(phase)}: {better}{counted(len(epochs), 'epoch')}"
     figures = [
         f"{_title(key)} {epochs[best - 1][key]:.3f}"
         for key in dict.fromkeys((monitor, *_DRAWN_ANYWAY))
@@ -175,7 +175,7 @@ def _caption(
 
 def _title(key: str) -> str:
     """A validation metric as the figure calls it: `val_calibrated_loss` → `calibrated loss`."""
-    return key.removeprefix("val_").replace("_", " ")
+    return key.removeprefix("val_").replace("_", " ").replace("f1", "F1")
 
 
 def _scale_log(axis: Axes, which: Literal["x", "y"]) -> None:

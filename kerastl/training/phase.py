@@ -107,7 +107,7 @@ def run_phase(
     steps = math.ceil(count / settings.batch_size)
     compile_for(model, settings, factors, steps, task)
     started = time.perf_counter()
-    unit = f"{data.train.views.modality.noun}s"
+    unit = f"{data.train.views.noun}s"
     with progress.track(PHASE_TITLES[name], settings.epochs * count, unit) as tracker:
         infer = inference_of(model)
         watch = _Watch(name, model, infer, data, settings, task, start, tracker)
@@ -274,9 +274,9 @@ class _Watch(keras.callbacks.Callback):
         row = {"epoch": epoch + 1, "loss": float(logs["loss"]), "accuracy": float(logs["accuracy"])}
         row |= {"learning_rate": rate, **metrics, "seconds": time.perf_counter() - self._began}
         self.rows.append(row)
-        self.tracker.advance(
-            0, f"val_loss {metrics['val_loss']:.3f}  val_accuracy {metrics['val_accuracy']:.3f}"
-        )
+        figure = "val_accuracy" if self.settings.monitor.endswith("loss") else self.settings.monitor
+        shown = (f"{name} {metrics[name]:.3f}" for name in ("val_loss", figure))
+        self.tracker.advance(0, "  ".join(shown))
         if is_better(self.settings.monitor, metrics, self.best):
             self.best, self.best_epoch = metrics, epoch + 1
             self.best_weights, self._best_losses = self.model.get_weights(), self._validation.losses()

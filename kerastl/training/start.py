@@ -82,7 +82,7 @@ def chosen_reads(
         poolings = pooling_choices(spec)
     choice = choose_reads(rows, reads, poolings, example_weights(recipe.head_phase, rows), store)
     count = len(choice.reads.names)
-    noun = "word" if recipe.task.per_step else train.views.modality.noun
+    noun = rows.views.noun
     what = "the last output alone" if count == 1 else f"the last {count} of {len(reads.channels)} outputs"
     progress.note(
         f"Head: reads {what}, pooled by {choice.reads.pooling} (error of {choice.examples:,} {noun}s left out: {choice.error:.3f}; "

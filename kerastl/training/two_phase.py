@@ -188,7 +188,7 @@ def solve_head(network: Network, data: PhaseData, recipe: Settings) -> str:
     if not is_better(settings.monitor, found, guess):
         network.head.set_weights(before)
         return ""
-    noun = "word" if recipe.task.per_step else data.train.views.modality.noun
+    noun = data.train.views.noun
     return (
         f"least squares, penalty {solution.penalty:.2g} (log-loss of {solution.examples:,} {noun}s left out: "
         f"{solution.log_loss:.3f})"
