@@ -241,7 +241,7 @@ def random_recipe(generator: random.Random) -> Recipe:
     head = values.get("head", {})
     if head.get("hidden"):
         head.pop("start", None)  # it has no solution
-    if head.get("pooling") == "gem":
+    if head.get("pooling") in ("gem", "first"):
         head.pop("features", None)  # it is kept of the last output alone
     return recipe_from_dict(values)
 

@@ -30,6 +30,30 @@ blocks above a point take the network's input as well, they read it beside the s
 those of the file, unless `--weights` names others (`none` draws them anew). A network that was trained on rescaled pixels has to
 begin with its `Rescaling` or `Normalization` layer; where it has neither, a warning says so. `kerastl backbones my_network.keras`
 shows what was found. A model that was trained on it does not need the file any more.
+
+## A KerasHub preset
+
+With `pip install "kerastl[kerashub]"`, `--backbone kerashub:FOLDER` takes a folder that KerasHub's `save_to_preset` wrote, of images (ViT,
+DeiT, DINOv2, DINOv3, MiT, ResNet, EfficientNet, Swin, of SigLIP and CLIP the vision encoder, …) or of texts (BERT, DistilBERT, ELECTRA).
+`kerashub:NAME` takes one of KerasHub's presets, or a `kaggle://` handle, from Kaggle's cache, into which kagglehub fetches it once; without a
+network the message says what to fetch. `kerastl backbones kerashub:FOLDER` shows what was found.
+
+    kerastl fit --data photos --backbone kerashub:presets/dinov2_small
+    kerastl fit --data reviews.csv --backbone kerashub:presets/bert_tiny_en_uncased
+
+- **Images.** Scale and offset of the preset's `image_converter.json` become the first layer; a preset without one gets pixels as they are, with
+  a warning. Its size is `backbone.image_size`: transformers take that alone, convolutional networks any. How a picture becomes a square
+  is `data.resize`, whose `crop` is what KerasHub does by default.
+- **Texts** are cut by kerastl's own WordPiece with the preset's vocabulary and case, inside the exported model, by operations that every
+  TensorFlow has. KerasHub's tokenizer is not used. Presets whose tokenizer is another (SentencePiece, byte pairs: RoBERTa, DeBERTa, GPT) are
+  refused before anything is read: no exported model could load tensorflow-text.
+- **Outputs.** Transformers give a step for each patch or piece. `head.pooling` is their mean (`avg`, `auto`), `max`, `avgmax`, `gem` or `first`,
+  the class token of ViT and DINOv2; SigLIP's vision encoder pools by itself.
+- **Unfreeze points** are found on the graph. An encoder that is one layer there (ViT, DINOv2, Swin) is unfolded, so that each of its blocks ends in a
+  point; DeiT's cannot be, and has one point below it.
+- **Weights** are the preset's, one `model.weights.h5` whose SHA-256 the run records, or `none`.
+- **Afterwards.** A run needs the preset no more: its `model.keras` holds weights and sizes. To load that takes kerastl and KerasHub; the exported
+  SavedModel needs neither. `kerastl benchmark` is refused, as it asks the Keras model in a process without kerastl.
 """
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 MADE = "<!-- Made by tools/docs.py from the code; `make docs` writes it anew. -->\n"

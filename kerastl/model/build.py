@@ -13,13 +13,14 @@ from typing import Any
 import keras
 import numpy as np
 
-from kerastl.backbones import BackboneSpec
+from kerastl.backbones import BackboneSpec, is_preset
 from kerastl.modality import InputSpec, only
 from kerastl.model.applications import INPUT_NAME, build_application, check_size, preprocess
 from kerastl.model.encoder_spec import BUILDERS, build_of_folder
 from kerastl.model.graph import alone, cut_points, inputs_like
 from kerastl.model.head_input import LAST, HeadInput, head_input, joined
 from kerastl.model.heads import Head, make_head
+from kerastl.model.kerashub import PresetBackbone
 from kerastl.model.own import load_own
 from kerastl.recipe.schema import HeadRecipe
 
@@ -69,6 +70,8 @@ def build_backbone(spec: BackboneSpec, inputs: Mapping[str, InputSpec]) -> keras
     """
     if spec.builder in BUILDERS:
         return build_of_folder(spec, inputs)
+    if spec.file and is_preset(spec.file):
+        return load_own(spec.file, inputs)
     shape = only(inputs).shape
     check_size(spec, shape)
     return load_own(spec.file, inputs) if spec.file else build_application(spec, shape)
@@ -134,6 +137,8 @@ def with_joins(backbone: keras.Model, reads: HeadInput) -> Callable[[Any], list[
     """A backbone as one layer that gives what a head reads: preprocessed inputs -> activations, in the order of `reads.names`."""
     if reads.names == (LAST,):
         return lambda inputs: [backbone(inputs)]
+    if isinstance(backbone, PresetBackbone):
+        return backbone.giving(reads.names)
     points = cut_points(backbone)
     tensors = [backbone.outputs[0] if name == LAST else points[name].tensor for name in reads.names]
     return keras.Model(alone(backbone.inputs), tensors, name=backbone.name)

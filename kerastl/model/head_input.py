@@ -21,8 +21,10 @@ GEM_EXPONENT = 3.0
 GEM_EPSILON = 1e-6
 # What is stored of the last activation of every example, so that a head with another pooling needs no forward pass.
 POOLINGS = ("avg", "max", "gem")
-# The same of sequences in which only some steps are real.
+# The same of sequences, whether all their steps are real or only some.
 STEP_POOLINGS = (*POOLINGS, FIRST_STEP)
+# Dimensions of their activations: batch, steps, channels.
+STEPPED = 3
 # What is stored of every join. A power of each value of the wide maps below would take as long as the network itself.
 JOIN_POOLINGS = POOLINGS[:2]
 # Number of dimensions of an activation, the batch left out -> average and maximum over all positions.
@@ -118,9 +120,14 @@ def head_input(recipe: HeadRecipe, spec: BackboneSpec, backbone: keras.Model) ->
         backbone: that network.
 
     Raises:
-        UserError: the backbone has no join of a name.
+        UserError: the backbone has no join of a name, or no steps of which the first could be read.
     """
     pooling = "avg" if recipe.pooling == "auto" else recipe.pooling
+    if pooling == FIRST_STEP and len(backbone.outputs[0].shape) != STEPPED:
+        raise UserError(
+            f"head.pooling = '{FIRST_STEP}': the last activation of backbone '{spec.name}' has no steps. Expected auto, avg, max, avgmax or gem, "
+            "or a transformer."
+        )
     if (
         recipe.features == "last"
         or pooling not in ("avg", "max", "avgmax")
@@ -153,7 +160,7 @@ def make_pooling(
     """Activation [batch, ..., channels] -> float32 [batch, features], without weights.
 
     Args:
-        name: `avg`, `max`, `avgmax` (both, concatenated: twice the channels) or `gem`; with lengths also `first`, the first step.
+        name: `avg`, `max`, `avgmax` (both, concatenated: twice the channels) or `gem`; of steps also `first`, the first one.
         activation_shape: Height, width, channels; steps, channels; or channels alone, where there is nothing to pool.
         activation_dtype: Type of the activations.
         join: Where they come from; part of the model's name.
@@ -176,10 +183,11 @@ def pool_in_all_ways(
 
     Args:
         activation: of a join.
-        poolings: in their order; all without it.
+        poolings: in their order; all that there are for such activations without it.
         length: int32 [batch], how many of its steps are real; all of them without it.
     """
-    names = poolings or (POOLINGS if length is None else STEP_POOLINGS)
+    stepped = length is not None or len(activation.shape) == STEPPED
+    names = poolings or (STEP_POOLINGS if stepped else POOLINGS)
     return ops.stack([_pooled(name, activation, length, named=False) for name in names], axis=1)
 
 
@@ -206,6 +214,8 @@ def _pooled(
     if name == "gem":
         powers = ops.power(ops.maximum(exact, GEM_EPSILON), GEM_EXPONENT)
         return ops.power(layer(average, "average")(powers), 1.0 / GEM_EXPONENT)
+    if name == FIRST_STEP and len(activation.shape) == STEPPED:
+        return first_step(exact)
     raise ValueError(f"unknown pooling {name!r}")
 
 

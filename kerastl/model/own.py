@@ -1,4 +1,4 @@
-"""A backbone of one's own: a functional Keras model from a `.keras` file.
+"""A backbone of one's own: a functional Keras model from a `.keras` file, or a KerasHub preset (`kerastl.model.kerashub`).
 
 Its cut points are found on its graph. Models within the model are unfolded, so that a network that a tutorial wraps into
 rescaling, base and classifier has the cut points of its base; what stands on the last activation is left out.
@@ -12,16 +12,17 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import keras
 from keras import layers
 
 from kerastl import backbones
-from kerastl.backbones import BackboneSpec
+from kerastl.backbones import BackboneSpec, is_preset
 from kerastl.errors import UserError
 from kerastl.modality import FIRST, InputSpec, modality_named, only
 from kerastl.model.graph import alone, cut_points, trace, trained_parameters, unfreeze_points
+from kerastl.model.kerashub import load_preset, preset_spec
+from kerastl.model.unfold import called
 from kerastl.wording import safe_name
 
 
@@ -29,17 +30,19 @@ def own_spec(name: str) -> BackboneSpec:
     """The registry's entry for the network in a file.
 
     Args:
-        name: path of a `.keras` file.
+        name: path of a `.keras` file, or a KerasHub preset (`kerashub:FOLDER`).
 
     Raises:
         UserError: it cannot be loaded, or is no network of such examples.
     """
+    if is_preset(name):
+        return preset_spec(name)
     path = Path(name).expanduser()
     try:
         state = path.stat()
     except OSError as error:
         raise UserError(
-            f"backbone.name = '{name}': {error.strerror}. Expected a .keras file or a name that `kerastl backbones` lists."
+            f"backbone.name = '{name}': {error.strerror}. Expected a .keras file, a KerasHub preset (kerashub:FOLDER) or a name that `kerastl backbones` lists."
         ) from error
     return _spec(name, state.st_mtime_ns, state.st_size)
 
@@ -116,18 +119,20 @@ def load_own(name: str, inputs: Mapping[str, InputSpec]) -> keras.Model:
     """The network in a file, from decoded inputs as float32 to its last activation, with its weights.
 
     Args:
-        name: path of a `.keras` file.
+        name: path of a `.keras` file, or a KerasHub preset.
         inputs: named inputs of the network, as the modality decodes them.
 
     Raises:
         UserError: it cannot be loaded, or is no network of such examples.
     """
+    if is_preset(name):
+        return load_preset(name, inputs)
     return _below_the_classifier(_opened(name)[0], name, inputs)
 
 
 def _below_the_classifier(model: keras.Model, name: str, inputs: Mapping[str, InputSpec]) -> keras.Model:
     taken = [keras.Input(each.shape, dtype="float32", name=own) for own, each in inputs.items()]
-    flat = keras.Model(alone(taken), _called(model, taken))
+    flat = keras.Model(alone(taken), called(model, taken))
     _, *tensors = (point.tensor for point in cut_points(flat).values() if not point.carried)
     spatial = [each for each in tensors if len(each.shape) == 4]
     wide = [each for each in spatial if each.shape[1:3] != (1, 1)]
@@ -165,23 +170,6 @@ def _inputs(model: keras.Model, what: str) -> dict[str, InputSpec]:
         raise UserError(f"{what}: it is no functional model. {modality.network}") from error
     except ValueError as error:
         raise UserError(f"{what}: {error}. {modality.network}") from error
-
-
-def _called(model: keras.Model, inputs: list[keras.KerasTensor]) -> keras.KerasTensor:
-    """The model's operations called on other tensors, those of models within it one by one; weights are shared."""
-    functional = keras.Model(model.inputs, model.outputs)
-    made: dict[int, Any] = {id(own): given for own, given in zip(functional.inputs, inputs, strict=True)}
-    for step in trace(functional):
-        operation, node, index = step.tensor._keras_history
-        if id(step.tensor) in made:
-            continue
-        arguments, keywords = operation._inbound_nodes[node].arguments.fill_in(made)
-        if isinstance(operation, keras.Model) and len(arguments) == 1:
-            made[id(step.tensor)] = _called(operation, [arguments[0]])
-        else:
-            found = operation(*arguments, **keywords)
-            made[id(step.tensor)] = found[index] if isinstance(found, (list, tuple)) else found
-    return made[id(functional.outputs[0])]
 
 
 backbones.set_opener(own_spec)

@@ -25,12 +25,14 @@ from kerastl.backbones import (
     PublishedWeights,
     backbone_names,
     get_backbone,
+    is_preset,
 )
 from kerastl.errors import WeightsError, nearest
 from kerastl.model.encoder_spec import find_folder, load_from_folder
 from kerastl.model.encoder_weights import WEIGHTS_FILE
 from kerastl.model.graph import walk_layers
 from kerastl.model.weights_file import StoredTensor, best_part, network_variables, open_weights
+from kerastl.presets import preset_folder, read_preset
 from kerastl.recipe.schema import BackboneRecipe
 
 WEIGHTS_DIR_VARIABLE = "KERASTL_WEIGHTS_DIR"
@@ -73,14 +75,14 @@ def load_weights(
     """
     if weights == "none":
         if spec.file:
-            backbone.set_weights(keras.models.clone_model(backbone).get_weights())
+            backbone.set_weights(type(backbone).from_config(backbone.get_config()).get_weights())
         return LoadedWeights("none", None, None)
     if spec.in_folder:
         folder = find_folder(spec, weights, _dir_of(weights_dir))
         path = load_from_folder(backbone, spec, folder)
         return LoadedWeights("file", sha256_of(path), str(path))
     if spec.file and weights == "pretrained":  # it was built with them
-        own = Path(spec.file).expanduser()
+        own = read_preset(spec.file).weights if is_preset(spec.file) else Path(spec.file).expanduser()
         return LoadedWeights("file", sha256_of(own), str(own))
     if spec.file and weights == "imagenet":
         raise WeightsError(
@@ -184,11 +186,13 @@ def weights_at_hand(spec: BackboneSpec, side: int, weights: str, weights_dir: st
 
 
 def weights_folder(spec: BackboneSpec, asked: BackboneRecipe) -> Path | None:
-    """The folder with a backbone's weights; None where they are a file, or none are asked for.
+    """The folder with a backbone's weights, or with all of a preset; None where they are a file, or none are asked for.
 
     Raises:
         WeightsError: there is none; the message says where it can be had.
     """
+    if spec.file and is_preset(spec.file):
+        return preset_folder(spec.file)
     if not spec.in_folder or asked.weights == "none":
         return None
     return find_folder(spec, asked.weights, _dir_of(asked.weights_dir))

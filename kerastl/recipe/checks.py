@@ -6,10 +6,11 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kerastl.backbones import BackboneSpec, backbone_names, get_backbone, is_file_name
+from kerastl.backbones import BackboneSpec, backbone_names, get_backbone, is_file_name, is_preset
 from kerastl.errors import RecipeError, nearest
 from kerastl.modality import modality_of
 from kerastl.modality.recipe import modality_checks
+from kerastl.presets import check_preset
 from kerastl.recipe.keys import check_value, keys_of, value_at
 from kerastl.wording import LONGEST_NAME, is_name, safe_name
 
@@ -35,6 +36,10 @@ def check_recipe(recipe: Recipe) -> None:
 def weights_checks(recipe: Recipe) -> list[str]:
     """Problems of the path of pretrained weights."""
     name, weights = recipe.backbone.name, recipe.backbone.weights
+    if is_preset(name) and weights not in ("pretrained", "none"):
+        return [
+            f"backbone.weights = '{weights}': expected pretrained, those of the preset, or none, where backbone.name is a preset"
+        ]
     in_folder = name in backbone_names(None) and get_backbone(name).in_folder
     path = Path(weights).expanduser()
     if weights in ("pretrained", "imagenet", "none") or (
@@ -57,9 +62,9 @@ def head_checks(recipe: Recipe) -> list[str]:
             "head.start = 'solved': expected zeros where the head has hidden layers or layers of its own; a linear head "
             "alone has a solution"
         )
-    if head.pooling == "gem" and head.features not in ("auto", "last"):
+    if head.pooling in ("gem", "first") and head.features not in ("auto", "last"):
         problems.append(
-            f"head.pooling = 'gem': expected auto, avg, max or avgmax where head.features = '{head.features}'"
+            f"head.pooling = '{head.pooling}': expected auto, avg, max or avgmax where head.features = '{head.features}'"
         )
     if head.layers is None:
         return problems
@@ -135,13 +140,15 @@ def _cross_checks(recipe: Recipe) -> list[str]:
             f"with a letter or digit, as paths and servers take them. For example {safe_name(recipe.name)!r}"
         )
     name = recipe.backbone.name
-    if is_file_name(name):  # what it is like is known when TensorFlow has loaded it; see `resolve`
+    if is_preset(name):
+        check_preset(name)
+    elif is_file_name(name):  # what it is like is known when TensorFlow has loaded it; see `resolve`
         if not Path(name).expanduser().is_file():
             problems.append(f"backbone.name = '{name}': no such file. Expected a network that Keras saved")
     elif name not in backbone_names(None):
         problems.append(
             f"backbone.name = '{name}': unknown backbone.{nearest(name, backbone_names(None))}"
-            " `kerastl backbones` lists them all; a network of your own is a .keras file"
+            " `kerastl backbones` lists them all; a network of your own is a .keras file, a preset of KerasHub kerashub:FOLDER"
         )
     else:
         problems += backbone_checks(recipe, get_backbone(name))

@@ -107,7 +107,8 @@ class _Backbone:
     """Keys of `[backbone]` for every kind of example."""
 
     name: str = auto(
-        "a name that `kerastl backbones` lists, or the path of a .keras file with a functional model of your own; without it "
+        "a name that `kerastl backbones` lists, the path of a .keras file with a functional model of your own, or kerashub: and the folder or "
+        "name of a KerasHub preset (`pip install 'kerastl[kerashub]'`); without it "
         "mobilenet_025 for digits, minilm_l6 for texts and resnet50 for all else"
     )
     weights: str = key(
@@ -149,8 +150,9 @@ class HeadRecipe:
     )
     pooling: str = key(
         "auto",
-        "global pooling of these outputs; auto chooses between avg and avgmax with the features, and is avg where those are named",
-        choices=("auto", "avg", "max", "avgmax", "gem"),
+        "global pooling of these outputs; auto chooses between avg and avgmax with the features, and is avg where those are named; first "
+        "is the first step of a transformer, which BERT and ViT train to stand for all",
+        choices=("auto", "avg", "max", "avgmax", "gem", "first"),
         affects="features",
     )
     start: str = auto(

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from kerastl.backbones import BackboneSpec
 
 CONFIG_FILE = "tokenizer_config.json"
+# In a Hugging Face folder, and in a KerasHub preset.
+_PLACES = (VOCABULARY_FILE, "assets/tokenizer/vocabulary.txt")
 
 
 def vocabulary_keys(data: TextData, folder: Path | None, spec: BackboneSpec) -> dict[str, Any]:
@@ -34,8 +36,8 @@ def vocabulary_keys(data: TextData, folder: Path | None, spec: BackboneSpec) -> 
                 f"There is no vocabulary for the backbone '{spec.name}': its weights lie in no folder. Set data.vocabulary to the "
                 f"path of its {VOCABULARY_FILE}."
             )
-        path = str(folder / VOCABULARY_FILE)
-        if not (folder / VOCABULARY_FILE).is_file():
+        path = str(next((folder / each for each in _PLACES if (folder / each).is_file()), ""))
+        if not path:
             raise UserError(
                 f"There is no {VOCABULARY_FILE} in {folder}, the folder of the weights of '{spec.name}'. Fetch it from where the weights "
                 "come from, or name another with data.vocabulary."
