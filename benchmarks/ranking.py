@@ -112,7 +112,7 @@ def main() -> None:
     for row in ranking.rows:
         tuned = f"{accuracies[row.name]:.3f}" if row.name in accuracies else "-"
         probe = f"{row.accuracy:.3f} ± {row.spread:.3f}"
-        print(f"{row.name:<16}{probe:>14}{row.log_evidence:>8.3f}{row.images_per_second:>10.0f}{tuned:>12}")
+        print(f"{row.name:<16}{probe:>14}{row.log_evidence:>8.3f}{row.examples_per_second:>10.0f}{tuned:>12}")
     print(correlations(list(ranking.rows), accuracies))
 
 

@@ -75,7 +75,7 @@ class EpochEnds(Progress):
         self.clock.stand(time.perf_counter() - now)
 
 
-def our_points(arguments: argparse.Namespace, seed: int) -> list[dict[str, Any]]:
+def our_points(arguments: argparse.Namespace, seed: int, goal: float) -> list[dict[str, Any]]:
     """Seconds and test accuracy after every epoch of a run with an empty store."""
     flags = {
         "data.source": str(arguments.data),
@@ -101,7 +101,8 @@ def our_points(arguments: argparse.Namespace, seed: int) -> list[dict[str, Any]]
             head = steps.head_phase(setup.network, *sides, recipe)
             if not head.history:  # it was solved
                 ends.point("head_phase")
-            if finetunes(recipe.finetune_phase):
+            reached = arguments.until_reached and any(each["accuracy"] >= goal for each in ends.points)
+            if finetunes(recipe.finetune_phase) and not reached:
                 steps.finetune_phase(setup.network, setup.parts, *sides, recipe, head)
     return ends.points
 
@@ -133,6 +134,9 @@ def main() -> None:
     parser.add_argument(
         "--set", dest="sets", action="append", default=[], help="recipe key for kerastl's side"
     )
+    parser.add_argument(
+        "--until-reached", action="store_true", help="do not fine-tune a head that is as good already"
+    )
     parser.add_argument("--accuracy", type=Path, default=Path("benchmarks/results/accuracy.jsonl"))
     arguments = parser.parse_args()
     rows = map(json.loads, arguments.accuracy.read_text().splitlines())
@@ -152,7 +156,7 @@ def main() -> None:
     ratios = []
     for seed in arguments.seeds:
         seconds = guide_seconds(arguments, None, EPOCHS)
-        points = our_points(arguments, seed)
+        points = our_points(arguments, seed, goal)
         reached = next((point for point in points if point["accuracy"] >= goal), None)
         head = [point for point in points if point["phase"] == "head_phase"]
         row = {

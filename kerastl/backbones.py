@@ -25,8 +25,9 @@ PRESET_PREFIX = "kerashub:"
 IMAGE, TEXT = "image", "text"
 # Builders of networks for texts; those for images are functions of keras.applications.
 ENCODER, STATIC = "encoder", "static"
-# The backbone of a recipe that names none.
+# The backbone of a recipe that names none, and that of one which names data that ship with kerastl.
 DEFAULT_BACKBONES = {IMAGE: "resnet50", TEXT: "minilm_l6"}
+BUNDLED_DATA = {"digits": "mobilenet_025", "definitions": "minilm_static"}
 _opener: Callable[[str], BackboneSpec] | None = None
 
 
@@ -67,13 +68,15 @@ class BackboneSpec:
         trained_parameters: For each of these points, the weights that train above it, BatchNorm's left out.
         arguments: What the builder is passed besides, as (keyword, value) pairs; of an encoder the fields of
             `kerastl.model.encoder_config.EncoderConfig`.
-        bundled_weights: File of pretrained weights in `kerastl/weights`, if any ships with kerastl.
+        bundled_weights: File or folder of pretrained weights in `kerastl/weights`, if any ships with kerastl.
         published: Keras' own ImageNet files; the first is for the default size.
         max_image_size: Largest side that it takes; None for any.
         file: Path of a network of one's own, or the name of a preset; None for those of the registry.
         length: Name of the input that says how many steps of an example are real, of a network of sequences that are filled up
             to one length; pooling leaves the others out. None where there is nothing to leave out.
         modality: Name of the kind of examples that it takes.
+        stepped: Whether the outputs of all its joins are steps, [batch, steps, channels], so that the first can be read; they are
+            wherever there is a `length`.
     """
 
     name: str
@@ -93,6 +96,11 @@ class BackboneSpec:
     file: str | None = None
     length: str | None = None
     modality: str = IMAGE
+    stepped: bool = False
+
+    def __post_init__(self) -> None:
+        if self.length is not None:
+            object.__setattr__(self, "stepped", True)
 
     @property
     def in_folder(self) -> bool:
@@ -137,12 +145,12 @@ def backbone_names(modality: str | None = IMAGE) -> tuple[str, ...]:
 
 
 def modality_of_backbone(name: str) -> str:
-    """Name of the kind of examples that a backbone takes; one in a file is not looked into, nor is a preset.
+    """Name of the kind of examples that a backbone takes; one of one's own is not looked into before TensorFlow is there.
 
     Raises:
         UserError: There is no such backbone.
     """
-    return IMAGE if is_own(name) else get_backbone(name).modality
+    return IMAGE if is_own(name) and _opener is None else get_backbone(name).modality
 
 
 def is_file_name(name: str) -> bool:

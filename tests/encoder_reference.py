@@ -10,7 +10,14 @@ import numpy as np
 from scipy.special import erf
 
 Tensors = dict[str, np.ndarray]
-_TYPES = {"float64": "F64", "float32": "F32", "float16": "F16", "uint16": "BF16", "int64": "I64"}
+_TYPES = {
+    "float64": "F64",
+    "float32": "F32",
+    "float16": "F16",
+    "uint16": "BF16",
+    "int64": "I64",
+    "int8": "I8",
+}
 BERT_CONFIG: dict[str, Any] = {
     "model_type": "bert", "vocab_size": 40, "max_position_embeddings": 16, "hidden_size": 12, "num_hidden_layers": 3,
     "num_attention_heads": 3, "intermediate_size": 20, "hidden_act": "gelu", "layer_norm_eps": 1e-12, "type_vocab_size": 2,

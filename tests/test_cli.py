@@ -99,7 +99,7 @@ COMPLETIONS = [
     ("fit --backbone", "mob", set(backbone_names()) & {"mobilenet_025", "mobilenet", "mobilenet_v2"}),
     ("fit --augment", "", {"none", "light", "medium", "strong"}),
     ("fit", "dig", {"digits"}),
-    ("fit --data", "", {"digits"}),
+    ("fit --data", "", {"digits", "definitions"}),
     ("plan --backbone vgg16 --unfreeze-from", "block", {"block1_pool", "block4_pool"}),
     ("fit --set", "augment.l", {"augment.level="}),
     ("tune --set", "augment.level=", {"augment.level=light"}),
@@ -309,7 +309,7 @@ class TerminalStream(io.StringIO):
 
 
 def work(terminal: Terminal, clock: Clock, seconds: float, steps: int = 100) -> None:
-    with terminal.track("decode", steps * 10) as tracker:
+    with terminal.track("decode", steps * 10, "images") as tracker:
         for _ in range(steps):
             clock.now += seconds / steps
             tracker.advance(10, "loss 0.5")
@@ -361,7 +361,7 @@ def test_short_work_shows_nothing(stream: io.StringIO) -> None:
 def test_a_message_makes_the_bar_step_aside() -> None:
     clock, stream = Clock(), TerminalStream()
     terminal = Terminal(stream=stream, clock=clock)
-    with terminal.track("decode", 10) as tracker:
+    with terminal.track("decode", 10, "images") as tracker:
         clock.now += 5
         tracker.advance(5)
         terminal.warn("a.jpg cannot be read")
@@ -371,7 +371,7 @@ def test_a_message_makes_the_bar_step_aside() -> None:
 def test_work_that_breaks_off_leaves_a_clean_line() -> None:
     clock, stream = Clock(), TerminalStream()
     terminal = Terminal(stream=stream, clock=clock)
-    with pytest.raises(RuntimeError), terminal.track("decode", 10) as tracker:
+    with pytest.raises(RuntimeError), terminal.track("decode", 10, "images") as tracker:
         clock.now += 5
         tracker.advance(5)
         raise RuntimeError
@@ -389,7 +389,7 @@ def test_quiet_still_warns() -> None:
 
 def test_more_work_than_announced_does_not_break_the_bar() -> None:
     clock, stream = Clock(), TerminalStream()
-    with Terminal(stream=stream, clock=clock).track("decode", 0) as tracker:
+    with Terminal(stream=stream, clock=clock).track("decode", 0, "images") as tracker:
         clock.now += 5
         tracker.advance(3)
     assert "decode: 3 images" in stream.getvalue()

@@ -17,7 +17,15 @@ from encoder_reference import BERT_CONFIG, random_tensors, write_folder
 from test_static_embeddings import CONFIG as STATIC_CONFIG
 from test_static_embeddings import TABLE
 
-from kerastl.backbones import TEXT, BackboneSpec, backbone_names, get_backbone, spec_from_dict
+from kerastl.backbones import (
+    BUNDLED_WEIGHTS_FOLDER,
+    ENCODER,
+    TEXT,
+    BackboneSpec,
+    backbone_names,
+    get_backbone,
+    spec_from_dict,
+)
 from kerastl.errors import UserError, WeightsError
 from kerastl.modality import InputSpec
 from kerastl.modality.image import Image
@@ -64,8 +72,23 @@ def test_figures_are_true(name: str) -> None:
     prove(get_backbone(name))
 
 
+def test_figures_are_true_of_the_table_that_ships() -> None:
+    spec = get_backbone("minilm_static")
+    config = read_folder(BUNDLED_WEIGHTS_FOLDER / "minilm_static")
+    assert dataclasses.asdict(config) == dict(spec.arguments)  # type: ignore[arg-type]
+    found = measured(spec)
+    assert {key: getattr(spec, key) for key in found} == found and spec.unfreeze_points == (
+        "backbone",
+        "input",
+    )
+    assert spec.parameters == config.vocabulary * config.width
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in backbone_names(TEXT) if name not in FAST])
+@pytest.mark.parametrize(
+    "name",
+    [name for name in backbone_names(TEXT) if get_backbone(name).builder == ENCODER and name not in FAST],
+)
 def test_figures_are_true_of_every_encoder(name: str) -> None:
     prove(get_backbone(name))
 
@@ -92,7 +115,11 @@ def test_networks_for_texts_and_for_images_are_listed_apart() -> None:
     assert all(
         get_backbone(name).modality == "image" and get_backbone(name).length is None for name in images
     )
-    assert all(get_backbone(name).published[0].url.startswith("https://huggingface.co/") for name in texts)
+    assert all(
+        get_backbone(name).bundled_weights
+        or get_backbone(name).published[0].url.startswith("https://huggingface.co/")
+        for name in texts
+    )
 
 
 def test_listing_encoders_needs_no_tensorflow() -> None:

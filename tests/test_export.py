@@ -116,7 +116,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory, images: list[bytes]) -> I
 def test_a_good_model_is_published_whole(exported: ExportedModel) -> None:
     assert (exported.version, exported.name, exported.path.name) == (1, "colours", "1")
     assert exported.signatures == ("serving_default", "serving_embedding", "serving_pixels")
-    assert exported.largest_difference <= 1e-6 and exported.image_count == 11
+    assert exported.largest_difference <= 1e-6 and exported.example_count == 11
     assert [child.name for child in exported.path.parent.iterdir()] == ["1"]
     assert (exported.path / "assets" / "labels.txt").read_text("utf-8").splitlines() == list(NAMES)
     assert (exported.path / "assets.extra" / "recipe.toml").read_text() == "seed = 0\n"

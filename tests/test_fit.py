@@ -385,7 +385,7 @@ def test_files_that_vanish_while_a_run_works_do_not_cost_its_export(
     }
     recipe = kerastl.load_recipe(flags={**flags, "cache.mode": "off"})
     summary = kerastl.fit(recipe, runs_dir=tmp_path / "runs", models_dir=tmp_path / "models")
-    assert summary.exported is not None and summary.exported.image_count > 8
+    assert summary.exported is not None and summary.exported.example_count > 8
     log = (run_of(tmp_path) / "log.txt").read_text()
     assert "2 validation images cannot be read" in log and "2 test images cannot be read" in log
     assert gone[0].name in log and "others in their place" in log

@@ -181,7 +181,7 @@ def test_what_goes_in_and_comes_out_stands_beside_the_model(
     assert info["output"]["dtype"] == dtype and info["output"]["activation"] == "softmax"
     assert ("scale" in info["output"]) == (dtype == "uint8")
     assert info["output"].get("scale", INTEGER_STEP) == INTEGER_STEP
-    assert (info["labels"], info["threshold"], info["check"]["test_images"]) == (list(NAMES), 0.7, 40)
+    assert (info["labels"], info["threshold"], info["check"]["test_examples"]) == (list(NAMES), 0.7, 40)
 
 
 @pytest.mark.parametrize("name", EACH)
@@ -603,7 +603,7 @@ def test_a_run_is_exported_in_every_format_and_benchmarked(kerastl: Kerastl, tmp
         assert done.returncode == 0, done.stderr
         said = json.loads(done.stdout)
         assert said["path"] == f"exported/{name}/digits/1" and (tmp_path / said["path"]).is_dir()
-        assert said["test_count"] == 364 and said["image_count"] == 364 + 64
+        assert said["test_count"] == 364 and said["example_count"] == 364 + 64
         assert said["model_accuracy"] - said["accuracy"] <= 0.02
     assert sorted((tmp_path / "saved_models").rglob("*")) == published
     assert not list((tmp_path / "exported").rglob("models.config")), "no server watches these"
@@ -619,7 +619,7 @@ def test_a_run_is_exported_in_every_format_and_benchmarked(kerastl: Kerastl, tmp
     rows = {row["format"]: row for row in said["rows"]}
     assert list(rows) == ["keras", "saved_model", "litert", "litert-int8", "onnx"] and said["left_out"] == {}
     accuracy = json.loads(kerastl("evaluate", run, "--json").stdout)["accuracy"]
-    assert rows["keras"]["accuracy"] == pytest.approx(accuracy) and said["image_count"] == 364
+    assert rows["keras"]["accuracy"] == pytest.approx(accuracy) and said["example_count"] == 364
     for name, row in rows.items():
         exact = name != "litert-int8"
         assert abs(row["points_lost"]) <= (0 if exact else 2) and row["labels_changed"] <= (

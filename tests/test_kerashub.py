@@ -21,7 +21,6 @@ from hub_presets import (
     POSITIONS,
     SCALE,
     SIDE,
-    WIDTH,
     needs_keras_hub,
     network,
     save_images,
@@ -215,24 +214,48 @@ def test_weights_are_the_presets_or_new_ones_and_damaged_ones_are_refused(
         loaded(f"kerashub:{copy}")
 
 
-def test_the_first_step_is_pooled_where_there_are_steps(presets: dict[str, tuple[str, Any]]) -> None:
-    from kerastl.errors import UserError
+@pytest.mark.parametrize("features", ["last", "joins", "transformer_block_1"])
+def test_the_first_step_is_pooled_at_any_blocks(features: str, presets: dict[str, tuple[str, Any]]) -> None:
     from kerastl.model.build import build_model
     from kerastl.model.cut import cut
-    from kerastl.model.head_input import head_input
     from kerastl.recipe import HeadRecipe
 
     spec, backbone = loaded(presets["vit"][0])
-    built = build_model(backbone, spec, HeadRecipe(pooling="first"), 2)
+    network = build_model(backbone, spec, HeadRecipe(pooling="first", features=features), 2)
     inputs, _ = examples("vit")
-    states = np.array(backbone(inputs[0], training=False))
-    stored = cut(built, "transformer_block_1").prefix("pooled")(inputs[0], training=False)["pooled"]
-    assert stored.shape == (3, 4, WIDTH)
-    np.testing.assert_array_equal(built.reads.of(np.array(stored)), states[:, 0])
-    assert np.abs(states[:, 0] - states.mean(1)).max() > 1e-2, "the control"
-    spec, backbone = loaded(presets["resnet"][0])
-    with pytest.raises(UserError, match=r"has no steps\. Expected auto"):
-        head_input(HeadRecipe(pooling="first"), spec, backbone)
+    names = [*POINTS["vit"][-2:0:-1], "backbone"]
+    outputs = dict(zip(names, backbone.giving(names)(inputs[0], training=False), strict=True))
+    asked = {"last": ["backbone"], "joins": names}.get(features, [features])
+    states = np.concatenate([np.array(outputs[name])[:, 0] for name in asked], axis=1)
+    kept = "pooled" if features == "last" else "joins"
+    stored = cut(network, "transformer_block_1").prefix(kept)(inputs[0], training=False)[kept]
+    read = network.reads.of(np.array(stored))
+    np.testing.assert_allclose(read, states, rtol=1e-6, atol=1e-6)
+    means = np.concatenate([np.array(outputs[name]).mean(1) for name in asked], axis=1)
+    assert np.abs(states - means).max() > 1e-2, "the control"
+    network.logits.kernel.assign(np.random.default_rng(3).normal(size=network.logits.kernel.shape))
+    logits = network.head(states, training=False)
+    np.testing.assert_allclose(network.model(inputs[0], training=False), logits, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", [*OF_IMAGES, *OF_TEXTS])
+def test_the_first_step_is_offered_where_every_block_gives_steps(
+    name: str, presets: dict[str, tuple[str, Any]]
+) -> None:
+    from kerastl.backbones import get_backbone
+    from kerastl.errors import RecipeError
+    from kerastl.model.head_input import pooling_choices
+    from kerastl.recipe import BackboneRecipe, HeadRecipe, Recipe, resolve
+
+    place, _ = presets[name]
+    stepped = name in ("vit", "dinov2", *OF_TEXTS)
+    assert ("first" in pooling_choices(get_backbone(place))) == stepped
+    recipe = Recipe(backbone=BackboneRecipe(name=place), head=HeadRecipe(pooling="first"))
+    if stepped:
+        assert resolve(recipe, 100, 2).head.pooling == "first"
+    else:
+        with pytest.raises(RecipeError, match=r"gives no steps.* Expected auto, avg, max, avgmax or gem"):
+            resolve(recipe, 100, 2)
 
 
 def test_a_network_that_kerashub_cannot_build_is_refused(

@@ -201,3 +201,19 @@ def test_images_are_the_modality_of_a_recipe() -> None:
     assert {name: (each.shape, each.dtype) for name, each in one.spec.items()} == {
         "pixels": ((32, 32, 3), "uint8")
     }
+
+
+def test_the_check_of_a_machine_decodes_an_example_of_each_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    from kerastl.jobs.check import check
+    from kerastl.modality.text import Text
+
+    found = {each.name: each for each in check()}
+    assert found["image decoding"].ok and found["text decoding"].ok
+
+    def broken() -> str:
+        raise RuntimeError("a word does not come back in its pieces")
+
+    monkeypatch.setattr(Text, "self_test", staticmethod(broken))
+    found = {each.name: each for each in check()}
+    assert found["image decoding"].ok and "does not come back" in found["text decoding"].detail
+    assert not found["text decoding"].ok

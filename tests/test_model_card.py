@@ -90,7 +90,7 @@ def test_the_same_stands_in_json_for_programs() -> None:
     record = json.loads(describe_version(facts(), "flowers", PARITY, 3)["model.json"])
     assert (record["name"], record["backbone"], record["recipe"]) == ("flowers", "resnet50", "flowers")
     assert record["test"]["accuracy"] == 57 / 58 and record["test"]["count"] == 58
-    assert record["data"]["fingerprint"] == "abc123" and record["parity"]["image_count"] == 32
+    assert record["data"]["fingerprint"] == "abc123" and record["parity"]["example_count"] == 32
     assert record["validation"] is None and "classes" not in record["test"]
 
 

@@ -18,7 +18,7 @@ from kerastl.export.facts import without_folders
 from kerastl.modality.text.beside_weights import vocabulary_keys
 from kerastl.modality.text.text_keys import TextData
 from kerastl.presets import Scaling, check_preset, label_of, lowercase_of, read_preset, scaling_of
-from kerastl.recipe import BackboneRecipe, DataRecipe, HeadRecipe, Recipe
+from kerastl.recipe import BackboneRecipe, DataRecipe, Recipe
 from kerastl.recipe.rule import default_name
 
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "film"]
@@ -84,7 +84,8 @@ def test_the_vocabulary_and_the_case_are_the_tokenizers(tmp_path: Path) -> None:
     found = vocabulary_keys(TextData(), preset.folder, spec)
     assert found == {"vocabulary": str(preset.folder / "assets/tokenizer/vocabulary.txt"), "lowercase": False}
     (preset.folder / "assets/tokenizer/vocabulary.txt").unlink()
-    with pytest.raises(UserError, match=r"There is no vocab\.txt"):
+    (preset.folder / "tokenizer.json").unlink()
+    with pytest.raises(UserError, match=r"There is no vocab\.txt and no tokenizer\.json"):
         vocabulary_keys(TextData(), preset.folder, spec)
 
 
@@ -165,8 +166,6 @@ def test_other_weights_and_keys_of_other_examples_are_refused(tmp_path: Path) ->
         ):
             Recipe(backbone=BackboneRecipe(name=name, weights=weights))
     Recipe(backbone=BackboneRecipe(name=name, weights="none"))
-    with pytest.raises(RecipeError, match=r"head.pooling = 'first': expected auto"):
-        Recipe(backbone=BackboneRecipe(name=name), head=HeadRecipe(pooling="first", features="joins"))
 
 
 def test_a_missing_extra_is_named_with_its_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

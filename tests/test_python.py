@@ -297,7 +297,7 @@ def test_a_format_of_floats_is_checked_on_the_images_that_a_run_keeps(
 
     pytest.importorskip("onnxruntime")
     kept = package.convert(fitted.run, "onnx", exported_dir=tmp_path)
-    assert kept.image_count == len(list((fitted.run / "images").iterdir())) > 0
+    assert kept.example_count == len(list((fitted.run / "images").iterdir())) > 0
     assert kept.test_count == 0 and kept.label_agreement == 1 and kept.largest_difference < 1e-4
     given = package.convert(fitted.run, "onnx", data, exported_dir=tmp_path)
     assert (
@@ -329,7 +329,7 @@ def test_formats_of_a_run_on_handed_images_are_measured_but_for_integers(
 ) -> None:
     pytest.importorskip("ai_edge_litert")
     measured = kerastl.benchmark(fitted.run, str(solid_colours), formats=["keras", "saved_model"])
-    assert [row.format for row in measured.rows] == ["keras", "saved_model"] and measured.image_count == 72
+    assert [row.format for row in measured.rows] == ["keras", "saved_model"] and measured.example_count == 72
     assert kerastl.benchmark(fitted.run, data).left_out.keys() == {"litert-int8"}
     made = kerastl.convert(fitted.run, "litert-int8", data, exported_dir=tmp_path)
     assert made.test_count == fitted.report.counts["test"]

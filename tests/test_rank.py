@@ -62,7 +62,7 @@ def test_honest_labels_rank_above_shuffled_ones(solid_colours: Path, tmp_path: P
     ]
     assert rows[0].accuracy > 0.95 and rows[1].accuracy < 0.65
     assert rows[0].log_evidence > rows[1].log_evidence
-    assert rows[0].features == 256 and rows[0].weights == "bundled" and rows[0].images_per_second > 0
+    assert rows[0].features == 256 and rows[0].weights == "bundled" and rows[0].examples_per_second > 0
 
 
 def test_a_later_fit_reads_the_features_that_the_ranking_made(

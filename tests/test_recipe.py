@@ -51,6 +51,10 @@ WRONG = {
     "empty text": ("name = ''", ["name = ''", "expected a text in quotes"]),
     "number for a choice": ("precision = 16", ["precision = 16", "auto, float32, mixed_bfloat16"]),
     "choice with a near one": ("[head]\npooling = 'average'", ["head.pooling = 'average'", "auto, avg, max, avgmax, gem", "Did you mean"]),
+    "the first step where there is none": (
+        "[backbone]\nname = 'vgg16'\n[head]\npooling = 'first'",
+        ["head.pooling = 'first': the backbone 'vgg16' gives no steps, as transformers of texts do, and ViT. Expected auto, avg, max, avgmax or gem"],
+    ),
     "below the bound": ("seed = -1", ["seed = -1", "at least 0"]),
     "above the bound": ("seed = 2147483648", ["seed = 2147483648", "at most 2147483647"]),
     "on an excluded lower bound": ("[data]\ntest_fraction = 0", ["data.test_fraction = 0", "above 0"]),
@@ -241,7 +245,9 @@ def random_recipe(generator: random.Random) -> Recipe:
     head = values.get("head", {})
     if head.get("hidden"):
         head.pop("start", None)  # it has no solution
-    if head.get("pooling") in ("gem", "first"):
+    if head.get("pooling") == "first" and backbone.modality != "text":
+        head.pop("pooling")  # it has no steps
+    if head.get("pooling") == "gem":
         head.pop("features", None)  # it is kept of the last output alone
     return recipe_from_dict(values)
 

@@ -35,6 +35,7 @@ def test_the_spaces_lie_at_the_top_level_too() -> None:
         ("[hed]\nl2 = {low = 1, high = 2}", "Unknown key 'hed'. Did you mean 'head'?"),
         ("[head]\ndropout = {low = 0.1, high = 2.0}", "head.dropout = 2.0: expected a number at least 0 and below 1"),
         ("[head]\npooling = ['avg', 'maxx']", "Did you mean 'max'?"),
+        ("[head]\npooling = ['avg', 'first']", "the backbone 'resnet50' takes images, which have no first step"),
         ("[head]\ndropout = [0.1]", "expected a list of at least two values"),
         ("[head]\ndropout = [0.1, 0.1]", "expected values that differ"),
         ("[head]\ndropout = {low = 0.2, hihg = 0.3}", "unknown 'hihg'. Did you mean 'high'?"),
@@ -55,6 +56,12 @@ def test_a_wrong_space_says_what_is_wrong(text: str, message: str, tmp_path: Pat
     with pytest.raises(RecipeError) as caught:
         space_of(text, tmp_path)
     assert message in str(caught.value)
+
+
+def test_the_first_step_of_texts_is_searched(tmp_path: Path) -> None:
+    texts = load_recipe(flags={"backbone.name": "bert_tiny", "backbone.weights": "none"})
+    (found,) = space_of("[head]\npooling = ['avg', 'first']", tmp_path, texts).hyperparameters
+    assert set(found.values) == {"auto", "avg", "first"}
 
 
 def test_all_problems_of_a_space_come_in_one_message(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from kerastl.recipe import FinetunePhaseRecipe, Recipe, resolve
 from kerastl.task.classification import CLASSIFICATION, MULTI_LABEL
 from kerastl.training.solve import (
     PENALTIES,
+    WAYS,
     _Problem,
     choose_reads,
     logits_of_scores,
@@ -154,6 +155,46 @@ def test_as_many_joins_are_read_as_leave_one_out_finds_worth_reading() -> None:
     last, reads = of_joins(("backbone",), names)
     alone = choose_reads(last, reads, ("avg",), None)
     assert alone.reads.names == ("backbone",) and alone.error == alone.last_error
+
+
+@pytest.mark.parametrize(("way", "expected"), [(0, ("avg", "avgmax")), (1, ("avgmax",)), (2, ("first",))])
+def test_the_pooling_is_the_one_that_tells_the_classes_apart(way: int, expected: tuple[str, ...]) -> None:
+    base, reads = of_joins((), ("a", "backbone"))
+    stored = np.random.default_rng(4).normal(size=(200, 3, 16)).astype(np.float32)
+    stored[:, way, 8:11] += 1.2 * np.eye(3)[base.views.classes]
+    given = dataclasses.replace(base, outputs=lambda asked, at, view: {"joins": stored[at]})
+    chosen = choose_reads(given, reads, ("avg", "avgmax", "first"), None)
+    assert chosen.reads.pooling in expected
+    features = chosen.reads.of(stored)
+    assert features.shape == (200, 8 * len(chosen.reads.names) * len(WAYS[chosen.reads.pooling]))
+    if way == 2:
+        np.testing.assert_array_equal(features[:, -8:], stored[:, 2, 8:])
+        without = choose_reads(given, reads, ("avg", "avgmax"), None)
+        assert chosen.error < 0.9 * without.error, "the control: the others do not tell them apart"
+
+
+def test_a_pooling_is_weighed_without_the_one_that_chose_the_depth() -> None:
+    base, reads = of_joins((), ("backbone",))
+    stored = np.random.default_rng(4).normal(size=(200, 3, 8)).astype(np.float32)
+    stored[:, 2, :3] += 1.2 * np.eye(3)[base.views.classes]
+    given = dataclasses.replace(base, outputs=lambda asked, at, view: {"joins": stored[at]})
+    chosen, alone = (choose_reads(given, reads, ways, None) for ways in (("avg", "first"), ("first",)))
+    assert chosen.reads.pooling == "first" and chosen.error == pytest.approx(alone.error, rel=1e-9)
+    with_average = choose_reads(given, reads, ("avg", "avgmax"), None).error
+    assert with_average > 1.1 * chosen.error
+    stored[:, 0, :3] += 1.2 * np.eye(3)[base.views.classes]
+    fewer, alone = (choose_reads(given, reads, ways, None) for ways in (("avgmax", "avg"), ("avg",)))
+    assert fewer.reads.pooling == "avg" and fewer.error == pytest.approx(alone.error, rel=1e-9)
+
+
+def test_a_first_step_that_is_always_the_same_is_not_chosen() -> None:
+    base, reads = of_joins((), ("a", "backbone"))
+    stored = np.ones((200, 3, 16), np.float32)
+    stored[:, :2] = np.random.default_rng(4).normal(size=(200, 2, 16))
+    stored[:, 0, 8:11] += 1.2 * np.eye(3)[base.views.classes]
+    given = dataclasses.replace(base, outputs=lambda asked, at, view: {"joins": stored[at]})
+    chosen = choose_reads(given, reads, ("avg", "avgmax", "first"), None)
+    assert chosen.reads.pooling != "first" and np.isfinite(chosen.error)
 
 
 def test_examples_that_are_all_told_apart_do_not_make_the_head_as_sure_as_it_can_be() -> None:

@@ -55,6 +55,12 @@ def test_factors_and_shared_rows_are_multiplied_in(tmp_path: Path) -> None:
     assert np.abs(found[0] - TABLE[[3, 4, 4]].mean(0)).max() > 1e-2
 
 
+def test_a_table_in_8_bits_is_multiplied_by_its_factors(tmp_path: Path) -> None:
+    rows = np.random.default_rng(2).integers(-127, 128, (20, 6)).astype(np.int8)
+    found = vectors(write_folder(tmp_path, CONFIG, {"embeddings": rows, "weights": FACTORS}))
+    np.testing.assert_allclose(found[1], rows[19] * FACTORS[19], rtol=1e-6)
+
+
 def test_saved_embeddings_are_loaded_by_keras(tmp_path: Path) -> None:
     backbone = build_static(StaticConfig(20, 6))
     backbone.save(tmp_path / "static.keras")
@@ -77,6 +83,7 @@ BAD: dict[str, tuple[dict[str, Any], Tensors, list[str]]] = {
     "rows that are not there": (CONFIG, {"embeddings": TABLE[:5], "mapping": np.arange(20)}, ["'mapping' names rows"]),
     "not finite": (CONFIG, {"embeddings": TABLE * np.inf}, ["not finite"]),
     "whole numbers": (CONFIG, {"embeddings": TABLE.astype(np.int64)}, ["has dtype I64"]),
+    "factors in 8 bits": (CONFIG, {"embeddings": TABLE, "weights": FACTORS.astype(np.int8)}, ["'weights' has dtype I8"]),
 }  # fmt: skip
 
 

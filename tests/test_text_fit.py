@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ import pytest
 from encoder_reference import BERT_CONFIG, random_tensors, write_folder
 
 import kerastl
-from kerastl.errors import DataError, ExportError, RecipeError, UserError, WeightsError
+from kerastl.errors import DataError, RecipeError, UserError, WeightsError
+from kerastl.export.formats import FORMATS, missing_packages
 from kerastl.export.versions import facts_of
 from kerastl.modality.text import Text, vocabulary_at
 from kerastl.modality.text.beside_weights import vocabulary_keys
@@ -83,17 +85,22 @@ def fitted(folder: Path, table: Path, tmp_path_factory: pytest.TempPathFactory) 
     return again
 
 
-def served(
-    fitted: kerastl.Fitted, texts: list[Any], signature: str = "serving_default"
-) -> dict[str, np.ndarray]:
+Served = Callable[..., dict[str, np.ndarray]]
+
+
+@pytest.fixture(scope="module")
+def served(fitted: kerastl.Fitted) -> Served:
+    """Asks the exported model, which is loaded once: texts, and a signature -> its answers by name."""
     import tensorflow as tf
 
     assert fitted.exported is not None
     model = tf.saved_model.load(str(fitted.exported.path))
-    return {
-        name: value.numpy()
-        for name, value in model.signatures[signature](text=tf.constant(texts, tf.string)).items()
-    }
+
+    def ask(texts: list[Any], signature: str = "serving_default") -> dict[str, np.ndarray]:
+        answers = model.signatures[signature](text=tf.constant(texts, tf.string))
+        return {name: value.numpy() for name, value in answers.items()}
+
+    return ask
 
 
 def test_the_words_tell_the_classes_and_the_report_speaks_of_texts(fitted: kerastl.Fitted) -> None:
@@ -117,37 +124,40 @@ def test_a_run_keeps_its_vocabulary_and_is_asked_where_it_lies_now(fitted: keras
     assert fitted.evaluate(*reviews(20, seed=3)).accuracy > 0.9
 
 
-def test_the_served_model_takes_strings_and_answers_as_the_run_does(fitted: kerastl.Fitted) -> None:
+def test_the_served_model_takes_strings_and_answers_as_the_run_does(
+    fitted: kerastl.Fitted, served: Served
+) -> None:
     texts = ["The film was GOOD.", "bad", "héros", "x" * 300, "good " * 5000]
-    answers = served(fitted, texts)
+    answers = served(texts)
     ours = [dict(each.top)["pos"] for each in fitted.predict(texts)]
     at = fitted.class_names.index("pos")
     np.testing.assert_allclose(answers["probabilities"][:, at], ours, atol=1e-5)
-    assert served(fitted, texts, "serving_embedding")["embedding"].shape[0] == len(texts)
-    nothing = served(fitted, ["", "\U0001f600", b"\xff\xfe good", "a\0b"])
+    assert served(texts, "serving_embedding")["embedding"].shape[0] == len(texts)
+    nothing = served(["", "\U0001f600", b"\xff\xfe good", "a\0b"])
     assert np.isfinite(nothing["probabilities"]).all()
-    assert served(fitted, [])["probabilities"].shape == (0, 2)
+    assert served([])["probabilities"].shape == (0, 2)
 
 
-def test_a_text_is_answered_alike_whatever_its_neighbours_are(fitted: kerastl.Fitted) -> None:
-    alone = served(fitted, ["the film was good"])["probabilities"][0]
-    among = served(fitted, ["bad " * 100, "the film was good", "dull"])["probabilities"][1]
+def test_a_text_is_answered_alike_whatever_its_neighbours_are(served: Served) -> None:
+    alone = served(["the film was good"])["probabilities"][0]
+    among = served(["bad " * 100, "the film was good", "dull"])["probabilities"][1]
     np.testing.assert_allclose(alone, among, atol=1e-5)
 
 
-def test_the_check_of_an_export_finds_other_pieces(fitted: kerastl.Fitted, tmp_path: Path) -> None:
-    """Negative control: what is served cuts texts elsewhere than the model in memory, or knows no capitals."""
+def test_the_check_of_an_export_finds_other_pieces(fitted: kerastl.Fitted) -> None:
+    """Negative control: the model passed when it was published, and is refused where the one in memory knows no capitals."""
     import dataclasses
 
-    from kerastl.export.check import check_export, expected_answers
-    from kerastl.export.saved_model import write_saved_model
+    from kerastl.export.check import FLOAT32_TOLERANCE, check_export, expected_answers
 
-    raw = [each.encode() for each in ["GOOD film", "good " * 30 + "bad " * 30, "Dull. BAD"]]
+    assert fitted.exported is not None and fitted.exported.largest_difference <= FLOAT32_TOLERANCE
+    raw = [each.encode() for each in ["GOOD film", "Dull. BAD", "good film"]]
     serving = fitted.serving
-    write_saved_model(fitted.model, serving, tmp_path / "1")
-    assert not check_export(tmp_path / "1", expected_answers(fitted.model, raw, serving), serving).problems
     other = dataclasses.replace(serving, modality=dataclasses.replace(serving.modality, lowercase=False))  # type: ignore[type-var]
-    assert check_export(tmp_path / "1", expected_answers(fitted.model, raw, other), serving).problems
+    expected = expected_answers(fitted.model, raw, other)
+    problems = check_export(fitted.exported.path, expected, serving).problems
+    assert any(line.startswith("serving_default") for line in problems)
+    assert not any(line.startswith("serving_pieces") for line in problems), "pieces are answered as ever"
 
 
 def test_texts_are_named_in_words_files_and_lines(
@@ -213,7 +223,7 @@ def _vocabulary(count: int) -> Any:
 
 
 BAD_FOLDERS = {
-    "no vocabulary": (_without("vocab.txt"), {}, "There is no vocab.txt in"),
+    "no vocabulary": (_without("vocab.txt"), {}, "There is no vocab.txt and no tokenizer.json in"),
     "another vocabulary": (_vocabulary(30521), {}, "has 30,521 pieces, and the backbone 'bert_tiny' an embedding for each of 30,522"),
     "no weights": (_without("model.safetensors"), {}, "model.safetensors"),
     "case": (lambda folder: (folder / "tokenizer_config.json").write_text('{"do_lower_case": 1}'), {}, "Expected true or false"),
@@ -288,6 +298,33 @@ def test_shown_texts_are_what_the_network_sees(broken: Path) -> None:
     assert Text.self_test() == "version 1"
 
 
-def test_other_formats_say_what_they_begin_with(fitted: kerastl.Fitted) -> None:
-    with pytest.raises((UserError, ExportError), match="texts"):
-        kerastl.convert(fitted.run, "onnx")
+@pytest.mark.skipif(
+    bool(missing_packages(FORMATS["onnx"])), reason="ONNX Runtime or tf2onnx is not installed"
+)
+def test_a_run_becomes_onnx_of_pieces_with_its_vocabulary(fitted: kerastl.Fitted, tmp_path: Path) -> None:
+    import onnxruntime
+
+    from kerastl.modality.read import decode_each
+    from kerastl.progress import Progress
+
+    notes: list[str] = []
+    progress = Progress()
+    progress.note = notes.append  # type: ignore[method-assign]
+    made = kerastl.convert(fitted.run, "onnx", exported_dir=tmp_path, progress=progress)
+    assert made.test_count > 10 and made.label_agreement == 1.0 and made.accuracy == made.model_accuracy
+    assert "model.onnx takes pieces and length: to make these of texts as format.json says" in notes[-1]
+    path = made.path / "vocab.txt"
+    assert path.read_bytes() == (fitted.run / "vocab.txt").read_bytes()
+    raw = [b"good lovely film", b"dull, bad"]
+    inputs = decode_each(Text(vocabulary_at(str(path)), max_pieces=16), raw)
+    session = onnxruntime.InferenceSession(str(made.path / "model.onnx"))
+    (answers,) = session.run(None, dict(inputs))
+    at = fitted.class_names.index("pos")
+    ours = [dict(each.top)["pos"] for each in fitted.predict([each.decode() for each in raw])]
+    np.testing.assert_allclose(answers[:, at], ours, atol=1e-4)
+
+
+def test_a_run_of_texts_becomes_no_integers(fitted: kerastl.Fitted, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="'litert-int8' takes inputs of eight bits, and pieces and length"):
+        kerastl.convert(fitted.run, "litert-int8", exported_dir=tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -46,10 +46,7 @@ AT_HOME = (
 # Beginnings of places -> what may stand there all the same, as a regular expression, and why.
 EXCEPTIONS = {
     "client/": (r"(?i:token)", "a token of access"),
-    "export/card": (r"\bimage_count\b", "a key of `model.json` in versions that exist"),
-    "export/check.py": (r'"(test_)?images"', "keys of `format.json` in versions that exist"),
     "export/folders.py": (r"secrets\.token_hex", "Python's own name"),
-    "export/publish.py": (r"\bimage_count\b", "a key of what `kerastl export --json` prints"),
     "report/page.py": (r'"images_per_second"', "a key of `report.json` in runs that exist"),
     "report/search_report.py": (r'"images"', "a key of `result.json` in searches that exist"),
     "store/store_folder.py": (
@@ -57,14 +54,9 @@ EXCEPTIONS = {
         "an array of stores that exist; Python's own name",
     ),
     "store/block.py": (r"secrets\.token_hex", "Python's own name"),
-    "jobs/benchmark.py": (r"\bimage_count\b", "a key of what is printed"),
     "jobs/check.py": (r"\bimage_size\b", "a key of backbones.json"),
-    "jobs/convert.py": (r"\bimage_count\b", "a key of what is printed"),
-    "jobs/rank.py": (
-        r"\b(min_)?image_size\b|\bimages_per_second\b",
-        "keys of recipes and of what is printed",
-    ),
-    "report/ranking.py": (r"\bimage_size\b|\bimages(_per_second)?\b", "keys of what is printed"),
+    "jobs/rank.py": (r"\b(min_)?image_size\b", "a key of recipes and of what is printed"),
+    "report/ranking.py": (r"\bimage_size\b", "a key of what is printed"),
     "model/encoder_weights.py": (r"\btoken_type_embeddings\b", "a tensor in files of Hugging Face"),
     "model/kerashub.py": (
         r'\b(min_|max_)?image_size\b|"token_ids"',

@@ -1,4 +1,4 @@
-"""Write `kerastl/backbones.json`: what each network of keras.applications and each encoder is, measured on the network itself.
+"""Write `kerastl/backbones.json`: what each network of keras.applications and each backbone of texts is, measured on the network itself.
 
     python tools/backbone_table.py            # all (about five minutes, 4 GB)
     python tools/backbone_table.py resnet50   # these entries alone, the others stay
@@ -10,6 +10,7 @@ unfreeze points and the addresses of the published weights come from Keras.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import sys
@@ -19,11 +20,11 @@ from typing import Any
 import keras
 from keras.src.utils import file_utils
 
-from kerastl.backbones import REGISTRY_FILE, TEXT, BackboneSpec, spec_from_dict
+from kerastl.backbones import BUNDLED_WEIGHTS_FOLDER, REGISTRY_FILE, TEXT, BackboneSpec, spec_from_dict
 from kerastl.modality.image import Image
 from kerastl.model.build import build_backbone
 from kerastl.model.encoder_config import encoder_config
-from kerastl.model.encoder_spec import draft_of, measured
+from kerastl.model.encoder_spec import draft_of, measured, read_folder
 from kerastl.model.encoder_weights import WEIGHTS_FILE
 from kerastl.model.graph import trained_parameters, unfreeze_points
 
@@ -92,6 +93,8 @@ ARGUMENTS: dict[str, dict[str, Any]] = {"mobilenet_025": {"alpha": 0.25}}
 BUNDLED = {"mobilenet_025": "mobilenet_025_fashion_mnist.weights.h5"}
 # MobileNet and MobileNetV2 were published for several sizes; Keras picks the file by the input's side.
 PUBLISHED_SIZES = {"MobileNet": (224, 192, 160, 128), "MobileNetV2": (224, 192, 160, 128, 96)}
+# Name and preprocessing of backbones of texts whose folder ships with kerastl.
+BUNDLED_FOLDERS = (("minilm_static", "uncased"),)
 # Name, preprocessing, page of the published folder, and what its `config.json` says.
 ENCODERS: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
     ("minilm_l6", "uncased", "sentence-transformers/all-MiniLM-L6-v2", _bert(384, 6, 12)),
@@ -143,15 +146,25 @@ def measure_encoder(name: str, preprocessing: str, page: str, config: dict[str, 
     """One entry of the registry, of an encoder."""
     draft = draft_of(name, encoder_config(config), preprocessing=preprocessing, modality=TEXT)
     url = f"https://huggingface.co/{page}"
+    return _text_entry(draft) | {"published": [{"image_size": 0, "file": WEIGHTS_FILE, "url": url}]}
+
+
+def measure_bundled(name: str, preprocessing: str) -> dict[str, Any]:
+    """One entry of the registry, of a backbone of texts whose folder ships with kerastl."""
+    config = read_folder(BUNDLED_WEIGHTS_FOLDER / name)
+    draft = draft_of(name, config, preprocessing=preprocessing, modality=TEXT)
+    return _text_entry(draft) | {"bundled_weights": name}
+
+
+def _text_entry(draft: BackboneSpec) -> dict[str, Any]:
     return {
-        "name": name,
+        "name": draft.name,
         "modality": TEXT,
         "builder": draft.builder,
-        "preprocessing": preprocessing,
+        "preprocessing": draft.preprocessing,
         **{key: list(value) if isinstance(value, tuple) else value for key, value in measured(draft).items()},
         "arguments": [list(pair) for pair in draft.arguments],
         "length": draft.length,
-        "published": [{"image_size": 0, "file": WEIGHTS_FILE, "url": url}],
     }
 
 
@@ -194,18 +207,19 @@ def _asked(spec: BackboneSpec, size: int) -> dict[str, Any]:
 def main(names: list[str]) -> None:
     known = json.loads(REGISTRY_FILE.read_text()) if REGISTRY_FILE.exists() and names else []
     entries = {entry["name"]: entry for entry in known}
-    order = [row[0] for row in (*ROWS, *ENCODERS)]
-    for row in (*ROWS, *ENCODERS):
-        if names and row[0] not in names:
+    makers = {row[0]: functools.partial(measure, row) for row in ROWS}
+    makers |= {row[0]: functools.partial(measure_bundled, *row) for row in BUNDLED_FOLDERS}
+    makers |= {row[0]: functools.partial(measure_encoder, *row) for row in ENCODERS}
+    for name, make in makers.items():
+        if names and name not in names:
             continue
         start = time.perf_counter()
-        entry = measure(row) if row in ROWS else measure_encoder(*row)
-        entries[row[0]] = entry
+        entries[name] = entry = make()
         spec_from_dict(entry)
         keras.backend.clear_session()
         points = len(entry["unfreeze_points"])
-        sys.stderr.write(f"{row[0]}: {points} points, {time.perf_counter() - start:.1f} s\n")
-        ordered = [entries[name] for name in order if name in entries]
+        sys.stderr.write(f"{name}: {points} points, {time.perf_counter() - start:.1f} s\n")
+        ordered = [entries[each] for each in makers if each in entries]
         REGISTRY_FILE.write_text(json.dumps(ordered, indent=1) + "\n", encoding="utf-8")
 
 

@@ -31,6 +31,9 @@ those of the file, unless `--weights` names others (`none` draws them anew). A n
 begin with its `Rescaling` or `Normalization` layer; where it has neither, a warning says so. `kerastl backbones my_network.keras`
 shows what was found. A model that was trained on it does not need the file any more.
 
+A network of texts has two inputs, in this order: `pieces`, int32 `[batch, steps]` with the number of steps left open, and `length`, int32 `[batch]`;
+the last activation `[batch, steps, channels]` is what is taken. See [text.md](text.md).
+
 ## A KerasHub preset
 
 With `pip install "kerastl[kerashub]"`, `--backbone kerashub:FOLDER` takes a folder that KerasHub's `save_to_preset` wrote, of images (ViT,
@@ -47,8 +50,9 @@ network the message says what to fetch. `kerastl backbones kerashub:FOLDER` show
 - **Texts** are cut by kerastl's own WordPiece with the preset's vocabulary and case, inside the exported model, by operations that every
   TensorFlow has. KerasHub's tokenizer is not used. Presets whose tokenizer is another (SentencePiece, byte pairs: RoBERTa, DeBERTa, GPT) are
   refused before anything is read: no exported model could load tensorflow-text.
-- **Outputs.** Transformers give a step for each patch or piece. `head.pooling` is their mean (`avg`, `auto`), `max`, `avgmax`, `gem` or `first`,
-  the class token of ViT and DINOv2; SigLIP's vision encoder pools by itself.
+- **Outputs.** Transformers give a step for each patch or piece. `head.pooling` is their `avg`, `max`, `avgmax`, `gem`, or `first`, the class token of
+  ViT and DINOv2, at any blocks; `auto` chooses among avg, avgmax and first. Networks without steps at every block (MiT, ResNet; SigLIP's
+  vision encoder, which pools by itself) have no first.
 - **Unfreeze points** are found on the graph. An encoder that is one layer there (ViT, DINOv2, Swin) is unfolded, so that each of its blocks ends in a
   point; DeiT's cannot be, and has one point below it.
 - **Weights** are the preset's, one `model.weights.h5` whose SHA-256 the run records, or `none`.

@@ -43,6 +43,7 @@ COMMANDS = (
 STOPPED = Interrupted.exit_code
 EXAMPLES = (
     ("kerastl fit digits", "the shipped demo"),
+    ("kerastl fit texts", "the shipped demo of texts"),
     ("kerastl fit --data photos --backbone resnet50", "one folder a class"),
     ("kerastl predict runs/RUN picture.jpg", "ask the model that came out"),
 )
@@ -87,7 +88,7 @@ class Commands(Group):
 @click.version_option(__version__, message="%(prog)s %(version)s")
 @debug_option
 def cli() -> None:
-    """Transfer a pretrained network to your labelled images."""
+    """Transfer a pretrained network to your labelled images or texts."""
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

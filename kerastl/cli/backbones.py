@@ -60,7 +60,9 @@ def details(spec: BackboneSpec) -> str:
         (
             "image size",
             f"{spec.image_size} pixels, {'no other' if fixed else f'at least {spec.min_image_size}'}",
-        ),
+        )
+        if spec.image_size
+        else ("takes", f"{spec.modality}s"),
     ]
     if spec.modality != IMAGE:
         arguments = dict(spec.arguments)

@@ -10,6 +10,7 @@ import click
 from kerastl.cli.options import debug_option, format_option, json_option, progress_option, run_argument
 from kerastl.cli.terminal import print_json, quiet_tensorflow, show, table
 from kerastl.progress import Progress
+from kerastl.wording import counted
 
 if TYPE_CHECKING:
     from kerastl.jobs.benchmark import Benchmark, BenchmarkRow
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @run_argument
-@click.option("--data", metavar="SOURCE", help="Images to measure on; the run's own test split without it.")
+@click.option("--data", metavar="SOURCE", help="Examples to measure on; the run's own test split without it.")
 @format_option(
     multiple=True,
     help="Only these beside the Keras model; may be repeated. Without it, all whose packages are installed.",
@@ -57,8 +58,8 @@ def overview(measured: Benchmark) -> str:
     )
     lines = [table(header, [_cells(row) for row in measured.rows])]
     lines.append(
-        f"\nmedian (lowest to highest) of {measured.rounds} turns each, {measured.threads} threads, decoded pixels in; "
-        f"accuracy on {measured.image_count:,} images"
+        f"\nmedian (lowest to highest) of {measured.rounds} turns each, {measured.threads} threads, decoded {measured.noun}s in; "
+        f"accuracy on {counted(measured.example_count, measured.noun)}"
     )
     return "\n".join(lines)
 

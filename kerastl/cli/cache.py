@@ -32,7 +32,7 @@ directory_option = click.option(
 @click.group(cls=Group)
 @debug_option
 def cache() -> None:
-    """Show or remove what is kept of images and of the frozen parts of networks."""
+    """Show or remove what is kept of examples and of the frozen parts of networks."""
 
 
 @cache.command("list")

@@ -1,4 +1,4 @@
-"""`kerastl evaluate`: the model of a run on its own test images, or on others."""
+"""`kerastl evaluate`: the model of a run on its own test examples, or on others."""
 
 from __future__ import annotations
 

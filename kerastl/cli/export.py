@@ -47,7 +47,8 @@ def export(
 ) -> None:
     """Export the model of a run: for TensorFlow Serving, or in a format for other runtimes.
 
-    A SavedModel takes encoded images, or texts; the other formats take pixels that were decoded and resized before.
+    A SavedModel takes encoded images, or texts; the other formats take what the caller makes of these as in training: decoded and
+    resized pixels, or pieces of the vocabulary that is written beside the model.
     """
     quiet_tensorflow()
     from kerastl.jobs.convert import convert

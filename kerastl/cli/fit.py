@@ -11,6 +11,15 @@ from kerastl.cli.terminal import print_json, quiet_tensorflow, terminal_width
 from kerastl.progress import Progress
 from kerastl.recipe.settings import Recipe
 
+# What to try after a demo, by the data that it is on.
+NEXT = {
+    "definitions": (
+        'kerastl predict {run} "a small bird that sings at night"',
+        "kerastl fit texts --weights none    # without transfer: the same from random embeddings",
+        "kerastl fit --data FILE.csv --backbone minilm_static    # texts of your own: columns text and label",
+    ),
+}
+
 
 @click.command()
 @recipe_options
@@ -29,7 +38,7 @@ def fit(
     as_json: bool,
     progress: Progress,
 ) -> None:
-    """Train on your images, test once, and export the model.
+    """Train on your images or texts, test once, and export the model.
 
     RECIPE is a TOML file or the name of a shipped one, such as digits; without it the flags say all.
     """
@@ -54,3 +63,6 @@ def fit(
     click.echo(f"\nrun    {summary.run}")
     if summary.exported is not None:
         click.echo(f"model  {summary.exported.path}")
+    if recipe.data.source in NEXT:
+        click.echo("\nnext")
+        click.echo("\n".join(f"  {line.format(run=summary.run)}" for line in NEXT[recipe.data.source]))

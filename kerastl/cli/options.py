@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import click
 
+from kerastl.backbones import BUNDLED_DATA
 from kerastl.cli import completion
 from kerastl.cli.terminal import Terminal
 from kerastl.export.formats import FORMATS, SAVED_MODEL
@@ -34,7 +35,7 @@ METAVARS = {
     "finetune_phase.unfreeze_from": "POINT",
 }
 COMPLETIONS = {
-    "data.source": completion.words(("digits",), "file"),
+    "data.source": completion.words(tuple(BUNDLED_DATA), "file"),
     "data.data_dir": completion.words((), "dir"),
     "backbone.name": completion.backbones,
     "backbone.weights": completion.words(("pretrained", "imagenet", "none"), "file"),
@@ -131,7 +132,7 @@ warmup_option = click.option(
     "--warmup/--no-warmup",
     default=True,
     show_default=True,
-    help="Put warm-up requests for TensorFlow Serving beside the model. They hold up to eight images of your data.",
+    help="Put warm-up requests for TensorFlow Serving beside the model. They hold up to eight examples of your data.",
 )
 
 

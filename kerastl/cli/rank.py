@@ -1,4 +1,4 @@
-"""`kerastl rank`: which pretrained backbone suits your images."""
+"""`kerastl rank`: which pretrained backbone suits your images or texts."""
 
 from __future__ import annotations
 
@@ -70,9 +70,9 @@ def overview(ranking: Ranking) -> str:
             row.name,
             f"{row.accuracy:.3f} ± {row.spread:.3f}",
             f"{row.log_evidence:.3f}",
-            f"{row.images_per_second:,.0f}"
-            if row.images_per_second >= 10
-            else f"{row.images_per_second:.1f}",
+            f"{row.examples_per_second:,.0f}"
+            if row.examples_per_second >= 10
+            else f"{row.examples_per_second:.1f}",
             f"{row.parameters / 1e6:.1f} M",
             row.image_size or "-",
             row.features,

@@ -62,7 +62,7 @@ class Terminal(Progress):
         """Write a line, also when quiet."""
         self.line(f"warning: {message}")
 
-    def track(self, label: str, total: int, unit: str = "images") -> Tracker:
+    def track(self, label: str, total: int, unit: str = "examples") -> Tracker:
         """A bar for `total` units of work."""
         return Tracker() if self.quiet else Bar(self, label, total, unit)
 
@@ -131,7 +131,7 @@ class Bar(Tracker):
                 *([self.detail] if self.detail else []),
             ]
             line = f"{self.label}: {', '.join([f'{self.done:,} {self.unit}', *parts])}"
-            # How many images that were in all epochs is what one misses least.
+            # How many examples that were in all epochs is what one misses least.
             fits = len(line) <= self.terminal.columns or not self.terminal.rewrites
             self.terminal.line(line if fits else f"{self.label}: {', '.join(parts)}")
 

@@ -67,7 +67,7 @@ class Duration(click.ParamType):
     "--folds",
     type=click.IntRange(min=2),
     metavar="K",
-    help="Measure on K folds of training and validation images instead of the validation split, for small data.",
+    help="Measure on K folds of training and validation examples instead of the validation split, for small data.",
 )
 @click.option(
     "--workers",
@@ -109,7 +109,7 @@ def tune(
 ) -> None:
     """Search a recipe's keys on validation, train the winner and test it once.
 
-    RECIPE is a TOML file or the name of a shipped one, such as digits. Trials share decoded images, features and
+    RECIPE is a TOML file or the name of a shipped one, such as digits. Trials share decoded examples, features and
     head phases. Stopped at any moment, the same command goes on.
     """
     quiet_tensorflow()

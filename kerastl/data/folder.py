@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from kerastl.backbones import BUNDLED_DATA
 from kerastl.data.duplicates import equal_files
 from kerastl.data.examples import (
     CARVE,
@@ -127,7 +128,7 @@ def check_apart(source: Path | str, *written: Path | str) -> None:
         written: folders that will be written to.
     """
     root = Path(source).expanduser().resolve()
-    if source == "digits" or not root.is_dir():
+    if source in BUNDLED_DATA or not root.is_dir():
         return
     beside_splits = any(SPLIT_WORDS.get(name.lower()) == TRAIN for name in os.listdir(root))
     for folder in written:
@@ -138,7 +139,7 @@ def check_apart(source: Path | str, *written: Path | str) -> None:
         if is_hidden(first) or (beside_splits and first.lower() not in SPLIT_WORDS):
             continue
         raise DataError(
-            f"'{folder}' lies in the folder of the images, '{source}': there the next run would take it for a class. Call "
+            f"'{folder}' lies in the folder of the data, '{source}': there the next run would take it for a class. Call "
             "kerastl from another folder, or name others for what it writes (--runs, --models, --directory)."
         )
 

@@ -6,11 +6,13 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+from kerastl.backbones import BUNDLED_DATA
+from kerastl.data.definitions import open_definitions
 from kerastl.data.digits import open_digits
 from kerastl.data.examples import Examples
 from kerastl.data.folder import open_folder
 from kerastl.data.grouping import group_by_pattern
-from kerastl.data.kinds import IMAGE, KINDS, Kind
+from kerastl.data.kinds import IMAGE, KINDS, TEXT, Kind
 from kerastl.data.manifest import MANIFEST_SUFFIXES, open_manifest
 from kerastl.data.names import checked_names
 from kerastl.data.tfds_source import open_tfds
@@ -20,8 +22,10 @@ from kerastl.recipe.schema import HANDED, DataRecipe
 ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 EXPECTED = (
     "Expected a folder with one folder a class, a .csv, .parquet or .jsonl manifest, tfds:NAME (see `kerastl datasets`), "
-    "or digits"
+    "digits or definitions"
 )
+# Name, kind and examples of the data that ship with kerastl.
+_BUNDLED = {"digits": (IMAGE, open_digits), "definitions": (TEXT, open_definitions)}
 
 
 def open_examples(data: DataRecipe) -> Examples:
@@ -64,15 +68,15 @@ def _open(data: DataRecipe, kind: Kind | None) -> Examples:
             f"data.task = 'multi_label', but '{source}' gives each example one label. Expected a .csv, .parquet or "
             ".jsonl manifest with labels separated by | (or data.task = 'classification', where a model is still to be trained)."
         )
-    if source == "digits":
-        if kind not in (None, IMAGE):
+    if source in _BUNDLED:
+        of_kind, opened = _BUNDLED[source]
+        if kind not in (None, of_kind):
             raise DataError(
-                f"data.source = 'digits' are {IMAGE.noun}s, and data.modality = '{data.modality}'. Name others (--data)."
+                f"data.source = '{source}' are {of_kind.noun}s, and data.modality = '{data.modality}'. Name others (--data)."
             )
-        hidden = (
-            "These are the digits that come with scikit-learn; the folder of that name is --data ./digits",
-        )
-        return replace(open_digits(), warnings=hidden * path.is_dir())
+        examples = opened()
+        hidden = (f"These are {examples.origin}; the folder of that name is --data ./{source}",)
+        return replace(examples, warnings=hidden * path.is_dir())
     if source.lower().startswith("tfds:"):
         return open_tfds(source[len("tfds:") :], data, kind)
     if re.match("https?://", source) or (path.is_file() and path.suffix.lower() in ARCHIVES):
@@ -98,7 +102,7 @@ def _nearest_path(path: Path) -> str:
         names = [entry.name for entry in parent.iterdir() if not entry.name.startswith(".")]
     except OSError:
         return ""
-    hint = nearest(path.name, [*names, "digits"])
+    hint = nearest(path.name, [*names, *BUNDLED_DATA])
     if hint or len(path.parts) > 1 or path.suffix:
         return hint
     return f" If a TFDS set is meant, write 'tfds:{path.name}'."

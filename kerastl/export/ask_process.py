@@ -117,31 +117,35 @@ def open_litert(path: str, threads: int) -> Model:
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(model_path=path, num_threads=threads or os.cpu_count() or 1)
-    (given,), (made,) = interpreter.get_input_details(), interpreter.get_output_details()
-    (names,) = interpreter.get_signature_list().values()
+    runner = interpreter.get_signature_runner()
+    given = runner.get_input_details()
+    ((output, made),) = runner.get_output_details().items()
     scale, zero_point = made["quantization"]
     batch_size = -1
 
-    def call(batch: np.ndarray) -> dict[str, np.ndarray]:
+    def call(*batch: np.ndarray) -> dict[str, np.ndarray]:
         nonlocal batch_size
-        if len(batch) != batch_size:
-            batch_size = len(batch)
-            interpreter.resize_tensor_input(given["index"], batch.shape)
+        if len(batch[0]) != batch_size:
+            batch_size = len(batch[0])
+            for each, rows in zip(given.values(), batch, strict=True):
+                interpreter.resize_tensor_input(each["index"], rows.shape)
             interpreter.allocate_tensors()
-        interpreter.set_tensor(given["index"], batch.astype(given["dtype"]))
+        for each, rows in zip(given.values(), batch, strict=True):
+            interpreter.set_tensor(each["index"], rows.astype(each["dtype"]))
         interpreter.invoke()
         answer = interpreter.get_tensor(made["index"])
         return {"probabilities": (answer.astype(np.float32) - zero_point) * scale if scale else answer}
 
-    facts = {}
-    for side, details, name in (("input", given, names["inputs"][0]), ("output", made, names["outputs"][0])):
-        facts[side] = {
+    def facts_of(name: str, details: dict[str, Any]) -> dict[str, Any]:
+        return {
             "name": name,
             "dtype": np.dtype(details["dtype"]).name,
             "shape": details["shape_signature"].tolist(),
             "quantization": [float(details["quantization"][0]), int(details["quantization"][1])],
         }
-    return Model({"litert": Signature(names["inputs"], call)}, facts)
+
+    inputs = [facts_of(name, details) for name, details in given.items()]
+    return Model({"litert": Signature([*given], call)}, {"inputs": inputs, "output": facts_of(output, made)})
 
 
 def open_onnx(path: str, threads: int) -> Model:
@@ -151,22 +155,29 @@ def open_onnx(path: str, threads: int) -> Model:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    (given,), (made,) = session.get_inputs(), session.get_outputs()
-    dtypes = {"tensor(float)": "float32", "tensor(uint8)": "uint8"}
-    facts = {
-        side: {
-            "name": one.name,
-            "dtype": dtypes.get(one.type, one.type),
-            "shape": [size if isinstance(size, int) else -1 for size in one.shape],
-        }
-        for side, one in (("input", given), ("output", made))
-    }
+    dtypes = {"tensor(float)": "float32", "tensor(uint8)": "uint8", "tensor(int32)": "int32"}
+    inputs, output = (
+        [
+            {
+                "name": each.name,
+                "dtype": dtypes.get(each.type, each.type),
+                "shape": [size if isinstance(size, int) else -1 for size in each.shape],
+            }
+            for each in side
+        ]
+        for side in (session.get_inputs(), session.get_outputs())
+    )
+    (made,) = output
 
-    def call(batch: np.ndarray) -> dict[str, np.ndarray]:
-        (answer,) = session.run([made.name], {given.name: batch.astype(np.float32)})
+    def call(*batch: np.ndarray) -> dict[str, np.ndarray]:
+        given = zip(inputs, batch, strict=True)
+        rows_of = {each["name"]: rows.astype(each["dtype"]) for each, rows in given}
+        (answer,) = session.run([made["name"]], rows_of)
         return {"probabilities": answer}
 
-    return Model({"onnx": Signature([given.name], call)}, facts)
+    return Model(
+        {"onnx": Signature([each["name"] for each in inputs], call)}, {"inputs": inputs, "output": made}
+    )
 
 
 def open_saved_model(path: str, threads: int) -> Model:
@@ -230,9 +241,9 @@ def convert(format: str, saved_model: str, target: str, representative: str) -> 
 
     Args:
         format: `litert`, `litert-int8` or `onnx`.
-        saved_model: folder with one signature `serving_default`, one input -> `probabilities`.
+        saved_model: folder with one signature `serving_default`, decoded inputs -> `probabilities`.
         target: the file to write.
-        representative: an .npy of decoded examples, [n, …], for `litert-int8`.
+        representative: an .npy of decoded examples, [n, …], for `litert-int8`, which has one input.
     """
     if format == "onnx":
         write_onnx(saved_model, target)
@@ -258,7 +269,7 @@ def litert(saved_model: str, examples: np.ndarray | None) -> bytes:
 
 
 def write_onnx(saved_model: str, target: str) -> None:
-    """An ONNX model; its input and output keep their names."""
+    """An ONNX model; its inputs and its output keep their names."""
     import tensorflow as tf
     import tf2onnx
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
@@ -267,13 +278,18 @@ def write_onnx(saved_model: str, target: str) -> None:
     signature = loaded.signatures["serving_default"]
     # Frozen here: tf2onnx (1.17) makes inputs of the variables of a loaded signature.
     frozen = convert_variables_to_constants_v2(signature)
-    (given,), (made,) = frozen.inputs, frozen.outputs
-    ((input_name,), (output_name,)) = signature.structured_input_signature[1], signature.structured_outputs
+    # Tensors of a function stand in the order of the sorted names of its arguments.
+    given, made = sorted(signature.structured_input_signature[1]), sorted(signature.structured_outputs)
+    names = {
+        tensor.name: name
+        for tensors, called in ((frozen.inputs, given), (frozen.outputs, made))
+        for tensor, name in zip(tensors, called, strict=True)
+    }
     tf2onnx.convert.from_graph_def(
         frozen.graph.as_graph_def(),
-        input_names=[given.name],
-        output_names=[made.name],
-        tensors_to_rename={given.name: input_name, made.name: output_name},
+        input_names=[each.name for each in frozen.inputs],
+        output_names=[each.name for each in frozen.outputs],
+        tensors_to_rename=names,
         opset=ONNX_OPSET,
         output_path=target,
     )

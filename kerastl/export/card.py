@@ -51,7 +51,7 @@ def describe_version(
         "parity": {
             "largest_difference": result.largest_difference,
             "tolerance": result.tolerance,
-            "image_count": result.count,
+            "example_count": result.count,
             "signatures": list(result.signatures),
         },
         "warmup_request_count": warmup_count,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kerastl.export.compare import CheckExamples, CheckResult, compare
-from kerastl.export.formats import INFO_FILE, SERVED, Format, read_info, write_info
+from kerastl.export.formats import INFO_FILE, SERVED, Format, described_inputs, read_info, write_info
 from kerastl.export.process import start_model
 from kerastl.export.signature import LABELS_FILE, SERVING_EMBEDDING, SERVING_RAW, Serving, read_labels
 from kerastl.modality import count_of
@@ -128,8 +128,8 @@ def check_export(
     if format.is_integer:
         info["output"]["scale"], info["output"]["zero_point"] = answers.facts["output"]["quantization"]
     checked = {
-        "images": result.count,
-        "test_images": result.test_count,
+        "examples": result.count,
+        "test_examples": result.test_count,
         "largest_difference": result.largest_difference if np.isfinite(result.largest_difference) else None,
         "label_agreement": result.label_agreement,
         "accuracy": result.accuracy,
@@ -152,14 +152,22 @@ def _labels_problem(folder: Path, serving: Serving, format: Format) -> str:
 
 def _wrong_description(info: Mapping[str, Any], facts: Mapping[str, Any], format: Format) -> list[str]:
     """Differences between a description and what the runtime reads from the model."""
+    inputs = {each["name"]: each for each in facts["inputs"]}
+    described = {each["name"]: each for each in described_inputs(info)}
+    if set(inputs) != set(described):
+        return [
+            f"The model takes {' and '.join(sorted(inputs))}, and {INFO_FILE} says {' and '.join(sorted(described))}."
+        ]
+    pairs = {name if len(inputs) > 1 else "input": (inputs[name], described[name]) for name in inputs}
+    pairs["output"] = facts["output"], info["output"]
     problems = [
-        f"{side}.{key} is {facts[side][key]!r} in the model, and {info[side][key]!r} in {INFO_FILE}."
-        for side in ("input", "output")
+        f"{side}.{key} is {found[key]!r} in the model, and {said[key]!r} in {INFO_FILE}."
+        for side, (found, said) in pairs.items()
         for key in ("name", "dtype", "shape")
-        if facts[side][key] != info[side][key]
+        if found[key] != said[key]
     ]
-    if format.is_integer and facts["input"]["quantization"] != [1.0, 0]:
-        scale, zero_point = facts["input"]["quantization"]
+    if format.is_integer and facts["inputs"][0]["quantization"] != [1.0, 0]:
+        scale, zero_point = facts["inputs"][0]["quantization"]
         problems.append(
             f"A value of the input is not the input itself: scale {scale:.4g}, zero point {zero_point}; expected 1 and 0."
         )

@@ -4,9 +4,10 @@ Raw examples cannot go in: neither LiteRT nor ONNX has the operations that decod
 decode as training did, and what that means stands in a small file beside it:
 
     exported/<format>/<name>/<version>/
-        model.tflite or model.onnx    the network's input [n, …] -> probabilities [n, k]
+        model.tflite or model.onnx    the network's inputs [n, …] -> probabilities [n, k]
         labels.txt                    a class a line, in the order of the probabilities
-        format.json                   input and how it is decoded, output, labels, threshold, and the result of the check
+        format.json                   inputs and how they are decoded, output, labels, threshold, and the result of the check
+        vocab.txt                     of texts: the pieces by their numbers
 
 Not in `saved_models/`: TensorFlow Serving watches those folders, and a version there never changes once it is visible.
 """
@@ -16,16 +17,18 @@ from __future__ import annotations
 import importlib.util
 import json
 import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kerastl.errors import UserError
 from kerastl.export.signature import LABELS_FILE, Serving, write_labels
-from kerastl.modality import Batch, only
+from kerastl.modality import Batch, Modality, only
 
 if TYPE_CHECKING:
     import keras
+    import tensorflow as tf
 
 SAVED_MODEL = "saved_model"
 INFO_FILE = "format.json"
@@ -41,7 +44,7 @@ class Format:
         runtime: which runtime of `ask_process` answers with it.
         packages: modules that conversion and check import.
         extra: of kerastl, which installs them.
-        input_dtype: `float32`, or `uint8` where all arithmetic is in integers.
+        dtype: of probabilities, and of inputs that are quantities: `float32`, or `uint8` where all arithmetic is in integers.
     """
 
     name: str
@@ -49,12 +52,12 @@ class Format:
     runtime: str
     packages: tuple[str, ...]
     extra: str
-    input_dtype: str
+    dtype: str
 
     @property
     def is_integer(self) -> bool:
         """True if it computes in integers of eight bits, and so differs from the model by more than rounding."""
-        return self.input_dtype == "uint8"
+        return self.dtype == "uint8"
 
 
 SERVED = Format(SAVED_MODEL, "saved_model.pb", SAVED_MODEL, (), "", "float32")
@@ -85,31 +88,53 @@ def require_packages(format: Format) -> None:
         )
 
 
-def describe(format: Format, serving: Serving) -> dict[str, Any]:
-    """Content of `format.json` before the check."""
+def refusal(format: Format, modality: Modality) -> str:
+    """Message that a format cannot take the inputs of a modality; '' where it can."""
+    wide = [name for name, each in modality.spec.items() if each.dtype != format.dtype]
+    if not format.is_integer or not wide:
+        return ""
+    others = " or ".join(name for name, each in FORMATS.items() if not each.is_integer)
+    return (
+        f"The format '{format.name}' takes inputs of eight bits, and {' and '.join(wide)} of a {modality.noun} are larger numbers. "
+        f"Choose {others}."
+    )
+
+
+def describe(format: Format, serving: Serving, specs: Sequence[tf.TensorSpec]) -> dict[str, Any]:
+    """Content of `format.json` before the check; `specs` are those of the inputs of the model in float32."""
     modality, count = serving.modality, len(serving.class_names)
-    ((name, spec),) = modality.spec.items()
+    inputs = [
+        {
+            "name": each.name,
+            "dtype": format.dtype if format.is_integer else each.dtype.name,
+            "shape": [-1, *each.shape[1:]],
+        }
+        for each in specs
+    ]
     return {
         "modality": modality.name,
         "format": format.name,
         "file": format.file,
         "precision": "int8" if format.is_integer else "float32",
         "input": {
-            "name": name,
-            "dtype": format.input_dtype,
-            "shape": [-1, *spec.shape],
+            **(inputs[0] if len(inputs) == 1 else {"tensors": inputs}),
             **modality.layout,
             **modality.settings(),
         },
         "output": {
             "name": "probabilities",
-            "dtype": format.input_dtype,
+            "dtype": format.dtype,
             "shape": [-1, count],
             "activation": serving.task.activation,
         },
         "labels": list(serving.class_names),
         "threshold": serving.threshold,
     }
+
+
+def described_inputs(info: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Name, dtype and shape of each input, from the content of `format.json`."""
+    return info["input"].get("tensors", [info["input"]])
 
 
 def read_info(folder: Path) -> dict[str, Any]:
@@ -126,7 +151,7 @@ def write_info(folder: Path, info: dict[str, Any]) -> None:
 def write_format(
     model: keras.Model, serving: Serving, format: Format, folder: Path, representative: Batch
 ) -> None:
-    """Write a model in another format, its labels and its description.
+    """Write a model in another format, its labels, its description, and the files that its examples are decoded by.
 
     Args:
         model: see `kerastl.export.saved_model.write_saved_model`.
@@ -141,9 +166,11 @@ def write_format(
     import numpy as np
 
     from kerastl.export.process import convert_in_process
-    from kerastl.export.saved_model import check_serving, write_decoded_only
+    from kerastl.export.saved_model import check_serving, decoded_specs, write_decoded_only
+    from kerastl.model.precision import in_float32
 
     check_serving(model, serving)
+    model = in_float32(model)
     folder.mkdir(parents=True)
     with tempfile.TemporaryDirectory(prefix="kerastl-convert-") as scratch:
         saved, examples = Path(scratch) / "saved_model", Path(scratch) / "representative.npy"
@@ -152,4 +179,6 @@ def write_format(
             np.save(examples, only(serving.modality.full_range(representative)))
         convert_in_process(format.name, saved, folder / format.file, examples)
     write_labels(folder / LABELS_FILE, serving.class_names)
-    write_info(folder, describe(format, serving))
+    for name, content in serving.modality.own_contents().items():
+        (folder / name).write_bytes(content)
+    write_info(folder, describe(format, serving, decoded_specs(serving.modality, model)))

@@ -55,8 +55,8 @@ class Answers:
 
     Attributes:
         passes: in the order in which they were asked.
-        facts: `signatures`, names of all; `random_operations` of a SavedModel; of LiteRT and ONNX `input` and `output`: name,
-            dtype, shape (-1 where any size goes) and, of LiteRT, `quantization` [scale, zero point].
+        facts: `signatures`, names of all; `random_operations` of a SavedModel; of LiteRT and ONNX `inputs`, a list, and `output`:
+            name, dtype, shape (-1 where any size goes) and, of LiteRT, `quantization` [scale, zero point].
     """
 
     passes: tuple[Pass, ...]

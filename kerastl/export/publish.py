@@ -29,7 +29,7 @@ class ExportedModel:
         version: its number.
         signatures: names of its signatures.
         largest_difference: of a probability between this version, reloaded, and the model in memory.
-        image_count: number of examples on which the two were compared.
+        example_count: number of examples on which the two were compared.
         not_listed: why a `models.config` of the user's own keeps servers from it, and how to mend it; empty where none does.
     """
 
@@ -38,7 +38,7 @@ class ExportedModel:
     version: int
     signatures: tuple[str, ...]
     largest_difference: float
-    image_count: int
+    example_count: int
     not_listed: str = ""
 
 
@@ -96,7 +96,7 @@ def publish(
         version=version,
         signatures=result.signatures,
         largest_difference=result.largest_difference,
-        image_count=result.count,
+        example_count=result.count,
         not_listed=not_listed(models_dir, name, version) if served else "",
     )
 

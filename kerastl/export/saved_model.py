@@ -59,7 +59,7 @@ def write_saved_model(model: keras.Model, serving: Serving, path: Path | str) ->
     archive = keras.export.ExportArchive()
     raw_spec = [tf.TensorSpec([None], tf.string, name=modality.request)]
     archive.add_endpoint(SERVING_RAW, from_raw, raw_spec)
-    archive.add_endpoint(modality.decoded_signature, answer, _specs(modality, model))
+    archive.add_endpoint(modality.decoded_signature, answer, decoded_specs(modality, model))
     archive.add_endpoint(SERVING_EMBEDDING, embedding, raw_spec)
     archive.write_out(str(path), verbose=False)
     write_labels(Path(path) / "assets" / LABELS_FILE, serving.class_names)
@@ -76,7 +76,7 @@ def _input_of(model: keras.Model, name: str) -> keras.KerasTensor:
     return next((each for each in model.inputs if each.name == name), model.inputs[0])
 
 
-def _specs(modality: Modality, model: keras.Model) -> list[tf.TensorSpec]:
+def decoded_specs(modality: Modality, model: keras.Model) -> list[tf.TensorSpec]:
     """The model's inputs in its order, named by the modality."""
     names = {id(_input_of(model, name)): name for name in modality.spec}
     order = [names[id(each)] for each in model.inputs]
@@ -133,7 +133,7 @@ def write_decoded_only(model: keras.Model, serving: Serving, path: Path, integer
         return {"probabilities": to_probabilities(logits)}
 
     archive = keras.export.ExportArchive()
-    archive.add_endpoint(SERVING_RAW, answer, _specs(modality, model))
+    archive.add_endpoint(SERVING_RAW, answer, decoded_specs(modality, model))
     archive.write_out(str(path), verbose=False)
 
 

@@ -91,10 +91,11 @@ def with_own_files(recipe: Asked, folder: Path, files: Path | None) -> Asked:
 def with_kept_files(recipe: Settings, folder: Path) -> Settings:
     """The recipe with copies of its own in a folder of the files that its modality decodes by."""
     copies: dict[str, Any] = {}
-    for key, name in modality_of(recipe).own_files.items():
+    modality = modality_of(recipe)
+    for key, name in modality.own_files.items():
         copies[key] = str(folder / name)
         with replace_atomically(folder / name) as temporary:
-            shutil.copyfile(Path(getattr(recipe.data, key)).expanduser(), temporary)
+            temporary.write_bytes(modality.own_contents()[name])
     return dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, **copies))
 
 

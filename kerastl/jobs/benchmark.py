@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from kerastl.backbones import is_preset
 from kerastl.data.examples import Examples
 from kerastl.errors import DataError, ExportError, UserError
 from kerastl.export.facts import without_folders
-from kerastl.export.formats import FORMATS, SAVED_MODEL, require_packages, write_format
+from kerastl.export.formats import FORMATS, SAVED_MODEL, refusal, require_packages, write_format
 from kerastl.export.latency import ROUNDS, Latency, WrittenModel, ask_in_turns
 from kerastl.export.saved_model import write_saved_model
 from kerastl.features.inputs import Inputs
@@ -22,6 +21,7 @@ from kerastl.jobs.convert import CHECK_BATCH, REPRESENTATIVE_EXAMPLES, format_na
 from kerastl.jobs.evaluate import decode_labelled, evaluation_split, labelled_inputs, some_of
 from kerastl.jobs.trained import TrainedRun
 from kerastl.modality import Batch, modality_of
+from kerastl.pipeline import usable_cores
 from kerastl.progress import Progress
 
 KERAS = "keras"
@@ -55,19 +55,21 @@ class Benchmark:
 
     Attributes:
         run: the run's folder.
-        image_count: number of examples behind accuracy, points lost and changed labels.
+        example_count: number of examples behind accuracy, points lost and changed labels.
         threads: that each runtime might use.
         rounds: how often each format had its turn.
         rows: a format each, the Keras model first.
         left_out: format -> why it could not be measured.
+        noun: one example.
     """
 
     run: Path
-    image_count: int
+    example_count: int
     threads: int
     rounds: int
     rows: tuple[BenchmarkRow, ...]
     left_out: dict[str, str]
+    noun: str = "example"
 
 
 def benchmark(
@@ -106,7 +108,12 @@ def benchmark(
     serving = trained.serving
     split, modality = evaluation_split(trained, data), modality_of(trained.recipe)
     integers = [name for name in chosen if name in FORMATS and FORMATS[name].is_integer]
-    left_out = {name: training_examples_needed(name, trained) for name in integers if trained.is_handed}
+    left_out = {name: refusal(FORMATS[name], modality) for name in integers}
+    if trained.is_handed:
+        left_out = {
+            name: reason or training_examples_needed(name, trained) for name, reason in left_out.items()
+        }
+    left_out = {name: reason for name, reason in left_out.items() if reason}
     if set(left_out) & set(formats):
         raise DataError("\n".join(left_out.values()))
     with tempfile.TemporaryDirectory(prefix="kerastl-benchmark-") as scratch:
@@ -114,7 +121,7 @@ def benchmark(
         kept, labels, _ = decode_labelled(split, modality, trained.class_names, place, progress)
         files = _write_inputs(kept, place)
         representative: Batch = {}
-        if integers and not trained.is_handed:
+        if set(integers) - set(left_out):
             train = some_of(trained.splits().train, REPRESENTATIVE_EXAMPLES)
             representative, _ = labelled_inputs(trained, train, progress)
         written = _write_all(
@@ -125,7 +132,7 @@ def benchmark(
             left_out,
             progress,
         )
-        threads = os.cpu_count() or 1
+        threads = usable_cores()
         answers, latencies = ask_in_turns(
             written, files, len(labels), CHECK_BATCH, threads, modality.decoded_signature, progress
         )
@@ -146,7 +153,7 @@ def benchmark(
         )
         for name in written
     ]
-    return Benchmark(trained.folder.path, len(labels), threads, ROUNDS, tuple(rows), left_out)
+    return Benchmark(trained.folder.path, len(labels), threads, ROUNDS, tuple(rows), left_out, modality.noun)
 
 
 def _write_inputs(kept: Inputs, place: Path) -> dict[str, Path]:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from kerastl.modality import FIRST, modality_named
+from kerastl.modality import MODALITIES, modality_named
 from kerastl.progress import Progress
 
 
@@ -30,7 +30,7 @@ def check(progress: Progress = Progress()) -> list[CheckLine]:
         _line("Keras", _keras),
         _line("devices", _devices),
         _line("bundled weights", _bundled_weights),
-        _line(f"{FIRST} decoding", modality_named(FIRST).self_test),
+        *(_line(f"{name} decoding", modality_named(name).self_test) for name in MODALITIES),
         _line("temporary folder", _temporary_folder),
         _line("weights folder", _weights_folder),
     ]

@@ -14,7 +14,7 @@ from kerastl.data.folder import check_apart
 from kerastl.errors import DataError, ExportError, UserError, nearest
 from kerastl.export.check import check_export, tolerance_for
 from kerastl.export.compare import CheckExamples, CheckResult
-from kerastl.export.formats import FORMATS, Format, require_packages, write_format
+from kerastl.export.formats import FORMATS, INFO_FILE, Format, refusal, require_packages, write_format
 from kerastl.export.publish import check_model_name, publish
 from kerastl.export.saved_model import network_inputs
 from kerastl.jobs.evaluate import labelled_inputs, some_of
@@ -46,7 +46,7 @@ class ConvertedModel:
         format: `litert`, `litert-int8` or `onnx`.
         version: its number.
         bytes: size of the model's file.
-        image_count: number of examples on which it was compared with the model in memory.
+        example_count: number of examples on which it was compared with the model in memory.
         largest_difference: of a probability, over them.
         label_agreement: share of them that it calls as the model does.
         accuracy: on those of the test split.
@@ -59,7 +59,7 @@ class ConvertedModel:
     format: str
     version: int
     bytes: int
-    image_count: int
+    example_count: int
     largest_difference: float
     label_agreement: float
     accuracy: float
@@ -91,7 +91,7 @@ def convert(
         progress: listens.
 
     Raises:
-        UserError: the run is not complete, its data are gone, or the format's packages are not installed.
+        UserError: the run is not complete, its data are gone, or the format takes no such inputs or its packages are not installed.
         ExportError: it cannot be converted, or what came out does not agree with the trained model; nothing was
             published.
     """
@@ -99,11 +99,8 @@ def convert(
     require_packages(target)
     trained = TrainedRun(run)
     recipe, serving = trained.recipe, trained.serving
-    if len(inputs := serving.modality.spec) > 1:
-        raise UserError(
-            f"The format '{target.name}' is not written for models of {serving.modality.noun}s, whose network takes {' and '.join(inputs)}: what "
-            f"makes these of {serving.modality.noun}s would not be in the file. `kerastl export {run}` makes a SavedModel that holds it."
-        )
+    if reason := refusal(target, serving.modality):
+        raise UserError(reason)
     name = name or recipe.name
     check_model_name(name)
     check_apart(recipe.data.source, exported_dir)
@@ -126,14 +123,17 @@ def convert(
         keep=keep,
         served=False,
     )
-    result = results[-1]
+    result, inputs = results[-1], " and ".join(serving.modality.spec)
+    progress.note(
+        f"{target.file} takes {inputs}: to make these of {serving.modality.noun}s as {INFO_FILE} says is left to its caller"
+    )
     return ConvertedModel(
         path=published.path,
         name=name,
         format=target.name,
         version=published.version,
         bytes=(published.path / target.file).stat().st_size,
-        image_count=result.count,
+        example_count=result.count,
         largest_difference=result.largest_difference,
         label_agreement=result.label_agreement,
         accuracy=result.accuracy,

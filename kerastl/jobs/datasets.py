@@ -26,6 +26,7 @@ def datasets(data_dir: str | None = None) -> list[DatasetLine]:
     """Data sets that can be named, with those that TFDS has prepared here."""
     lines = [
         DatasetLine("digits", True, "1,797 handwritten digits in 10 classes, bundled with scikit-learn"),
+        DatasetLine("definitions", True, "3,000 dictionary definitions in 10 classes, from WordNet"),
         DatasetLine(
             "DIR", True, "a folder with one folder a class, flat or under train/, validation/, test/"
         ),

@@ -179,7 +179,7 @@ def _scored(recipe: Settings, splits: Splits, run: Run, progress: Progress) -> R
         parameters=spec.parameters,
         image_size=size or 0,
         features=features.shape[1],
-        images_per_second=speed,
+        examples_per_second=speed,
         weights=loaded.origin,
     )
 

@@ -151,6 +151,9 @@ class Modality(Protocol):
     def settings(self) -> dict[str, Any]:
         """The settings that decoding depends on, as plain values: records of exported models hold them."""
 
+    def own_contents(self) -> Mapping[str, bytes]:
+        """The content of each file of `own_files`, by its name: a run keeps them, and they lie beside a model that takes decoded inputs."""
+
     def __hash__(self) -> int: ...
 
     @property

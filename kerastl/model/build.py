@@ -13,7 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from kerastl.backbones import BackboneSpec, is_preset
+from kerastl.backbones import BackboneSpec
 from kerastl.modality import InputSpec, only
 from kerastl.model.applications import INPUT_NAME, build_application, check_size, preprocess
 from kerastl.model.encoder_spec import BUILDERS, build_of_folder
@@ -70,11 +70,9 @@ def build_backbone(spec: BackboneSpec, inputs: Mapping[str, InputSpec]) -> keras
     """
     if spec.builder in BUILDERS:
         return build_of_folder(spec, inputs)
-    if spec.file and is_preset(spec.file):
-        return load_own(spec.file, inputs)
-    shape = only(inputs).shape
-    check_size(spec, shape)
-    return load_own(spec.file, inputs) if spec.file else build_application(spec, shape)
+    if spec.length is None:
+        check_size(spec, only(inputs).shape)
+    return load_own(spec.file, inputs) if spec.file else build_application(spec, only(inputs).shape)
 
 
 def build_model(

@@ -16,7 +16,16 @@ from kerastl.errors import UserError, nearest
 from kerastl.model.applications import preprocess
 from kerastl.model.build import Network, length_of
 from kerastl.model.graph import alone, cut_points, inputs_like
-from kerastl.model.head_input import JOIN_POOLINGS, LAST, join_names, joined, pool_in_all_ways
+from kerastl.model.head_input import (
+    JOIN_POOLINGS,
+    LAST,
+    POOLINGS,
+    STEP_JOIN_POOLINGS,
+    STEP_POOLINGS,
+    join_names,
+    joined,
+    pool_in_all_ways,
+)
 
 # Outputs of the frozen prefix.
 ACTIVATION, SEQUENCE, POOLED, JOINS, UNDER = "activation", "sequence", "pooled", "joins", "under"
@@ -102,7 +111,8 @@ def cut(network: Network, unfreeze_point: str) -> Cut:
     activation = {ACTIVATION: found[unfreeze_point]} if found else {}
     found = {**found, **above([*activation.values()], [inputs[at] for at in places])}
     last, under = found[LAST], tuple(name for name in names if name in halves.under)
-    joins = [pool_in_all_ways(found[name], JOIN_POOLINGS, length) for name in names]
+    ways, last_ways = (STEP_JOIN_POOLINGS, STEP_POOLINGS) if spec.stepped else (JOIN_POOLINGS, POOLINGS)
+    joins = [pool_in_all_ways(found[name], ways, length) for name in names]
 
     kept = reads.within(under)
     carried = inputs_like([network.model.inputs[at] for at in places])
@@ -124,7 +134,7 @@ def cut(network: Network, unfreeze_point: str) -> Cut:
         outputs={
             **activation,
             SEQUENCE: last,
-            POOLED: pool_in_all_ways(last, length=length),
+            POOLED: pool_in_all_ways(last, last_ways, length),
             JOINS: side_by_side(joins),
             **({UNDER: side_by_side(joins[: len(under)])} if under else {}),
         },

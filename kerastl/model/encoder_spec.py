@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 
-from kerastl.backbones import ENCODER, STATIC, BackboneSpec, spec_from_dict
+from kerastl.backbones import BUNDLED_WEIGHTS_FOLDER, ENCODER, STATIC, BackboneSpec, spec_from_dict
 from kerastl.errors import UserError, WeightsError
 from kerastl.modality import InputSpec
 from kerastl.model.encoder_config import CONFIG_FILE, EncoderConfig, encoder_config, read_json
@@ -71,11 +71,14 @@ def find_folder(spec: BackboneSpec, weights: str, weights_dir: str | None) -> Pa
     Args:
         spec: Which backbone.
         weights: `pretrained`, or the path of a folder.
-        weights_dir: A folder of such folders, each under the backbone's name or the one that it was published under.
+        weights_dir: A folder of such folders, each under the backbone's name or the one that it was published under; not
+            looked into where the weights ship with kerastl.
 
     Raises:
         WeightsError: There is none; the message says where it can be had.
     """
+    if weights == "pretrained" and spec.bundled_weights:
+        return BUNDLED_WEIGHTS_FOLDER / spec.bundled_weights
     page = spec.published[0].url if spec.published else ""
     if weights not in ("pretrained", "imagenet"):
         folder = Path(weights).expanduser()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -183,8 +183,10 @@ def _problems(
     return found + wrong_tensors({name: stored[name] for name in wanted if name in stored}, wanted)
 
 
-def wrong_tensors(stored: Mapping[str, TensorEntry], wanted: Mapping[str, tuple[int, ...]]) -> list[str]:
-    """A problem for each tensor of another shape than wanted, or of whole numbers."""
+def wrong_tensors(
+    stored: Mapping[str, TensorEntry], wanted: Mapping[str, tuple[int, ...]], in_8_bits: Collection[str] = ()
+) -> list[str]:
+    """A problem for each tensor of another shape than wanted, or of whole numbers, but for those that may be in 8 bits."""
     found = [
         f"'{entry.name}' has shape {entry.shape}, not {wanted[name]}"
         for name, entry in stored.items()
@@ -192,8 +194,8 @@ def wrong_tensors(stored: Mapping[str, TensorEntry], wanted: Mapping[str, tuple[
     ]
     return found + [
         f"'{entry.name}' has dtype {entry.dtype}, not F32, F16 or BF16"
-        for entry in stored.values()
-        if "F" not in entry.dtype
+        for name, entry in stored.items()
+        if "F" not in entry.dtype and not (entry.dtype == "I8" and name in in_8_bits)
     ]
 
 

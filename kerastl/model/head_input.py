@@ -23,10 +23,9 @@ GEM_EPSILON = 1e-6
 POOLINGS = ("avg", "max", "gem")
 # The same of sequences, whether all their steps are real or only some.
 STEP_POOLINGS = (*POOLINGS, FIRST_STEP)
-# Dimensions of their activations: batch, steps, channels.
-STEPPED = 3
 # What is stored of every join. A power of each value of the wide maps below would take as long as the network itself.
 JOIN_POOLINGS = POOLINGS[:2]
+STEP_JOIN_POOLINGS = (*JOIN_POOLINGS, FIRST_STEP)
 # Number of dimensions of an activation, the batch left out -> average and maximum over all positions.
 POOLING_LAYERS = {
     2: (layers.GlobalAveragePooling1D, layers.GlobalMaxPooling1D),
@@ -59,7 +58,9 @@ class HeadInput:
             return pooled_features(pooled, self.pooling)
         ends = dict(zip(self.channels, np.cumsum([*self.channels.values()]), strict=True))
         parts = [pooled[:, :, ends[name] - self.channels[name] : ends[name]] for name in self.names]
-        return np.concatenate([pooled_features(part, self.pooling) for part in parts], axis=1)
+        return np.concatenate(
+            [pooled_features(part, self.pooling, STEP_JOIN_POOLINGS) for part in parts], axis=1
+        )
 
     def within(self, names: Collection[str]) -> HeadInput:
         """The part of it that comes from some of the joins."""
@@ -111,6 +112,11 @@ def join_names(spec: BackboneSpec) -> tuple[str, ...]:
     return (*ends, LAST)
 
 
+def pooling_choices(spec: BackboneSpec) -> tuple[str, ...]:
+    """The poolings that a recipe which leaves them open chooses from, the simplest one first."""
+    return ("avg", "avgmax", FIRST_STEP) if spec.stepped else ("avg", "avgmax")
+
+
 def head_input(recipe: HeadRecipe, spec: BackboneSpec, backbone: keras.Model) -> HeadInput:
     """The input of a recipe's head; where it is still to be chosen on the features, the last activation.
 
@@ -120,19 +126,10 @@ def head_input(recipe: HeadRecipe, spec: BackboneSpec, backbone: keras.Model) ->
         backbone: that network.
 
     Raises:
-        UserError: the backbone has no join of a name, or no steps of which the first could be read.
+        UserError: the backbone has no join of a name.
     """
     pooling = "avg" if recipe.pooling == "auto" else recipe.pooling
-    if pooling == FIRST_STEP and len(backbone.outputs[0].shape) != STEPPED:
-        raise UserError(
-            f"head.pooling = '{FIRST_STEP}': the last activation of backbone '{spec.name}' has no steps. Expected auto, avg, max, avgmax or gem, "
-            "or a transformer."
-        )
-    if (
-        recipe.features == "last"
-        or pooling not in ("avg", "max", "avgmax")
-        or (recipe.features == "auto" and recipe.layers)
-    ):
+    if recipe.features == "last" or pooling == "gem" or (recipe.features == "auto" and recipe.layers):
         return HeadInput(pooling)
     points, known = cut_points(backbone), join_names(spec)
     channels = {
@@ -175,20 +172,16 @@ def make_pooling(
 
 
 def pool_in_all_ways(
-    activation: keras.KerasTensor,
-    poolings: Sequence[str] | None = None,
-    length: keras.KerasTensor | None = None,
+    activation: keras.KerasTensor, poolings: Sequence[str], length: keras.KerasTensor | None = None
 ) -> keras.KerasTensor:
     """Activation [batch, ..., channels] -> float32 [batch, poolings, channels].
 
     Args:
         activation: of a join.
-        poolings: in their order; all that there are for such activations without it.
+        poolings: in their order.
         length: int32 [batch], how many of its steps are real; all of them without it.
     """
-    stepped = length is not None or len(activation.shape) == STEPPED
-    names = poolings or (STEP_POOLINGS if stepped else POOLINGS)
-    return ops.stack([_pooled(name, activation, length, named=False) for name in names], axis=1)
+    return ops.stack([_pooled(name, activation, length, named=False) for name in poolings], axis=1)
 
 
 def _pooled(
@@ -214,7 +207,7 @@ def _pooled(
     if name == "gem":
         powers = ops.power(ops.maximum(exact, GEM_EPSILON), GEM_EXPONENT)
         return ops.power(layer(average, "average")(powers), 1.0 / GEM_EXPONENT)
-    if name == FIRST_STEP and len(activation.shape) == STEPPED:
+    if name == FIRST_STEP and len(activation.shape) == 3:
         return first_step(exact)
     raise ValueError(f"unknown pooling {name!r}")
 
@@ -235,16 +228,17 @@ def _pooled_steps(name: str, states: keras.KerasTensor, length: keras.KerasTenso
     raise ValueError(f"unknown pooling {name!r}")
 
 
-def pooled_features(pooled: np.ndarray, pooling: str) -> np.ndarray:
+def pooled_features(pooled: np.ndarray, pooling: str, stored: Sequence[str] = STEP_POOLINGS) -> np.ndarray:
     """The output of a pooling layer of that name, from stored ones.
 
     Args:
         pooled: float32 [batch, poolings, channels], as `pool_in_all_ways` makes them.
         pooling: `avg`, `max`, `avgmax`, `gem` or `first`.
+        stored: which poolings there are, in their order, `avg` and `max` first; of networks without steps the last one is not there.
 
     Returns:
         float32 [batch, features].
     """
     if pooling == "avgmax":
         return np.ascontiguousarray(pooled[:, :2]).reshape(len(pooled), -1)
-    return np.ascontiguousarray(pooled[:, STEP_POOLINGS.index(pooling)])
+    return np.ascontiguousarray(pooled[:, stored.index(pooling)])

@@ -116,20 +116,20 @@ def preset_spec(name: str) -> BackboneSpec:
 @functools.lru_cache(maxsize=8)
 def _spec(name: str, folder: Path, changed: int) -> BackboneSpec:
     preset = read_preset(name)
-    scaling = scaling_of(preset)
-    own = _made(_network(preset))
+    scaling, own = scaling_of(preset), _made(_network(preset))
     backbone = _backbone(preset, own, None)
-    points = unfreeze_points(backbone)
-    fields: dict[str, Any]
+    points, found = unfreeze_points(backbone), cut_points(backbone)
+    joins = [*backbone.outputs, *(found[point].tensor for point in points[1:-1])]
+    fields: dict[str, Any] = {"stepped": all(len(each.shape) == 3 for each in joins)}
     if preset.is_text:
         told = {True: "uncased", False: "cased", None: "its own"}[lowercase_of(preset)]
         sizes = {"vocabulary": preset.vocabulary, "positions": preset.positions}
-        fields = {"arguments": tuple((key, value) for key, value in sizes.items() if value), "length": LENGTH}
-        fields |= {"image_size": 0, "min_image_size": 0, "preprocessing": told}
+        fields |= {"arguments": tuple((key, value) for key, value in sizes.items() if value)}
+        fields |= {"length": LENGTH, "image_size": 0, "min_image_size": 0, "preprocessing": told}
     else:
         side = own.inputs[0].shape[1]
         usual = only(_entries(preset, own)).shape[0] if side or not scaling else scaling.size
-        fields = {"image_size": usual, "min_image_size": side or 1, "max_image_size": side}
+        fields |= {"image_size": usual, "min_image_size": side or 1, "max_image_size": side}
         fields |= {"preprocessing": "its own" if scaling else "identity"}
     return BackboneSpec(
         name=backbone.name,

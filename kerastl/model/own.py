@@ -1,4 +1,5 @@
-"""A backbone of one's own: a functional Keras model from a `.keras` file, or a KerasHub preset (`kerastl.model.kerashub`).
+"""A backbone of one's own: a functional Keras model from a `.keras` file, also one of sequences with their lengths, or a KerasHub preset
+(`kerastl.model.kerashub`).
 
 Its cut points are found on its graph. Models within the model are unfolded, so that a network that a tutorial wraps into
 rescaling, base and classifier has the cut points of its base; what stands on the last activation is left out.
@@ -14,12 +15,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import keras
+import numpy as np
 from keras import layers
 
 from kerastl import backbones
 from kerastl.backbones import BackboneSpec, is_preset
 from kerastl.errors import UserError
-from kerastl.modality import FIRST, InputSpec, modality_named, only
+from kerastl.modality import MODALITIES, InputSpec, modality_named
 from kerastl.model.graph import alone, cut_points, trace, trained_parameters, unfreeze_points
 from kerastl.model.kerashub import load_preset, preset_spec
 from kerastl.model.unfold import called
@@ -49,11 +51,11 @@ def own_spec(name: str) -> BackboneSpec:
 
 @functools.lru_cache(maxsize=8)
 def _spec(name: str, changed: int, size: int) -> BackboneSpec:
-    model, inputs = _opened(name)
-    backbone = _below_the_classifier(model, name, inputs)
-    fixed = model.inputs[0].shape[1]
+    model, modality, inputs = _opened(name)
+    backbone, length = _below_the_classifier(model, name, inputs), _length_of(inputs)
+    fixed = None if length else model.inputs[0].shape[1]
     points = unfreeze_points(backbone)
-    rescales = any(
+    rescales = length is not None or any(
         isinstance(step.operation, (layers.Rescaling, layers.Normalization)) for step in trace(backbone)
     )
     return BackboneSpec(
@@ -61,14 +63,16 @@ def _spec(name: str, changed: int, size: int) -> BackboneSpec:
         builder="",
         module="",
         preprocessing="its own" if rescales else "identity",
-        image_size=only(inputs).shape[0],
-        min_image_size=fixed or 1,
+        image_size=0 if length else next(iter(inputs.values())).shape[0],
+        min_image_size=0 if length else fixed or 1,
         max_image_size=fixed,
         parameters=backbone.count_params(),
         feature_channels=int(backbone.outputs[0].shape[-1]),
         unfreeze_points=points,
         trained_parameters=trained_parameters(backbone, points),
         file=name,
+        length=length,
+        modality=modality,
     )
 
 
@@ -116,30 +120,62 @@ def reason_of(error: BaseException) -> str:
 
 
 def load_own(name: str, inputs: Mapping[str, InputSpec]) -> keras.Model:
-    """The network in a file, from decoded inputs as float32 to its last activation, with its weights.
+    """The network in a file, from decoded inputs, bytes as float32, to its last activation, with its weights.
 
     Args:
         name: path of a `.keras` file, or a KerasHub preset.
         inputs: named inputs of the network, as the modality decodes them.
 
     Raises:
-        UserError: it cannot be loaded, or is no network of such examples.
+        UserError: it cannot be loaded, or is no network of such examples, or does not take as many steps.
     """
     if is_preset(name):
         return load_preset(name, inputs)
-    return _below_the_classifier(_opened(name)[0], name, inputs)
+    backbone = _below_the_classifier(_opened(name)[0], name, inputs)
+    if (length := _length_of(inputs)) is not None:
+        most = max(each.shape[0] for each in inputs.values() if each.shape)
+        longest = {own: np.zeros((1, *each.shape), each.dtype) for own, each in inputs.items()}
+        try:
+            backbone({**longest, length: np.array([most], inputs[length].dtype)}, training=False)
+        except Exception as error:  # whatever its layers make TensorFlow raise
+            raise UserError(
+                f"backbone.name = '{name}': it cannot compute {most} steps: {reason_of(error)} Set data.max_pieces to what it takes."
+            ) from error
+    return backbone
+
+
+def _length_of(inputs: Mapping[str, InputSpec]) -> str | None:
+    """The input that says how many steps are real: a number an example."""
+    return next((own for own, each in inputs.items() if not each.shape), None)
 
 
 def _below_the_classifier(model: keras.Model, name: str, inputs: Mapping[str, InputSpec]) -> keras.Model:
-    taken = [keras.Input(each.shape, dtype="float32", name=own) for own, each in inputs.items()]
+    length = _length_of(inputs)
+    taken = [
+        keras.Input(
+            (None, *each.shape[1:]) if length and each.shape else each.shape,
+            dtype="float32" if each.dtype == "uint8" else each.dtype,
+            name=own,
+        )
+        for own, each in inputs.items()
+    ]
     flat = keras.Model(alone(taken), called(model, taken))
-    _, *tensors = (point.tensor for point in cut_points(flat).values() if not point.carried)
-    spatial = [each for each in tensors if len(each.shape) == 4]
+    # A length is carried past every cut; see `kerastl.model.cut`.
+    tensors = (
+        point.tensor
+        for point in cut_points(flat).values()
+        if {each.name for each in point.carried} <= {length}
+        and not any(point.tensor is each for each in taken)
+    )
+    spatial = [each for each in tensors if len(each.shape) == (3 if length else 4)]
     wide = [each for each in spatial if each.shape[1:3] != (1, 1)]
     if not spatial:
+        axes, kept = (
+            ("steps", "steps") if length else ("height, width", "positions, as convolutional ones do,")
+        )
         raise UserError(
-            f"backbone.name = '{name}': no activation [batch, height, width, channels] that every path passes. "
-            "Expected a functional network that keeps positions, as convolutional ones do, up to its last layers."
+            f"backbone.name = '{name}': no activation [batch, {axes}, channels] that every path passes. "
+            f"Expected a functional network that keeps {kept} up to its last layers."
         )
     last = (wide or spatial)[-1]
     backbone = keras.Model(alone(taken), last, name="own")
@@ -149,8 +185,8 @@ def _below_the_classifier(model: keras.Model, name: str, inputs: Mapping[str, In
     return keras.Model(alone(taken), last, name=f"{safe_name(Path(name).stem)}_{digest}")
 
 
-def _opened(name: str) -> tuple[keras.Model, dict[str, InputSpec]]:
-    """The model in a file, and its inputs."""
+def _opened(name: str) -> tuple[keras.Model, str, dict[str, InputSpec]]:
+    """The model in a file, the name of its modality, and its inputs."""
     try:
         model = keras.saving.load_model(Path(name).expanduser(), compile=False)
     except Exception as error:  # whatever a file that is none makes Keras raise
@@ -158,18 +194,20 @@ def _opened(name: str) -> tuple[keras.Model, dict[str, InputSpec]]:
             f"backbone.name = '{name}': Keras cannot load it: {reason_of(error)}. Expected a functional model "
             "of Keras' own layers, saved by model.save('NAME.keras')."
         ) from error
-    return model, _inputs(model, f"backbone.name = '{name}'")
+    return model, *_inputs(model, f"backbone.name = '{name}'")
 
 
-def _inputs(model: keras.Model, what: str) -> dict[str, InputSpec]:
-    """The named inputs that a model would be given; UserError, which begins with `what`, where it is no backbone."""
-    modality = modality_named(FIRST)
-    try:
-        return modality.inputs_of([tuple(each.shape) for each in model.inputs])
-    except (AttributeError, TypeError) as error:
-        raise UserError(f"{what}: it is no functional model. {modality.network}") from error
-    except ValueError as error:
-        raise UserError(f"{what}: {error}. {modality.network}") from error
+def _inputs(model: keras.Model, what: str) -> tuple[str, dict[str, InputSpec]]:
+    """The modality and the named inputs that a model would be given; UserError, which begins with `what`, where it is no backbone."""
+    problems = []
+    for modality in map(modality_named, MODALITIES):
+        try:
+            return modality.name, modality.inputs_of([tuple(each.shape) for each in model.inputs])
+        except (AttributeError, TypeError) as error:
+            raise UserError(f"{what}: it is no functional model. {modality.network}") from error
+        except ValueError as error:
+            problems.append(f"as one of {modality.noun}s, {error}. {modality.network}")
+    raise UserError(f"{what}: {' '.join(problems)}")
 
 
 backbones.set_opener(own_spec)

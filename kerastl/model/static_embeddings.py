@@ -1,8 +1,8 @@
 """Static embeddings of pieces as a backbone: one table, whose rows do not depend on each other (model2vec, potion).
 
-A model2vec folder (https://github.com/MinishLab/model2vec) holds `config.json` and `model.safetensors` with a tensor `embeddings`,
-in newer versions also `weights`, one factor a piece, and `mapping`, for pieces that share a row. The mean of the rows of an example's
-pieces is its vector: here the sequence of rows is the activation and the mean is the head's pooling. model2vec then
+A model2vec folder (https://github.com/MinishLab/model2vec) holds `config.json` and `model.safetensors` with a tensor `embeddings`, in
+newer versions also `weights`, one factor a piece, and `mapping`, for pieces that share a row; the first may be in 8 bits. The mean of the
+rows of an example's pieces is its vector: here the sequence of rows is the activation and the mean is the head's pooling. model2vec then
 divides vectors by their lengths where `normalize` is set; a head that standardises its features has no need of that.
 """
 
@@ -123,7 +123,7 @@ def load_static(backbone: keras.Model, config: StaticConfig, folder: Path) -> Pa
 def _problems(stored: Mapping[str, TensorEntry], wanted: StaticConfig) -> list[str]:
     rows = wanted.vocabulary if MAPPING not in stored else stored[TABLE].shape[0]
     shapes: dict[str, tuple[int, ...]] = {TABLE: (rows, wanted.width), FACTORS: (wanted.vocabulary,)}
-    problems = wrong_tensors({name: stored[name] for name in shapes if name in stored}, shapes)
+    problems = wrong_tensors({name: stored[name] for name in shapes if name in stored}, shapes, [TABLE])
     if MAPPING in stored and (
         stored[MAPPING].shape != (wanted.vocabulary,) or "I" not in stored[MAPPING].dtype
     ):

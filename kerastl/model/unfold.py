@@ -35,8 +35,11 @@ def called(
         if id(step.tensor) in made:
             continue
         arguments, keywords = operation._inbound_nodes[node].arguments.fill_in(made)
-        if isinstance(operation, keras.Model) and len(arguments) == 1:
-            made[id(step.tensor)] = called(operation, [arguments[0]], call)
+        given = arguments[0] if arguments and isinstance(arguments[0], (list, tuple)) else arguments[:1]
+        # Of models of several inputs those alone that take the network's own: layers that are models stay whole.
+        entered = len(given) == 1 or all(any(each is own for own in inputs) for each in given)
+        if isinstance(operation, keras.Model) and len(arguments) == 1 and entered:
+            made[id(step.tensor)] = called(operation, [*given], call)
         else:
             # flat, as Keras numbers outputs
             made[id(step.tensor)] = keras.tree.flatten(call(operation, arguments, keywords))[index]

@@ -80,7 +80,8 @@ def load_weights(
     if spec.in_folder:
         folder = find_folder(spec, weights, _dir_of(weights_dir))
         path = load_from_folder(backbone, spec, folder)
-        return LoadedWeights("file", sha256_of(path), str(path))
+        origin = "bundled" if weights == "pretrained" and spec.bundled_weights else "file"
+        return LoadedWeights(origin, sha256_of(path), str(path))
     if spec.file and weights == "pretrained":  # it was built with them
         own = read_preset(spec.file).weights if is_preset(spec.file) else Path(spec.file).expanduser()
         return LoadedWeights("file", sha256_of(own), str(own))
@@ -186,16 +187,17 @@ def weights_at_hand(spec: BackboneSpec, side: int, weights: str, weights_dir: st
 
 
 def weights_folder(spec: BackboneSpec, asked: BackboneRecipe) -> Path | None:
-    """The folder with a backbone's weights, or with all of a preset; None where they are a file, or none are asked for.
+    """The folder with a backbone's weights and what lies beside them, or with all of a preset; None where they are another file, or none are asked for and none ship.
 
     Raises:
         WeightsError: there is none; the message says where it can be had.
     """
-    if spec.file and is_preset(spec.file):
-        return preset_folder(spec.file)
-    if not spec.in_folder or asked.weights == "none":
+    if spec.file:
+        return preset_folder(spec.file) if is_preset(spec.file) else Path(spec.file).expanduser().parent
+    if not spec.in_folder or (asked.weights == "none" and not spec.bundled_weights):
         return None
-    return find_folder(spec, asked.weights, _dir_of(asked.weights_dir))
+    weights = "pretrained" if asked.weights == "none" else asked.weights
+    return find_folder(spec, weights, _dir_of(asked.weights_dir))
 
 
 def _dir_of(weights_dir: str | None) -> str | None:

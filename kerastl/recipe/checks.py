@@ -62,9 +62,9 @@ def head_checks(recipe: Recipe) -> list[str]:
             "head.start = 'solved': expected zeros where the head has hidden layers or layers of its own; a linear head "
             "alone has a solution"
         )
-    if head.pooling in ("gem", "first") and head.features not in ("auto", "last"):
+    if head.pooling == "gem" and head.features not in ("auto", "last"):
         problems.append(
-            f"head.pooling = '{head.pooling}': expected auto, avg, max or avgmax where head.features = '{head.features}'"
+            f"head.pooling = 'gem': expected auto, avg, max or avgmax where head.features = '{head.features}'"
         )
     if head.layers is None:
         return problems
@@ -165,6 +165,11 @@ def _cross_checks(recipe: Recipe) -> list[str]:
 def backbone_checks(recipe: Recipe, spec: BackboneSpec) -> list[str]:
     """Keys that do not fit the backbone."""
     problems = modality_checks(recipe, spec)
+    if recipe.head.pooling == "first" and not spec.stepped and not recipe.kind_is_open:
+        problems.append(
+            f"head.pooling = 'first': the backbone '{spec.name}' gives no steps, as transformers of texts do, and ViT. Expected auto, avg, "
+            "max, avgmax or gem"
+        )
     point = recipe.finetune_phase.unfreeze_from
     from_input = spec.unfreeze_points[::-1]
     if point is not None and point not in from_input:

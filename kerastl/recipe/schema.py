@@ -27,7 +27,7 @@ class _Data:
     source: str = key(
         "digits",
         "a folder with one folder a class (flat, or under train/, validation/, test/), a .csv, .parquet or .jsonl "
-        "manifest, tfds:NAME, or digits (bundled with scikit-learn)",
+        "manifest, tfds:NAME, or what ships: digits, or definitions (texts)",
     )
     data_dir: str | None = key(None, "where TFDS keeps its prepared data; TFDS' own default without it")
     train_split: str | None = key(None, "TFDS split to train on, such as train[:80%]")
@@ -109,7 +109,7 @@ class _Backbone:
     name: str = auto(
         "a name that `kerastl backbones` lists, the path of a .keras file with a functional model of your own, or kerashub: and the folder or "
         "name of a KerasHub preset (`pip install 'kerastl[kerashub]'`); without it "
-        "mobilenet_025 for digits, minilm_l6 for texts and resnet50 for all else"
+        "mobilenet_025 for digits, minilm_static for definitions, minilm_l6 for other texts and resnet50 for all else"
     )
     weights: str = key(
         "pretrained",
@@ -150,8 +150,8 @@ class HeadRecipe:
     )
     pooling: str = key(
         "auto",
-        "global pooling of these outputs; auto chooses between avg and avgmax with the features, and is avg where those are named; first "
-        "is the first step of a transformer, which BERT and ViT train to stand for all",
+        "global pooling of these outputs; first takes the first step of a sequence alone, such as [CLS] of BERT and of ViT. auto chooses "
+        "between avg, avgmax and, of sequences, first with the features, and is avg where those are named",
         choices=("auto", "avg", "max", "avgmax", "gem", "first"),
         affects="features",
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, TypeVar
 
-from kerastl.backbones import DEFAULT_BACKBONES, is_preset, modality_of_backbone
+from kerastl.backbones import BUNDLED_DATA, DEFAULT_BACKBONES, is_preset, modality_of_backbone
 from kerastl.declare import Affects, auto, key
 from kerastl.modality import FIRST
 from kerastl.modality.recipe import foreign_keys
@@ -59,7 +59,7 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.backbone.name is None:
             default = DEFAULT_BACKBONES[self.data.modality or FIRST]
-            default = "mobilenet_025" if self.data.source == "digits" else default
+            default = BUNDLED_DATA.get(self.data.source, default)
             object.__setattr__(self, "backbone", replace(self.backbone, name=default))
             object.__setattr__(self, "names_no_backbone", True)
         check_recipe(self)

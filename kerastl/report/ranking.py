@@ -25,7 +25,7 @@ class RankedBackbone:
         parameters: of the backbone.
         image_size: side of its square input.
         features: length of its pooled feature vector.
-        images_per_second: of a bare forward pass on this machine.
+        examples_per_second: of a bare forward pass on this machine.
         weights: `bundled`, `imagenet`, `file` or `none`.
     """
 
@@ -38,7 +38,7 @@ class RankedBackbone:
     parameters: int
     image_size: int
     features: int
-    images_per_second: float
+    examples_per_second: float
     weights: str
 
 
@@ -56,7 +56,7 @@ class Ranking:
 
     Attributes:
         run: folder with `ranking.json` and `ranking.png`.
-        images: how many were probed, those of train and validation.
+        examples: how many were probed, those of train and validation.
         rows: the backbones, the most accurate first; the evidence decides between equals.
         left_out: those that could not be ranked.
         metric: what the probe was measured by, `accuracy` or `mean average precision`.
@@ -64,7 +64,7 @@ class Ranking:
     """
 
     run: Path
-    images: int
+    examples: int
     rows: tuple[RankedBackbone, ...]
     left_out: tuple[LeftOut, ...]
     metric: str = "accuracy"
@@ -79,7 +79,7 @@ def write_ranking(ranking: Ranking) -> None:
         [row.name for row in rows],
         [row.accuracy for row in rows],
         [row.spread for row in rows],
-        [row.images_per_second for row in rows],
+        [row.examples_per_second for row in rows],
         run / "ranking.png",
         noun=ranking.noun,
         metric=ranking.metric,

@@ -23,6 +23,7 @@ from typing import Any
 import grpc
 
 from kerastl.errors import KerastlError
+from kerastl.pipeline import usable_cores
 from kerastl.progress import Progress
 from kerastl.search.oracle import Oracle
 from kerastl.search.search_folder import SearchFolder
@@ -98,7 +99,7 @@ def search_with_workers(oracle: Oracle, spec: dict[str, Any], count: int, progre
     protos.get_service_grpc().add_OracleServicer_to_server(OracleServicer(oracle), server)
     server.add_insecure_port(f"{host}:{port}")
     server.start()
-    threads = max(1, (os.cpu_count() or 1) // max(count, 1))
+    threads = max(1, usable_cores() // max(count, 1))
     gpus = visible_gpus()
     workers = []
     for number in range(count):

@@ -31,7 +31,7 @@ PENALTIES = np.geomspace(0.01, 30.0, 15)
 # Joins from the last activation down; all of them after these.
 DEPTHS = (1, 2, 4, 7)
 # Vectors of features that a pooling gives.
-WAYS = {"avg": ("avg",), "max": ("max",), "avgmax": ("avg", "max")}
+WAYS = {"avg": ("avg",), "max": ("max",), "avgmax": ("avg", "max"), "first": ("first",)}
 CHUNK = 1_024
 # Of logits beside scores of 0 and 1, where examples cannot tell.
 USUAL_SCALE = 5.0
@@ -82,7 +82,7 @@ def choose_reads(
     Args:
         features: of the training examples, with what is stored of all joins.
         reads: of the recipe; its channels name all joins.
-        poolings: to choose from: one of `avg`, `max`, `avgmax`, or `avg` and after it `avgmax`.
+        poolings: to choose from, of `avg`, `max`, `avgmax` and, where it is stored, `first`; the depth is chosen by the first of them.
         weights: float [n], of the examples; None where all weigh the same.
     """
     assert features.outputs is not None and reads.channels is not None
@@ -111,8 +111,9 @@ def choose_reads(
     found = {first: errors[depth]}
     # Another pooling at that depth alone: the best depth hardly depends on it.
     for pooling in others:
-        more = [way for way in WAYS[pooling] if way not in WAYS[first]]
-        total = best + sum((kernel(place, more) for place in range(1, depth + 1)), np.zeros(()))
+        shared = set(WAYS[first]) <= set(WAYS[pooling])
+        more = [way for way in WAYS[pooling] if not shared or way not in WAYS[first]]
+        total = sum((kernel(place, more) for place in range(1, depth + 1)), best if shared else np.zeros(()))
         found[pooling] = error(total, depth * len(WAYS[pooling]))
     pooling = min(found, key=found.__getitem__)
     chosen = HeadInput(pooling, names[-depth:], reads.channels)

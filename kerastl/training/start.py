@@ -15,7 +15,7 @@ from kerastl.features.frozen import Frozen
 from kerastl.features.readers import Features, pooled_output
 from kerastl.model.build import Network, build_model
 from kerastl.model.cut import ACTIVATION, cut
-from kerastl.model.head_input import HeadInput, head_input
+from kerastl.model.head_input import HeadInput, head_input, pooling_choices
 from kerastl.progress import Progress
 from kerastl.recipe import Settings
 from kerastl.training.batches import example_weights
@@ -71,7 +71,8 @@ def chosen_reads(
     if recipe.head.features != "auto" or reads.channels is None or len(reads.channels) == 1:
         return reads
     began = time.perf_counter()
-    poolings = ("avg", "avgmax") if recipe.head.pooling == "auto" else (recipe.head.pooling,)
+    spec, pooling = get_backbone(recipe.backbone.name), recipe.head.pooling
+    poolings = pooling_choices(spec) if pooling == "auto" else (pooling,)
     choice = choose_reads(train, reads, poolings, example_weights(recipe.head_phase, train))
     count, noun = len(choice.reads.names), train.views.modality.noun
     what = "the last output alone" if count == 1 else f"the last {count} of {len(reads.channels)} outputs"

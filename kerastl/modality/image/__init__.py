@@ -122,6 +122,11 @@ class Image:
         """See `Modality`: the fields."""
         return dataclasses.asdict(self)
 
+    @staticmethod
+    def own_contents() -> dict[str, bytes]:
+        """See `Modality`: none."""
+        return {}
+
     @property
     def size(self) -> str:
         """See `Modality`."""

@@ -67,7 +67,9 @@ class Text:
         """See `Modality`."""
         if [len(shape) for shape in shapes] != [2, 1]:
             raise ValueError(f"its inputs have the shapes {', '.join(map(str, shapes))}")
-        return Text(None, max_pieces=shapes[0][1] or USUAL_PIECES).spec
+        if shapes[0][1] is not None:
+            raise ValueError(f"it takes {shapes[0][1]} steps and no other number")
+        return Text(None).spec
 
     @staticmethod
     def self_test() -> str:
@@ -114,6 +116,10 @@ class Text:
             "max_pieces": self.max_pieces,
             "truncation": self.truncation,
         }
+
+    def own_contents(self) -> dict[str, bytes]:
+        """See `Modality`: the vocabulary, a piece a line."""
+        return {VOCABULARY_FILE: "".join(f"{piece}\n" for piece in self._known.pieces).encode()}
 
     @property
     def size(self) -> str:
@@ -222,7 +228,7 @@ def text_of(settings: Any) -> Text:
 
 
 def vocabulary_at(name: str) -> Vocabulary:
-    """The vocabulary in a file, which is read once unless it changes.
+    """The vocabulary in a file, `vocab.txt` or `tokenizer.json`, which is read once unless it changes.
 
     Raises:
         UserError: it cannot be read, or is none.
@@ -237,6 +243,10 @@ def vocabulary_at(name: str) -> Vocabulary:
 
 @lru_cache(maxsize=8)
 def _vocabulary(path: Path, changed: int, size: int) -> Vocabulary:
+    if path.suffix == ".json":
+        from kerastl.modality.text.tokenizer_json import read_tokenizer
+
+        return read_tokenizer(path)[0]
     return read_vocabulary(path)
 
 

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 from kerastl.errors import UserError
 from kerastl.modality.text import VOCABULARY_FILE, vocabulary_at
 from kerastl.modality.text.text_keys import CASES, TextData
+from kerastl.modality.text.tokenizer_json import TOKENIZER_FILE, read_tokenizer
 
 if TYPE_CHECKING:
     from kerastl.backbones import BackboneSpec
 
 CONFIG_FILE = "tokenizer_config.json"
-# In a Hugging Face folder, and in a KerasHub preset.
-_PLACES = (VOCABULARY_FILE, "assets/tokenizer/vocabulary.txt")
+# In a Hugging Face folder, in a KerasHub preset, whose own tokenizer.json holds no pieces, and in a folder of model2vec.
+_PLACES = (VOCABULARY_FILE, "assets/tokenizer/vocabulary.txt", TOKENIZER_FILE)
 
 
 def vocabulary_keys(data: TextData, folder: Path | None, spec: BackboneSpec) -> dict[str, Any]:
@@ -36,10 +37,10 @@ def vocabulary_keys(data: TextData, folder: Path | None, spec: BackboneSpec) -> 
                 f"There is no vocabulary for the backbone '{spec.name}': its weights lie in no folder. Set data.vocabulary to the "
                 f"path of its {VOCABULARY_FILE}."
             )
-        path = str(next((folder / each for each in _PLACES if (folder / each).is_file()), ""))
-        if not path:
+        path = next((str(folder / each) for each in _PLACES if (folder / each).is_file()), None)
+        if path is None:
             raise UserError(
-                f"There is no {VOCABULARY_FILE} in {folder}, the folder of the weights of '{spec.name}'. Fetch it from where the weights "
+                f"There is no {VOCABULARY_FILE} and no {TOKENIZER_FILE} in {folder}, the folder of the weights of '{spec.name}'. Fetch it from where the weights "
                 "come from, or name another with data.vocabulary."
             )
     count, wanted = len(vocabulary_at(path)), dict(spec.arguments).get("vocabulary")
@@ -48,13 +49,15 @@ def vocabulary_keys(data: TextData, folder: Path | None, spec: BackboneSpec) -> 
             f"The vocabulary {path} has {count:,} pieces, and the backbone '{spec.name}' an embedding for each of {wanted:,}: it is "
             f"another network's. Expected the {VOCABULARY_FILE} that was published with the weights."
         )
-    return {"vocabulary": path, "lowercase": _lowercase(data, folder, spec)}
+    return {"vocabulary": path, "lowercase": _lowercase(data, folder, Path(path).expanduser(), spec)}
 
 
-def _lowercase(data: TextData, folder: Path | None, spec: BackboneSpec) -> bool:
+def _lowercase(data: TextData, folder: Path | None, vocabulary: Path, spec: BackboneSpec) -> bool:
     if data.lowercase is not None:
         return data.lowercase
     said = _said(folder / CONFIG_FILE) if folder is not None else None
+    if said is None and vocabulary.suffix == ".json":
+        said = read_tokenizer(vocabulary)[1]
     known = CASES.get(spec.preprocessing) if said is None else said
     if known is None:
         where = f"{folder / CONFIG_FILE} does not say" if folder else "it lies in no folder that says"

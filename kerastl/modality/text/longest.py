@@ -12,10 +12,8 @@ import tensorflow as tf
 
 from kerastl.errors import UserError
 from kerastl.modality.text.split import rows_of
-from kerastl.modality.text.vocabulary import CONTINUES, UNKNOWN, Vocabulary
+from kerastl.modality.text.vocabulary import CONTINUES, MOST_IN_WORD, UNKNOWN, Vocabulary
 
-# Of a word; longer ones are unknown. `max_input_chars_per_word` of BERT's tokenizers.
-MOST_IN_WORD = 100
 # TensorFlow never changes this hash; see tf.strings.to_hash_bucket_fast.
 _BUCKETS = 2**63 - 1
 

@@ -43,13 +43,13 @@ class TextData:
     )
     vocabulary: str | None = key(
         None,
-        "path of the backbone's vocab.txt; the one in the folder of its weights without it",
+        "path of the backbone's vocab.txt, or of its tokenizer.json; the one in the folder of its weights without it",
         affects="features",
     )
     lowercase: bool | None = key(
         None,
-        "lower letters and strip accents, as uncased backbones have it; as tokenizer_config.json beside the weights or the registry "
-        "says without it",
+        "lower letters and strip accents, as uncased backbones have it; as tokenizer_config.json beside the weights, "
+        "tokenizer.json or the registry says without it",
         affects="features",
     )
 

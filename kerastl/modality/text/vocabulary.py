@@ -13,6 +13,8 @@ UNKNOWN, START, SEPARATOR, PADDING = "[UNK]", "[CLS]", "[SEP]", "[PAD]"
 SPECIAL = (UNKNOWN, START, SEPARATOR, PADDING)
 # Before a piece that goes on within a word.
 CONTINUES = "##"
+# Characters of a word; longer ones are unknown, as they are to BERT's tokenizers.
+MOST_IN_WORD = 100
 _MEND = "Expected the vocab.txt of a BERT model as it was published: UTF-8, one piece a line, its id the line's place."
 
 

@@ -13,10 +13,10 @@ from typing import NamedTuple, TypeVar
 import tensorflow as tf
 
 from kerastl.modality.text.given import first_pieces, joined
-from kerastl.modality.text.longest import MOST_IN_WORD, LongestMatch, WordPieces, gather_pieces
+from kerastl.modality.text.longest import LongestMatch, WordPieces, gather_pieces
 from kerastl.modality.text.split import Split, Splitter, behind_marks, rows_of
 from kerastl.modality.text.text_keys import HEAD, HEAD_TAIL
-from kerastl.modality.text.vocabulary import PADDING, SEPARATOR, START, UNKNOWN, Vocabulary
+from kerastl.modality.text.vocabulary import MOST_IN_WORD, PADDING, SEPARATOR, START, UNKNOWN, Vocabulary
 
 # Of what fits between the two special pieces; the rest is taken from a text's end. Of 512 pieces the first 128 and the last 382 were
 # the best in Sun et al., "How to Fine-Tune BERT for Text Classification?" (2019).
