@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kerastl.backbones import BackboneSpec, backbone_names, get_backbone
+    from kerastl.data.entities import from_entities
     from kerastl.data.handed import (
         from_arrays,
         from_dataset,
@@ -73,6 +74,7 @@ __all__ = [
     "fit",
     "from_arrays",
     "from_dataset",
+    "from_entities",
     "from_folder",
     "from_frame",
     "from_texts",
@@ -104,6 +106,7 @@ _HOMES = {
         "from_texts",
         "from_tfds",
     ),
+    "kerastl.data.entities": ("from_entities",),
     "kerastl.errors": ("KerastlError", "UserError"),
     "kerastl.progress": ("Progress", "Tracker"),
     "kerastl.recipe": (

@@ -11,7 +11,7 @@ from sklearn import metrics as theirs
 from kerastl.errors import TrainingError
 from kerastl.evaluation.calibration import fit_temperature
 from kerastl.evaluation.monitors import example_losses, is_better, validation_metrics
-from kerastl.task import MONITORS, Task, sign_of
+from kerastl.task import Task, sign_of
 from kerastl.task.classification import CLASSIFICATION, MULTI_LABEL
 
 
@@ -41,7 +41,7 @@ def test_the_figures_are_scikit_learns() -> None:
     assert found["val_balanced_accuracy"] == pytest.approx(
         theirs.recall_score(labels, best, average="macro", labels=present)
     )
-    assert set(found) == set(MONITORS)
+    assert set(found) == set(CLASSIFICATION.monitors)
 
 
 def test_the_figures_of_several_labels_are_scikit_learns() -> None:
@@ -68,7 +68,7 @@ def test_weights_count_in_losses_and_temperature() -> None:
 @pytest.mark.parametrize(
     ("monitor", "task"),
     [
-        *((monitor, CLASSIFICATION) for monitor in MONITORS),
+        *((monitor, CLASSIFICATION) for monitor in CLASSIFICATION.monitors),
         *((monitor, MULTI_LABEL) for monitor in MULTI_LABEL.monitors),
     ],
 )

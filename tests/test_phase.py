@@ -15,7 +15,7 @@ from kerastl.evaluation.monitors import is_better
 from kerastl.features.readers import Features, reader_of
 from kerastl.features.views import Views
 from kerastl.modality.image import Image
-from kerastl.recipe import AugmentRecipe, FinetunePhaseRecipe, HeadPhaseRecipe
+from kerastl.recipe import AugmentRecipe, FinetunePhaseRecipe, HeadPhaseRecipe, Recipe, resolve
 from kerastl.task.classification import CLASSIFICATION, MULTI_LABEL, all_labels_right
 from kerastl.training.batches import PhaseData, balanced_weights, batches, epoch_order, mixed, part_of
 from kerastl.training.phase import evaluation_batch, predict_logits, run_phase, validate
@@ -31,6 +31,7 @@ SETTINGS = HeadPhaseRecipe(
     label_smoothing=0.0,
     gradient_clip_norm=1.0,
     patience_epochs=0,
+    monitor="val_calibrated_loss",
 )
 
 
@@ -337,7 +338,7 @@ def test_being_too_sure_is_no_reason_to_lose_but_being_wrong_is() -> None:
     modest = {"val_loss": 0.48, "val_calibrated_loss": 0.47, "val_accuracy": 0.86}
     sure = {"val_loss": 0.51, "val_calibrated_loss": 0.43, "val_accuracy": 0.89}
     assert is_better("val_calibrated_loss", sure, modest) and not is_better("val_loss", sure, modest)
-    assert HeadPhaseRecipe().monitor == "val_calibrated_loss"
+    assert resolve(Recipe(), 100, 2).head_phase.monitor == "val_calibrated_loss"
     worse = {"val_loss": 0.47, "val_calibrated_loss": 0.49, "val_accuracy": 0.85}
     assert not is_better("val_calibrated_loss", worse, modest)
 

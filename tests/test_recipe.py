@@ -24,6 +24,7 @@ from kerastl.recipe import (
     resolve,
     shipped_recipes,
 )
+from kerastl.task.classification import CLASSIFICATION
 from kerastl.wording import safe_name
 
 
@@ -241,6 +242,9 @@ def random_recipe(generator: random.Random) -> Recipe:
     if "group_pattern" in data:
         data["group_pattern"] = re.escape(data["group_pattern"])
         data["group_subfolders"] = False
+    for phase in ("head_phase", "finetune_phase"):
+        if values.get(phase, {}).get("monitor") not in CLASSIFICATION.monitors:
+            values.get(phase, {}).pop("monitor", None)
     values.get("calibration", {}).pop("abstain_coverage", None)  # either of the two
     head = values.get("head", {})
     if head.get("hidden"):

@@ -18,7 +18,7 @@ from kerastl.evaluation.abstention import Accepted
 from kerastl.evaluation.answers import LabelledAnswer
 from kerastl.evaluation.calibration import Calibration, Reliability
 from kerastl.evaluation.metrics import evaluate_logits
-from kerastl.report.page import PhaseSummary, Report, Trust, report_text, worst_confusions, write_report
+from kerastl.report.page import PhaseSummary, Report, Trust, report_text, write_report
 from kerastl.report.plots import plot_confusion, plot_curves
 from kerastl.report.plots_examples import plot_augmentation, plot_worst
 from kerastl.run import Run, create_run
@@ -104,7 +104,7 @@ def test_the_page_gives_counts_intervals_and_confusions_in_words(run: Run) -> No
     write_report(run, report)
     page = run.report_md.read_text()
     low, high = report.metrics.accuracy_interval
-    true, predicted, count, support = worst_confusions(report.metrics)[0]
+    true, predicted, count, support = report.metrics.worst_confusions()[0]
     for part in (
         "test (200 images)", "validation (60 images)",
         f"{report.metrics.accuracy:.3f} (95 % interval {low:.3f} to {high:.3f})",
@@ -164,7 +164,7 @@ def test_the_terminal_summary_lists_all_classes_or_the_weakest() -> None:
 def test_confusions_are_ordered_by_how_often_they_happen() -> None:
     labels, predicted = np.array([0, 0, 0, 1, 2, 2, 2, 2]), np.array([1, 1, 0, 1, 0, 2, 2, 2])
     metrics = evaluate_logits(np.eye(3)[predicted], labels, ["a", "b", "c"])
-    assert worst_confusions(metrics) == [("a", "b", 2, 3), ("c", "a", 1, 4)]
+    assert metrics.worst_confusions() == [("a", "b", 2, 3), ("c", "a", 1, 4)]
 
 
 def test_durations_are_said_as_people_say_them() -> None:
@@ -256,7 +256,7 @@ def test_a_report_is_read_back_as_it_was_written_and_so_is_one_of_an_earlier_ver
 @pytest.mark.parametrize("classes", [2, 20, 21, 130])
 def test_confusion_pictures_grow_with_the_classes_but_not_without_end(tmp_path: Path, classes: int) -> None:
     matrix = np.diag(np.arange(classes))  # the first class is absent
-    plot_confusion(matrix, [f"$class {i}" for i in range(classes)], tmp_path / "confusion.png", "image")
+    plot_confusion(matrix, [f"$class {i}" for i in range(classes)], tmp_path / "confusion.png", "images")
     width, height = Image.open(tmp_path / "confusion.png").size
     assert 300 < width < 2300 and 300 < height < 2300
 
@@ -278,7 +278,7 @@ def test_pictures_need_no_window_system_and_pages_no_matplotlib(tmp_path: Path) 
     script = (
         "import sys, kerastl.report.page, kerastl.report.plots as plots\n"
         "assert not {'matplotlib', 'tensorflow', 'sklearn'} & set(sys.modules)\n"
-        "plots.plot_confusion([[1]], ['a'], sys.argv[1], 'image')\n"
+        "plots.plot_confusion([[1]], ['a'], sys.argv[1], 'images')\n"
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
     command = [sys.executable, "-c", script, str(tmp_path / "x.png")]
@@ -298,7 +298,7 @@ def test_names_that_no_usual_font_draws_get_another_font_or_numbers(
     figures: list[Any] = []
     monkeypatch.setattr(plots, "_save", lambda figure, path: figures.append(figure))
     for names in (["cat", "\u1d81"], ["cat", nowhere]):
-        plots.plot_confusion([[3, 1], [0, 2]], names, tmp_path / "confusion.png", "image")
+        plots.plot_confusion([[3, 1], [0, 2]], names, tmp_path / "confusion.png", "images")
     shown = [[tick.get_text() for tick in figure.axes[0].get_yticklabels()] for figure in figures]
     assert shown == [["cat", "\u1d81"], ["0", "1"]]
     assert figures[1].axes[0].get_xlabel() == "predicted class (number)"

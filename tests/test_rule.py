@@ -9,7 +9,7 @@ import pytest
 
 from kerastl.backbones import backbone_names, get_backbone
 from kerastl.modality.recipe import LEVELS, foreign_keys
-from kerastl.recipe import load_recipe, recipe_to_dict, resolve
+from kerastl.recipe import DataRecipe, Recipe, load_recipe, recipe_to_dict, resolve
 from kerastl.recipe.keys import keys_of, value_at
 from kerastl.recipe.rule import batch_size, default_name, resolve_augment
 from kerastl.recipe.schema import AugmentRecipe
@@ -188,3 +188,11 @@ def test_folders_whose_letters_are_lost_do_not_share_a_name() -> None:
     sources = ["写真", "动物", "Фото 2024", "Дом 2024", "😀", "🎉", "b" * 150, "b" * 160]
     names = {default_name(load_recipe(flags={"data.source": source})) for source in sources}
     assert len(names) == len(sources)
+
+
+def test_heads_that_answer_words_are_trained_beyond_their_solution() -> None:
+    epochs = [
+        resolve(Recipe(data=DataRecipe(source="x", task=task, modality="text")), 1000, 5).head_phase.epochs
+        for task in ("classification", "entities")
+    ]
+    assert epochs == [0, 100]

@@ -20,6 +20,10 @@ from kerastl.search.space import load_space, shipped_spaces
 @pytest.mark.parametrize("space", [None, *sorted(shipped_spaces())])
 def test_shipped_spaces_fit_shipped_recipes(space: str | None, recipe: str) -> None:
     loaded = load_recipe(recipe)
+    if recipe == "texts" and space in ("augment", "wide"):
+        with pytest.raises(RecipeError, match="texts are not changed at random"):
+            load_space(space, loaded, resolve(loaded, 1000, 10))
+        return
     assert load_space(space, loaded, resolve(loaded, 1000, 10)).hyperparameters
 
 

@@ -52,12 +52,17 @@ def reviews(count: int, seed: int = 0) -> tuple[list[str], list[str]]:
     return texts, labels
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = write_folder(tmp_path_factory.mktemp("weights") / "tiny", TINY, random_tensors(TINY))
-    (path / "vocab.txt").write_text("\n".join(vocabulary()) + "\n", encoding="utf-8")
+def tiny_folder(path: Path, pieces: list[str]) -> Path:
+    """The Hugging Face folder of a tiny encoder with random weights, its vocabulary beside them."""
+    write_folder(path, TINY, random_tensors(TINY))
+    (path / "vocab.txt").write_text("\n".join(pieces) + "\n", encoding="utf-8")
     (path / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": True}))
     return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_folder(tmp_path_factory.mktemp("weights") / "tiny", vocabulary())
 
 
 @pytest.fixture(scope="module")

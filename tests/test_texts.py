@@ -379,7 +379,7 @@ def test_lists_of_texts_are_handed_over() -> None:
     assert rows_of(examples) == dict(zip(TEXTS, LABELS, strict=True))
     assert [bytes_of(each).decode() for each in examples.raw(np.array([1, 4]))] == [TEXTS[1], TEXTS[4]]
     assert examples.origin == "8 texts" and examples.noun == "text"
-    assert examples.recipe == DataRecipe(source="python:texts", modality="text")
+    assert examples.recipe == DataRecipe(source="python:texts", task="classification", modality="text")
     turned = kerastl.from_texts(TEXTS[::-1], LABELS[::-1])
     assert sorted(turned.ids) == sorted(examples.ids)
 

@@ -66,9 +66,13 @@ def overview(metrics: Metrics, modality: str = FIRST) -> str:
         classes = sorted(known, key=lambda each: each.f1 or 0.0)[:FEW_CLASSES]
         note = f"\nThe {len(classes)} weakest of {counted(len(metrics.classes), 'class', 'classes')}; --json has them all."
     rows = [(c.name, c.support, share(c.precision), share(c.recall), share(c.f1)) for c in classes]
+    counted_in, whole = f"{noun}s", ""
+    if metrics.entities:
+        counted_in = "entities"
+        whole = "".join(f"{name} {value}\n" for name, value in metrics.entities.figures())
     return (
-        f"{what} {metrics.accuracy:.3f} ({between}) on {counted(metrics.count, noun)}\n"
+        whole + f"{what} {metrics.accuracy:.3f} ({between}) on {counted(metrics.count, noun)}\n"
         f"log-loss {metrics.log_loss:.3f}\n\n"
-        + table(("class", f"{noun}s", "precision", "recall", "F1"), rows)
+        + table(("type" if metrics.entities else "class", counted_in, "precision", "recall", "F1"), rows)
         + note
     )

@@ -12,7 +12,7 @@ from kerastl.cli.terminal import print_csv, print_json, quiet_tensorflow, table
 from kerastl.client.access import read_access
 from kerastl.client.address import is_address, parse_address
 from kerastl.client.asking import Patience
-from kerastl.prediction import Predictions
+from kerastl.prediction import Prediction, Predictions
 from kerastl.progress import Progress
 
 # Eleven days: the clocks of sockets end at three hundred years.
@@ -112,6 +112,8 @@ def predict(
 
 def _table(predictions: Predictions) -> str:
     readable = [each for each in predictions if not each.error]
+    if any(each.entities is not None for each in readable):
+        return _entities_table(predictions.noun, readable)
     rows = [
         (
             each.path if rank == 0 else "",
@@ -131,8 +133,32 @@ def _table(predictions: Predictions) -> str:
     return table([header[i] for i in columns], [[row[i] for i in columns] for row in rows])
 
 
+def _entities_table(noun: str, readable: list[Prediction]) -> str:
+    """A line for each entity, and one for a text without any."""
+    rows: list[tuple[object, ...]] = []
+    for each in readable:
+        found: list[tuple[object, ...]] = [
+            (entity.text, entity.type, entity.start, entity.end, f"{entity.score:.3f}")
+            for entity in each.entities or ()
+        ]
+        found = found or [("", "none", "", "", "")]
+        rows += [(each.path if rank == 0 else "", *row) for rank, row in enumerate(found)]
+    return table([noun, "entity", "type", "start", "end", "score"], rows)
+
+
+def _entities_csv(predictions: Predictions) -> tuple[list[str], list[list[object]]]:
+    rows: list[list[object]] = []
+    for each in predictions:
+        if each.error or not each.entities:
+            rows.append([each.path, "", "", "", "", "", each.error])
+        rows += [[each.path, e.text, e.type, e.start, e.end, e.score, ""] for e in each.entities or ()]
+    return [predictions.noun, "entity", "type", "start", "end", "score", "error"], rows
+
+
 def _csv(predictions: Predictions) -> tuple[list[str], list[list[object]]]:
     """Header and rows; the last column stands where the model gives several labels an example."""
+    if any(each.entities is not None for each in predictions):
+        return _entities_csv(predictions)
     header = [predictions.noun, "rank", "label", "probability", "accepted", "error", "labels"]
     rows: list[list[object]] = []
     for each in predictions:

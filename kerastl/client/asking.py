@@ -21,6 +21,7 @@ from kerastl.client.replies import (
     Refused,
     TimedOut,
     Unavailable,
+    is_ours,
     named,
 )
 from kerastl.errors import ServingError, UserError
@@ -97,10 +98,11 @@ def ask(
                         if isinstance(answer, str)
                         else Prediction(
                             each.path,
-                            *answer.top[0],
+                            *(answer.top[0] if answer.top else ("", 0.0)),
                             answer.top[:top],
                             accepted=answer.accepted,
                             labels=answer.labels,
+                            entities=answer.entities,
                         )
                     )
                     converted.update([each.converted] if each.converted else [])
@@ -270,7 +272,7 @@ class _Asker:
         inputs, outputs = signature
         if not inputs and not outputs:
             raise self._not_ours(f"it has no signature '{SIGNATURE}'")
-        if inputs != {self._modality.request} or not set(OUTPUTS) <= outputs:
+        if inputs != {self._modality.request} or not is_ours(outputs):
             raise self._not_ours(f"it takes {named(inputs)} and answers with {named(outputs)}")
 
     def _not_ours(self, found: str) -> UserError:

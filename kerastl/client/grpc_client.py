@@ -14,9 +14,7 @@ from urllib.parse import unquote
 from kerastl.client.access import HAND_OVER, Access
 from kerastl.client.address import Address
 from kerastl.client.replies import (
-    ACCEPTED,
-    LABELS,
-    OUTPUTS,
+    READ,
     SIGNATURE,
     UNKNOWN_LABEL,
     Answer,
@@ -86,7 +84,7 @@ class GrpcConnection:
         response = self._call(self._stub.Predict, request)
         # thousands of probabilities would be unpacked for nothing
         outputs = {
-            name: _plain(tf.make_ndarray(tensor).tolist()) if name in (*OUTPUTS, ACCEPTED, LABELS) else None
+            name: _plain(tf.make_ndarray(tensor).tolist()) if name in READ else None
             for name, tensor in response.outputs.items()
         }
         return read_answers(outputs, len(raw), self._modality.noun)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
+
+from kerastl.prediction import Entity
+from kerastl.task import ENTITY_OUTPUTS
 
 SIGNATURE = "serving_default"
 OUTPUTS = ("classes", "scores")
@@ -13,6 +16,9 @@ ACCEPTED = "accepted"
 UNKNOWN_LABEL = "Unrecognized servable version label"
 """TensorFlow Serving's words for one, with the code for what a client sent wrong (server_core.cc)."""
 LABELS = "labels"
+COUNT = "count"
+READ = frozenset([*OUTPUTS, ACCEPTED, LABELS, COUNT, *ENTITY_OUTPUTS])
+"""Names of all outputs that are read."""
 
 
 @dataclass(frozen=True)
@@ -23,11 +29,13 @@ class Answer:
         top: classes with their scores, in falling order; as many as the model serves.
         accepted: False where the model abstains.
         labels: those whose probability is above one half; None for a model of one label an example.
+        entities: of a model that finds them, which names no class; None for others.
     """
 
     top: tuple[tuple[str, float], ...]
     accepted: bool = True
     labels: tuple[str, ...] | None = None
+    entities: tuple[Entity, ...] | None = None
 
 
 class NoAnswer(Exception):
@@ -109,7 +117,12 @@ def read_answers(outputs: Any, count: int, noun: str = "example") -> list[Answer
     Raises:
         NotOurs: the outputs are not those of a model that kerastl exported.
     """
-    if not isinstance(outputs, Mapping) or not set(OUTPUTS) <= set(outputs):
+    if isinstance(outputs, Mapping) and is_ours(outputs) and not set(OUTPUTS) <= set(outputs):
+        try:
+            return [Answer((), entities=entities_of(outputs, row)) for row in range(count)]
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise NotOurs(f"its entities do not fit {count} {noun}s: {error}") from error
+    if not isinstance(outputs, Mapping) or not is_ours(outputs):
         raise NotOurs(f"it answered with {named(outputs) if isinstance(outputs, Mapping) else 'one output'}")
     classes, scores = (outputs[name] for name in OUTPUTS)
     accepted = outputs.get(ACCEPTED, [True] * count)
@@ -128,6 +141,24 @@ def read_answers(outputs: Any, count: int, noun: str = "example") -> list[Answer
         present = tuple(filter(None, lines.split("\n"))) if isinstance(lines, str) else None
         answers.append(Answer(pairs, bool(accepts), present))
     return answers
+
+
+def is_ours(outputs: Collection[str]) -> bool:
+    """True for names of outputs as models of kerastl have them."""
+    return set(OUTPUTS) <= set(outputs) or {COUNT, *ENTITY_OUTPUTS} <= set(outputs)
+
+
+def entities_of(outputs: Mapping[str, Any], row: int) -> tuple[Entity, ...]:
+    """The entities of one text in a model's outputs, nested lists by name; `kerastl.export.signature` lists them.
+
+    Raises:
+        TypeError, ValueError, IndexError: these are no such outputs.
+    """
+    columns = [outputs[name][row][: int(outputs[COUNT][row])] for name in ENTITY_OUTPUTS]
+    return tuple(
+        Entity(str(text), str(kind), int(start), int(end), float(score))
+        for text, kind, start, end, score in zip(*columns, strict=True)
+    )
 
 
 def named(names: Iterable[str]) -> str:

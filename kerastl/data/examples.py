@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from kerastl.data.looks import Looks
+from kerastl.data.step_labels import Labels, StepLabels, answered
 from kerastl.modality import RawExample
 from kerastl.recipe.schema import DataRecipe
 from kerastl.task import Task, task_named
@@ -35,7 +36,7 @@ class Examples:
     Attributes:
         ids: object [n] of unique str. A path relative to the source's folder with forward slashes (an
             absolute path where the file lies elsewhere), `split:index` for TFDS, `digits:index`.
-        labels: int32 [n], an index into `class_names`; or uint8 [n, classes], 0 or 1, for multi-label.
+        labels: int32 [n], an index into `class_names`; or uint8 [n, classes], 0 or 1, for multi-label; or a label a step.
         class_names: sorted, or in TFDS' own order.
         groups: object [n] of str; equal values must stay in one split; '' for none.
         splits: object [n] of 'train', 'validation', 'test', or '' where the split is still to be carved.
@@ -53,10 +54,13 @@ class Examples:
         skipped_pictures: how many of the skipped are pictures, such as broken links to them.
         noun: one example, for messages.
         recipe: names the source, or the kind of what was handed over in Python; None where nobody may ask.
+        annotated: object [n], of each text the `kerastl.data.annotated.Annotated` that it is, or is a part of; None of other examples.
+        words: object [n], of rows of a network whose words are labelled: int [words, 2], where each labelled word begins and ends in
+            the annotated text, in code points.
     """
 
     ids: np.ndarray
-    labels: np.ndarray
+    labels: Labels
     class_names: tuple[str, ...]
     groups: np.ndarray
     splits: np.ndarray
@@ -72,6 +76,8 @@ class Examples:
     skipped_pictures: int = 0
     noun: str = "example"
     recipe: DataRecipe | None = None
+    annotated: np.ndarray | None = None
+    words: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "looks", Looks(len(self.ids)))
@@ -82,6 +88,8 @@ class Examples:
     @property
     def task(self) -> Task:
         """The task of the labels."""
+        if isinstance(self.labels, StepLabels):
+            return task_named("entities")
         return task_named("classification" if self.labels.ndim == 1 else "multi_label")
 
 
@@ -99,8 +107,8 @@ class Split:
         return self.examples.ids[self.indices]
 
     @property
-    def labels(self) -> np.ndarray:
-        """Labels, int32 [count] or uint8 [count, classes] for multi-label."""
+    def labels(self) -> Labels:
+        """Labels, int32 [count], or uint8 [count, classes] for multi-label, or a label a step."""
         return self.examples.labels[self.indices]
 
     @property
@@ -165,12 +173,13 @@ def some_examples(examples: Examples, classes: np.ndarray) -> Examples:
         examples: to choose from.
         classes: int [k], increasing, the classes to keep.
     """
+    own = whole_labels(examples)
     if examples.task.exclusive:
-        rows = np.flatnonzero(np.isin(examples.labels, classes))
-        labels = np.searchsorted(classes, examples.labels[rows]).astype(np.int32)
+        rows = np.flatnonzero(np.isin(own, classes))
+        labels = np.searchsorted(classes, own[rows]).astype(np.int32)
     else:
-        rows = np.flatnonzero(examples.labels[:, classes].any(axis=1) | ~examples.labels.any(axis=1))
-        labels = examples.labels[rows][:, classes]
+        rows = np.flatnonzero(own[:, classes].any(axis=1) | ~own.any(axis=1))
+        labels = own[rows][:, classes]
     names = tuple(examples.class_names[code] for code in classes)
     return replace(
         examples,
@@ -183,7 +192,14 @@ def some_examples(examples: Examples, classes: np.ndarray) -> Examples:
         stamps=examples.stamps[rows],
         fingerprint=fingerprint((), (rows,), examples.fingerprint, *names),
         contents=None if examples.contents is None else examples.contents[rows],
+        annotated=None if examples.annotated is None else examples.annotated[rows],
     )
+
+
+def whole_labels(examples: Examples) -> np.ndarray:
+    """The labels of examples that are not cut into rows yet."""
+    assert isinstance(examples.labels, np.ndarray), "rows are made of splits"
+    return examples.labels
 
 
 def files_in(root: str, ids: np.ndarray) -> Callable[[np.ndarray], Iterator[Path]]:
@@ -193,8 +209,9 @@ def files_in(root: str, ids: np.ndarray) -> Callable[[np.ndarray], Iterator[Path
     return lambda indices: (Path(base, ids[index]) for index in indices)
 
 
-def label_counts(labels: np.ndarray, class_count: int) -> np.ndarray:
-    """Number of examples of each class, int64 [class_count]; for either form of labels."""
+def label_counts(labels: Labels, class_count: int) -> np.ndarray:
+    """Number of examples of each class, or of labelled steps, int64 [class_count]."""
+    labels = answered(labels)
     if labels.ndim == 2:
         return labels.sum(axis=0, dtype=np.int64)
     return np.bincount(labels, minlength=class_count).astype(np.int64)

@@ -9,7 +9,16 @@ from dataclasses import replace
 import numpy as np
 
 from kerastl.data.duplicates import UNIQUE
-from kerastl.data.examples import CARVE, TEST, TRAIN, VALIDATION, Examples, listed, text_column
+from kerastl.data.examples import (
+    CARVE,
+    TEST,
+    TRAIN,
+    VALIDATION,
+    Examples,
+    listed,
+    text_column,
+    whole_labels,
+)
 from kerastl.errors import DataError
 from kerastl.recipe.schema import DataRecipe
 from kerastl.wording import counted
@@ -154,7 +163,7 @@ def _warnings(examples: Examples, copies: list[np.ndarray]) -> Iterator[str]:
         f"{extra:,} of {len(examples):,} {examples.noun}s are copies of others, byte for byte, such as "
         f"{_pair(examples, copies[0][:2])}. Copies stay in one split."
     )
-    mixed = [members for members in copies if _differ(examples.labels[members])]
+    mixed = [members for members in copies if _differ(whole_labels(examples)[members])]
     if mixed:
         yield (
             f"{counted(len(mixed), f'{examples.noun} has', f'{examples.noun}s have')} copies with another label, such as {_pair(examples, _unlike(examples, mixed[0]))}. "
@@ -187,4 +196,5 @@ def _differ(labels: np.ndarray) -> bool:
 def _unlike(examples: Examples, members: np.ndarray) -> tuple[int, int]:
     """Two of the copies whose labels differ."""
     first = members[0]
-    return first, next(row for row in members if np.any(examples.labels[row] != examples.labels[first]))
+    labels = whole_labels(examples)
+    return first, next(row for row in members if np.any(labels[row] != labels[first]))

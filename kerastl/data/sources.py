@@ -9,6 +9,7 @@ from pathlib import Path
 from kerastl.backbones import BUNDLED_DATA
 from kerastl.data.definitions import open_definitions
 from kerastl.data.digits import open_digits
+from kerastl.data.entities import open_entities
 from kerastl.data.examples import Examples
 from kerastl.data.folder import open_folder
 from kerastl.data.grouping import group_by_pattern
@@ -54,6 +55,8 @@ def open_examples(data: DataRecipe) -> Examples:
 
 def _open(data: DataRecipe, kind: Kind | None) -> Examples:
     source = data.source.strip()
+    if data.task == "entities" and source and not source.startswith(HANDED):
+        return open_entities(source, data)
     if not source:
         raise DataError(f"data.source is empty. {EXPECTED}.")
     if source.startswith(HANDED):

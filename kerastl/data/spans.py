@@ -33,6 +33,10 @@ EXPECTED = (
     "behind the last one. Spans begin and end with a word and do not overlap."
 )
 
+_PAIRS = (
+    "Expected pairs of a text and its spans: [('Anna lives in Rome', [(0, 4, 'PER'), (14, 18, 'LOC')]), ...]."
+)
+
 
 @dataclass
 class _Reading:
@@ -70,6 +74,38 @@ def read_spans(path: Path, *, mend: bool = False) -> Entities:
     documents = tuple(reading.documents)
     return Entities(
         documents, types_of(documents), f"file {path}", warnings=_warnings(reading, documents, problems.unit)
+    )
+
+
+def read_pairs(pairs: Sequence[Any], name: str, mend: bool = False) -> Entities:
+    """Texts that are handed over with their spans; see `kerastl.data.handed.from_entities`.
+
+    Args:
+        pairs: a text and its spans each.
+        name: of the argument, for messages.
+        mend: see `read_spans`.
+
+    Raises:
+        DataError: texts or spans are not as expected; all of them in one message.
+    """
+    problems = Problems(name, expected=_PAIRS)
+    problems.unit = "pair"
+    reading = _Reading(problems, mend)
+    for place, pair in enumerate(pairs):
+        if isinstance(pair, (tuple, list)) and len(pair) == 2:
+            spans = pair[1]
+            _add(
+                reading, place, {"text": pair[0], "spans": list(spans) if isinstance(spans, tuple) else spans}
+            )
+        else:
+            problems.add(place, f"no pair of a text and its spans, but {_shown(pair)}.")
+    problems.raise_all()
+    documents = tuple(reading.documents)
+    return Entities(
+        documents,
+        types_of(documents),
+        counted(len(documents), "text"),
+        warnings=_warnings(reading, documents, "pair"),
     )
 
 

@@ -35,6 +35,7 @@ from kerastl.data.examples import (
     label_counts,
     listed,
     some_examples,
+    whole_labels,
 )
 from kerastl.data.grouping import check_groups, keep_copies_together
 from kerastl.errors import DataError, nearest
@@ -124,7 +125,7 @@ def _sides(examples: Examples, data: DataRecipe) -> np.ndarray:
     if has_open:
         fixed += label_counts(examples.labels[sides == TRAIN_SIDE], len(fixed))
     shares = _shares(identities, b"kerastl split", data.split_salt)
-    sides[pool] = carve(units, shares, examples.labels[pool], fixed, wanted)
+    sides[pool] = carve(units, shares, whole_labels(examples)[pool], fixed, wanted)
     return sides
 
 
@@ -249,7 +250,7 @@ def _thinned(examples: Examples, train: np.ndarray, per_class: int) -> np.ndarra
     as a class of their own.
     """
     order = train[np.argsort(_shares(examples.ids[train], b"kerastl thin"), kind="stable")]
-    labels = examples.labels[order]
+    labels = whole_labels(examples)[order]
     if examples.task.exclusive:
         by_class = np.argsort(labels, kind="stable")
         starts = np.searchsorted(labels[by_class], np.arange(len(examples.class_names)))

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+# The name of what is no entity, in the confusion of types.
+NOTHING = "none"
 # Up to so many classes JSON holds the whole confusion matrix; of more, so many of its cells off the diagonal.
 WHOLE_UP_TO = 200
 MOST_PAIRS = 1000

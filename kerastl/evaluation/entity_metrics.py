@@ -18,9 +18,7 @@ from kerastl.evaluation.confusion import Confusion
 from kerastl.evaluation.intervals import grouped_interval
 from kerastl.evaluation.metrics import ClassMetrics, class_row, mean_of
 from kerastl.task.tags import code_spans, repaired
-
-# The name of what is no entity, in the confusion of types.
-NOTHING = "none"
+from kerastl.wording import interval, share
 
 
 @dataclass(frozen=True)
@@ -69,6 +67,14 @@ class EntityMetrics:
     missed: int
     spurious: int
     groups: int
+
+    def figures(self) -> list[tuple[str, str]]:
+        """The main figures in words, each after its name."""
+        between = f" ({interval(*self.f1_interval, self.groups)})" if self.f1_interval else ""
+        return [
+            ("entity F1", f"{share(self.f1)}{between}"),
+            ("precision, recall", f"{share(self.precision)}, {share(self.recall)}"),
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values that JSON takes; `from_dict` turns them back."""

@@ -9,14 +9,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from kerastl.errors import DataError, TrainingError
-from kerastl.evaluation.confusion import Confusion
+from kerastl.evaluation.confusion import NOTHING, Confusion
 from kerastl.task import Task
 from kerastl.task.classification import CLASSIFICATION
+
+if TYPE_CHECKING:
+    from kerastl.evaluation.entity_metrics import EntityMetrics
 
 # Bounds the float64 copies, whether there are a million examples or 20,000 classes.
 _BYTES_AT_ONCE = 2**25
@@ -68,6 +71,8 @@ class Metrics:
         classes: one row a class, in the order of the logits.
         confusion: which classes were taken for which; None for multi-label tasks.
         groups: number of groups that the interval stands on; None where it stands on single examples.
+        entities: figures of whole entities; of a task that finds such alone. Accuracy and log-loss are those of words then, classes and
+            confusion those of entities.
     """
 
     count: int
@@ -83,6 +88,7 @@ class Metrics:
     mean_average_precision: float | None = None
     confusion: Confusion | None = None
     groups: int | None = None
+    entities: EntityMetrics | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values that JSON takes; `from_dict` turns them back."""
@@ -90,7 +96,28 @@ class Metrics:
             **{item.name: getattr(self, item.name) for item in fields(self)},
             "classes": [vars(row).copy() for row in self.classes],
             "confusion": None if self.confusion is None else self.confusion.to_plain(),
+            "entities": self.entities and self.entities.to_dict(),
         }
+
+    @property
+    def confused_names(self) -> tuple[str, ...]:
+        """Names in the order of the confusion matrix: of the classes, and behind types of entities that of none."""
+        return (*(each.name for each in self.classes), *[NOTHING] * (self.entities is not None))
+
+    def worst_confusions(self) -> list[tuple[str, str, int, int]]:
+        """(true class, predicted class, how often, examples of the true class), most frequent first.
+
+        Of entities the last class is none: what was found there has no support but itself.
+        """
+        if self.confusion is None:
+            return []
+        of_none = self.confusion.cells[self.confusion.cells[:, 0] == len(self.classes), 2]
+        names, supports = self.confused_names, [*(each.support for each in self.classes), int(of_none.sum())]
+        pairs = [
+            (names[true], names[predicted], count, supports[true])
+            for true, predicted, count in self.confusion.largest().tolist()
+        ]
+        return sorted(pairs, key=lambda pair: (-pair[2], pair[3]))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Metrics:
@@ -99,11 +126,16 @@ class Metrics:
         if "multi_label" in values:  # of a report that was written before tasks had names
             values["task"] = "multi_label" if values.pop("multi_label") else "classification"
         confusion = values["confusion"]
+        if entities := values.get("entities"):
+            from kerastl.evaluation.entity_metrics import EntityMetrics
+
+            entities = EntityMetrics.from_dict(entities)
         low, high = values["accuracy_interval"]
         changed = {
             "accuracy_interval": (low, high),
             "classes": tuple(ClassMetrics(**row) for row in values["classes"]),
             "confusion": None if confusion is None else Confusion.from_plain(confusion),
+            "entities": entities,
         }
         return cls(**{**values, **changed})
 

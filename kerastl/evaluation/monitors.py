@@ -8,10 +8,15 @@ from kerastl.errors import TrainingError
 from kerastl.evaluation.calibration import fit_temperature, log_loss_at, losses_at
 from kerastl.task import MONITORS, Task
 from kerastl.task.classification import CLASSIFICATION
+from kerastl.task.tags import code_spans
 
 
 def validation_metrics(
-    logits: np.ndarray, labels: np.ndarray, task: Task = CLASSIFICATION, weights: np.ndarray | None = None
+    logits: np.ndarray,
+    labels: np.ndarray,
+    task: Task = CLASSIFICATION,
+    weights: np.ndarray | None = None,
+    words: np.ndarray | None = None,
 ) -> dict[str, float]:
     """The task's metrics of `MONITORS`, in time and memory that grow with the logits alone.
 
@@ -20,11 +25,12 @@ def validation_metrics(
         labels: int [n], or 0 and 1, [n, classes], for multi-label.
         task: what the logits answer.
         weights: of each example in the log-losses and their temperature, float [n]; all alike without it.
+        words: int [documents], how many of the examples belong to each, where they are words with tags.
 
     Returns:
         Log-loss in nats without label smoothing (of a label, for multi-label), the same at the best temperature,
         accuracy (multi-label: of examples in which all labels are right), mean F1 and, for exclusive classes, mean recall of
-        the classes that there are.
+        the classes that there are; of words the strict F1 of entities.
 
     Raises:
         TrainingError: a logit is not finite.
@@ -44,6 +50,8 @@ def validation_metrics(
         "val_macro_f1": _mean(2 * right[present] / (support + predicted)[present]),
         "val_balanced_accuracy": _mean(right[present] / support[present]),
     }
+    if words is not None:
+        found["val_entity_f1"] = -float(_entity_parts(decided, labels, words).mean())
     return {name: found[name] for name in found if name in task.monitors}
 
 
@@ -63,6 +71,7 @@ def example_losses(
     labels: np.ndarray,
     task: Task = CLASSIFICATION,
     weights: np.ndarray | None = None,
+    words: np.ndarray | None = None,
 ) -> np.ndarray:
     """Part of each example in the monitored metric, float64 [n]: their mean is the metric, or less it where more is better.
 
@@ -75,6 +84,7 @@ def example_losses(
         labels: int [n], or 0 and 1, [n, classes], for multi-label.
         task: what the logits answer.
         weights: of each example in the log-losses and their temperature, float [n]; all alike without it.
+        words: int [documents], how many of the examples belong to each, where they are words with tags.
     """
     if not MONITORS[monitor]:
         calibrated = monitor == "val_calibrated_loss"
@@ -82,6 +92,8 @@ def example_losses(
         losses = losses_at(logits, labels, temperature, task)
         return losses if weights is None else losses * weights / weights.mean()
     decided = task.decide(logits)
+    if monitor == "val_entity_f1":
+        return _entity_parts(decided, labels, words)
     is_right = task.is_right(decided, labels).astype(np.float64)
     if monitor == "val_accuracy":
         return -is_right
@@ -96,6 +108,21 @@ def example_losses(
     score = np.divide(2 * right, support + predicted, out=np.zeros(len(support)), where=present)
     lost = task.class_sums(share * score, labels) + task.class_sums(share * score, decided)
     return -(score.sum() / present.sum() + task.right_sums(2 * share, decided, labels) - lost)
+
+
+def _entity_parts(decided: np.ndarray, labels: np.ndarray, words: np.ndarray | None) -> np.ndarray:
+    """Part of each word in the strict F1 of entities, 2 right / (answered + true), to first order: float64 [n], their mean is less
+    the F1. An entity counts where it begins; without any F1 is 0.
+    """
+    answered, true = code_spans(decided, words), code_spans(labels, words)
+    number = len(answered) + len(true)
+    gained, found = np.zeros((2, len(labels)))
+    np.add.at(found, answered[:, 0], 1)
+    np.add.at(found, true[:, 0], 1)
+    right = {tuple(span) for span in answered.tolist()} & {tuple(span) for span in true.tolist()}
+    gained[[start for start, _, _ in right]] = 2
+    score = 2 * len(right) / number if number else 0.0
+    return -(score + len(labels) / max(number, 1) * (gained - score * found))
 
 
 def _mean(values: np.ndarray) -> float:

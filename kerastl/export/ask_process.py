@@ -105,9 +105,17 @@ def times(signature: Signature, batch: Sequence[np.ndarray], calls: int) -> list
 
 def _joined(answers: Sequence[dict[str, np.ndarray]]) -> Iterator[tuple[str, np.ndarray]]:
     for key in answers[0]:
-        values = np.concatenate([np.atleast_1d(each[key]) for each in answers])
+        values = np.concatenate(_filled([np.atleast_1d(each[key]) for each in answers]))
         # an .npz holds no objects, and TensorFlow's texts are such
         yield key, np.char.decode(values.astype(np.bytes_), "utf-8") if values.dtype == object else values
+
+
+def _filled(parts: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Arrays with rows of one shape: those of each batch are as long as its longest example."""
+    shape = np.max([each.shape[1:] for each in parts], axis=0, initial=0)
+    filler = b"" if parts[0].dtype == object else 0
+    more = [[(0, 0), *((0, int(gap)) for gap in shape - each.shape[1:])] for each in parts]
+    return [np.pad(each, gaps, constant_values=filler) for each, gaps in zip(parts, more, strict=True)]
 
 
 def open_litert(path: str, threads: int) -> Model:

@@ -86,7 +86,18 @@ def _without_classes(metrics: Mapping[str, Any] | None) -> dict[str, Any] | None
     return (
         None
         if metrics is None
-        else {key: value for key, value in metrics.items() if key not in ("classes", "confusion")}
+        else {key: value for key, value in metrics.items() if key not in ("classes", "confusion", "entities")}
+    )
+
+
+def _entity_f1(test: Mapping[str, Any] | None) -> str:
+    """The strict F1 of entities with its interval; empty where there is none."""
+    found = test and test.get("entities")
+    if not found or found["f1"] is None:
+        return ""
+    between = found["f1_interval"]
+    return f"**{found['f1']:.3f}**" + (
+        f" ({interval(between[0], between[1], found['groups'])})" if between else ""
     )
 
 
@@ -102,6 +113,8 @@ def _card(record: Mapping[str, Any]) -> str:
         Path(__file__).with_name("card.md.j2"),
         **record,
         exclusive=task.exclusive,
+        per_step=task.per_step,
+        entity_f1=_entity_f1(test),
         accuracy_title=task.accuracy_title.capitalize(),
         interval=interval(low, high, test.get("groups")) if test else "",
         shown=known_first[:_MOST_CLASSES],

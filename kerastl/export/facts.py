@@ -99,7 +99,8 @@ def _embedding(recipe: Settings) -> dict[str, Any]:
     head = recipe.head
     # A run writes down what it chose; one of an earlier version, which had nothing to choose, reads the last output.
     outputs = ["backbone"] if head.features in ("auto", "last") else head.features.split(",")
-    return {"outputs": outputs, "pooling": "avg" if head.pooling == "auto" else head.pooling}
+    pooling = "none" if recipe.task.per_step else "avg" if head.pooling == "auto" else head.pooling
+    return {"outputs": outputs, "pooling": pooling}
 
 
 def _without_places(text: str, recipe: Settings) -> str:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from kerastl.client.replies import entities_of
 from kerastl.errors import DataError, UserError, nearest
 from kerastl.export.folders import published_versions
 from kerastl.export.signature import LABELS_FILE, SERVING_RAW, read_labels
 from kerastl.export.versions import facts_of
 from kerastl.modality import FIRST, modality_named
-from kerastl.task import LABELS, Task
+from kerastl.prediction import Entity
+from kerastl.task import ENTITY_OUTPUTS, LABELS, Task
 from kerastl.task.classification import CLASSIFICATION, MULTI_LABEL
+from kerastl.task.tagging import ENTITIES
 
 _BATCH_SIZE = 32
 
@@ -42,7 +46,7 @@ class ExportedReader:
             self.class_names = ()
         if (
             inputs != [self.modality.request]
-            or "probabilities" not in signature.structured_outputs
+            or not {"probabilities", *ENTITY_OUTPUTS} & set(signature.structured_outputs)
             or not self.class_names
         ):
             raise UserError(
@@ -51,7 +55,23 @@ class ExportedReader:
                 f"{', '.join(self._loaded.signatures) or 'none'}."
             )
         self._answer = signature
-        self.task: Task = MULTI_LABEL if LABELS in signature.structured_outputs else CLASSIFICATION
+        self.task: Task = (
+            ENTITIES if "count" in signature.structured_outputs
+            else MULTI_LABEL if LABELS in signature.structured_outputs
+            else CLASSIFICATION
+        )  # fmt: skip
+
+    def entities(self, raw: Sequence[bytes]) -> list[tuple[Entity, ...]]:
+        """The entities of raw examples, of a model that finds them."""
+        import tensorflow as tf
+
+        found: list[tuple[Entity, ...]] = []
+        for start in range(0, len(raw), _BATCH_SIZE):
+            part = list(raw[start : start + _BATCH_SIZE])
+            answer = self._answer(**{self.modality.request: tf.constant(part, tf.string)})
+            outputs = plain_outputs(answer)
+            found += [entities_of(outputs, row) for row in range(len(part))]
+        return found
 
     def predict_bytes(self, raw: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
         """Probabilities of raw examples, and whether they are accepted.
@@ -89,6 +109,17 @@ class ExportedReader:
             ) from error
         accepted = answer["accepted"].numpy() if "accepted" in answer else np.ones(len(part), bool)
         return answer["probabilities"].numpy(), accepted
+
+
+def plain_outputs(outputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Outputs of a graph as nested lists, strings as str."""
+    found = {}
+    for name, value in outputs.items():
+        array = value.numpy()
+        found[name] = (
+            np.char.decode(array.astype(np.bytes_), "utf-8") if array.dtype == object else array
+        ).tolist()
+    return found
 
 
 def _joined(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:

@@ -22,6 +22,7 @@ from kerastl.export.signature import (
     Serving,
     write_labels,
 )
+from kerastl.export.word_graphs import word_graphs
 from kerastl.modality import Modality
 from kerastl.model.graph import alone
 from kerastl.model.heads import embedding_model
@@ -32,7 +33,8 @@ def write_saved_model(model: keras.Model, serving: Serving, path: Path | str) ->
     """Write a model as a SavedModel that takes raw or decoded examples and answers with labels.
 
     Args:
-        model: takes the inputs of the modality, each cast to the dtype that the model has it in, and returns logits [n, k].
+        model: takes the inputs of the modality, each cast to the dtype that the model has it in, and returns logits [n, k], or of a
+            task that answers each step [n, steps, k].
         serving: the rest; its class names become part of the graph, and `assets/labels.txt`.
         path: folder to write, not there yet. `kerastl.export.publish` makes it visible to servers.
 
@@ -40,13 +42,34 @@ def write_saved_model(model: keras.Model, serving: Serving, path: Path | str) ->
         ExportError: if the names or the inputs do not fit the model.
     """
     check_serving(model, serving)
+    # Not archive.track(model): each Keras variable would be stored beside the TensorFlow variable in it, which
+    # add_endpoint finds by itself. Only tables of a lookup layer would need it.
+    archive = keras.export.ExportArchive()
+    modality = serving.modality
+    raw_spec = [tf.TensorSpec([None], tf.string, name=modality.request)]
+    if serving.task.per_step:
+        for name, function in word_graphs(model, serving, network_inputs).items():
+            archive.add_endpoint(name, function, raw_spec)
+    else:
+        for name, function in _example_graphs(model, serving).items():
+            archive.add_endpoint(name, function, raw_spec)
+    archive.add_endpoint(
+        modality.decoded_signature,
+        lambda *inputs: _answer(model, serving, *inputs),
+        decoded_specs(modality, model),
+    )
+    archive.write_out(str(path), verbose=False)
+    write_labels(Path(path) / "assets" / LABELS_FILE, serving.class_names)
+
+
+def _example_graphs(
+    model: keras.Model, serving: Serving
+) -> dict[str, Callable[[tf.Tensor], dict[str, tf.Tensor]]]:
+    """Functions of raw examples that are answered as wholes, by the names of their signatures."""
     modality, embed = serving.modality, embedding_model(model)
 
-    def answer(*inputs: tf.Tensor) -> dict[str, tf.Tensor]:
-        return _for_any_count(inputs, lambda some: _answers(model(some, training=False), serving))
-
     def from_raw(raw: tf.Tensor) -> dict[str, tf.Tensor]:
-        return answer(*_decoded(raw, modality, model))
+        return _answer(model, serving, *_decoded(raw, modality, model))
 
     def embedding(raw: tf.Tensor) -> dict[str, tf.Tensor]:
         return _for_any_count(
@@ -54,15 +77,11 @@ def write_saved_model(model: keras.Model, serving: Serving, path: Path | str) ->
             lambda some: {"embedding": tf.cast(embed(some, training=False), tf.float32)},
         )
 
-    # Not archive.track(model): each Keras variable would be stored beside the TensorFlow variable in it, which
-    # add_endpoint finds by itself. Only tables of a lookup layer would need it.
-    archive = keras.export.ExportArchive()
-    raw_spec = [tf.TensorSpec([None], tf.string, name=modality.request)]
-    archive.add_endpoint(SERVING_RAW, from_raw, raw_spec)
-    archive.add_endpoint(modality.decoded_signature, answer, decoded_specs(modality, model))
-    archive.add_endpoint(SERVING_EMBEDDING, embedding, raw_spec)
-    archive.write_out(str(path), verbose=False)
-    write_labels(Path(path) / "assets" / LABELS_FILE, serving.class_names)
+    return {SERVING_RAW: from_raw, SERVING_EMBEDDING: embedding}
+
+
+def _answer(model: keras.Model, serving: Serving, *inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+    return _for_any_count(inputs, lambda some: _answers(model(some, training=False), serving))
 
 
 def network_inputs(model: keras.Model, inputs: Mapping[str, tf.Tensor]) -> list[tf.Tensor]:
@@ -107,6 +126,8 @@ def _for_any_count(
 def _answers(logits: tf.Tensor, serving: Serving) -> dict[str, tf.Tensor]:
     # under mixed precision a model may end in bfloat16: softmax and answer stay float32
     logits = tf.cast(logits, tf.float32)
+    if serving.task.per_step:
+        return {"probabilities": tf.nn.softmax(logits)}
     answers = serving.task.answers(logits, serving.class_names, serving.top)
     if serving.threshold is not None:
         answers["accepted"] = answers["scores"][:, 0] >= serving.threshold

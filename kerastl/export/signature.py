@@ -20,6 +20,21 @@ As TensorFlow Serving and its clients see them (n examples, k classes, d feature
 | `accepted`      | bool [n]: whether its probability reaches the threshold; only where one was chosen               |
 | `embedding`     | float32 [n, d]: pooled outputs of the backbone that the head reads; of `serving_embedding` alone |
 
+Of a model that finds entities (m in the text with the most of them, w words in the longest; in a text with fewer, zeros and empty
+strings stand behind its own):
+
+| signature                    | outputs                                                                                        |
+|------------------------------|------------------------------------------------------------------------------------------------|
+| `serving_default`            | `count` int32 [n]: entities of each text; `entities` string [n, m]: what stands there; `types` string [n, m]; |
+|                              | `starts`, `ends` int32 [n, m]: first character and the place behind the last; `scores` float32 [n, m]: the least of the |
+|                              | probabilities of its words' tags                                                               |
+| `serving_words`              | `count` int32 [n]: words of each text; `starts`, `ends` int32 [n, w]; `probabilities` float32 [n, w, k] of the tags |
+| `serving_embedding`          | `count` int32 [n]; `embedding` float32 [n, w, d]: what the head reads of each word             |
+| `Modality.decoded_signature` | `probabilities` float32 [n, steps, k] of each piece; those of a word are its first one's       |
+
+Characters are Unicode code points of the text as it was sent; bytes that are no UTF-8 count as many as Python's
+`bytes.decode("utf-8", "replace")` puts in their place.
+
 The REST API of TensorFlow Serving treats tensors whose names end in `_bytes` as base64 (`{"b64": …}`), hence the end of the
 names of requests that are no text.
 """
@@ -34,6 +49,7 @@ from kerastl.task import Task, task_named
 
 SERVING_RAW = "serving_default"
 SERVING_EMBEDDING = "serving_embedding"
+SERVING_WORDS = "serving_words"
 LABELS_FILE = "labels.txt"
 TOP_CLASSES = 5
 

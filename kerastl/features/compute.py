@@ -14,7 +14,7 @@ from kerastl.features.frozen import Frozen
 from kerastl.features.sequences import alike, ragged
 from kerastl.features.views import Views
 from kerastl.modality import Batch
-from kerastl.model.cut import ACTIVATION
+from kerastl.model.cut import STEPPED
 from kerastl.progress import Tracker, size_text
 from kerastl.store.block import AnyRows
 from kerastl.store.store import Part
@@ -71,8 +71,8 @@ def compute_rows(
         positions, inputs = some
         found = frozen.run(inputs, outputs, dtype)
         kept: dict[str, AnyRows] = dict(found)
-        if cut.length and cut.stepped and ACTIVATION in found:
-            kept[ACTIVATION] = ragged(found[ACTIVATION], inputs[cut.length])
+        if cut.length and cut.stepped:
+            kept |= {name: ragged(found[name], inputs[cut.length]) for name in found if name in STEPPED}
         return Part(positions, kept)
 
     for part in at_once(part_of, parts, frozen.batches_at_once):

@@ -20,9 +20,9 @@ from kerastl.features.compute import compute_rows
 from kerastl.features.frozen import Frozen, as_kept
 from kerastl.features.inputs import Inputs
 from kerastl.features.readers import Features, live_rows, pooled_output, read_by, reader_of
-from kerastl.features.views import FrozenViews
+from kerastl.features.views import FrozenViews, most_steps
 from kerastl.modality import Batch
-from kerastl.model.cut import ACTIVATION, JOINS, UNDER, VECTORS
+from kerastl.model.cut import ACTIVATION, JOIN_STEPS, JOINS, STEPPED, UNDER, UNDER_STEPS, VECTORS
 from kerastl.model.head_input import HeadInput
 from kerastl.progress import Progress, Tracker, size_text
 from kerastl.store.array import ArrayKey, Rows
@@ -117,15 +117,14 @@ def array_keys(frozen: Frozen, splits: Sequence[FrozenViews], cache: Cache, want
     """The arrays that the wanted outputs are kept in, one for each."""
     facts, about = {**splits[0].facts, **frozen.facts}, dict(splits[0].about)
     at = {**facts, "unfreeze_point": frozen.cut.unfreeze_point}
-    steps = _mean_steps(frozen, splits) if ACTIVATION in wanted.outputs else 1.0
+    joins, under = (facts | {"joins": list(names)} for names in (frozen.cut.joins, frozen.cut.under))
+    steps = _mean_steps(frozen, splits) if {*STEPPED} & {*wanted.outputs} else 1.0
     return [
         ArrayKey(
             name,
-            {
-                ACTIVATION: at,
-                JOINS: facts | {"joins": list(frozen.cut.joins)},
-                UNDER: facts | {"joins": list(frozen.cut.under)},
-            }.get(name, facts),
+            {ACTIVATION: at, JOINS: joins, JOIN_STEPS: joins, UNDER: under, UNDER_STEPS: under}.get(
+                name, facts
+            ),
             tuple(frozen.cut.outputs[name].shape[1:]),
             "float32" if name in VECTORS else _dtype(cache),
             about,
@@ -264,7 +263,7 @@ def _features(
     dtype: str,
 ) -> Features:
     views = split.views
-    most = max((each.shape[0] for each in views.modality.spec.values() if each.shape), default=1)
+    most = most_steps(views.modality)
     kept = {
         name: reader_of(found, start, views.count, most) for name, found in rows.items() if found is not None
     }

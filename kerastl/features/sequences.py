@@ -24,6 +24,11 @@ def rounded(lengths: np.ndarray, most: int) -> np.ndarray:
     return np.minimum(-(-np.maximum(lengths, 1) // STEPS) * STEPS, most)
 
 
+def steps_for(lengths: np.ndarray, most: int) -> int:
+    """Steps of a batch of examples of these lengths, int [b]: as many as the longest has, rounded up."""
+    return int(rounded(lengths, most).max(initial=1))
+
+
 def shortened(inputs: Batch, length: str, stepped: Collection[str]) -> Batch:
     """Inputs of a batch without the steps that fill up all of its examples.
 
@@ -36,7 +41,7 @@ def shortened(inputs: Batch, length: str, stepped: Collection[str]) -> Batch:
     if not present or not len(inputs[length]):
         return inputs
     most = inputs[present[0]].shape[1]
-    steps = int(rounded(inputs[length], most).max())
+    steps = steps_for(inputs[length], most)
     return {name: values[:, :steps] if name in present else values for name, values in inputs.items()}
 
 
@@ -73,7 +78,7 @@ def ragged(values: np.ndarray, lengths: np.ndarray) -> Ragged:
 
 def filled_up(rows: Ragged, most: int) -> np.ndarray:
     """Rows as one array [b, steps, ...], zeros behind the real steps; as many as the longest has, rounded up."""
-    steps = int(rounded(rows.lengths, most).max(initial=1))
+    steps = steps_for(rows.lengths, most)
     found = np.zeros((len(rows), steps, *rows.values.shape[1:]), rows.values.dtype)
     found[np.arange(steps) < rows.lengths[:, None]] = rows.values
     return found

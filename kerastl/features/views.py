@@ -7,6 +7,7 @@ threads, today or in a repeated run, and comes out the same to the bit.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from kerastl.data.step_labels import NONE, Labels, StepLabels
+from kerastl.features.sequences import steps_for
 from kerastl.modality import Batch, Mixing, Modality
 from kerastl.modality.draws import example_keys
 from kerastl.model.device import PROCESSOR
@@ -41,20 +44,22 @@ class Views:
     Attributes:
         inputs: the examples; only read where inputs are asked for.
         modality: what they are.
-        classes: int [n], each example's class; or 0 and 1, [n, labels], for multi-label.
+        classes: int [n], each example's class; or 0 and 1, [n, labels], for multi-label; or a label a step.
         class_count: how many classes or labels there are.
         ids: identities of the examples, the source of their randomness.
         recipe: resolved augmentation; ignored for view 0.
         task: what the classes answer.
+        words: int [documents], how many of the examples belong to each, where they are words that were answered one by one.
     """
 
     inputs: Decoded
     modality: Modality
-    classes: np.ndarray
+    classes: Labels
     class_count: int
     ids: np.ndarray
     recipe: AugmentRecipe
     task: Task = CLASSIFICATION
+    words: np.ndarray | None = None
     _keys: dict[int, np.ndarray] = field(default_factory=dict, init=False, repr=False)
     _plans: dict[int, Mixing] = field(default_factory=dict, init=False, repr=False)
 
@@ -83,8 +88,25 @@ class Views:
         return digests(content.tobytes() + salt + name for content, name in zip(contents, ids, strict=True))
 
     def targets(self, positions: np.ndarray) -> np.ndarray:
-        """Labels as float32 [b, classes], one-hot or multi-hot."""
-        return self.task.targets(self.classes[positions], self.class_count)
+        """Labels as float32 [b, classes], one-hot or multi-hot; of steps [b, steps, classes], zeros for those without a label."""
+        some = self.classes[positions]
+        if not isinstance(some, StepLabels):
+            return self.task.targets(some, self.class_count)
+        codes = some.filled(steps_for(some.lengths, most_steps(self.modality)))
+        hot = np.zeros((*codes.shape, self.class_count), np.float32)
+        at = np.nonzero(codes != NONE)
+        hot[at] = self.task.targets(codes[at], self.class_count)
+        return hot
+
+    @property
+    def rows(self) -> Views:
+        """The labelled steps as examples, without inputs of their own; the examples themselves where these are labelled."""
+        labels = self.classes
+        if not isinstance(labels, StepLabels):
+            return self
+        return dataclasses.replace(
+            self, classes=labels.codes, ids=self.ids[labels.places[0]], words=labels.words
+        )
 
     def batch(self, positions: np.ndarray, view: int | np.ndarray) -> Batch:
         """Named inputs at `positions`, [b, ...], all in one view or each in its own (int [b])."""
@@ -136,6 +158,11 @@ class Views:
         if view not in self._plans:
             self._plans[view] = self.modality.mixing(self.ids, view, self.recipe)
         return self._plans[view]
+
+
+def most_steps(modality: Modality) -> int:
+    """Steps of the longest example that there may be."""
+    return max((each.shape[0] for each in modality.spec.values() if each.shape), default=1)
 
 
 def mixed_labels(own: np.ndarray, others: np.ndarray, ratio: np.ndarray) -> np.ndarray:

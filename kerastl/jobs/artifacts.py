@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from kerastl.data.examples import Splits, spread_positions
-from kerastl.evaluation.answers import answers_of
 from kerastl.evaluation.confusion import DRAWN_UP_TO
+from kerastl.evaluation.entity_answers import answers_to, label_names
 from kerastl.features.cache import Cache
 from kerastl.features.decoded import DecodedSplits
 from kerastl.jobs.export import ExportChecks, check_examples
@@ -194,8 +194,8 @@ def write_answers(run: Run, prepared: DecodedSplits, logits: Mapping[str, np.nda
     """
     task, class_names = prepared.recipe.task, prepared.splits.class_names
     answers = [
-        answers_of(name, part.ids, logits[name], part.labels, class_names, task)
-        for name, part in (("validation", prepared.splits.validation), ("test", prepared.splits.test))
+        answers_to(part, logits[part.name], class_names, task)
+        for part in (prepared.splits.validation, prepared.splits.test)
     ]
     write_rows(run.predictions_csv, [vars(each) for part in answers for each in part])
     test = prepared.splits.test
@@ -205,7 +205,10 @@ def write_answers(run: Run, prepared: DecodedSplits, logits: Mapping[str, np.nda
         positions = np.array([places[each.id] for each in worst])
         # As the network saw them: a file may be gone by now, and no picture is worth a trained model.
         inputs = prepared.inputs["test"]
-        shown = inputs.modality.shown(inputs[positions])
+        annotated = test.examples.annotated
+        shown: Sequence[Any] = inputs.modality.shown(inputs[positions])
+        if annotated is not None:  # as it is written, and whole
+            shown = [annotated[test.indices[place]].text for place in positions]
         if inputs.modality.pictures:
             plot_worst(list(zip(shown, worst, strict=True)), run.worst_png)
         else:
@@ -225,9 +228,7 @@ def write_results(
         write_rows(run.near_copies_csv, near)
     confusion = report.metrics.confusion
     if confusion is not None and confusion.size <= DRAWN_UP_TO:
-        plot_confusion(
-            confusion.dense(), report.class_names, run.confusion_png, modality_of(prepared.recipe).noun
-        )
+        plot_confusion(confusion.dense(), report.metrics.confused_names, run.confusion_png, report.columns[1])
     write_answers(run, prepared, logits)
     write_report(run, report)
 
@@ -246,11 +247,10 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def write_splits(path: Path, splits: Splits) -> None:
     """Write the split and the labels of every example."""
-    task = splits.train.examples.task
     rows = (
         (split.name, identity, names)
         for split in splits
-        for identity, names in zip(split.ids, task.names(split.labels, splits.class_names), strict=True)
+        for identity, names in zip(split.ids, label_names(split, splits.class_names), strict=True)
     )
     _write(path, ["split", "id", "label"], rows)
 

@@ -106,6 +106,10 @@ def benchmark(
             "cannot be loaded in a process without kerastl. `kerastl export` checks what is served."
         )
     serving = trained.serving
+    if serving.task.per_step:
+        raise UserError(
+            f"'{run}' finds entities. Expected a model with one answer an example: other formats would begin with pieces, and hold no words"
+        )
     split, modality = evaluation_split(trained, data), modality_of(trained.recipe)
     integers = [name for name in chosen if name in FORMATS and FORMATS[name].is_integer]
     left_out = {name: refusal(FORMATS[name], modality) for name in integers}
@@ -118,7 +122,9 @@ def benchmark(
         raise DataError("\n".join(left_out.values()))
     with tempfile.TemporaryDirectory(prefix="kerastl-benchmark-") as scratch:
         place = Path(scratch)
-        kept, labels, _ = decode_labelled(split, modality, trained.class_names, place, progress)
+        kept, readable = decode_labelled(split, modality, trained.class_names, place, progress)
+        labels = readable.labels
+        assert isinstance(labels, np.ndarray), "one answer an example"
         files = _write_inputs(kept, place)
         representative: Batch = {}
         if set(integers) - set(left_out):

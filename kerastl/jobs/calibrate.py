@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from kerastl.data.step_labels import answered, answered_groups
 from kerastl.evaluation.abstention import (
     Accepted,
     accepted_at,
@@ -67,8 +68,9 @@ def calibrate_winner(setup: Setup, winner: str, progress: Progress) -> tuple[Cal
     split, recipe = setup.prepared.splits.validation, setup.recipe
     logits = logits_of(setup, winner, "validation", progress)
     weights = example_weights(getattr(recipe, winner), setup.validation)
-    groups = group_numbers(split.groups)
-    return calibrate_network(setup.network, logits, split.labels, recipe, progress, weights, groups)
+    groups = group_numbers(answered_groups(split.labels, split.groups))
+    labels = answered(split.labels)
+    return calibrate_network(setup.network, logits, labels, recipe, progress, weights, groups)
 
 
 def calibrate_network(
@@ -94,7 +96,8 @@ def calibrate_network(
     Returns:
         What was done, and the logits as the network gives them from now on.
     """
-    asked, task, noun = recipe.calibration, recipe.task, modality_of(recipe).noun
+    asked, task = recipe.calibration, recipe.task
+    noun = "word" if task.per_step else modality_of(recipe).noun
     warnings: list[str] = []
     if len(labels) < FEW_EXAMPLES and asked.kind != "none":
         warnings.append(

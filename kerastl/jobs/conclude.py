@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from kerastl.data.examples import Split
+from kerastl.data.step_labels import StepLabels, answered, answered_groups
 from kerastl.errors import Interrupted, KerastlError
 from kerastl.evaluation.intervals import group_numbers
 from kerastl.export.facts import model_facts
@@ -26,6 +28,7 @@ from kerastl.jobs.setup import Setup
 from kerastl.jobs.trained import serving_of
 from kerastl.modality import modality_of
 from kerastl.model.build import Network
+from kerastl.recipe import Settings
 from kerastl.report.page import PhaseSummary, Report, report_text, write_report
 from kerastl.run import Run
 from kerastl.training.phase import PhaseResult
@@ -116,11 +119,12 @@ def report_of(
         seconds: that the fit took so far.
     """
     prepared, splits = setup.prepared, setup.prepared.splits
-    test, groups = splits.test, group_numbers(splits.test.groups)
+    test = splits.test
+    groups = group_numbers(answered_groups(test.labels, test.groups))
     return Report(
         metrics=metrics_of(logits["test"], prepared, "test"),
         modality=modality_of(setup.recipe).name,
-        trust=trust_of(calibrated, logits["test"], test.labels, setup.recipe.task, groups),
+        trust=trust_of(calibrated, logits["test"], answered(test.labels), setup.recipe.task, groups),
         validation_metrics=metrics_of(logits["validation"], prepared, "validation"),
         phases=tuple(_summary(phase) for phase in result.phases),
         winner=result.winner,
@@ -146,18 +150,36 @@ def _exported(
 ) -> ExportedModel:
     """Publish the model; what keeps it from that is written into the report."""
     recipe, class_names = setup.recipe, setup.prepared.splits.class_names
-    known = np.concatenate([logits[name][positions] for name, positions in checks.positions.items()])
+    known = np.concatenate([
+        _known(recipe, getattr(setup.prepared.splits, name), logits[name], positions, checks)
+        for name, positions in checks.positions.items()
+    ])  # fmt: skip
     try:
         return publish(
             setup.network.model, recipe, serving_of(recipe, class_names, calibrated.threshold),
             checks.encoded, setup.precision, name=recipe.name,
-            trained=(checks.inputs, recipe.task.probabilities(known)),
+            trained=(checks.inputs, known),
             facts=model_facts(recipe, run, class_names, report.to_dict()), progress=log,
         )  # fmt: skip
     except Exception as error:
         problem = str(error) if isinstance(error, KerastlError) else f"{type(error).__name__}: {error}"
         write_report(run, dataclasses.replace(report, export_problem=problem))
         raise
+
+
+def _known(
+    recipe: Settings, split: Split, logits: np.ndarray, positions: np.ndarray, checks: ExportChecks
+) -> np.ndarray:
+    """Probabilities [n, k] of some examples of a split; of steps [n, steps, k], NaN for those without a label."""
+    labels = split.labels
+    if not isinstance(labels, StepLabels):
+        return recipe.task.probabilities(logits[positions])
+    rows, steps = labels.places
+    chosen = np.isin(rows, positions)
+    longest = max(each.shape[1] for each in checks.inputs.values() if each.ndim > 1)
+    found = np.full((len(positions), longest, logits.shape[1]), np.nan)
+    found[np.searchsorted(positions, rows[chosen]), steps[chosen]] = recipe.task.probabilities(logits[chosen])
+    return found
 
 
 @contextlib.contextmanager

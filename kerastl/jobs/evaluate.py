@@ -9,18 +9,21 @@ from pathlib import Path
 
 import numpy as np
 
-from kerastl.data.examples import Examples, Split, listed, spread_positions
+from kerastl.data.entity_examples import in_rows
+from kerastl.data.examples import Examples, Split, Splits, listed, spread_positions, without
 from kerastl.data.grouping import keep_copies_together
 from kerastl.data.names import class_name
 from kerastl.data.sources import open_examples
+from kerastl.data.step_labels import Labels, StepLabels
 from kerastl.errors import DataError, nearest
-from kerastl.evaluation.answers import LabelledAnswer, answers_of
-from kerastl.evaluation.intervals import over_groups
-from kerastl.evaluation.metrics import Metrics, evaluate_logits
+from kerastl.evaluation.answers import LabelledAnswer
+from kerastl.evaluation.entity_answers import answers_to
+from kerastl.evaluation.metrics import Metrics
 from kerastl.export.saved_model import network_inputs
 from kerastl.features.cache import Cache
 from kerastl.features.decoded import reading_warnings
 from kerastl.features.inputs import Inputs, decode_split
+from kerastl.jobs.measure import measured
 from kerastl.jobs.trained import TrainedRun
 from kerastl.modality import Batch, Modality, modality_of
 from kerastl.model.graph import alone
@@ -65,17 +68,16 @@ def evaluate_each(
             f"{data if isinstance(data, str) else split.examples.origin}: its test split, {split.count:,} of {len(split.examples):,} {modality.noun}s"
         )
     with tempfile.TemporaryDirectory(prefix="kerastl-") as scratch:
-        inputs, labels, ids = decode_labelled(split, modality, class_names, Path(scratch), progress)
+        inputs, readable = decode_labelled(split, modality, class_names, Path(scratch), progress)
         logits = predict_logits(
             inference_of(trained.model),
-            len(labels),
+            readable.count,
             lambda positions, view: alone(network_inputs(trained.model, modality.trimmed(inputs[positions]))),
             evaluation_batch(recipe.finetune_phase),
+            readable.labels,
         )
-    metrics = evaluate_logits(logits, labels, class_names, recipe.task)
-    group_of = dict(zip(split.ids, split.groups, strict=True))
-    metrics = over_groups(metrics, logits, labels, np.array([group_of[each] for each in ids], dtype=object))
-    return metrics, answers_of(split.name, ids, logits, labels, class_names, recipe.task)
+    metrics = measured(logits, readable.labels, readable.groups, class_names, recipe.task)
+    return metrics, answers_to(readable, logits, class_names, recipe.task)
 
 
 def evaluation_split(trained: TrainedRun, data: str | Examples | None) -> Split:
@@ -91,7 +93,10 @@ def evaluation_split(trained: TrainedRun, data: str | Examples | None) -> Split:
         data = open_examples(dataclasses.replace(trained.recipe.data, source=data))
     examples = keep_copies_together(data)
     tests = np.flatnonzero(examples.splits == "test")
-    return Split("test", examples, tests if len(tests) else np.arange(len(examples)))
+    rows = tests if len(tests) else np.arange(len(examples))
+    none = Split("", examples, rows[:0])
+    whole = Splits(none, none, Split("test", examples, rows), examples.class_names, examples.fingerprint)
+    return in_rows(whole, modality_of(trained.recipe)).test
 
 
 def some_of(split: Split, at_most: int) -> Split:
@@ -105,8 +110,8 @@ def decode_labelled(
     class_names: Sequence[str],
     scratch: Path,
     progress: Progress,
-) -> tuple[Inputs, np.ndarray, np.ndarray]:
-    """The readable examples of a split, their labels in the numbering of `class_names`, and their identities.
+) -> tuple[Inputs, Split]:
+    """The readable examples of a split, decoded; and the split of these, with labels in the numbering of `class_names`.
 
     Args:
         split: which examples.
@@ -118,28 +123,31 @@ def decode_labelled(
     Raises:
         DataError: no example can be read, or there is a class that the model does not know.
     """
-    labels = _labels_in(split, class_names)  # before the examples: decoding them may take hours
+    split = _renumbered(split, class_names)  # before the examples: decoding them may take hours
     cache = Cache(CacheRecipe(mode="off"), scratch)
     inputs, unreadable = decode_split(split, modality, cache, progress)
     for position, reason in unreadable.items():
         progress.warn(f"left out {split.ids[position]}: {reason}")
     for warning in (*split.examples.warnings, *reading_warnings(unreadable.values(), {}, modality)):
         progress.warn(warning)
-    labels = np.delete(labels, list(unreadable), axis=0)
-    if not len(labels):
+    readable = without(split, unreadable)
+    if not readable.count:
         raise DataError(f"None of the {split.count} {modality.noun}s of {split.examples.origin} can be read")
-    return inputs, labels, np.delete(split.ids, list(unreadable))
+    return inputs, readable
 
 
 def labelled_inputs(trained: TrainedRun, split: Split, progress: Progress) -> tuple[Batch, np.ndarray]:
     """The readable examples of a split of a run's own data in memory, and their labels."""
     modality = modality_of(trained.recipe)
     with tempfile.TemporaryDirectory(prefix="kerastl-") as scratch:
-        inputs, labels, _ = decode_labelled(split, modality, trained.class_names, Path(scratch), progress)
-        return inputs[np.arange(len(labels))], labels
+        inputs, readable = decode_labelled(split, modality, trained.class_names, Path(scratch), progress)
+        labels = readable.labels
+        assert isinstance(labels, np.ndarray), "a label an example"
+        return inputs[np.arange(readable.count)], labels
 
 
-def _labels_in(split: Split, class_names: Sequence[str]) -> np.ndarray:
+def _renumbered(split: Split, class_names: Sequence[str]) -> Split:
+    """The split with labels in the numbering of a model's classes."""
     examples = split.examples
     # A model of an earlier version may have been trained on names in another Unicode form.
     codes = {class_name(name): code for code, name in enumerate(class_names)}
@@ -150,8 +158,12 @@ def _labels_in(split: Split, class_names: Sequence[str]) -> np.ndarray:
             f"{nearest(unknown[0], class_names)} Its classes: {listed(class_names, 20)}"
         )
     numbers = np.array([codes[class_name(name)] for name in examples.class_names], np.int32)
-    if examples.task.exclusive:
-        return numbers[split.labels]
-    labels = np.zeros((split.count, len(class_names)), np.uint8)
-    labels[:, numbers] = split.labels
-    return labels
+    if isinstance(examples.labels, StepLabels):
+        labels: Labels = examples.labels.renumbered(numbers)
+    elif examples.task.exclusive:
+        labels = numbers[examples.labels]
+    else:
+        several = np.zeros((len(examples), len(class_names)), np.uint8)
+        several[:, numbers] = examples.labels
+        labels = several
+    return dataclasses.replace(split, examples=dataclasses.replace(examples, labels=labels))

@@ -14,7 +14,8 @@ from kerastl.data.folder import check_apart
 from kerastl.errors import ExportError
 from kerastl.export.card import describe_version
 from kerastl.export.check import check_export, expected_answers, tolerance_for
-from kerastl.export.compare import CheckExamples
+from kerastl.export.check_words import WordExamples, check_words, expected_words
+from kerastl.export.compare import CheckExamples, CheckResult
 from kerastl.export.facts import measured, model_facts, published_recipe
 from kerastl.export.publish import ExportedModel, check_model_name, publish
 from kerastl.export.saved_model import write_saved_model
@@ -73,7 +74,7 @@ def export_network(
         models_dir: the folder that TensorFlow Serving watches.
         name: of the model.
         trained: the examples as they were decoded for training, and probabilities [n, k] from the features that the model was
-            trained on; None where they are not known.
+            trained on, or of steps [n, steps, k], NaN where none is known; None where they are not known.
         facts: of the model, for its card; see `model_facts`.
         keep: how many versions of it stay; all of them without it.
         warmup: put warm-up requests for TensorFlow Serving beside it, which hold some of the examples.
@@ -82,7 +83,8 @@ def export_network(
     Raises:
         ExportError: the exported model, or what it was trained on, does not agree with the model.
     """
-    expected = expected_answers(model, encoded, serving)
+    per_step = serving.task.per_step
+    expected = (expected_words if per_step else expected_answers)(model, encoded, serving)
     if trained is not None:
         _check_trained(modality_of(recipe).noun, *trained, expected, FEATURE_TOLERANCE[precision])
     warmup_count = 0
@@ -94,7 +96,7 @@ def export_network(
 
     exported = publish(
         build,
-        lambda path: check_export(path, expected, serving, tolerance_for(precision)),
+        lambda path: _checked(path, expected, serving, tolerance_for(precision)),
         models_dir,
         name,
         extra_files={"recipe.toml": published_recipe(recipe)},
@@ -106,15 +108,22 @@ def export_network(
     return exported
 
 
+def _checked(path: Path, expected: CheckExamples, serving: Serving, tolerance: float) -> CheckResult:
+    if isinstance(expected, WordExamples):
+        return check_words(path, expected, serving, tolerance)
+    return check_export(path, expected, serving, tolerance)
+
+
 def _check_trained(
     noun: str, inputs: Batch, probabilities: np.ndarray, expected: CheckExamples, tolerance: float
 ) -> None:
-    count = len(expected.raw)
+    count = len(probabilities)
     others = set[int]()
     for name, values in expected.inputs.items():
-        differ = (inputs[name] != values).reshape(count, -1).any(axis=1)
+        differ = (inputs[name] != values[:count]).reshape(count, -1).any(axis=1)
         others |= set(np.flatnonzero(differ).tolist())
-    difference = float(np.abs(probabilities - expected.probabilities).max(initial=0.0))
+    apart = np.abs(probabilities - expected.probabilities[:count])
+    difference = float(np.nan_to_num(apart).max(initial=0.0))
     if others:
         problem = f"{len(others)} of {count} {noun}s are decoded otherwise than they were for training"
     elif difference > tolerance:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from kerastl.data.encode import encoded_of
+from kerastl.data.entities import from_entities
 from kerastl.data.examples import Examples, Splits
 from kerastl.data.handed import from_arrays, from_texts
 from kerastl.data.kinds import KINDS, TEXT
@@ -117,7 +118,8 @@ class Fitted(TrainedRun):
             data: examples (`kerastl.from_arrays` and its like), what `kerastl evaluate --data` takes, or examples in arrays
                 with their labels in `y`; all of them are used, or their test split where they have one. Without it the test
                 split that the model was fitted with.
-            y: labels of the examples in arrays; numbers are positions in `class_names`.
+            y: labels of the examples in arrays; numbers are positions in `class_names`. Of a model that finds entities the spans of each
+                text, as `kerastl.from_entities` takes them.
             progress: listens.
 
         Raises:
@@ -173,6 +175,8 @@ class Fitted(TrainedRun):
 
     def _labelled(self, x: Any, y: Any) -> Examples:
         """Arrays with labels in the model's numbering, but for numbers that are its classes' names."""
+        if self.recipe.task.per_step:
+            return from_entities(list(zip(x, y, strict=True)))
         numbers = all(name.lstrip("-").isdecimal() for name in self.class_names)
         names = None if numbers and np.ndim(y) == 1 else self.class_names
         made = from_texts if KINDS[self.recipe.modality] is TEXT else from_arrays

@@ -134,6 +134,7 @@ def _tested(setup: Setup, phase: str, low: float, high: float, steps: int, progr
     )  # fmt: skip
     if phase == "head":
         freeze_backbone(network)
+        train, validation = train.rows, validation.rows
         data = PhaseData(train, train.pooled_batch, validation, validation.pooled_batch)
         return run("head_phase", network.head, data, recipe.head_phase)
     head = transfer(network, setup.parts, train, validation, without_finetuning(recipe), progress=progress)

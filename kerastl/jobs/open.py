@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from kerastl.backbones import get_backbone
+from kerastl.data.entity_examples import in_rows
 from kerastl.data.examples import Examples, Splits, spread_positions
 from kerastl.data.folder import check_apart
 from kerastl.data.sources import open_examples
@@ -40,6 +41,8 @@ def open_splits(
     recipe = for_examples(recipe, examples)
     splits = make_splits(examples, recipe.data)
     recipe, splits = with_measured(with_own_keys(recipe), splits)
+    settings = resolve(recipe, splits.train.count, len(splits.class_names))
+    splits = in_rows(splits, modality_of(settings))
     return resolve(recipe, splits.train.count, len(splits.class_names)), splits
 
 

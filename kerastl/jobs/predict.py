@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -87,17 +88,28 @@ def predictions(
         while part := list(itertools.islice(remaining, READ_BATCH)):
             served = [_servable(data, reader.modality, converted) for _, data in part]
             readable = [data for data, error in served if not error]
-            answers = zip(*reader.answer(readable), strict=True) if readable else iter(())
+            answers = _answers(reader, readable, top)
             for (name, _), (_, error) in zip(part, served, strict=True):
                 if error:
                     found.append(unreadable(name, error))
                 else:
-                    probabilities, accepted = next(answers)
-                    found.append(_prediction(name, probabilities, bool(accepted), reader, top))
+                    found.append(dataclasses.replace(next(answers), path=name))
             tracker.advance(len(part))
     for warning in reading_warnings((), converted, reader.modality):
         progress.warn(warning)
     return found
+
+
+def _answers(reader: Reader, raw: Sequence[bytes], top: int) -> Iterator[Prediction]:
+    """Predictions of examples, without their names."""
+    if not raw:
+        return
+    if reader.entities is not None:
+        for found in reader.entities(raw):
+            yield Prediction("", "", 0.0, (), entities=found)
+        return
+    for probabilities, accepted in zip(*reader.answer(raw), strict=True):
+        yield _prediction("", probabilities, bool(accepted), reader, top)
 
 
 def _servable(data: bytes | str, modality: type[Modality], converted: Counter[str]) -> tuple[bytes, str]:

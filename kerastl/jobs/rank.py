@@ -11,10 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from kerastl.backbones import backbone_names, get_backbone
+from kerastl.data.entity_examples import in_rows
 from kerastl.data.examples import Splits
 from kerastl.data.folder import check_apart
 from kerastl.data.sources import open_examples
 from kerastl.data.splits import make_splits
+from kerastl.data.step_labels import answered, answered_groups
 from kerastl.errors import UserError, WeightsError
 from kerastl.evaluation.label_probe import label_evidence, label_folds, label_probe
 from kerastl.evaluation.transferability import linear_probe, log_evidence, probe_folds
@@ -27,7 +29,6 @@ from kerastl.jobs.artifacts import working_cache
 from kerastl.jobs.log import Log
 from kerastl.jobs.open import for_examples, with_measured, with_own_keys
 from kerastl.modality import modality_of
-from kerastl.model.cut import POOLED
 from kerastl.model.head_input import LAST, HeadInput
 from kerastl.model.precision import make_repeatable, precision_of
 from kerastl.model.pretrained import load_backbone
@@ -36,12 +37,15 @@ from kerastl.progress import Progress
 from kerastl.recipe import Recipe, Settings, resolve
 from kerastl.report.ranking import LeftOut, RankedBackbone, Ranking, write_ranking
 from kerastl.run import Run, create_run, environment
+from kerastl.training.solve import sample
 from kerastl.training.start import frozen_part, reads_of
 from kerastl.training.two_phase import without_finetuning
 from kerastl.wording import safe_name
 from kerastl.writing import write_json_atomic
 
 READ_AT_ONCE = 4096
+# Words of all texts that backbones are scored on, at most: the time of a probe grows with them.
+SCORED_WORDS = 4096
 TIMED_BATCHES = 3
 
 
@@ -100,7 +104,7 @@ def rank(
         raise WeightsError(f"No backbone is left to rank:\n{reasons}")
     rows.sort(key=lambda row: (-row.accuracy, -row.log_evidence))
     count = splits.train.count + splits.validation.count
-    metric = "accuracy" if recipe.task.exclusive else "mean average precision"
+    metric = recipe.task.accuracy_title if recipe.task.exclusive else "mean average precision"
     ranking = Ranking(run.path, count, tuple(rows), tuple(left_out), metric, modality_of(recipe).noun)
     write_json_atomic(run.environment_json, environment())
     write_ranking(ranking)
@@ -141,6 +145,7 @@ def _with_backbone(recipe: Recipe, name: str, splits: Splits) -> Settings:
 
 def _scored(recipe: Settings, splits: Splits, run: Run, progress: Progress) -> RankedBackbone:
     spec, size = get_backbone(recipe.backbone.name), recipe.backbone.image_size
+    splits = in_rows(splits, modality_of(recipe))
     make_repeatable(recipe)
     with working_cache(run, recipe) as cache, precision_of(recipe, progress):
         backbone, loaded = load_backbone(recipe, progress)
@@ -153,13 +158,16 @@ def _scored(recipe: Settings, splits: Splits, run: Run, progress: Progress) -> R
         reads = reads_of(backbone, recipe)
         last = HeadInput(reads.pooling, (LAST,), reads.channels)
         wanted = Wanted(last, (pooled_output(reads),), finetune_epochs=0)
-        readers = extract(frozen, views, cache, wanted, progress)
+        readers = [each.rows for each in extract(frozen, views, cache, wanted, progress)]
         features = np.concatenate([_read(reader) for reader in readers])
         frozen.prepare(len(features), modality_of(recipe).noun, progress)
-        speed = _examples_per_second(frozen, views[0].views)
+        speed = _examples_per_second(frozen, views[0].views, pooled_output(reads))
     parts = [prepared.splits.train, prepared.splits.validation]
-    labels = np.concatenate([part.labels for part in parts])
-    groups = np.concatenate([part.groups for part in parts])
+    labels = np.concatenate([answered(part.labels) for part in parts])
+    groups = np.concatenate([answered_groups(part.labels, part.groups) for part in parts])
+    if recipe.task.per_step:
+        some = sample(len(labels), SCORED_WORDS)
+        features, labels, groups = features[some], labels[some], groups[some]
     if recipe.task.exclusive:
         probe = linear_probe(features, labels, probe_folds(labels, groups, recipe.seed))
         evidence = log_evidence(features, labels)
@@ -191,12 +199,12 @@ def _read(features: Features) -> np.ndarray:
     return np.concatenate([features.pooled_batch(part, 0) for part in positions])
 
 
-def _examples_per_second(frozen: Frozen, views: Views) -> float:
+def _examples_per_second(frozen: Frozen, views: Views, output: str) -> float:
     """Of the bare forward pass by the engine that all of them would be computed by, also where they came from the store."""
     inputs = views.batch(np.arange(frozen.batch_size) % views.count, 0)
     seconds = []
     for _ in range(TIMED_BATCHES + 1):
         began = time.perf_counter()
-        frozen.run(inputs, (POOLED,))
+        frozen.run(inputs, (output,))
         seconds.append(time.perf_counter() - began)
     return frozen.batch_size / statistics.median(seconds[1:])  # the first one may be traced

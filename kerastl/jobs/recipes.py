@@ -15,6 +15,7 @@ from kerastl.recipe import DataRecipe, Recipe, load_recipe, recipe_to_dict, ship
 from kerastl.recipe.flags import keys_from_options
 from kerastl.recipe.load import recipe_from_dict
 from kerastl.recipe.schema import HANDED
+from kerastl.task import task_of_source
 
 
 def recipe_for(
@@ -51,7 +52,7 @@ def usable(examples: Examples | None, recipe: Recipe) -> Examples | None:
     if examples is None or recipe.data.source.startswith(HANDED) or examples.recipe is None:
         return examples
     opened = dataclasses.replace(
-        examples.recipe, **{key: getattr(recipe.data, key) for key in _AFTER_OPENING}
+        Recipe(data=examples.recipe).data, **{key: getattr(recipe.data, key) for key in _AFTER_OPENING}
     )
     return examples if opened == recipe.data else None
 
@@ -69,6 +70,8 @@ def _changed(recipe: Recipe, flags: Mapping[str, Any]) -> Recipe:
     values = recipe_to_dict(recipe)
     if recipe.names_no_backbone:
         del values["backbone"]["name"]
+    if flags.get("data.source") and recipe.data.task == task_of_source(recipe.data.source):
+        values.get("data", {}).pop("task", None)  # as the other data have it
     for dotted, value in flags.items():
         *table, last = dotted.split(".")
         inner = values.setdefault(table[0], {}) if table else values

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 from kerastl.data.examples import Examples
+from kerastl.data.step_labels import StepLabels, answered
 from kerastl.errors import UserError
 from kerastl.jobs.artifacts import start_run, write_histories, write_setup
 from kerastl.jobs.conclude import conclude
@@ -28,7 +29,7 @@ from kerastl.training.two_phase import finetunes, result_of
 
 @dataclass(frozen=True, eq=False)
 class FeatureArrays:
-    """Pooled features of all examples that can be read, in the order of the data.
+    """Pooled features of all examples that can be read, in the order of the data; or of all words, where these are answered.
 
     Attributes:
         features: float32 [n, features], what the head reads of the frozen backbone, without augmentation.
@@ -68,13 +69,15 @@ def features(net: Net, data: Examples | None = None) -> FeatureArrays:
     setup = net.setup
     parts = []
     for split in setup.prepared.splits:
-        rows = features_of(setup, split.name, net.progress)
-        values = rows.pooled_batch(np.arange(split.count), 0)
-        parts.append(
-            (split.indices, values, split.labels, split.ids, np.full(split.count, split.name, object))
-        )
+        rows = features_of(setup, split.name, net.progress).rows
+        values = rows.pooled_batch(np.arange(rows.count), 0)
+        labels = split.labels
+        # Of words the example that each is in.
+        at = labels.places[0] if isinstance(labels, StepLabels) else np.arange(split.count)
+        names = np.full(len(at), split.name, object)
+        parts.append((split.indices[at], values, answered(labels), split.ids[at], names))
     indices, *columns = (np.concatenate(column) for column in zip(*parts, strict=True))
-    order = np.argsort(indices)
+    order = np.argsort(indices, kind="stable")
     return FeatureArrays(*(column[order] for column in columns))
 
 

@@ -15,17 +15,21 @@ import keras
 import numpy as np
 
 from kerastl.backbones import is_preset
+from kerastl.client.replies import entities_of
+from kerastl.data.entity_examples import in_rows
 from kerastl.data.examples import Examples, Splits
 from kerastl.data.sources import open_examples
 from kerastl.data.splits import make_splits
 from kerastl.errors import UserError
-from kerastl.export.reader import load_exported
+from kerastl.export.reader import load_exported, plain_outputs
 from kerastl.export.saved_model import network_inputs
-from kerastl.export.signature import Serving
+from kerastl.export.signature import SERVING_RAW, Serving
+from kerastl.export.word_graphs import word_graphs
 from kerastl.modality import Batch, Modality, modality_named, modality_of
 from kerastl.modality.read import decode_each
 from kerastl.model.graph import alone
 from kerastl.model.own import reason_of
+from kerastl.prediction import Entity
 from kerastl.presets import require_keras_hub
 from kerastl.recipe import Settings, recipe_from_dict, resolve, settings_from_dict
 from kerastl.recipe.schema import HANDED
@@ -59,12 +63,14 @@ class Reader:
         class_names: in the order of the probabilities.
         task: what is answered.
         modality: what the examples are.
+        entities: their bytes -> the entities of each, of a model that finds them; None of others.
     """
 
     answer: Callable[[Sequence[bytes]], tuple[np.ndarray, np.ndarray]]
     class_names: Sequence[str]
     task: Task
     modality: type[Modality]
+    entities: Callable[[Sequence[bytes]], list[tuple[Entity, ...]]] | None = None
 
 
 class TrainedRun:
@@ -140,7 +146,8 @@ class TrainedRun:
         Raises:
             DataError: they are gone, or were handed over in Python and are not given.
         """
-        return make_splits(open_examples(self.recipe.data) if data is None else data, self.recipe.data)
+        splits = make_splits(open_examples(self.recipe.data) if data is None else data, self.recipe.data)
+        return in_rows(splits, modality_of(self.recipe))
 
     @property
     def kept(self) -> list[bytes]:
@@ -158,7 +165,26 @@ class TrainedRun:
             probabilities = self.recipe.task.probabilities(logits)
             return probabilities, probabilities.max(axis=1) >= (self.threshold or 0.0)
 
-        return Reader(answer, self.class_names, self.recipe.task, type(modality_of(self.recipe)))
+        return Reader(
+            answer,
+            self.class_names,
+            self.recipe.task,
+            type(modality_of(self.recipe)),
+            self._entities if self.recipe.task.per_step else None,
+        )
+
+    @cached_property
+    def _graph(self) -> Callable[[Any], dict[str, Any]]:
+        """The served graph of a model that finds entities, in this process."""
+        import tensorflow as tf
+
+        return tf.function(word_graphs(self.model, self.serving, network_inputs)[SERVING_RAW])
+
+    def _entities(self, raw: Sequence[bytes]) -> list[tuple[Entity, ...]]:
+        import tensorflow as tf
+
+        outputs = plain_outputs(self._graph(tf.constant(list(raw), tf.string)))
+        return [entities_of(outputs, row) for row in range(len(raw))]
 
 
 def serving_of(recipe: Settings, class_names: Sequence[str], threshold: float | None) -> Serving:
@@ -171,4 +197,5 @@ def open_reader(model: Path) -> Reader:
     if (model / "model.keras").is_file() or (model / "recipe.toml").is_file():
         return TrainedRun(model).reader
     exported = load_exported(model)
-    return Reader(exported.predict_bytes, exported.class_names, exported.task, exported.modality)
+    entities = exported.entities if exported.task.per_step else None
+    return Reader(exported.predict_bytes, exported.class_names, exported.task, exported.modality, entities)

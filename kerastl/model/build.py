@@ -31,7 +31,8 @@ class Network:
 
     Attributes:
         spec: Which backbone.
-        model: Named inputs, decoded and cast to float32 -> float32 [batch, classes] logits.
+        model: Named inputs, decoded and cast to float32 -> float32 [batch, classes] logits; of a head that answers each step
+            [batch, steps, classes].
         backbone: Preprocessed inputs, in the same order -> last activation; one nested layer of `model`.
         reads: Which pooled outputs of the backbone the head stands on.
         head: float32 [batch, features] pooled features -> logits.
@@ -51,6 +52,14 @@ class Network:
     def feature_count(self) -> int:
         """Length of the pooled feature vector."""
         return int(self.head.inputs[0].shape[1])
+
+    def apply_head(self, features: keras.KerasTensor) -> keras.KerasTensor:
+        """Logits of pooled features [batch, features], or of those of each step [batch, steps, features]."""
+        if len(features.shape) == 2:
+            return self.head(features)
+        for layer in self.head.layers[1:]:  # the model itself takes one step an example
+            features = layer(features)
+        return features
 
 
 def build_backbone(spec: BackboneSpec, inputs: Mapping[str, InputSpec]) -> keras.Model:
@@ -112,7 +121,7 @@ def build_model(
     activations = dict(zip(reads.names, with_joins(backbone, reads)(preprocessed), strict=True))
     features = joined(reads.pool(activations, length_of(spec, inputs)))
     parts: Head = make_head(
-        head, int(features.shape[1]), class_count, feature_mean, feature_variance, bias, seed, adjustable
+        head, int(features.shape[-1]), class_count, feature_mean, feature_variance, bias, seed, adjustable
     )
     logits = parts.apply(features)
     return Network(

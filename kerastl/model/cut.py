@@ -22,6 +22,8 @@ from kerastl.model.head_input import (
     POOLINGS,
     STEP_JOIN_POOLINGS,
     STEP_POOLINGS,
+    STEPS,
+    HeadInput,
     join_names,
     joined,
     pool_in_all_ways,
@@ -29,8 +31,12 @@ from kerastl.model.head_input import (
 
 # Outputs of the frozen prefix.
 ACTIVATION, SEQUENCE, POOLED, JOINS, UNDER = "activation", "sequence", "pooled", "joins", "under"
+# The same for a head that answers each step.
+JOIN_STEPS, UNDER_STEPS = "join_steps", "under_steps"
 # Those that are pooled, and kept in 32 bits: all that a head sees of an example.
 VECTORS = (POOLED, JOINS, UNDER)
+# Those with a row a step, where the network is told how many steps are real.
+STEPPED = (ACTIVATION, SEQUENCE, JOIN_STEPS, UNDER_STEPS)
 # What the suffix takes of joins at the cut or below it.
 BELOW = "below"
 Joins = Mapping[str, keras.KerasTensor]
@@ -48,7 +54,8 @@ class Cut:
             activation; `pooled`, float32 [batch, poolings, channels], that pooled in all ways of
             `kerastl.model.head_input.POOLINGS`, or `STEP_POOLINGS` of sequences with a length, so that they serve any head;
             `joins`, float32 [batch, 2, channels], the average and the maximum of each of `join_names`, side by side; `under`, those of them that lie at the point or below it, if any
-            does: these, too, stay as they are when what lies above is trained.
+            does: these, too, stay as they are when what lies above is trained. For a head that answers each step there are `join_steps`
+            and `under_steps`, [batch, steps, channels], in the stead of the pooled ones.
         suffix: `activation`, if there is one, `below`, if its head reads any join there, and the carried inputs, by name ->
             logits; what is alone comes without a name.
         carried: Names of the inputs that the suffix takes beside the activation, as they are; it computes again what
@@ -111,8 +118,18 @@ def cut(network: Network, unfreeze_point: str) -> Cut:
     activation = {ACTIVATION: found[unfreeze_point]} if found else {}
     found = {**found, **above([*activation.values()], [inputs[at] for at in places])}
     last, under = found[LAST], tuple(name for name in names if name in halves.under)
+    steps = reads.pooling == STEPS
     ways, last_ways = (STEP_JOIN_POOLINGS, STEP_POOLINGS) if spec.stepped else (JOIN_POOLINGS, POOLINGS)
-    joins = [pool_in_all_ways(found[name], ways, length) for name in names]
+    joins = (
+        HeadInput(STEPS).pool({name: found[name] for name in names})
+        if steps
+        else [pool_in_all_ways(found[name], ways, length) for name in names]
+    )
+    outputs = {SEQUENCE: last, JOIN_STEPS if steps else JOINS: side_by_side(joins)}
+    if under:
+        outputs[UNDER_STEPS if steps else UNDER] = side_by_side(joins[: len(under)])
+    if not steps:
+        outputs[POOLED] = pool_in_all_ways(last, last_ways, length)
 
     kept = reads.within(under)
     carried = inputs_like([network.model.inputs[at] for at in places])
@@ -123,21 +140,15 @@ def cut(network: Network, unfreeze_point: str) -> Cut:
     unkept = {name: live[name] for name in reads.names if name not in kept.names}
     features = reads.pool(unkept, length_of(spec, carried))
     if kept.names:
-        entries[BELOW] = keras.Input((sum(kept.widths(0)),), dtype="float32", name=BELOW)
+        entries[BELOW] = keras.Input((*[None] * steps, sum(kept.widths(0))), dtype="float32", name=BELOW)
         features = [entries[BELOW], *features]
     named = entries | {each.name: each for each in carried}
-    logits = network.head(joined(features))
+    logits = network.apply_head(joined(features))
     suffix = keras.Model(named if len(named) > 1 else alone([*named.values()]), logits, name="suffix")
     return Cut(
         unfreeze_point=unfreeze_point,
         inputs=tuple(inputs),
-        outputs={
-            **activation,
-            SEQUENCE: last,
-            POOLED: pool_in_all_ways(last, last_ways, length),
-            JOINS: side_by_side(joins),
-            **({UNDER: side_by_side(joins[: len(under)])} if under else {}),
-        },
+        outputs={**activation, **outputs},
         suffix=suffix,
         carried=tuple(each.name for each in carried),
         joins=names,
@@ -147,7 +158,7 @@ def cut(network: Network, unfreeze_point: str) -> Cut:
 
 
 def side_by_side(pooled: Sequence[keras.KerasTensor]) -> keras.KerasTensor:
-    """Pooled outputs [batch, poolings, channels] of several joins as one."""
+    """Pooled outputs [batch, poolings, channels] of several joins as one, or their states [batch, steps, channels]."""
     return pooled[0] if len(pooled) == 1 else ops.concatenate(list(pooled), axis=2)
 
 

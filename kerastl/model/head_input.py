@@ -26,6 +26,8 @@ STEP_POOLINGS = (*POOLINGS, FIRST_STEP)
 # What is stored of every join. A power of each value of the wide maps below would take as long as the network itself.
 JOIN_POOLINGS = POOLINGS[:2]
 STEP_JOIN_POOLINGS = (*JOIN_POOLINGS, FIRST_STEP)
+# No pooling: the head reads the state of each step, and answers each.
+STEPS = "steps"
 # Number of dimensions of an activation, the batch left out -> average and maximum over all positions.
 POOLING_LAYERS = {
     2: (layers.GlobalAveragePooling1D, layers.GlobalMaxPooling1D),
@@ -42,7 +44,7 @@ class HeadInput:
     """Which pooled outputs a head reads, in their order from the network's input to its output.
 
     Attributes:
-        pooling: `avg`, `max`, `avgmax` or `gem`, and of sequences `first`.
+        pooling: `avg`, `max`, `avgmax` or `gem`, and of sequences `first`; `steps` leaves each step by itself.
         names: of joins; `backbone` is the last activation.
         channels: of all joins whose pooled outputs are stored together, by name, in that order; empty where the head reads
             the last activation alone, which is stored by itself.
@@ -53,13 +55,15 @@ class HeadInput:
     channels: Mapping[str, int] | None = None
 
     def of(self, pooled: np.ndarray) -> np.ndarray:
-        """Features float32 [n, features] from what is stored: [n, poolings, channels], of all joins side by side or of the last activation."""
+        """Features float32 [n, features] from what is stored: [n, poolings, channels], of all joins side by side or of the last
+        activation; of steps [..., features] from [..., channels].
+        """
         if self.channels is None:
             return pooled_features(pooled, self.pooling)
         ends = dict(zip(self.channels, np.cumsum([*self.channels.values()]), strict=True))
-        parts = [pooled[:, :, ends[name] - self.channels[name] : ends[name]] for name in self.names]
+        parts = [pooled[..., ends[name] - self.channels[name] : ends[name]] for name in self.names]
         return np.concatenate(
-            [pooled_features(part, self.pooling, STEP_JOIN_POOLINGS) for part in parts], axis=1
+            [pooled_features(part, self.pooling, STEP_JOIN_POOLINGS) for part in parts], axis=-1
         )
 
     def within(self, names: Collection[str]) -> HeadInput:
@@ -78,12 +82,14 @@ class HeadInput:
     def pool(
         self, activations: Mapping[str, keras.KerasTensor], length: keras.KerasTensor | None = None
     ) -> list[keras.KerasTensor]:
-        """Pooled features float32 [batch, channels] of each of these joins, by the layers of Keras.
+        """Pooled features float32 [batch, channels] of each of these joins, by the layers of Keras; of steps [batch, steps, channels].
 
         Args:
             activations: of the joins, by name.
             length: int32 [batch], how many of their steps are real, where they are sequences of which only some are.
         """
+        if self.pooling == STEPS:
+            return [layers.Activation("linear", dtype="float32")(each) for each in activations.values()]
         return [
             make_pooling(
                 self.pooling,
@@ -117,18 +123,21 @@ def pooling_choices(spec: BackboneSpec) -> tuple[str, ...]:
     return ("avg", "avgmax", FIRST_STEP) if spec.stepped else ("avg", "avgmax")
 
 
-def head_input(recipe: HeadRecipe, spec: BackboneSpec, backbone: keras.Model) -> HeadInput:
+def head_input(
+    recipe: HeadRecipe, spec: BackboneSpec, backbone: keras.Model, per_step: bool = False
+) -> HeadInput:
     """The input of a recipe's head; where it is still to be chosen on the features, the last activation.
 
     Args:
         recipe: of the head.
         spec: which backbone it stands on.
         backbone: that network.
+        per_step: whether the task answers each step.
 
     Raises:
         UserError: the backbone has no join of a name.
     """
-    pooling = "avg" if recipe.pooling == "auto" else recipe.pooling
+    pooling = STEPS if per_step else "avg" if recipe.pooling == "auto" else recipe.pooling
     if recipe.features == "last" or pooling == "gem" or (recipe.features == "auto" and recipe.layers):
         return HeadInput(pooling)
     points, known = cut_points(backbone), join_names(spec)
@@ -239,6 +248,8 @@ def pooled_features(pooled: np.ndarray, pooling: str, stored: Sequence[str] = ST
     Returns:
         float32 [batch, features].
     """
+    if pooling == STEPS:
+        return pooled.astype(np.float32, copy=False)
     if pooling == "avgmax":
         return np.ascontiguousarray(pooled[:, :2]).reshape(len(pooled), -1)
     return np.ascontiguousarray(pooled[:, stored.index(pooling)])

@@ -10,6 +10,7 @@ from kerastl.backbones import BackboneSpec, backbone_names, get_backbone, is_fil
 from kerastl.errors import RecipeError, nearest
 from kerastl.modality import modality_of
 from kerastl.modality.recipe import modality_checks
+from kerastl.modality.words import has_words
 from kerastl.presets import check_preset
 from kerastl.recipe.keys import check_value, keys_of, value_at
 from kerastl.wording import LONGEST_NAME, is_name, safe_name
@@ -82,17 +83,41 @@ def task_checks(recipe: Recipe) -> list[str]:
     """Keys that the task does not take."""
     task = recipe.task
     problems = []
+    if task.per_step:
+        problems += step_checks(recipe)
     for phase in ("head_phase", "finetune_phase"):
         settings = getattr(recipe, phase)
         if settings.class_weights != "none" and not task.exclusive:
             problems.append(
                 f"{phase}.class_weights = '{settings.class_weights}': expected none where data.task = '{task.name}'"
             )
-        if settings.monitor not in task.monitors:
+        if settings.monitor not in (None, *task.monitors):
             problems.append(
                 f"{phase}.monitor = '{settings.monitor}': expected one of {', '.join(task.monitors)} where data.task = "
                 f"'{task.name}'"
             )
+    return problems
+
+
+def step_checks(recipe: Recipe) -> list[str]:
+    """Keys that mean nothing where each word has an answer of its own."""
+    where, noun = f"where data.task = '{recipe.task.name}'", modality_of(recipe).noun
+    problems = []
+    if not has_words(recipe.modality):
+        problems.append(
+            f"data.task = '{recipe.task.name}': the backbone '{recipe.backbone.name}' takes {noun}s, which have no words. Expected a backbone "
+            "for texts"
+        )
+    if recipe.head.pooling != "auto":
+        problems.append(
+            f"head.pooling = '{recipe.head.pooling}': expected auto {where}: each word has an answer of its own"
+        )
+    if recipe.head.layers is not None:
+        problems.append(f"head.layers: expected none {where}; head.hidden has hidden layers for each word")
+    if has_words(recipe.modality) and recipe.data.truncation != "head":
+        problems.append(
+            f"data.truncation = '{recipe.data.truncation}': expected none {where}: a longer {noun} is read in parts that overlap"
+        )
     return problems
 
 
@@ -124,7 +149,7 @@ def abstain_checks(recipe: Recipe) -> list[str]:
     problems = []
     if len(asked) == 2:
         problems.append(f"{' and '.join(asked)}: expected one of them; each chooses the threshold alone")
-    if not recipe.task.exclusive:
+    if not recipe.task.exclusive or recipe.task.per_step:
         problems += [
             f"{name} = {value}: expected none where data.task = '{recipe.data.task}': no label stands for the whole {modality_of(recipe).noun}"
             for name, value in asked.items()

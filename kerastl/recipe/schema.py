@@ -27,7 +27,8 @@ class _Data:
     source: str = key(
         "digits",
         "a folder with one folder a class (flat, or under train/, validation/, test/), a .csv, .parquet or .jsonl "
-        "manifest, tfds:NAME, or what ships: digits, or definitions (texts)",
+        "manifest, tfds:NAME, or what ships: digits, or definitions (texts); of entities a .conll, .jsonl or .json file, or a folder with a "
+        "train, validation and test file of that kind",
     )
     data_dir: str | None = key(None, "where TFDS keeps its prepared data; TFDS' own default without it")
     train_split: str | None = key(None, "TFDS split to train on, such as train[:80%]")
@@ -45,10 +46,9 @@ class _Data:
     label_column: str = key("label", "manifest column with the label")
     split_column: str = key("split", "manifest column with train, validation or test; optional")
     group_column: str = key("group", "manifest column whose equal values stay in one split; optional")
-    task: str = key(
-        "classification",
-        "what is answered: the one class of an example (classification), or which labels it has, several or none "
-        "(multi_label)",
+    task: str = auto(
+        "what is answered: the one class of an example (classification), which labels it has, several or none (multi_label), or which "
+        "spans of a text are entities of which type (entities); as a file of tagged words (.conll, .bio, .iob) has it, else classification",
         choices=TASKS,
     )
     label_separator: str = key(
@@ -205,10 +205,10 @@ class PhaseRecipe:
         choices=("none", "balanced"),
         affects="value",
     )
-    monitor: str = key(
-        "val_calibrated_loss",
-        "validation metric that picks the best epoch, or the last one where it cannot tell the two apart: the log-loss at the best single temperature, the plain "
-        "log-loss, the accuracy, or the mean over classes of F1 or of recall (balanced accuracy)",
+    monitor: str = auto(
+        "validation metric that picks the best epoch, or the last one where it cannot tell the two apart: the log-loss at the best single temperature "
+        "(the usual one), the plain log-loss, the accuracy, the mean over classes of F1 or of recall (balanced accuracy), or the strict F1 "
+        "of entities (theirs)",
         choices=tuple(MONITORS),
         affects="value",
     )

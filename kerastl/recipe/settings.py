@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, TypeVar
 
-from kerastl.backbones import BUNDLED_DATA, DEFAULT_BACKBONES, is_preset, modality_of_backbone
+from kerastl.backbones import BUNDLED_DATA, DEFAULT_BACKBONES, TEXT, is_preset, modality_of_backbone
 from kerastl.declare import Affects, auto, key
 from kerastl.modality import FIRST
 from kerastl.modality.recipe import foreign_keys
@@ -22,7 +22,7 @@ from kerastl.recipe.schema import (
     HeadPhaseRecipe,
     HeadRecipe,
 )
-from kerastl.task import Task, task_named
+from kerastl.task import WORD_TASKS, Task, task_named, task_of_source
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,11 @@ class Recipe:
     calibration: CalibrationRecipe = field(default_factory=CalibrationRecipe)
 
     def __post_init__(self) -> None:
+        if self.data.task is None:
+            object.__setattr__(self, "data", replace(self.data, task=task_of_source(self.data.source)))
         if self.backbone.name is None:
-            default = DEFAULT_BACKBONES[self.data.modality or FIRST]
+            usual = TEXT if self.data.task in WORD_TASKS else FIRST
+            default = DEFAULT_BACKBONES[self.data.modality or usual]
             default = BUNDLED_DATA.get(self.data.source, default)
             object.__setattr__(self, "backbone", replace(self.backbone, name=default))
             object.__setattr__(self, "names_no_backbone", True)

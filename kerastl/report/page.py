@@ -111,6 +111,16 @@ class Report:
         """One example in words."""
         return modality_named(self.modality).noun
 
+    @property
+    def answered(self) -> str:
+        """One example, or where each of its words has an answer one of these, in words."""
+        return "word" if task_named(self.metrics.task).per_step else self.noun
+
+    @property
+    def columns(self) -> tuple[str, str]:
+        """Names of a class, and of what is counted in each."""
+        return ("type", "entities") if self.metrics.entities else ("class", f"{self.noun}s")
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as report.json holds them."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -191,26 +201,14 @@ def report_text(report: Report, width: int = 80) -> str:
         (each.name, each.support, share(each.precision), share(each.recall), share(each.f1))
         for each in classes
     ]
-    shown = columns(("class", f"{report.noun}s", "precision", "recall", "F1"), figures, width - 2)
+    shown = columns((*report.columns, "precision", "recall", "F1"), figures, width - 2)
     lines += [f"  {line}" for line in shown.splitlines()]
     if absent:
         lines.append(f"  {counted(absent, 'class', 'classes')} without a test {report.noun}")
-    for true, predicted, count, support in worst_confusions(report.metrics)[:3]:
+    for true, predicted, count, support in report.metrics.worst_confusions()[:3]:
         lines.append(f"  {true} taken for {predicted}: {count} of {support}")
     lines += [f"Warning: {warning}" for warning in report.warnings]
     return "\n".join(piece for line in lines for piece in wrapped(line, width))
-
-
-def worst_confusions(metrics: Metrics) -> list[tuple[str, str, int, int]]:
-    """(true class, predicted class, how often, examples of the true class), most frequent first."""
-    if metrics.confusion is None:
-        return []
-    classes = metrics.classes
-    pairs = [
-        (classes[true].name, classes[predicted].name, count, classes[true].support)
-        for true, predicted, count in metrics.confusion.largest().tolist()
-    ]
-    return sorted(pairs, key=lambda pair: (-pair[2], pair[3]))
 
 
 def phase_title(phase: str) -> str:
@@ -220,7 +218,8 @@ def phase_title(phase: str) -> str:
 
 def _headline(metrics: Metrics) -> list[tuple[str, str]]:
     accuracy = f"{metrics.accuracy:.3f} ({interval(*metrics.accuracy_interval, metrics.groups)})"
-    rows = [(task_named(metrics.task).accuracy_title, accuracy)]
+    whole = metrics.entities.figures() if metrics.entities else []
+    rows = [*whole, (task_named(metrics.task).accuracy_title, accuracy)]
     figures = [
         ("top-5 accuracy", metrics.top5_accuracy),
         ("macro F1", metrics.macro_f1),
@@ -295,7 +294,7 @@ def _page(run: Run, report: Report) -> str:
         several=not task_named(metrics.task).exclusive,
         undefined=any(None in (each.precision, each.recall, each.f1) for each in classes),
         absent=sum(each.support == 0 for each in metrics.classes),
-        confusions=worst_confusions(metrics),
+        confusions=metrics.worst_confusions(),
         most_confusions=_WORST_CONFUSIONS,
         most_pairs=MOST_PAIRS,
         whole_up_to=WHOLE_UP_TO,

@@ -201,7 +201,7 @@ def _scale_rates(axis: Axes, rates: Sequence[np.ndarray]) -> None:
 
 
 def plot_confusion(
-    matrix: Sequence[Sequence[int]] | np.ndarray, class_names: Sequence[str], path: Path | str, noun: str
+    matrix: Sequence[Sequence[int]] | np.ndarray, class_names: Sequence[str], path: Path | str, nouns: str
 ) -> None:
     """Draw a confusion matrix: each row, a true class, shaded by the share of its examples.
 
@@ -209,7 +209,7 @@ def plot_confusion(
         matrix: counts, [true][predicted].
         class_names: in the order of the matrix.
         path: the PNG to write. Counts are written into the cells up to 20 classes.
-        noun: one example in words.
+        nouns: several examples in words.
     """
     from matplotlib.colors import PowerNorm
 
@@ -253,9 +253,9 @@ def plot_confusion(
         axis.hlines(lines, -0.5, classes - 0.5, color="#cccccc", linewidth=0.5)
         axis.vlines(lines, -0.5, classes - 0.5, color="#cccccc", linewidth=0.5)
     bar = figure.colorbar(picture, ax=axis, shrink=0.8, fraction=0.05, pad=0.02)
-    bar.set_label(f"share of the true class's {noun}s")
+    bar.set_label(f"share of the true class's {nouns}")
     right = int(np.trace(counts))
-    axis.set_title(f"{right:,} of {int(counts.sum()):,} {noun}s on the diagonal", fontsize=10)
+    axis.set_title(f"{right:,} of {int(counts.sum()):,} {nouns} on the diagonal", fontsize=10)
     _save(figure, path)
 
 

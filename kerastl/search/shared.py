@@ -17,6 +17,7 @@ import keras
 import numpy as np
 
 from kerastl.data.examples import Split, Splits
+from kerastl.data.step_labels import StepLabels, answered_groups
 from kerastl.errors import DataError
 from kerastl.features.cache import Cache
 from kerastl.features.decoded import DecodedSplits, decode_splits
@@ -116,14 +117,15 @@ class Shared:
         ]
 
     def measured_groups(self, recipe: Settings) -> np.ndarray:
-        """Groups of the examples that a trial is measured on, in the order of its losses; one alone is a group of its own."""
+        """Groups of the examples or words that a trial is measured on, in the order of its losses; one alone is a group of its own."""
         splits = self.prepared(recipe).splits
         if not self.folds:
-            return groups_of(splits.validation)
+            return answered_groups(splits.validation.labels, groups_of(splits.validation))
         held = [
             positions for _, positions in fold_positions(splits.train, self.folds, modality_of(recipe).noun)
         ]
-        return groups_of(splits.train)[np.concatenate(held)]
+        rows = np.concatenate(held)
+        return answered_groups(splits.train.labels[rows], groups_of(splits.train)[rows])
 
     def network(self, recipe: Settings, train: Features, fold: int | None) -> tuple[Network, Cut]:
         """A network for one training, with the pretrained weights and a fresh head, and its cut.
@@ -215,14 +217,15 @@ def fold_positions(split: Split, folds: int, noun: str) -> list[tuple[np.ndarray
     groups, ids = groups_of(split), split.ids
     if len(np.unique(groups)) < folds:
         raise DataError(f"{len(np.unique(groups))} {noun}s or groups are too few for {folds} folds.")
-    if split.labels.ndim == 2:
+    labels = split.labels
+    if isinstance(labels, StepLabels) or labels.ndim == 2:
         made = GroupKFold(folds).split(ids, groups=groups)
-    else:
-        divider = StratifiedGroupKFold(folds, shuffle=True, random_state=FOLD_SEED)
-        made = divider.split(ids, split.labels, groups)
+        return [(np.asarray(train), np.asarray(validation)) for train, validation in made]
+    divider = StratifiedGroupKFold(folds, shuffle=True, random_state=FOLD_SEED)
+    made = divider.split(ids, labels, groups)
     parts = [(np.asarray(train), np.asarray(validation)) for train, validation in made]
-    if split.labels.ndim == 1 and any(
-        len(np.unique(split.labels[train])) < len(np.unique(split.labels)) or not len(validation)
+    if any(
+        len(np.unique(labels[train])) < len(np.unique(labels)) or not len(validation)
         for train, validation in parts
     ):
         raise DataError(

@@ -17,6 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from kerastl.data.step_labels import answered
 from kerastl.errors import RecipeError, TrainingError
 from kerastl.evaluation.monitors import example_losses
 from kerastl.jobs.measure import winner_logits
@@ -162,8 +163,11 @@ def _train(
     if result.interrupted:
         raise KeyboardInterrupt
     logits = winner_logits(network, parts, side.validation, recipe, result.winner)
-    weights = example_weights(getattr(recipe, result.winner), side.validation)
-    losses = example_losses(monitor, logits, side.validation.views.classes, recipe.task, weights)
+    weights, rows = (
+        example_weights(getattr(recipe, result.winner), side.validation),
+        side.validation.views.rows,
+    )
+    losses = example_losses(monitor, logits, answered(rows.classes), recipe.task, weights, rows.words)
     return result, losses.astype(np.float32)
 
 

@@ -1,4 +1,4 @@
-"""Tasks: the answer about an example, one class or several labels.
+"""Tasks: the answer about an example, one class or several labels, or a tag for each of its words.
 
 A task knows the form of labels and everything that follows from it: targets and loss of the training, log-losses, metrics
 and the direction of each monitor, probabilities, and the answers of a served model. It knows neither what an example is nor networks.
@@ -9,7 +9,7 @@ Nothing here needs TensorFlow before a method is called that gives or takes its 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import keras
@@ -23,10 +23,25 @@ MONITORS = {
     "val_accuracy": True,
     "val_macro_f1": True,
     "val_balanced_accuracy": True,
+    "val_entity_f1": True,
 }
-TASKS = ("classification", "multi_label")
+TASKS = ("classification", "multi_label", "entities")
+# Those with an answer for each word of an example, which texts have.
+WORD_TASKS = ("entities",)
 # Served output with the names of all labels that hold; only of a task that is not exclusive.
 LABELS = "labels"
+# Served outputs of a task that finds entities, beside their `count`: what stands there, its type, first character and the place
+# behind its last, and how sure that is.
+ENTITY_OUTPUTS = ("entities", "types", "starts", "ends", "scores")
+
+
+# Files in columns of words and tags. Spans in .jsonl and .json have to be asked for: those may be manifests of labelled texts.
+TAGGED_SUFFIXES = (".conll", ".bio", ".iob", ".iob2", ".bioes", ".bilou")
+
+
+def task_of_source(source: str) -> str:
+    """The name of the task of data that ask for none."""
+    return "entities" if source.lower().endswith(TAGGED_SUFFIXES) else "classification"
 
 
 def sign_of(monitor: str) -> int:
@@ -42,15 +57,16 @@ class Task(Protocol):
 
     Attributes:
         name: one of `TASKS`.
-        head_input: what the head reads: one vector an example (`pooled`), or one a position (`sequence`).
+        per_step: whether each step of an example has a label and an answer of its own, as words have. What is said below of examples
+            holds for those steps then, and the head reads the state of each, where it reads pooled ones else.
         exclusive: whether an example has exactly one class, so that its probabilities add up to 1.
         activation: from logits to probabilities: `softmax` or `sigmoid`.
-        monitors: those of `MONITORS` that it has.
+        monitors: those of `MONITORS` that it has; the first is the usual one.
         accuracy_title: what its accuracy counts.
     """
 
     name: str
-    head_input: Literal["pooled", "sequence"]
+    per_step: bool
     exclusive: bool
     activation: str
     monitors: tuple[str, ...]
@@ -142,6 +158,7 @@ class Task(Protocol):
 def task_named(name: str) -> Task:
     """The task of that name."""
     from kerastl.task.classification import CLASSIFICATION, MULTI_LABEL
+    from kerastl.task.tagging import ENTITIES
 
-    tasks: tuple[Task, ...] = (CLASSIFICATION, MULTI_LABEL)
+    tasks: tuple[Task, ...] = (CLASSIFICATION, MULTI_LABEL, ENTITIES)
     return {task.name: task for task in tasks}[name]

@@ -23,10 +23,10 @@ class Classification(Task):
     """One class an example: softmax. Labels int [n], 0..k-1; see `kerastl.task.Task`."""
 
     name = "classification"
-    head_input = "pooled"
+    per_step = False
     exclusive = True
     activation = "softmax"
-    monitors = tuple(MONITORS)
+    monitors = tuple(name for name in MONITORS if name != "val_entity_f1")
     accuracy_title = "accuracy"
 
     def check_labels(self, labels: np.ndarray, count: int, classes: int) -> None:
@@ -110,10 +110,10 @@ class MultiLabel(Task):
     """
 
     name = "multi_label"
-    head_input = "pooled"
+    per_step = False
     exclusive = False
     activation = "sigmoid"
-    monitors = tuple(name for name in MONITORS if name != "val_balanced_accuracy")
+    monitors = tuple(name for name in Classification.monitors if name != "val_balanced_accuracy")
     accuracy_title = "all labels right"
 
     def check_labels(self, labels: np.ndarray, count: int, classes: int) -> None:

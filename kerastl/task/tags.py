@@ -119,6 +119,11 @@ def tag_names(types: Sequence[str]) -> tuple[str, ...]:
     return (OUTSIDE, *(f"{prefix}-{name}" for name in types for prefix in "BI"))
 
 
+def types_in(names: Sequence[str]) -> tuple[str, ...]:
+    """The types whose tags these are; the way back from `tag_names`."""
+    return tuple(name[2:] for name in names[1::2])
+
+
 def codes_of(spans: Iterable[WordSpan], words: int, types: Sequence[str]) -> np.ndarray:
     """Codes of the tags of IOB2 for one sentence, int32 [words]; see `tag_names`.
 

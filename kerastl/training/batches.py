@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from kerastl.data.examples import label_counts
+from kerastl.data.step_labels import answered
 from kerastl.features.readers import Features
 from kerastl.features.views import mixed_labels
 from kerastl.pipeline import untuned, usable_cores
@@ -36,7 +37,8 @@ class PhaseData:
 
 
 def batches(data: PhaseData, settings: PhaseRecipe, steps: int, seed: int, like: Any) -> tf.data.Dataset:
-    """All batches of a phase: inputs, labels float32 [b, classes] and weights float32 [b].
+    """All batches of a phase: inputs, labels float32 [b, classes] and weights float32 [b]; of steps, labels [b, steps, classes] and
+    weights [b, steps], 0 for those without a label.
 
     Inputs are as they are read, activations in sixteen bits: the model casts them in its step, on its device. So half as much
     waits in memory and is copied to a GPU.
@@ -63,17 +65,23 @@ def batches(data: PhaseData, settings: PhaseRecipe, steps: int, seed: int, like:
         if settings.mixup_alpha:
             assert isinstance(inputs, np.ndarray), "masks cannot be blended"
             inputs, labels = mixed(inputs, labels, settings.mixup_alpha, [seed, int(step), *name.encode()])
-        sample_weights = np.ones(len(positions), np.float32) if weights is None else labels @ weights
-        return inputs, labels, sample_weights
+        if weights is None and labels.ndim == 2:
+            return inputs, labels, np.ones(len(positions), np.float32)
+        return (
+            inputs,
+            labels,
+            labels @ (np.ones(labels.shape[-1], np.float32) if weights is None else weights),
+        )
 
-    inputs, *others = batch(0)
+    inputs, labels, sample_weights = batch(0)
     specs = (
         keras.tree.map_structure(
             lambda array, each: tf.TensorSpec((None, *getattr(each, "shape", array.shape)[1:]), array.dtype),
             inputs,
             like,
         ),
-        *(tf.TensorSpec((None, *array.shape[1:]), array.dtype) for array in others),
+        tf.TensorSpec((*[None] * (labels.ndim - 1), labels.shape[-1]), labels.dtype),
+        tf.TensorSpec([None] * sample_weights.ndim, sample_weights.dtype),
     )
     flat = keras.tree.flatten(specs)
 
@@ -133,7 +141,7 @@ def class_weights(settings: PhaseRecipe, features: Features) -> np.ndarray | Non
     if settings.class_weights == "none":
         return None
     counts = label_counts(features.views.classes, features.views.class_count)
-    return balanced_weights(counts, features.count)
+    return balanced_weights(counts, int(counts.sum()))
 
 
 def balanced_weights(counts: np.ndarray, examples: int) -> np.ndarray:
@@ -153,6 +161,6 @@ def balanced_weights(counts: np.ndarray, examples: int) -> np.ndarray:
 
 
 def example_weights(settings: PhaseRecipe, features: Features) -> np.ndarray | None:
-    """Weight of each example of a split, that of its class, float [n]; None where all weigh the same."""
+    """Weight of each example of a split, that of its class, float [n]; None where all weigh the same. Of steps that are labelled."""
     weights = class_weights(settings, features)
-    return None if weights is None else weights[features.views.classes]
+    return None if weights is None else weights[answered(features.views.classes)]

@@ -16,6 +16,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from kerastl.data.step_labels import Labels, StepLabels, answered
 from kerastl.errors import TrainingError
 from kerastl.evaluation.monitors import example_losses, is_better, validation_metrics
 from kerastl.progress import Progress, Tracker
@@ -168,38 +169,51 @@ class _Validation:
     ) -> None:
         self._infer, self._data, self._task, self._batch_size = infer, data, task, batch_size
         self._monitor = settings.monitor
-        self._labels = data.validation.views.classes
+        rows = data.validation.views.rows
+        self._labels, self._words = answered(rows.classes), rows.words
         self._weights = example_weights(settings, data.validation)
         self._logits = np.zeros((0, 0), np.float32)
 
     def metrics(self) -> dict[str, float]:
         data = self._data
         self._logits = predict_logits(
-            self._infer, data.validation.count, data.validation_inputs, self._batch_size
+            self._infer,
+            data.validation.count,
+            data.validation_inputs,
+            self._batch_size,
+            data.validation.views.classes,
         )
-        return validation_metrics(self._logits, self._labels, self._task, self._weights)
+        return validation_metrics(self._logits, self._labels, self._task, self._weights, self._words)
 
     def losses(self) -> np.ndarray:
         """Part of each example in the monitored metric that was measured last."""
-        return example_losses(self._monitor, self._logits, self._labels, self._task, self._weights)
+        return example_losses(
+            self._monitor, self._logits, self._labels, self._task, self._weights, self._words
+        )
 
 
-def predict_logits(infer: Infer, count: int, inputs: BatchReader, batch_size: int) -> np.ndarray:
-    """Logits float32 [count, classes] of view 0.
+def predict_logits(
+    infer: Infer, count: int, inputs: BatchReader, batch_size: int, labels: Labels | None = None
+) -> np.ndarray:
+    """Logits float32 [count, classes] of view 0; of steps those that are labelled, [words, classes].
 
     Args:
         infer: from `inference_of`.
         count: of the examples.
         inputs: reads what `infer` takes.
         batch_size: examples whose logits are computed together.
+        labels: of the examples; they say which steps are meant.
     """
     parts = []
     for start in range(0, count, batch_size):
         positions = np.arange(start, min(start + batch_size, count))
         batch = keras.tree.map_structure(tf.convert_to_tensor, inputs(positions, 0))
-        parts.append(infer(batch))
+        parts.append((positions, infer(batch)))
     # Read when all are begun: a GPU that waited for the next batch would stand still.
-    return np.concatenate([np.asarray(part) for part in parts]).astype(np.float32)
+    found = [np.asarray(part) for _, part in parts]
+    if isinstance(labels, StepLabels):
+        found = [part[labels[at].places] for part, (at, _) in zip(found, parts, strict=True)]
+    return np.concatenate(found).astype(np.float32)
 
 
 def evaluation_batch(settings: PhaseRecipe) -> int:

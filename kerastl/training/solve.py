@@ -17,9 +17,9 @@ import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 from scipy.optimize import minimize
 
-from kerastl.features.readers import Features
-from kerastl.model.cut import JOINS
-from kerastl.model.head_input import HeadInput
+from kerastl.data.step_labels import answered
+from kerastl.features.readers import Features, pooled_output
+from kerastl.model.head_input import STEPS, HeadInput
 from kerastl.task import Task
 
 # Training examples on which joins and penalties are chosen, at most; the time grows with their third power.
@@ -28,10 +28,10 @@ LEFT_OUT = 2_048
 SOLVED_ROWS, SOLVED_BYTES = 4_096, 1 << 28
 # Of the mean squared length of a row.
 PENALTIES = np.geomspace(0.01, 30.0, 15)
-# Joins from the last activation down; all of them after these.
+# Joins from the last activation down, and all of them after these, as long as the error falls.
 DEPTHS = (1, 2, 4, 7)
 # Vectors of features that a pooling gives.
-WAYS = {"avg": ("avg",), "max": ("max",), "avgmax": ("avg", "max"), "first": ("first",)}
+WAYS = {"avg": ("avg",), "max": ("max",), "avgmax": ("avg", "max"), "first": ("first",), STEPS: (STEPS,)}
 CHUNK = 1_024
 # Of logits beside scores of 0 and 1, where examples cannot tell.
 USUAL_SCALE = 5.0
@@ -82,13 +82,15 @@ def choose_reads(
     Args:
         features: of the training examples, with what is stored of all joins.
         reads: of the recipe; its channels name all joins.
-        poolings: to choose from, of `avg`, `max`, `avgmax` and, where it is stored, `first`; the depth is chosen by the first of them.
+        poolings: to choose from, of `avg`, `max`, `avgmax` and, where it is stored, `first`; the depth is chosen by the first of them. Or
+            `steps` alone.
         weights: float [n], of the examples; None where all weigh the same.
     """
     assert features.outputs is not None and reads.channels is not None
     names, width = tuple(reads.channels), sum(reads.channels.values())
     positions = sample(features.count, min(LEFT_OUT, SOLVED_BYTES // (8 * width)))
-    stored = features.outputs([JOINS], positions, 0)[JOINS]
+    output = pooled_output(reads)
+    stored = features.outputs([output], positions, 0)[output]
     problem = _Problem(features.views.targets(positions), None if weights is None else weights[positions])
 
     def kernel(depth: int, ways: Sequence[str]) -> np.ndarray:
@@ -105,8 +107,9 @@ def choose_reads(
         total = total + kernel(depth, WAYS[first])
         if depth in DEPTHS or depth == len(names):
             errors[depth] = error(total, depth * len(WAYS[first]))
-            if errors[depth] == min(errors.values()):
-                best = total
+            if errors[depth] > min(errors.values()):
+                break  # deeper ones are further from what the task needs
+            best = total
     depth = min(errors, key=errors.__getitem__)
     found = {first: errors[depth]}
     # Another pooling at that depth alone: the best depth hardly depends on it.
@@ -155,7 +158,7 @@ def solve(
     rows, problem = standardised(positions, 0), problem_of(positions)
     kernel = problem.kernel(rows)
     best = problem.left_out(kernel, penalties)
-    labels = features.views.classes[positions]
+    labels = answered(features.views.classes)[positions]
     scale, bias, log_loss = logits_of_scores(best.scores, labels, task, problem.weights)
     most = min(SOLVED_ROWS, SOLVED_BYTES // (4 * len(mean)))
     views = min(features.view_count, max(1, most // len(positions)))

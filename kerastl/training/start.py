@@ -30,7 +30,8 @@ Statistics = tuple[np.ndarray, np.ndarray]
 def frozen_part(backbone: keras.Model, recipe: Settings, class_count: int) -> Frozen:
     """The frozen prefix: what lies below the recipe's unfreeze point, as a function of inputs."""
     # The head's standardisation is made of the features, so they come from a network without it.
-    network = build_model(backbone, get_backbone(recipe.backbone.name), recipe.head, class_count)
+    spec = get_backbone(recipe.backbone.name)
+    network = build_model(backbone, spec, recipe.head, class_count, reads=reads_of(backbone, recipe))
     engine = recipe.backbone.engine
     # A clock chooses otherwise at another time.
     engine = "tensorflow" if engine == "auto" and recipe.deterministic else engine
@@ -54,7 +55,7 @@ def wanted_features(recipe: Settings, reads: HeadInput) -> Wanted:
 
 def reads_of(backbone: keras.Model, recipe: Settings) -> HeadInput:
     """The input of a recipe's head; where it is to be chosen on the features, all that is needed for that."""
-    return head_input(recipe.head, get_backbone(recipe.backbone.name), backbone)
+    return head_input(recipe.head, get_backbone(recipe.backbone.name), backbone, recipe.task.per_step)
 
 
 def chosen_reads(
@@ -71,10 +72,15 @@ def chosen_reads(
     if recipe.head.features != "auto" or reads.channels is None or len(reads.channels) == 1:
         return reads
     began = time.perf_counter()
-    spec, pooling = get_backbone(recipe.backbone.name), recipe.head.pooling
-    poolings = pooling_choices(spec) if pooling == "auto" else (pooling,)
-    choice = choose_reads(train, reads, poolings, example_weights(recipe.head_phase, train))
-    count, noun = len(choice.reads.names), train.views.modality.noun
+    spec, rows = get_backbone(recipe.backbone.name), train.rows
+    poolings: tuple[str, ...] = (recipe.head.pooling,)
+    if recipe.task.per_step:
+        poolings = (reads.pooling,)
+    elif recipe.head.pooling == "auto":
+        poolings = pooling_choices(spec)
+    choice = choose_reads(rows, reads, poolings, example_weights(recipe.head_phase, rows))
+    count = len(choice.reads.names)
+    noun = "word" if recipe.task.per_step else train.views.modality.noun
     what = "the last output alone" if count == 1 else f"the last {count} of {len(reads.channels)} outputs"
     progress.note(
         f"Head: reads {what}, pooled by {choice.reads.pooling} (error of {choice.examples:,} {noun}s left out: {choice.error:.3f}; "
@@ -86,7 +92,9 @@ def chosen_reads(
 def with_reads(recipe: Settings, reads: HeadInput) -> Settings:
     """The settings with what their head reads by name, which they may have left open."""
     features = "last" if reads.channels is None else ",".join(reads.names)
-    head = dataclasses.replace(recipe.head, features=features, pooling=reads.pooling)
+    # What a task reads that answers each step follows from the task.
+    pooling = recipe.head.pooling if recipe.task.per_step else reads.pooling
+    head = dataclasses.replace(recipe.head, features=features, pooling=pooling)
     return dataclasses.replace(recipe, head=head)
 
 
@@ -121,8 +129,8 @@ def first_bias(recipe: Settings, train: Features) -> np.ndarray | None:
     """
     if recipe.head_phase.class_weights == "balanced":
         return None
-    views = train.views
-    return recipe.task.first_bias(label_counts(views.classes, views.class_count), train.count)
+    views = train.views.rows
+    return recipe.task.first_bias(label_counts(views.classes, views.class_count), views.count)
 
 
 def feature_statistics(features: Features, reads: HeadInput) -> Statistics:
@@ -137,6 +145,7 @@ def feature_statistics(features: Features, reads: HeadInput) -> Statistics:
         features: of the training examples, all views.
         reads: what the head reads, in the order of the features.
     """
+    features = features.rows
     count, mean, squares = 0, np.zeros(1), np.zeros(1)
     width = features.pooled_batch(np.arange(1), 0).shape[1]
     batch = max(32, STATISTICS_BYTES // (8 * width))

@@ -117,6 +117,7 @@ class Steps:
     ) -> PhaseResult:
         """Train the head alone, on pooled features of the frozen backbone; it ends with its best weights."""
         freeze_backbone(network)
+        train, validation = train.rows, validation.rows
         data = PhaseData(train, train.pooled_batch, validation, validation.pooled_batch)
         began = time.perf_counter()
         solved = solve_head(network, data, recipe) if recipe.head.start == "solved" else ""
@@ -186,9 +187,10 @@ def solve_head(network: Network, data: PhaseData, recipe: Settings) -> str:
     if not is_better(settings.monitor, found, guess):
         network.head.set_weights(before)
         return ""
+    noun = "word" if recipe.task.per_step else data.train.views.modality.noun
     return (
-        f"least squares, penalty {solution.penalty:.2g} (log-loss of {solution.examples:,} "
-        f"{data.train.views.modality.noun}s left out: {solution.log_loss:.3f})"
+        f"least squares, penalty {solution.penalty:.2g} (log-loss of {solution.examples:,} {noun}s left out: "
+        f"{solution.log_loss:.3f})"
     )
 
 
@@ -200,7 +202,7 @@ def soften_head(network: Network, train: Features, recipe: Settings) -> None:
     begin with weights of zero. Measured in docs/rule.md.
     """
     last = last_part(network)
-    solution = _solution(network, train, recipe, FINETUNE_PENALTIES, last)
+    solution = _solution(network, train.rows, recipe, FINETUNE_PENALTIES, last)
     kernel = np.zeros(network.logits.kernel.shape, np.float32)
     kernel[last] = solution.kernel
     network.logits.set_weights([kernel, solution.bias])

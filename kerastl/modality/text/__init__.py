@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from kerastl.modality import Mixing
     from kerastl.modality.text.wordpiece import WordPiece
+    from kerastl.modality.words import Windows
 
 PIECES, LENGTH = "pieces", "length"
 VOCABULARY_FILE = "vocab.txt"
@@ -147,6 +148,20 @@ class Text:
         """See `Modality`: all texts by one call of each operation, so that each distinct word is looked up once."""
         rows = _wordpiece(self._known, self.lowercase).encode(raw, self.max_pieces, self.truncation)
         return {PIECES: rows.ids, LENGTH: rows.lengths}
+
+    def windows(self, raw: tf.Tensor) -> Windows:
+        """See `kerastl.modality.words.Worded`."""
+        return _wordpiece(self._known, self.lowercase).windows(raw, self.max_pieces)
+
+    def windowed(self, windows: Windows) -> dict[str, tf.Tensor]:
+        """See `Worded`."""
+        return {PIECES: windows.ids, LENGTH: windows.lengths}
+
+    def excerpts(self, raw: tf.Tensor, texts: tf.Tensor, starts: tf.Tensor, ends: tf.Tensor) -> tf.Tensor:
+        """See `Worded`."""
+        from kerastl.modality.text.split import excerpts
+
+        return excerpts(raw, texts, starts, ends)
 
     def trimmed(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
         """See `Modality`: as many pieces as the longest text has."""

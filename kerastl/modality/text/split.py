@@ -131,6 +131,18 @@ def code_points(texts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     return decoded.values, tf.cast(decoded.row_splits, tf.int32)
 
 
+def excerpts(texts: tf.Tensor, which: tf.Tensor, starts: tf.Tensor, ends: tf.Tensor) -> tf.Tensor:
+    """Spans of characters, as UTF-8 of what `code_points` counts; see `kerastl.modality.words.Worded.excerpts`."""
+    with tf.device("CPU:0"):
+        codes, splits = code_points(texts)
+        begin = tf.gather(splits, which)
+        # Rows of what lies before each span and of the span itself, by turns.
+        bounds = tf.reshape(tf.stack([begin + starts, begin + ends], 1), [-1])
+        bounds = tf.concat([[0], bounds, [tf.size(codes)]], 0)
+        rows = tf.RaggedTensor.from_row_splits(codes, tf.cast(bounds, tf.int64), validate=False)
+        return tf.strings.unicode_encode(tf.gather(rows, 2 * tf.range(tf.size(starts)) + 1), "UTF-8")
+
+
 def behind_marks(split: Split, places: tf.Tensor) -> tf.Tensor:
     """Places, 0..N, moved behind the marks that are dropped there: an accent that was sent as a character of its own belongs to
     the letter before it.

@@ -17,6 +17,8 @@ from kerastl.modality.text.longest import LongestMatch, WordPieces, gather_piece
 from kerastl.modality.text.split import Split, Splitter, behind_marks, rows_of
 from kerastl.modality.text.text_keys import HEAD, HEAD_TAIL
 from kerastl.modality.text.vocabulary import MOST_IN_WORD, PADDING, SEPARATOR, START, UNKNOWN, Vocabulary
+from kerastl.modality.text.windows import windows_of
+from kerastl.modality.words import Windows
 
 # Of what fits between the two special pieces; the rest is taken from a text's end. Of 512 pieces the first 128 and the last 382 were
 # the best in Sun et al., "How to Fine-Tune BERT for Text Classification?" (2019).
@@ -156,6 +158,26 @@ class WordPiece:
             words = (tf.gather(each.values, inside) for each in (starts, ends, firsts + 1))
             encoded = self._encoded(split, found, head, max_pieces)
             return encoded, Words(*(_ragged(each, splits) for each in words))
+
+    @_traced_as_it_is
+    def windows(self, texts: tf.Tensor, max_pieces: int) -> Windows:
+        """Rows of a network for texts, of which long ones have several that overlap, and which of them answers each word.
+
+        Args:
+            texts: string [n], UTF-8.
+            max_pieces: the length of a row, at least 3.
+
+        Raises:
+            ValueError: `max_pieces` is less than 3.
+        """
+        _head(max_pieces, HEAD)
+        ids = self.vocabulary.ids
+        with tf.device("CPU:0"):
+            split = self._split(texts)
+            found = self._pieces_of(split)
+            starts, ends, _ = _words(split, found)
+            special = (ids[START], ids[SEPARATOR], ids[PADDING])
+            return windows_of(split, found, starts.values, ends.values, max_pieces, special)
 
     @_traced_as_it_is
     def encode_given(self, words: tf.RaggedTensor, max_pieces: int) -> tuple[Encoded, tf.RaggedTensor]:
