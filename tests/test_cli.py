@@ -42,7 +42,7 @@ LOADED_WITH_KERAS = {
     "train_head",
     "unfreeze",
 }
-HEAVY = ("numpy", "tensorflow", "keras", "sklearn", "matplotlib", "scipy", "pandas")
+HEAVY = ("numpy", "tensorflow", "keras", "sklearn", "matplotlib", "scipy", "pandas", "keras_hub")
 
 
 @pytest.mark.parametrize(

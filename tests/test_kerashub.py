@@ -27,7 +27,11 @@ from hub_presets import (
     save_texts,
     write_json,
 )
+from test_entity_fit import in_columns, sentences
+from test_entity_fit import vocabulary as vocabulary_of_people
 from test_text_fit import reviews, vocabulary
+
+from kerastl.export.formats import FORMATS, missing_packages
 
 pytestmark = [pytest.mark.slow, needs_keras_hub]
 POINTS = {
@@ -321,6 +325,7 @@ def test_the_whole_job_on_images(
     assert done.returncode == 0, done.stderr
     report = check_job(tmp_path, kerastl, "colours")
     assert report["metrics"]["accuracy"] >= 0.9
+    convert(tmp_path, kerastl)
     image = next((solid_colours / "red").iterdir())
     answer = asked(
         tmp_path / "saved_models/colours/2", f"image_bytes=tf.constant([open({str(image)!r}, 'rb').read()])"
@@ -343,6 +348,7 @@ def test_the_whole_job_on_texts(
     assert report["metrics"]["accuracy"] >= 0.8
     record = json.loads((tmp_path / "saved_models/reviews/2/assets.extra/model.json").read_text())
     assert record["max_pieces"] == POSITIONS and record["lowercase"] is True
+    convert(tmp_path, kerastl)
     answer = asked(
         tmp_path / "saved_models/reviews/2",
         "text=tf.constant(['good LOVELY great film moving good', 'bad, dull awful boring poor', ''])",
@@ -350,6 +356,59 @@ def test_the_whole_job_on_texts(
     assert answer[:2] == [b"pos", b"neg"]
     done = kerastl("benchmark", next((tmp_path / "runs").iterdir()))
     assert done.returncode == 2 and "cannot be loaded in a process without kerastl" in done.stderr
+
+
+def test_the_whole_job_on_entities(tmp_path: Path, kerastl: Kerastl) -> None:
+    save_texts(network("bert", 60), tmp_path / "tiny", vocabulary_of_people(60))
+    (tmp_path / "people.conll").write_text(in_columns(sentences(80)), encoding="utf-8")
+    done = kerastl(
+        "fit", "--data", "people.conll", "--backbone", "kerashub:tiny", "--unfreeze-from", "transformer_layer_0",
+        "--finetune-epochs", "1", "--max-pieces", "12", "--name", "people",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    report = check_job(tmp_path, kerastl, "people")
+    assert report["metrics"]["entities"]["f1"] > 0.9
+    sent = "Anna Smith lives in  ROME , "
+    counts, rows = asked(
+        tmp_path / "saved_models/people/2",
+        f"text=tf.constant([{sent * 9!r}, {sent!r}, ''])",
+        "[answers['count'].tolist(), [list(zip(*(answers[name][at].tolist() for name in ('starts', 'ends', 'entities', 'types')))) "
+        "for at in range(3)]]",
+    )
+    found = [row[:count] for row, count in zip(rows, counts, strict=True)]
+    assert (0, 10, b"Anna Smith", b"PER") in found[1] and (21, 25, b"ROME", b"LOC") in found[1]
+    assert len(found[0]) >= 18 and found[0][-1][0] > 8 * len(sent) and found[2] == []
+    assert all((sent * 9)[start:end] == name.decode() for start, end, name, _ in found[0])
+
+
+def test_entities_are_refused_where_no_words_can_be_told(
+    presets: dict[str, tuple[str, Any]], tmp_path: Path, kerastl: Kerastl
+) -> None:
+    shutil.copytree(presets["bert"][0].removeprefix("kerashub:"), tmp_path / "bpe")
+    shutil.rmtree(tmp_path / "bpe/assets")
+    write_json(tmp_path / "bpe/tokenizer.json", {"class_name": "RobertaTokenizer", "config": {}})
+    (tmp_path / "people.conll").write_text(in_columns(sentences(20)), encoding="utf-8")
+    refused = {
+        presets["vit"][0]: "takes images, which have no words. Expected a backbone for texts",
+        "kerashub:bpe": "its RobertaTokenizer cuts texts with tensorflow-text",
+    }
+    for backbone, message in refused.items():
+        done = kerastl("fit", "--data", "people.conll", "--backbone", backbone)
+        assert done.returncode == 2 and message in done.stderr, done.stderr
+    done = kerastl(
+        "fit", "--data", "people.conll", "--backbone", presets["bert"][0], "--set", "head.pooling=first"
+    )
+    assert done.returncode == 2 and "each word has an answer of its own" in done.stderr, done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def convert(folder: Path, kerastl: Kerastl) -> None:
+    """Write a run's model in the formats for other runtimes, each through its check."""
+    (run,) = (folder / "runs").iterdir()
+    for name in ("litert", "onnx"):
+        if not missing_packages(FORMATS[name]):
+            done = kerastl("export", run, "--format", name)
+            assert done.returncode == 0, done.stderr
 
 
 def check_job(folder: Path, kerastl: Kerastl, name: str) -> dict[str, Any]:
@@ -367,14 +426,16 @@ def check_job(folder: Path, kerastl: Kerastl, name: str) -> dict[str, Any]:
     return report
 
 
-def asked(model: Path, given: str) -> list[bytes]:
-    """Best classes of an exported model in a process that has neither Keras nor KerasHub nor kerastl."""
+def asked(model: Path, given: str, wanted: str = "answers['classes'][:, 0].tolist()") -> list[Any]:
+    """Answers of an exported model in a process that has neither Keras nor KerasHub nor kerastl, nor tensorflow-text."""
     program = (
         "import sys\nfor name in ('keras', 'keras_hub', 'kerastl', 'tensorflow_text'):\n    sys.modules[name] = None\n"
         f"import tensorflow as tf\nmodel = tf.saved_model.load({str(model)!r})\n"
-        f"print(model.signatures['serving_default']({given})['classes'][:, 0].numpy().tolist())"
+        f"answers = model.signatures['serving_default']({given})\n"
+        "answers = {name: value.numpy() for name, value in answers.items()}\n"
+        f"print({wanted})"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    found: list[bytes] = eval(done.stdout)
+    found: list[Any] = eval(done.stdout)
     return found

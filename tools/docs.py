@@ -49,7 +49,8 @@ network the message says what to fetch. `kerastl backbones kerashub:FOLDER` show
   is `data.resize`, whose `crop` is what KerasHub does by default.
 - **Texts** are cut by kerastl's own WordPiece with the preset's vocabulary and case, inside the exported model, by operations that every
   TensorFlow has. KerasHub's tokenizer is not used. Presets whose tokenizer is another (SentencePiece, byte pairs: RoBERTa, DeBERTa, GPT) are
-  refused before anything is read: no exported model could load tensorflow-text.
+  refused before anything is read: no exported model could load tensorflow-text. The words of [entities](entities.md) are those of this
+  WordPiece, so presets of texts find these as well.
 - **Outputs.** Transformers give a step for each patch or piece. `head.pooling` is their `avg`, `max`, `avgmax`, `gem`, or `first`, the class token of
   ViT and DINOv2, at any blocks; `auto` chooses among avg, avgmax and first. Networks without steps at every block (MiT, ResNet; SigLIP's
   vision encoder, which pools by itself) have no first.
@@ -57,7 +58,7 @@ network the message says what to fetch. `kerastl backbones kerashub:FOLDER` show
   point; DeiT's cannot be, and has one point below it.
 - **Weights** are the preset's, one `model.weights.h5` whose SHA-256 the run records, or `none`.
 - **Afterwards.** A run needs the preset no more: its `model.keras` holds weights and sizes. To load that takes kerastl and KerasHub; the exported
-  SavedModel needs neither. `kerastl benchmark` is refused, as it asks the Keras model in a process without kerastl.
+  SavedModel, LiteRT and ONNX files need neither. `kerastl benchmark` is refused, as it asks the Keras model in a process without kerastl.
 """
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 MADE = "<!-- Made by tools/docs.py from the code; `make docs` writes it anew. -->\n"
