@@ -195,7 +195,13 @@ def test_cache_list_prune_and_clear(
     listed = kerastl("cache", "list")
     assert "mobilenet_025 conv_pw_11_relu 32 px, " in listed.stdout, listed.stdout
     units = json.loads(kerastl("cache", "list", "--json").stdout)
-    assert {unit["kind"] for unit in units} == {"contents", "inputs_pixels", "joins", "activation"}
+    assert {unit["kind"] for unit in units} == {
+        "contents",
+        "inputs_pixels",
+        "joins",
+        "activation",
+        "head_input",
+    }
     total = sum(unit["bytes"] for unit in units)
     assert "removed 0 arrays" in kerastl("cache", "prune", "--older-than-days", "1").stdout
     pruned = json.loads(kerastl("cache", "prune", "--max-gigabytes", str((total - 1) / 1e9), "--json").stdout)

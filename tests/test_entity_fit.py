@@ -133,6 +133,15 @@ def test_a_long_text_and_bytes_that_are_no_utf8_are_answered(fitted: kerastl.Fit
     assert answers["count"][2] == 0 and answers["count"][4] == 0
 
 
+@pytest.mark.slow
+def test_a_megabyte_is_answered(fitted: kerastl.Fitted) -> None:
+    text = "Anna Smith lives in Rome . " * 40_000
+    answers = served(fitted, [text])
+    assert len(text) > 1 << 20 and answers["count"][0] > 70_000
+    last = text.rindex("Rome")
+    assert (answers["starts"][0][-1], answers["ends"][0][-1]) == (last, last + 4)
+
+
 def test_words_pieces_and_what_the_head_reads_are_served(fitted: kerastl.Fitted) -> None:
     text = "Anna Smith, 北京 smithing"
     words = served(fitted, [text, ""], "serving_words")

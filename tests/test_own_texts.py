@@ -16,6 +16,7 @@ import kerastl
 from kerastl.backbones import get_backbone
 from kerastl.errors import DataError, UserError
 from kerastl.modality.text import Text
+from kerastl.modality.text.vocabulary import Vocabulary
 from kerastl.model.build import build_backbone
 from kerastl.model.encoder_config import EncoderConfig
 from kerastl.model.encoders import build_encoder
@@ -155,3 +156,14 @@ def test_it_needs_texts_and_a_vocabulary(tmp_path: Path, solid_colours: Path) ->
     (tmp_path / "vocab.txt").write_text("\n".join(vocabulary(PIECES)) + "\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"may be cased or uncased.*Set data\.lowercase"):
         kerastl.fit(path, kerastl.from_texts(*reviews(40)))
+
+
+def test_a_vocabulary_with_more_pieces_than_its_table_is_refused_before_anything_is_computed(
+    tmp_path: Path,
+) -> None:
+    spec = get_backbone(saved(encoder(), tmp_path))
+    known = Vocabulary(tuple(vocabulary(PIECES)))
+    build_backbone(spec, Text(known, max_pieces=POSITIONS).spec)
+    more = Vocabulary((*known.pieces, "another"))
+    with pytest.raises(UserError, match=f"does not take all of the {PIECES + 1} pieces of the vocabulary"):
+        build_backbone(spec, Text(more, max_pieces=POSITIONS).spec)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,17 +14,15 @@ from kerastl.features.readers import Features
 from kerastl.model.cut import cut
 from kerastl.model.head_input import HeadInput
 from kerastl.recipe import FinetunePhaseRecipe, Recipe, resolve
+from kerastl.store.store import Store
+from kerastl.store.store_folder import Folder
 from kerastl.task.classification import CLASSIFICATION, MULTI_LABEL
-from kerastl.training.solve import (
-    PENALTIES,
-    WAYS,
-    _Problem,
-    choose_reads,
-    logits_of_scores,
-    sample,
-    solve,
-)
+from kerastl.training import choose
+from kerastl.training.choose import WAYS, Choice
+from kerastl.training.ridge import PENALTIES, RidgeProblem, sample
+from kerastl.training.solve import logits_of_scores, solve
 from kerastl.training.two_phase import transfer
+from kerastl.writing import WriteError
 
 COUNT, WIDTH = 60, 12
 
@@ -48,12 +47,12 @@ def by_hand(rows: np.ndarray, targets: np.ndarray, weights: np.ndarray, penalty:
 @pytest.fixture(params=[False, True], ids=["alike", "weighted"])
 def case(
     request: pytest.FixtureRequest,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, _Problem, np.ndarray, float]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, RidgeProblem, np.ndarray, float]:
     """Rows, targets, weights; the problem of these, its kernel, and a penalty of 0.3 in the size of the rows."""
     rows, targets = rows_and_targets()
     weights = np.random.default_rng(1).uniform(0.2, 3.0, COUNT) if request.param else np.ones(COUNT)
     weights /= weights.mean()
-    problem = _Problem(targets, weights)
+    problem = RidgeProblem(targets, weights)
     kernel = problem.kernel(rows)
     return rows, targets, weights, problem, kernel, 0.3 * np.trace(kernel) / COUNT
 
@@ -147,13 +146,23 @@ def of_joins(
     return dataclasses.replace(base, outputs=lambda asked, at, view: {"joins": stored[at]}), reads
 
 
+def choice_of(
+    given: Features,
+    reads: HeadInput,
+    poolings: tuple[str, ...],
+    weights: np.ndarray | None,
+    store: Store | None = None,
+) -> Choice:
+    return choose.choose_reads(given, reads, poolings, weights, store or Store(None))
+
+
 def test_as_many_joins_are_read_as_leave_one_out_finds_worth_reading() -> None:
     names = ("a", "b", "c", "d", "e", "f", "g", "backbone")
     deep, reads = of_joins(("g", "f", "e", "backbone"), names)
-    chosen = choose_reads(deep, reads, ("avg",), None)
+    chosen = choice_of(deep, reads, ("avg",), None)
     assert chosen.reads.names == ("e", "f", "g", "backbone") and chosen.error < 0.9 * chosen.last_error
     last, reads = of_joins(("backbone",), names)
-    alone = choose_reads(last, reads, ("avg",), None)
+    alone = choice_of(last, reads, ("avg",), None)
     assert alone.reads.names == ("backbone",) and alone.error == alone.last_error
 
 
@@ -163,13 +172,13 @@ def test_the_pooling_is_the_one_that_tells_the_classes_apart(way: int, expected:
     stored = np.random.default_rng(4).normal(size=(200, 3, 16)).astype(np.float32)
     stored[:, way, 8:11] += 1.2 * np.eye(3)[base.views.classes]
     given = dataclasses.replace(base, outputs=lambda asked, at, view: {"joins": stored[at]})
-    chosen = choose_reads(given, reads, ("avg", "avgmax", "first"), None)
+    chosen = choice_of(given, reads, ("avg", "avgmax", "first"), None)
     assert chosen.reads.pooling in expected
     features = chosen.reads.of(stored)
     assert features.shape == (200, 8 * len(chosen.reads.names) * len(WAYS[chosen.reads.pooling]))
     if way == 2:
         np.testing.assert_array_equal(features[:, -8:], stored[:, 2, 8:])
-        without = choose_reads(given, reads, ("avg", "avgmax"), None)
+        without = choice_of(given, reads, ("avg", "avgmax"), None)
         assert chosen.error < 0.9 * without.error, "the control: the others do not tell them apart"
 
 
@@ -178,12 +187,12 @@ def test_a_pooling_is_weighed_without_the_one_that_chose_the_depth() -> None:
     stored = np.random.default_rng(4).normal(size=(200, 3, 8)).astype(np.float32)
     stored[:, 2, :3] += 1.2 * np.eye(3)[base.views.classes]
     given = dataclasses.replace(base, outputs=lambda asked, at, view: {"joins": stored[at]})
-    chosen, alone = (choose_reads(given, reads, ways, None) for ways in (("avg", "first"), ("first",)))
+    chosen, alone = (choice_of(given, reads, ways, None) for ways in (("avg", "first"), ("first",)))
     assert chosen.reads.pooling == "first" and chosen.error == pytest.approx(alone.error, rel=1e-9)
-    with_average = choose_reads(given, reads, ("avg", "avgmax"), None).error
+    with_average = choice_of(given, reads, ("avg", "avgmax"), None).error
     assert with_average > 1.1 * chosen.error
     stored[:, 0, :3] += 1.2 * np.eye(3)[base.views.classes]
-    fewer, alone = (choose_reads(given, reads, ways, None) for ways in (("avgmax", "avg"), ("avg",)))
+    fewer, alone = (choice_of(given, reads, ways, None) for ways in (("avgmax", "avg"), ("avg",)))
     assert fewer.reads.pooling == "avg" and fewer.error == pytest.approx(alone.error, rel=1e-9)
 
 
@@ -193,7 +202,7 @@ def test_a_first_step_that_is_always_the_same_is_not_chosen() -> None:
     stored[:, :2] = np.random.default_rng(4).normal(size=(200, 2, 16))
     stored[:, 0, 8:11] += 1.2 * np.eye(3)[base.views.classes]
     given = dataclasses.replace(base, outputs=lambda asked, at, view: {"joins": stored[at]})
-    chosen = choose_reads(given, reads, ("avg", "avgmax", "first"), None)
+    chosen = choice_of(given, reads, ("avg", "avgmax", "first"), None)
     assert chosen.reads.pooling != "first" and np.isfinite(chosen.error)
 
 
@@ -238,3 +247,51 @@ def test_a_solution_that_validation_finds_no_better_than_the_shares_is_not_kept(
     assert phase.history == () and bool(phase.solved) == informative and kept != informative
     assert any("better on validation" in line for line in said.warnings) != informative
     assert phase.best["val_calibrated_loss"] <= np.log(3) + 1e-6
+
+
+def test_a_choice_is_made_once_for_the_same_features_and_anew_for_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given, reads = of_joins(("g", "backbone"), ("f", "g", "backbone"))
+    made, real = [], choose._choose
+    monkeypatch.setattr(choose, "_choose", lambda *some: made.append(1) or real(*some))
+    weights = np.ones(given.count)
+    with Store(Folder(tmp_path, 1 << 30)) as store:
+        first = choice_of(given, reads, ("avg", "avgmax"), weights, store)
+    with Store(Folder(tmp_path, 1 << 30)) as store:  # of another run
+        assert choice_of(given, reads, ("avg", "avgmax"), None, store) == first and made == [1]
+        choice_of(given, reads, ("avg",), weights, store)
+        weights[3] = 2
+        choice_of(given, reads, ("avg", "avgmax"), weights, store)
+        stored = given.outputs(["joins"], np.arange(given.count), 0)["joins"].copy()
+        stored[5, 0, 0] += 1e-3
+        other = dataclasses.replace(given, outputs=lambda asked, at, view: {"joins": stored[at]})
+        choice_of(other, reads, ("avg", "avgmax"), None, store)
+    assert len(made) == 4, "other poolings, other weights, other features"
+
+
+def test_a_choice_that_cannot_be_remembered_is_made_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given, reads = of_joins(("g", "backbone"), ("f", "g", "backbone"))
+    expected = choice_of(given, reads, ("avg",), None)
+    store = Store(Folder(tmp_path, 1 << 30))
+
+    def fails(*some: Any, **more: Any) -> None:
+        raise WriteError("the disk may only be read")
+
+    monkeypatch.setattr(store, "open", fails)
+    assert choice_of(given, reads, ("avg",), None, store) == expected
+
+
+@pytest.mark.parametrize("noise", [0.1, 1.0, 10.0])
+def test_the_penalty_found_downhill_is_the_best_of_all(noise: float) -> None:
+    rows, targets = rows_and_targets()
+    rows = rows + noise * np.random.default_rng(2).normal(size=rows.shape)
+    problem = RidgeProblem(targets, None)
+    kernel = problem.kernel(rows)
+    found = problem.left_out(kernel, PENALTIES)
+    errors = [problem.left_out(kernel, PENALTIES[at : at + 1]).error for at in range(len(PENALTIES))]
+    assert found.error == min(errors) and found.penalty == PENALTIES[int(np.argmin(errors))]
+    for near in (PENALTIES[0], PENALTIES[-1]):
+        assert problem.left_out(kernel, PENALTIES, near).penalty == found.penalty

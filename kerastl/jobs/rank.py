@@ -37,7 +37,7 @@ from kerastl.progress import Progress
 from kerastl.recipe import Recipe, Settings, resolve
 from kerastl.report.ranking import LeftOut, RankedBackbone, Ranking, write_ranking
 from kerastl.run import Run, create_run, environment
-from kerastl.training.solve import sample
+from kerastl.training.ridge import sample
 from kerastl.training.start import frozen_part, reads_of
 from kerastl.training.two_phase import without_finetuning
 from kerastl.wording import safe_name

@@ -135,7 +135,7 @@ def network_setup(prepared: DecodedSplits, cache: Cache, progress: Progress = Pr
     views = [prepared.frozen_views(name) for name in names]
     reads = reads_of(backbone, recipe)
     found = extract(frozen, views, cache, wanted_features(recipe, reads), progress)
-    reads = chosen_reads(recipe, reads, found[0], progress)
+    reads = chosen_reads(recipe, reads, found[0], cache.store, progress)
     train, validation, *others = [read_by(features, reads, frozen.cut) for features in found]
     recipe = with_reads(recipe, reads)
     prepared = dataclasses.replace(prepared, recipe=recipe)

@@ -39,10 +39,12 @@ class InputSpec:
     Attributes:
         shape: of one example.
         dtype: as NumPy names it.
+        values: of ids: how many there are, 0 and above; None of all other inputs.
     """
 
     shape: tuple[int, ...]
     dtype: str
+    values: int | None = None
 
 
 class Mixing(Protocol):

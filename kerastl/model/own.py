@@ -16,6 +16,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import tensorflow as tf
 from keras import layers
 
 from kerastl import backbones
@@ -127,20 +128,30 @@ def load_own(name: str, inputs: Mapping[str, InputSpec]) -> keras.Model:
         inputs: named inputs of the network, as the modality decodes them.
 
     Raises:
-        UserError: it cannot be loaded, or is no network of such examples, or does not take as many steps.
+        UserError: it cannot be loaded, or is no network of such examples, or does not take as many steps or ids.
     """
     if is_preset(name):
         return load_preset(name, inputs)
     backbone = _below_the_classifier(_opened(name)[0], name, inputs)
     if (length := _length_of(inputs)) is not None:
         most = max(each.shape[0] for each in inputs.values() if each.shape)
-        longest = {own: np.zeros((1, *each.shape), each.dtype) for own, each in inputs.items()}
-        try:
-            backbone({**longest, length: np.array([most], inputs[length].dtype)}, training=False)
-        except Exception as error:  # whatever its layers make TensorFlow raise
-            raise UserError(
-                f"backbone.name = '{name}': it cannot compute {most} steps: {reason_of(error)} Set data.max_pieces to what it takes."
-            ) from error
+        ids = max(each.values or 1 for each in inputs.values())
+        for last, problem in (
+            (1, f"cannot compute {most} steps: %s Set data.max_pieces to what it takes."),
+            (
+                ids,
+                f"does not take all of the {ids:,} pieces of the vocabulary: %s Set data.vocabulary to its own.",
+            ),
+        ):
+            longest = {
+                own: np.full((1, *each.shape), last - 1 if each.values else 0, each.dtype)
+                for own, each in inputs.items()
+            }
+            try:
+                with tf.device("CPU"):  # where ids that a table does not have are an error and not zeros
+                    backbone({**longest, length: np.array([most], inputs[length].dtype)}, training=False)
+            except Exception as error:  # whatever its layers make TensorFlow raise
+                raise UserError(f"backbone.name = '{name}': it {problem % reason_of(error)}") from error
     return backbone
 
 

@@ -14,6 +14,7 @@ from kerastl.recipe.settings import Recipe
 FLAGS = {
     "--data": "data.source",
     "--data-dir": "data.data_dir",
+    "--task": "data.task",
     "--examples-per-class": "data.examples_per_class",
     "--backbone": "backbone.name",
     "--weights": "backbone.weights",

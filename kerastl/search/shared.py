@@ -155,7 +155,9 @@ class Shared:
         found = extract(frozen, views, self.cache, wanted, self._progress)
         # At every unfreeze point the same, which is chosen without a word but for the first time.
         reads = _once(
-            self._reads_of, _kept_facts(recipe), lambda: chosen_reads(recipe, reads, found[0], self._progress)
+            self._reads_of,
+            _kept_facts(recipe),
+            lambda: chosen_reads(recipe, reads, found[0], self.cache.store, self._progress),
         )
         return [read_by(features, reads, frozen.cut) for features in found], reads
 

@@ -18,8 +18,9 @@ from kerastl.model.cut import ACTIVATION, cut
 from kerastl.model.head_input import HeadInput, head_input, pooling_choices
 from kerastl.progress import Progress
 from kerastl.recipe import Settings
+from kerastl.store.store import Store
 from kerastl.training.batches import example_weights
-from kerastl.training.solve import choose_reads
+from kerastl.training.choose import choose_reads
 from kerastl.training.two_phase import finetunes, unfreeze_point
 
 # In 64 bits, of the rows that are read together.
@@ -59,7 +60,7 @@ def reads_of(backbone: keras.Model, recipe: Settings) -> HeadInput:
 
 
 def chosen_reads(
-    recipe: Settings, reads: HeadInput, train: Features, progress: Progress = Progress()
+    recipe: Settings, reads: HeadInput, train: Features, store: Store, progress: Progress = Progress()
 ) -> HeadInput:
     """The input of a recipe's head, chosen on the features where the recipe leaves it open.
 
@@ -67,7 +68,8 @@ def chosen_reads(
         recipe: resolved.
         reads: from `reads_of`.
         train: features of the training examples.
-        progress: hears of the choice.
+        store: remembers the choice.
+        progress: hears of it.
     """
     if recipe.head.features != "auto" or reads.channels is None or len(reads.channels) == 1:
         return reads
@@ -78,7 +80,7 @@ def chosen_reads(
         poolings = (reads.pooling,)
     elif recipe.head.pooling == "auto":
         poolings = pooling_choices(spec)
-    choice = choose_reads(rows, reads, poolings, example_weights(recipe.head_phase, rows))
+    choice = choose_reads(rows, reads, poolings, example_weights(recipe.head_phase, rows), store)
     count = len(choice.reads.names)
     noun = "word" if recipe.task.per_step else train.views.modality.noun
     what = "the last output alone" if count == 1 else f"the last {count} of {len(reads.channels)} outputs"

@@ -30,7 +30,8 @@ from kerastl.recipe import Asked, FinetunePhaseRecipe, PhaseRecipe, Settings
 from kerastl.training.batches import PhaseData, example_weights
 from kerastl.training.phase import PhaseResult, evaluation_batch, run_phase, validate
 from kerastl.training.reuse import inference_of
-from kerastl.training.solve import PENALTIES, Solution, solve
+from kerastl.training.ridge import PENALTIES
+from kerastl.training.solve import Solution, solve
 
 # Of the head that fine-tuning begins with, in parts of the mean squared length of its features.
 FINETUNE_PENALTIES = np.array([30.0])

@@ -130,7 +130,8 @@ class Text:
     @property
     def spec(self) -> dict[str, InputSpec]:
         """`pieces`: ids of `[CLS]`, the text, `[SEP]` and `[PAD]` up to the end; `length`: how many stand before the padding."""
-        return {PIECES: InputSpec((self.max_pieces,), "int32"), LENGTH: InputSpec((), "int32")}
+        known = None if self.vocabulary is None else len(self.vocabulary)
+        return {PIECES: InputSpec((self.max_pieces,), "int32", known), LENGTH: InputSpec((), "int32")}
 
     def facts(self) -> dict[str, Any]:
         """See `Modality`."""
