@@ -19,12 +19,12 @@ from kerastl.errors import UserError, nearest
 REGISTRY_FILE = Path(__file__).with_name("backbones.json")
 BUNDLED_WEIGHTS_FOLDER = Path(__file__).with_name("weights")
 OWN_SUFFIX = ".keras"
+# Before the folder or the name of a KerasHub preset.
+PRESET_PREFIX = "kerashub:"
 # Kinds of examples, by the names of their modalities.
 IMAGE, TEXT = "image", "text"
 # Builders of networks for texts; those for images are functions of keras.applications.
 ENCODER, STATIC = "encoder", "static"
-# The unfreeze point of an encoder below which lie its tables alone.
-TABLES = "embeddings"
 # The backbone of a recipe that names none, and that of one which names data that ship with kerastl.
 DEFAULT_BACKBONES = {IMAGE: "resnet50", TEXT: "minilm_l6"}
 BUNDLED_DATA = {"digits": "mobilenet_025", "definitions": "minilm_static"}
@@ -71,10 +71,12 @@ class BackboneSpec:
         bundled_weights: File or folder of pretrained weights in `kerastl/weights`, if any ships with kerastl.
         published: Keras' own ImageNet files; the first is for the default size.
         max_image_size: Largest side that it takes; None for any.
-        file: Path of a network of one's own; None for those of `keras.applications`.
+        file: Path of a network of one's own, or the name of a preset; None for those of the registry.
         length: Name of the input that says how many steps of an example are real, of a network of sequences that are filled up
             to one length; pooling leaves the others out. None where there is nothing to leave out.
         modality: Name of the kind of examples that it takes.
+        stepped: Whether the outputs of all its joins are steps, [batch, steps, channels], so that the first can be read; they are
+            wherever there is a `length`.
     """
 
     name: str
@@ -94,6 +96,11 @@ class BackboneSpec:
     file: str | None = None
     length: str | None = None
     modality: str = IMAGE
+    stepped: bool = False
+
+    def __post_init__(self) -> None:
+        if self.length is not None:
+            object.__setattr__(self, "stepped", True)
 
     @property
     def in_folder(self) -> bool:
@@ -106,7 +113,8 @@ class BackboneSpec:
         Of an encoder those of its layers: half of its weights lie in a table of pieces, and a step looks few of them up.
         """
         points = self.unfreeze_points
-        whole = points.index(TABLES) if TABLES in points else len(points) - 1
+        # Below the lowest point of a network of texts lie its tables, whatever that point is called.
+        whole = len(points) - (2 if self.modality == TEXT and len(points) > 2 else 1)
         wanted = share * self.trained_parameters[whole]
         nearest_index = min(
             range(1, len(self.unfreeze_points)),
@@ -137,12 +145,12 @@ def backbone_names(modality: str | None = IMAGE) -> tuple[str, ...]:
 
 
 def modality_of_backbone(name: str) -> str:
-    """Name of the kind of examples that a backbone takes; one in a file is not looked into before TensorFlow is there.
+    """Name of the kind of examples that a backbone takes; one of one's own is not looked into before TensorFlow is there.
 
     Raises:
         UserError: There is no such backbone.
     """
-    return IMAGE if is_file_name(name) and _opener is None else get_backbone(name).modality
+    return IMAGE if is_own(name) and _opener is None else get_backbone(name).modality
 
 
 def is_file_name(name: str) -> bool:
@@ -150,23 +158,33 @@ def is_file_name(name: str) -> bool:
     return name.endswith(OWN_SUFFIX)
 
 
+def is_preset(name: str) -> bool:
+    """True if a backbone's name is that of a KerasHub preset; see `kerastl.presets`."""
+    return name.startswith(PRESET_PREFIX)
+
+
+def is_own(name: str) -> bool:
+    """True if a backbone is none of the registry: a file with a network of one's own, or a preset."""
+    return is_file_name(name) or is_preset(name)
+
+
 def set_opener(opener: Callable[[str], BackboneSpec]) -> None:
-    """Say what looks into the file of a network of one's own: `kerastl.model.own`, since it needs TensorFlow."""
+    """Say what looks into a network of one's own, or a preset: `kerastl.model.own`, since it needs TensorFlow."""
     global _opener
     _opener = opener
 
 
 def get_backbone(name: str) -> BackboneSpec:
-    """The backbone called `name`, or the one in the `.keras` file of that name.
+    """The backbone called `name`, or the one in the `.keras` file or the preset of that name.
 
     Raises:
         UserError: There is none; the message names the nearest.
     """
-    if is_file_name(name) and _opener is not None:
+    if is_own(name) and _opener is not None:
         return _opener(name)
     registry = _registry()
     if name not in registry:
         raise UserError(
-            f"Unknown backbone '{name}'.{nearest(name, registry)} Expected a .keras file or one of: {', '.join(registry)}."
+            f"Unknown backbone '{name}'.{nearest(name, registry)} Expected a .keras file, a preset (kerashub:FOLDER) or one of: {', '.join(registry)}."
         )
     return registry[name]

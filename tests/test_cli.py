@@ -42,7 +42,7 @@ LOADED_WITH_KERAS = {
     "train_head",
     "unfreeze",
 }
-HEAVY = ("numpy", "tensorflow", "keras", "sklearn", "matplotlib", "scipy", "pandas")
+HEAVY = ("numpy", "tensorflow", "keras", "sklearn", "matplotlib", "scipy", "pandas", "keras_hub")
 
 
 @pytest.mark.parametrize(
@@ -246,7 +246,9 @@ def test_a_reader_that_goes_away_leaves_no_traceback() -> None:
 
 def test_backbones_lists_all_and_tells_about_one(kerastl: Kerastl) -> None:
     lines = kerastl("backbones").stdout.splitlines()
-    assert [line.split()[0] for line in lines[1:]] == list(backbone_names(None))
+    end = lines.index("")
+    assert [line.split()[0] for line in lines[1:end]] == list(backbone_names(None))
+    assert "kerashub:" in " ".join(lines[end:])
     one = kerastl("backbones", "vgg16").stdout
     for point in get_backbone("vgg16").unfreeze_points:
         assert f"  {point}\n" in one

@@ -379,6 +379,16 @@ def test_the_same_images_must_get_the_same_answers_twice(name: str) -> None:
     assert len(result.problems) == (1 if name == "litert-int8" else 2)
 
 
+@pytest.mark.parametrize("name", [each for each in EACH if each.values[0] != "litert-int8"])
+def test_the_exact_gelu_is_written_in_floats(name: str, tmp_path: Path, pixels: np.ndarray) -> None:
+    import keras
+
+    model = tiny_model(pixels, start=lambda x: keras.ops.gelu(x / 32 - 4, approximate=False))
+    folder = write(model, name, tmp_path / "model", pixels)
+    result = check(folder, name, images_of(model, pixels))
+    assert result.passed and result.largest_difference < 5e-5
+
+
 def test_integers_may_move_two_steps_where_an_image_is_asked_alone() -> None:
     images = clear_images(10)
     given = images.probabilities

@@ -52,9 +52,9 @@ WRONG = {
     "empty text": ("name = ''", ["name = ''", "expected a text in quotes"]),
     "number for a choice": ("precision = 16", ["precision = 16", "auto, float32, mixed_bfloat16"]),
     "choice with a near one": ("[head]\npooling = 'average'", ["head.pooling = 'average'", "auto, avg, max, avgmax, gem", "Did you mean"]),
-    "the first step of images": (
+    "the first step where there is none": (
         "[backbone]\nname = 'vgg16'\n[head]\npooling = 'first'",
-        ["head.pooling = 'first': the backbone 'vgg16' takes images, which have no first step. Expected auto, avg, max, avgmax or gem"],
+        ["head.pooling = 'first': the backbone 'vgg16' gives no steps, as transformers of texts do, and ViT. Expected auto, avg, max, avgmax or gem"],
     ),
     "below the bound": ("seed = -1", ["seed = -1", "at least 0"]),
     "above the bound": ("seed = 2147483648", ["seed = 2147483648", "at most 2147483647"]),

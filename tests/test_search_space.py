@@ -39,7 +39,7 @@ def test_the_spaces_lie_at_the_top_level_too() -> None:
         ("[hed]\nl2 = {low = 1, high = 2}", "Unknown key 'hed'. Did you mean 'head'?"),
         ("[head]\ndropout = {low = 0.1, high = 2.0}", "head.dropout = 2.0: expected a number at least 0 and below 1"),
         ("[head]\npooling = ['avg', 'maxx']", "Did you mean 'max'?"),
-        ("[head]\npooling = ['avg', 'first']", "the backbone 'resnet50' takes images, which have no first step"),
+        ("[head]\npooling = ['avg', 'first']", "the backbone 'resnet50' gives no steps"),
         ("[head]\ndropout = [0.1]", "expected a list of at least two values"),
         ("[head]\ndropout = [0.1, 0.1]", "expected values that differ"),
         ("[head]\ndropout = {low = 0.2, hihg = 0.3}", "unknown 'hihg'. Did you mean 'high'?"),

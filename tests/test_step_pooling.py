@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import pytest
 from encoder_reference import BERT_CONFIG, random_tensors, write_folder
-from toy_transformer import network_on
+from toy_transformer import network_on, sentences, transformer
 
 from kerastl.model.build import Network, build_model
 from kerastl.model.cut import BELOW, cut
@@ -20,7 +20,14 @@ from kerastl.model.encoder_config import read_config
 from kerastl.model.encoder_weights import load_folder
 from kerastl.model.encoders import build_encoder
 from kerastl.model.freezing import blocks, thaw
-from kerastl.model.head_input import STEP_POOLINGS, make_pooling, pooled_features
+from kerastl.model.head_input import (
+    JOIN_POOLINGS,
+    STEP_JOIN_POOLINGS,
+    STEP_POOLINGS,
+    make_pooling,
+    pooled_features,
+    pooling_choices,
+)
 from kerastl.recipe.schema import HeadRecipe
 
 LENGTHS = np.array([1, 3, 6, 8], np.int32)
@@ -138,6 +145,22 @@ def test_prefix_and_suffix_pool_as_the_whole(encoder: keras.Model, head: dict[st
     np.testing.assert_array_equal(parts.suffix(entry, training=False), whole)
     stored = np.array(given["pooled" if network.reads.channels is None else "joins"])
     np.testing.assert_array_equal(network.head(network.reads.of(stored), training=False), whole)
+
+
+@pytest.mark.parametrize("features", ["last", "joins"])
+def test_the_first_step_is_read_without_a_length(features: str) -> None:
+    plain = network_on(transformer(mask="computed"))
+    spec = dataclasses.replace(plain.spec, stepped=True)
+    network = build_model(plain.backbone, spec, HeadRecipe(pooling="first", features=features), 3)
+    network.logits.kernel.assign(np.random.default_rng(3).normal(size=network.logits.kernel.shape))
+    inputs, kind = sentences(plain.backbone)["token_ids"], "pooled" if features == "last" else "joins"
+    whole = network.model(inputs, training=False)
+    stored = np.array(cut(network, "block_1").prefix(kind)(inputs, training=False)[kind])
+    np.testing.assert_array_equal(network.head(network.reads.of(stored), training=False), whole)
+    assert stored.shape[1] == len(STEP_POOLINGS if features == "last" else STEP_JOIN_POOLINGS)
+    assert pooling_choices(spec)[-1] == "first"
+    assert pooling_choices(plain.spec) == ("avg", "avgmax"), "the control"
+    assert cut(plain, "block_1").prefix("joins")(inputs)["joins"].shape[1] == len(JOIN_POOLINGS)
 
 
 def test_what_is_stored_of_sequences_serves_a_head_of_any_pooling(encoder: keras.Model) -> None:

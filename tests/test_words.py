@@ -37,6 +37,8 @@ AT_HOME = (
     "data/tfds_source.py",
     # the reader of backbones.json: `image_size` and its like are keys of that file
     "backbones.py",
+    # the reader of presets: `image_shape` and its like are keys of their files
+    "presets.py",
     # the builders that the registry names
     "model/applications.py",
 )
@@ -56,6 +58,10 @@ EXCEPTIONS = {
     "jobs/rank.py": (r"\b(min_)?image_size\b", "a key of recipes and of what is printed"),
     "report/ranking.py": (r"\bimage_size\b", "a key of what is printed"),
     "model/encoder_weights.py": (r"\btoken_type_embeddings\b", "a tensor in files of Hugging Face"),
+    "model/kerashub.py": (
+        r'\b(min_|max_)?image_size\b|"token_ids"',
+        "keys of what backbones.json says of a network; an input of KerasHub's networks",
+    ),
     "model/own.py": (r"\b(min_|max_)?image_size\b", "keys of what backbones.json says of a network"),
     "model/weights.py": (r"ImageNet|\bimage_size\b", "the name of a data set; a key of backbones.json"),
     "writing.py": (r"secrets\.token_hex", "Python's own name"),

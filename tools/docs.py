@@ -33,6 +33,32 @@ shows what was found. A model that was trained on it does not need the file any 
 
 A network of texts has two inputs, in this order: `pieces`, int32 `[batch, steps]` with the number of steps left open, and `length`, int32 `[batch]`;
 the last activation `[batch, steps, channels]` is what is taken. See [text.md](text.md).
+
+## A KerasHub preset
+
+With `pip install "kerastl[kerashub]"`, `--backbone kerashub:FOLDER` takes a folder that KerasHub's `save_to_preset` wrote, of images (ViT,
+DeiT, DINOv2, DINOv3, MiT, ResNet, EfficientNet, Swin, of SigLIP and CLIP the vision encoder, …) or of texts (BERT, DistilBERT, ELECTRA).
+`kerashub:NAME` takes one of KerasHub's presets, or a `kaggle://` handle, from Kaggle's cache, into which kagglehub fetches it once; without a
+network the message says what to fetch. `kerastl backbones kerashub:FOLDER` shows what was found.
+
+    kerastl fit --data photos --backbone kerashub:presets/dinov2_small
+    kerastl fit --data reviews.csv --backbone kerashub:presets/bert_tiny_en_uncased
+
+- **Images.** Scale and offset of the preset's `image_converter.json` become the first layer; a preset without one gets pixels as they are, with
+  a warning. Its size is `backbone.image_size`: transformers take that alone, convolutional networks any. How a picture becomes a square
+  is `data.resize`, whose `crop` is what KerasHub does by default.
+- **Texts** are cut by kerastl's own WordPiece with the preset's vocabulary and case, inside the exported model, by operations that every
+  TensorFlow has. KerasHub's tokenizer is not used. Presets whose tokenizer is another (SentencePiece, byte pairs: RoBERTa, DeBERTa, GPT) are
+  refused before anything is read: no exported model could load tensorflow-text. The words of [entities](entities.md) are those of this
+  WordPiece, so presets of texts find these as well.
+- **Outputs.** Transformers give a step for each patch or piece. `head.pooling` is their `avg`, `max`, `avgmax`, `gem`, or `first`, the class token of
+  ViT and DINOv2, at any blocks; `auto` chooses among avg, avgmax and first. Networks without steps at every block (MiT, ResNet; SigLIP's
+  vision encoder, which pools by itself) have no first.
+- **Unfreeze points** are found on the graph. An encoder that is one layer there (ViT, DINOv2, Swin) is unfolded, so that each of its blocks ends in a
+  point; DeiT's cannot be, and has one point below it.
+- **Weights** are the preset's, one `model.weights.h5` whose SHA-256 the run records, or `none`.
+- **Afterwards.** A run needs the preset no more: its `model.keras` holds weights and sizes. To load that takes kerastl and KerasHub; the exported
+  SavedModel, LiteRT and ONNX files need neither. `kerastl benchmark` is refused, as it asks the Keras model in a process without kerastl.
 """
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 MADE = "<!-- Made by tools/docs.py from the code; `make docs` writes it anew. -->\n"

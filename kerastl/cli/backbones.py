@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import click
 
-from kerastl.backbones import BackboneSpec, backbone_names, get_backbone, is_file_name
+from kerastl.backbones import IMAGE, BackboneSpec, backbone_names, get_backbone, is_own, is_preset
 from kerastl.cli import completion
 from kerastl.cli.options import debug_option, json_option
 from kerastl.cli.terminal import print_json, quiet_tensorflow, show, table
+
+OTHERS = (
+    "Beside these: a .keras file with a functional model of your own, and kerashub: with the folder or the name of a KerasHub\n"
+    "preset (ViT, DINOv2, SigLIP, MiT, BERT, …)."
+)
 
 
 @click.command()
@@ -15,12 +20,12 @@ from kerastl.cli.terminal import print_json, quiet_tensorflow, show, table
 @json_option
 @debug_option
 def backbones(name: str | None, as_json: bool) -> None:
-    """List the pretrained networks; with NAME, or a .keras file of your own, all about that one."""
+    """List the pretrained networks; with NAME, a .keras file of your own or a KerasHub preset (kerashub:FOLDER), all about that one."""
     if name is None:
         specs = [get_backbone(each) for each in backbone_names(None)]
-        print_json(specs) if as_json else show(overview(specs))
+        print_json(specs) if as_json else show(f"{overview(specs)}\n\n{OTHERS}")
         return
-    if is_file_name(name):
+    if is_own(name):
         quiet_tensorflow()
         from kerastl.model.own import own_spec
 
@@ -59,9 +64,10 @@ def details(spec: BackboneSpec) -> str:
         if spec.image_size
         else ("takes", f"{spec.modality}s"),
     ]
-    if spec.in_folder:
+    if spec.modality != IMAGE:
         arguments = dict(spec.arguments)
-        facts = [("network", f"{arguments.get('kind', 'table')} of Keras' own layers, for {spec.modality}s")]
+        network = spec.file or f"{arguments.get('kind', 'table')} of Keras' own layers"
+        facts = [("network", f"{network}, for {spec.modality}s")]
         facts += [("pieces", f"{arguments['positions']} at most")] if "positions" in arguments else []
     facts += [
         ("parameters", f"{spec.parameters:,}"),
@@ -80,4 +86,5 @@ def details(spec: BackboneSpec) -> str:
 def _origin(spec: BackboneSpec) -> str:
     if spec.in_folder and spec.published:
         return f"a folder: {spec.published[0].url}"
-    return "in the file" if spec.file else "bundled with kerastl" if spec.bundled_weights else "imagenet"
+    where = "the preset" if spec.file and is_preset(spec.file) else "the file"
+    return f"in {where}" if spec.file else "bundled with kerastl" if spec.bundled_weights else "imagenet"

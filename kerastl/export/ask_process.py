@@ -276,6 +276,15 @@ def litert(saved_model: str, examples: np.ndarray | None) -> bytes:
     return converter.convert()
 
 
+def as_erf(context: Any, node: Any, name: str, _: Any) -> None:
+    """Write `erfc`, of which TensorFlow makes the exact GELU and which tf2onnx (1.17) does not know, as 1 - erf."""
+    given, output = {"shapes": node.output_shapes, "dtypes": node.output_dtypes}, node.output
+    context.remove_node(name)
+    one = context.make_const(f"{name}_one", np.array(1, np.float32))
+    erf = context.make_node("Erf", node.input, name=f"{name}_erf", **given)
+    context.make_node("Sub", [one.output[0], erf.output[0]], name=name, outputs=output, **given)
+
+
 def write_onnx(saved_model: str, target: str) -> None:
     """An ONNX model; its inputs and its output keep their names."""
     import tensorflow as tf
@@ -299,6 +308,7 @@ def write_onnx(saved_model: str, target: str) -> None:
         output_names=[each.name for each in frozen.outputs],
         tensors_to_rename=names,
         opset=ONNX_OPSET,
+        custom_op_handlers={"Erfc": (as_erf, [])},
         output_path=target,
     )
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kerastl.backbones import is_file_name
+from kerastl.backbones import PRESET_PREFIX, is_own
 from kerastl.export.card import weights_licence
 from kerastl.modality import modality_of
 from kerastl.recipe import Settings, recipe_to_toml
@@ -37,7 +37,7 @@ def model_facts(
         metrics as `Metrics.to_dict` gives them, None where they were not measured; `trust` is that of report.json.
     """
     backbone, weights = recipe.backbone.name, recipe.backbone.weights
-    if is_file_name(backbone) and weights == "pretrained":
+    if is_own(backbone) and weights == "pretrained":
         weights = backbone  # they lie in the same file
     modality = modality_of(recipe)
     backbone, origin = without_folders(backbone), found.get("weights_origin", "")
@@ -86,7 +86,9 @@ def published_recipe(recipe: Settings) -> str:
 
 
 def without_folders(place: str) -> str:
-    """The last part of a path; whatever is none (`digits`, `tfds:NAME`, `pretrained`) as it is."""
+    """The last part of a path, also of a preset's; whatever is none (`digits`, `tfds:NAME`, `pretrained`) as it is."""
+    if place.startswith(PRESET_PREFIX):
+        return PRESET_PREFIX + without_folders(place.removeprefix(PRESET_PREFIX))
     if ":" in place.split("/", 1)[0] and place[1:3] != ":\\":
         return place
     return place.rstrip("/\\").replace("\\", "/").rpartition("/")[2] or place
@@ -103,8 +105,9 @@ def _embedding(recipe: Settings) -> dict[str, Any]:
 
 def _without_places(text: str, recipe: Settings) -> str:
     """A warning without the folders that lead to what it names."""
-    known = [getattr(getattr(recipe, part), name) for part, name in _PATHS]
-    places = [place for path in known if path for place in (os.path.abspath(os.path.expanduser(path)), path)]
+    values = [getattr(getattr(recipe, part), name) for part, name in _PATHS]
+    known = [value.removeprefix(PRESET_PREFIX) for value in values if value]
+    places = [place for path in known for place in (os.path.abspath(os.path.expanduser(path)), path)]
     for place in sorted(filter(lambda place: "/" in place, places), key=len, reverse=True):
         text = text.replace(place, without_folders(place))
     return re.sub(r"(?<![\w:/.~])[~/][^\s'\"`,;:]*/", "", text)  # other absolute paths, not URLs

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
+from kerastl.backbones import is_preset
 from kerastl.data.examples import Examples
 from kerastl.errors import DataError, ExportError, UserError
+from kerastl.export.facts import without_folders
 from kerastl.export.formats import FORMATS, SAVED_MODEL, refusal, require_packages, write_format
 from kerastl.export.latency import ROUNDS, Latency, WrittenModel, ask_in_turns
 from kerastl.export.saved_model import write_saved_model
@@ -90,7 +92,7 @@ def benchmark(
         progress: listens.
 
     Raises:
-        UserError: run or data cannot be used, or a format that was asked for is unknown or not installed.
+        UserError: run or data cannot be used, the run stands on a KerasHub preset, or a format that was asked for is unknown or not installed.
         ExportError: a model does not answer.
     """
     for name in formats:
@@ -98,6 +100,11 @@ def benchmark(
             require_packages(format_named(name))
     chosen = [name for name in (SAVED_MODEL, *FORMATS) if not formats or name in formats]
     trained = TrainedRun(run)
+    if is_preset(trained.recipe.backbone.name):
+        raise UserError(
+            f"{trained.folder.path} stands on {without_folders(trained.recipe.backbone.name)}: its Keras model, which others are compared with, "
+            "cannot be loaded in a process without kerastl. `kerastl export` checks what is served."
+        )
     serving = trained.serving
     if serving.task.per_step:
         raise UserError(

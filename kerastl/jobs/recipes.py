@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kerastl.backbones import backbone_names, is_file_name
+from kerastl.backbones import backbone_names, is_own
 from kerastl.data.examples import Examples
 from kerastl.errors import UserError, nearest
 from kerastl.modality.recipe import DataKeys
@@ -37,12 +37,12 @@ def recipe_for(
     if isinstance(recipe, Recipe):
         return _changed(recipe, flags)
     name = None if recipe is None else str(recipe)
-    if name is not None and (is_file_name(name) or name in backbone_names(None)):
+    if name is not None and (is_own(name) or name in backbone_names(None)):
         return load_recipe(None, flags={"backbone.name": name, **flags})
     if name is not None and name not in shipped_recipes() and not Path(name).expanduser().exists():
         raise UserError(
             f"'{name}' is no recipe and no backbone.{nearest(name, [*shipped_recipes(), *backbone_names(None)])} Expected the name of "
-            "one (`kerastl backbones` lists these), a .toml file or a .keras file"
+            "one (`kerastl backbones` lists these), a .toml file, a .keras file or a preset (kerashub:FOLDER)"
         )
     return load_recipe(recipe, flags=flags)
 

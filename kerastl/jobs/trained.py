@@ -14,6 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from kerastl.backbones import is_preset
 from kerastl.client.replies import entities_of
 from kerastl.data.entity_examples import in_rows
 from kerastl.data.examples import Examples, Splits
@@ -29,6 +30,7 @@ from kerastl.modality.read import decode_each
 from kerastl.model.graph import alone
 from kerastl.model.own import reason_of
 from kerastl.prediction import Entity
+from kerastl.presets import require_keras_hub
 from kerastl.recipe import Settings, recipe_from_dict, resolve, settings_from_dict
 from kerastl.recipe.schema import HANDED
 from kerastl.run import Run, open_run
@@ -108,8 +110,10 @@ class TrainedRun:
         """The Keras model: decoded inputs -> calibrated logits [n, classes].
 
         Raises:
-            UserError: it has layers that Keras does not know in this process.
+            UserError: it has layers that Keras does not know in this process, or stands on a preset and KerasHub is not installed.
         """
+        if is_preset(self.recipe.backbone.name):
+            require_keras_hub()
         try:
             return keras.saving.load_model(self.folder.model_keras, compile=False)
         except TypeError as error:  # what Keras says of a class that it cannot find

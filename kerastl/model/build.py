@@ -20,6 +20,7 @@ from kerastl.model.encoder_spec import BUILDERS, build_of_folder
 from kerastl.model.graph import alone, cut_points, inputs_like
 from kerastl.model.head_input import LAST, HeadInput, head_input, joined
 from kerastl.model.heads import Head, make_head
+from kerastl.model.kerashub import PresetBackbone
 from kerastl.model.own import load_own
 from kerastl.recipe.schema import HeadRecipe
 
@@ -143,6 +144,8 @@ def with_joins(backbone: keras.Model, reads: HeadInput) -> Callable[[Any], list[
     """A backbone as one layer that gives what a head reads: preprocessed inputs -> activations, in the order of `reads.names`."""
     if reads.names == (LAST,):
         return lambda inputs: [backbone(inputs)]
+    if isinstance(backbone, PresetBackbone):
+        return backbone.giving(reads.names)
     points = cut_points(backbone)
     tensors = [backbone.outputs[0] if name == LAST else points[name].tensor for name in reads.names]
     return keras.Model(alone(backbone.inputs), tensors, name=backbone.name)

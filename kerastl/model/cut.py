@@ -19,7 +19,9 @@ from kerastl.model.graph import alone, cut_points, inputs_like
 from kerastl.model.head_input import (
     JOIN_POOLINGS,
     LAST,
+    POOLINGS,
     STEP_JOIN_POOLINGS,
+    STEP_POOLINGS,
     STEPS,
     HeadInput,
     join_names,
@@ -117,7 +119,7 @@ def cut(network: Network, unfreeze_point: str) -> Cut:
     found = {**found, **above([*activation.values()], [inputs[at] for at in places])}
     last, under = found[LAST], tuple(name for name in names if name in halves.under)
     steps = reads.pooling == STEPS
-    ways = JOIN_POOLINGS if length is None else STEP_JOIN_POOLINGS
+    ways, last_ways = (STEP_JOIN_POOLINGS, STEP_POOLINGS) if spec.stepped else (JOIN_POOLINGS, POOLINGS)
     joins = (
         HeadInput(STEPS).pool({name: found[name] for name in names})
         if steps
@@ -127,7 +129,7 @@ def cut(network: Network, unfreeze_point: str) -> Cut:
     if under:
         outputs[UNDER_STEPS if steps else UNDER] = side_by_side(joins[: len(under)])
     if not steps:
-        outputs[POOLED] = pool_in_all_ways(last, length=length)
+        outputs[POOLED] = pool_in_all_ways(last, last_ways, length)
 
     kept = reads.within(under)
     carried = inputs_like([network.model.inputs[at] for at in places])

@@ -122,8 +122,8 @@ def cut_points(backbone: keras.Model) -> dict[str, CutPoint]:
 def unfreeze_points(backbone: keras.Model) -> tuple[str, ...]:
     """The cut points worth unfreezing from: `backbone`, those from the output down, `input`.
 
-    Chosen are ends of blocks: merges (sums, concatenations), tensors that branch, poolings, and linear
-    bottlenecks (normalised but not activated, MobileNetV2 and its descendants). Squeeze-and-excitation
+    Chosen are ends of blocks: merges (sums, concatenations), tensors that branch, poolings, layers of others than Keras that are
+    made of layers themselves, and linear bottlenecks (normalised but not activated, MobileNetV2 and its descendants). Squeeze-and-excitation
     gates are no blocks. In a chain without any of these (MobileNet) the activations after each
     convolution that mixes channels are taken. Of cut points with the same weights above them, BatchNorm's
     left out since they may be frozen, only the one nearest the output stays: less is computed above it.
@@ -261,12 +261,19 @@ def _ends_block(steps: tuple[Step, ...], uses: dict[int, list[int]], index: int)
         return False
     # By what it takes, since ConvNeXt adds with an operator and InceptionResNetV2 with a layer of its own.
     merges = len(sources) > 1 and not isinstance(step.operation, layers.Multiply)
-    if merges or len(users) > 1:
+    if merges or len(users) > 1 or _holds_a_block(step.operation):
         return True
     if _parameters(step) == 0 and sources and step.area < sources[0].area:
         return True
     linear = isinstance(step.operation, layers.BatchNormalization)
     return linear and not any(isinstance(user, NORMALIZATIONS + ACTIVATIONS) for user in users)
+
+
+def _holds_a_block(operation: keras.Operation) -> bool:
+    """True for a layer that is not Keras' own and is made of others with weights: a chain of such has no merge in its graph."""
+    if not isinstance(operation, keras.Layer) or type(operation).__module__.startswith("keras."):
+        return False
+    return any(each.weights for each in operation._flatten_layers(include_self=False, recursive=False))
 
 
 def _activates_mixing(steps: tuple[Step, ...], index: int) -> bool:

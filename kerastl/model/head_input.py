@@ -21,7 +21,7 @@ GEM_EXPONENT = 3.0
 GEM_EPSILON = 1e-6
 # What is stored of the last activation of every example, so that a head with another pooling needs no forward pass.
 POOLINGS = ("avg", "max", "gem")
-# The same of sequences in which only some steps are real.
+# The same of sequences, whether all their steps are real or only some.
 STEP_POOLINGS = (*POOLINGS, FIRST_STEP)
 # What is stored of every join. A power of each value of the wide maps below would take as long as the network itself.
 JOIN_POOLINGS = POOLINGS[:2]
@@ -120,7 +120,7 @@ def join_names(spec: BackboneSpec) -> tuple[str, ...]:
 
 def pooling_choices(spec: BackboneSpec) -> tuple[str, ...]:
     """The poolings that a recipe which leaves them open chooses from, the simplest one first."""
-    return ("avg", "avgmax") if spec.length is None else ("avg", "avgmax", FIRST_STEP)
+    return ("avg", "avgmax", FIRST_STEP) if spec.stepped else ("avg", "avgmax")
 
 
 def head_input(
@@ -166,7 +166,7 @@ def make_pooling(
     """Activation [batch, ..., channels] -> float32 [batch, features], without weights.
 
     Args:
-        name: `avg`, `max`, `avgmax` (both, concatenated: twice the channels) or `gem`; with lengths also `first`, the first step.
+        name: `avg`, `max`, `avgmax` (both, concatenated: twice the channels) or `gem`; of steps also `first`, the first one.
         activation_shape: Height, width, channels; steps, channels; or channels alone, where there is nothing to pool.
         activation_dtype: Type of the activations.
         join: Where they come from; part of the model's name.
@@ -181,19 +181,16 @@ def make_pooling(
 
 
 def pool_in_all_ways(
-    activation: keras.KerasTensor,
-    poolings: Sequence[str] | None = None,
-    length: keras.KerasTensor | None = None,
+    activation: keras.KerasTensor, poolings: Sequence[str], length: keras.KerasTensor | None = None
 ) -> keras.KerasTensor:
     """Activation [batch, ..., channels] -> float32 [batch, poolings, channels].
 
     Args:
         activation: of a join.
-        poolings: in their order; all without it.
+        poolings: in their order.
         length: int32 [batch], how many of its steps are real; all of them without it.
     """
-    names = poolings or (POOLINGS if length is None else STEP_POOLINGS)
-    return ops.stack([_pooled(name, activation, length, named=False) for name in names], axis=1)
+    return ops.stack([_pooled(name, activation, length, named=False) for name in poolings], axis=1)
 
 
 def _pooled(
@@ -219,6 +216,8 @@ def _pooled(
     if name == "gem":
         powers = ops.power(ops.maximum(exact, GEM_EPSILON), GEM_EXPONENT)
         return ops.power(layer(average, "average")(powers), 1.0 / GEM_EXPONENT)
+    if name == FIRST_STEP and len(activation.shape) == 3:
+        return first_step(exact)
     raise ValueError(f"unknown pooling {name!r}")
 
 

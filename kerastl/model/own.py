@@ -1,4 +1,5 @@
-"""A backbone of one's own: a functional Keras model from a `.keras` file, also one of sequences with their lengths.
+"""A backbone of one's own: a functional Keras model from a `.keras` file, also one of sequences with their lengths, or a KerasHub preset
+(`kerastl.model.kerashub`).
 
 Its cut points are found on its graph. Models within the model are unfolded, so that a network that a tutorial wraps into
 rescaling, base and classifier has the cut points of its base; what stands on the last activation is left out.
@@ -12,7 +13,6 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
@@ -20,10 +20,12 @@ import tensorflow as tf
 from keras import layers
 
 from kerastl import backbones
-from kerastl.backbones import BackboneSpec
+from kerastl.backbones import BackboneSpec, is_preset
 from kerastl.errors import UserError
 from kerastl.modality import MODALITIES, InputSpec, modality_named
 from kerastl.model.graph import alone, cut_points, trace, trained_parameters, unfreeze_points
+from kerastl.model.kerashub import load_preset, preset_spec
+from kerastl.model.unfold import called
 from kerastl.wording import safe_name
 
 
@@ -31,17 +33,19 @@ def own_spec(name: str) -> BackboneSpec:
     """The registry's entry for the network in a file.
 
     Args:
-        name: path of a `.keras` file.
+        name: path of a `.keras` file, or a KerasHub preset (`kerashub:FOLDER`).
 
     Raises:
         UserError: it cannot be loaded, or is no network of such examples.
     """
+    if is_preset(name):
+        return preset_spec(name)
     path = Path(name).expanduser()
     try:
         state = path.stat()
     except OSError as error:
         raise UserError(
-            f"backbone.name = '{name}': {error.strerror}. Expected a .keras file or a name that `kerastl backbones` lists."
+            f"backbone.name = '{name}': {error.strerror}. Expected a .keras file, a KerasHub preset (kerashub:FOLDER) or a name that `kerastl backbones` lists."
         ) from error
     return _spec(name, state.st_mtime_ns, state.st_size)
 
@@ -120,12 +124,14 @@ def load_own(name: str, inputs: Mapping[str, InputSpec]) -> keras.Model:
     """The network in a file, from decoded inputs, bytes as float32, to its last activation, with its weights.
 
     Args:
-        name: path of a `.keras` file.
+        name: path of a `.keras` file, or a KerasHub preset.
         inputs: named inputs of the network, as the modality decodes them.
 
     Raises:
         UserError: it cannot be loaded, or is no network of such examples, or does not take as many steps or ids.
     """
+    if is_preset(name):
+        return load_preset(name, inputs)
     backbone = _below_the_classifier(_opened(name)[0], name, inputs)
     if (length := _length_of(inputs)) is not None:
         most = max(each.shape[0] for each in inputs.values() if each.shape)
@@ -164,7 +170,7 @@ def _below_the_classifier(model: keras.Model, name: str, inputs: Mapping[str, In
         )
         for own, each in inputs.items()
     ]
-    flat = keras.Model(alone(taken), _called(model, taken))
+    flat = keras.Model(alone(taken), called(model, taken))
     # A length is carried past every cut; see `kerastl.model.cut`.
     tensors = (
         point.tensor
@@ -213,26 +219,6 @@ def _inputs(model: keras.Model, what: str) -> tuple[str, dict[str, InputSpec]]:
         except ValueError as error:
             problems.append(f"as one of {modality.noun}s, {error}. {modality.network}")
     raise UserError(f"{what}: {' '.join(problems)}")
-
-
-def _called(model: keras.Model, inputs: list[keras.KerasTensor]) -> keras.KerasTensor:
-    """The model's operations called on other tensors, those of models within it one by one; weights are shared."""
-    functional = keras.Model(model.inputs, model.outputs)
-    made: dict[int, Any] = {id(own): given for own, given in zip(functional.inputs, inputs, strict=True)}
-    for step in trace(functional):
-        operation, node, index = step.tensor._keras_history
-        if id(step.tensor) in made:
-            continue
-        arguments, keywords = operation._inbound_nodes[node].arguments.fill_in(made)
-        given = arguments[0] if arguments and isinstance(arguments[0], (list, tuple)) else arguments[:1]
-        # Of models of several inputs those alone that take the network's own: layers that are models stay whole.
-        whole = len(given) == 1 or all(any(each is own for own in inputs) for each in given)
-        if isinstance(operation, keras.Model) and len(arguments) == 1 and whole:
-            made[id(step.tensor)] = _called(operation, [*given])
-        else:
-            found = operation(*arguments, **keywords)
-            made[id(step.tensor)] = found[index] if isinstance(found, (list, tuple)) else found
-    return made[id(functional.outputs[0])]
 
 
 backbones.set_opener(own_spec)

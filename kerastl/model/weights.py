@@ -25,12 +25,14 @@ from kerastl.backbones import (
     PublishedWeights,
     backbone_names,
     get_backbone,
+    is_preset,
 )
 from kerastl.errors import WeightsError, nearest
 from kerastl.model.encoder_spec import find_folder, load_from_folder
 from kerastl.model.encoder_weights import WEIGHTS_FILE
 from kerastl.model.graph import walk_layers
 from kerastl.model.weights_file import StoredTensor, best_part, network_variables, open_weights
+from kerastl.presets import preset_folder, read_preset
 from kerastl.recipe.schema import BackboneRecipe
 
 WEIGHTS_DIR_VARIABLE = "KERASTL_WEIGHTS_DIR"
@@ -73,7 +75,7 @@ def load_weights(
     """
     if weights == "none":
         if spec.file:
-            backbone.set_weights(keras.models.clone_model(backbone).get_weights())
+            backbone.set_weights(type(backbone).from_config(backbone.get_config()).get_weights())
         return LoadedWeights("none", None, None)
     if spec.in_folder:
         folder = find_folder(spec, weights, _dir_of(weights_dir))
@@ -81,7 +83,7 @@ def load_weights(
         origin = "bundled" if weights == "pretrained" and spec.bundled_weights else "file"
         return LoadedWeights(origin, sha256_of(path), str(path))
     if spec.file and weights == "pretrained":  # it was built with them
-        own = Path(spec.file).expanduser()
+        own = read_preset(spec.file).weights if is_preset(spec.file) else Path(spec.file).expanduser()
         return LoadedWeights("file", sha256_of(own), str(own))
     if spec.file and weights == "imagenet":
         raise WeightsError(
@@ -185,13 +187,13 @@ def weights_at_hand(spec: BackboneSpec, side: int, weights: str, weights_dir: st
 
 
 def weights_folder(spec: BackboneSpec, asked: BackboneRecipe) -> Path | None:
-    """The folder with a backbone's weights and what lies beside them; None where they are another file, or none are asked for and none ship.
+    """The folder with a backbone's weights and what lies beside them, or with all of a preset; None where they are another file, or none are asked for and none ship.
 
     Raises:
         WeightsError: there is none; the message says where it can be had.
     """
     if spec.file:
-        return Path(spec.file).expanduser().parent
+        return preset_folder(spec.file) if is_preset(spec.file) else Path(spec.file).expanduser().parent
     if not spec.in_folder or (asked.weights == "none" and not spec.bundled_weights):
         return None
     weights = "pretrained" if asked.weights == "none" else asked.weights

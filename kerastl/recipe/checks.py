@@ -6,11 +6,12 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kerastl.backbones import BackboneSpec, backbone_names, get_backbone, is_file_name
+from kerastl.backbones import BackboneSpec, backbone_names, get_backbone, is_file_name, is_preset
 from kerastl.errors import RecipeError, nearest
 from kerastl.modality import modality_of
 from kerastl.modality.recipe import modality_checks
 from kerastl.modality.words import has_words
+from kerastl.presets import check_preset
 from kerastl.recipe.keys import check_value, keys_of, value_at
 from kerastl.wording import LONGEST_NAME, is_name, safe_name
 
@@ -36,6 +37,10 @@ def check_recipe(recipe: Recipe) -> None:
 def weights_checks(recipe: Recipe) -> list[str]:
     """Problems of the path of pretrained weights."""
     name, weights = recipe.backbone.name, recipe.backbone.weights
+    if is_preset(name) and weights not in ("pretrained", "none"):
+        return [
+            f"backbone.weights = '{weights}': expected pretrained, those of the preset, or none, where backbone.name is a preset"
+        ]
     in_folder = name in backbone_names(None) and get_backbone(name).in_folder
     path = Path(weights).expanduser()
     if weights in ("pretrained", "imagenet", "none") or (
@@ -160,13 +165,15 @@ def _cross_checks(recipe: Recipe) -> list[str]:
             f"with a letter or digit, as paths and servers take them. For example {safe_name(recipe.name)!r}"
         )
     name = recipe.backbone.name
-    if is_file_name(name):  # what it is like is known when TensorFlow has loaded it; see `resolve`
+    if is_preset(name):
+        check_preset(name)
+    elif is_file_name(name):  # what it is like is known when TensorFlow has loaded it; see `resolve`
         if not Path(name).expanduser().is_file():
             problems.append(f"backbone.name = '{name}': no such file. Expected a network that Keras saved")
     elif name not in backbone_names(None):
         problems.append(
             f"backbone.name = '{name}': unknown backbone.{nearest(name, backbone_names(None))}"
-            " `kerastl backbones` lists them all; a network of your own is a .keras file"
+            " `kerastl backbones` lists them all; a network of your own is a .keras file, a preset of KerasHub kerashub:FOLDER"
         )
     else:
         problems += backbone_checks(recipe, get_backbone(name))
@@ -183,10 +190,10 @@ def _cross_checks(recipe: Recipe) -> list[str]:
 def backbone_checks(recipe: Recipe, spec: BackboneSpec) -> list[str]:
     """Keys that do not fit the backbone."""
     problems = modality_checks(recipe, spec)
-    if recipe.head.pooling == "first" and spec.length is None and not recipe.kind_is_open:
+    if recipe.head.pooling == "first" and not spec.stepped and not recipe.kind_is_open:
         problems.append(
-            f"head.pooling = 'first': the backbone '{spec.name}' takes {spec.modality}s, which have no first step. Expected auto, avg, max, "
-            "avgmax or gem"
+            f"head.pooling = 'first': the backbone '{spec.name}' gives no steps, as transformers of texts do, and ViT. Expected auto, avg, "
+            "max, avgmax or gem"
         )
     point = recipe.finetune_phase.unfreeze_from
     from_input = spec.unfreeze_points[::-1]

@@ -14,10 +14,11 @@ import unicodedata
 from pathlib import Path
 from typing import Any, TypeVar
 
-from kerastl.backbones import BackboneSpec, get_backbone, is_file_name
+from kerastl.backbones import BackboneSpec, get_backbone, is_file_name, is_own
 from kerastl.errors import RecipeError
 from kerastl.modality import modality_of
 from kerastl.modality.recipe import NO_AUGMENTATION, backbone_rule, data_rule, levels_of
+from kerastl.presets import label_of
 from kerastl.recipe.checks import backbone_checks
 from kerastl.recipe.schema import (
     HANDED,
@@ -108,7 +109,12 @@ def default_name(recipe: Recipe) -> str:
             f"{kept[:LONGEST_STEM].rstrip('-_') or modality_of(recipe).noun + 's'}-{digest.hexdigest()[:6]}"
         )
     backbone = recipe.backbone.name
-    return f"{kept}-{safe_name(Path(backbone).stem) if is_file_name(backbone) else backbone}".lower()
+    return f"{kept}-{safe_name(_stem(backbone)) if is_own(backbone) else backbone}".lower()
+
+
+def _stem(backbone: str) -> str:
+    """Name of a file without its suffix, or of a preset's folder."""
+    return Path(backbone).stem if is_file_name(backbone) else label_of(backbone)
 
 
 def resolve_augment(augment: AugmentRecipe, train_count: int, spec: BackboneSpec) -> AugmentRecipe:

@@ -107,7 +107,8 @@ class _Backbone:
     """Keys of `[backbone]` for every kind of example."""
 
     name: str = auto(
-        "a name that `kerastl backbones` lists, or the path of a .keras file with a functional model of your own; without it "
+        "a name that `kerastl backbones` lists, the path of a .keras file with a functional model of your own, or kerashub: and the folder or "
+        "name of a KerasHub preset (`pip install 'kerastl[kerashub]'`); without it "
         "mobilenet_025 for digits, minilm_static for definitions, minilm_l6 for other texts and resnet50 for all else"
     )
     weights: str = key(
@@ -149,8 +150,8 @@ class HeadRecipe:
     )
     pooling: str = key(
         "auto",
-        "global pooling of these outputs; first takes the first step of a sequence alone, such as [CLS]. auto chooses between avg, avgmax "
-        "and, of sequences, first with the features, and is avg where those are named",
+        "global pooling of these outputs; first takes the first step of a sequence alone, such as [CLS] of BERT and of ViT. auto chooses "
+        "between avg, avgmax and, of sequences, first with the features, and is avg where those are named",
         choices=("auto", "avg", "max", "avgmax", "gem", "first"),
         affects="features",
     )

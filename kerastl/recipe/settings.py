@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, TypeVar
 
-from kerastl.backbones import BUNDLED_DATA, DEFAULT_BACKBONES, TEXT, modality_of_backbone
+from kerastl.backbones import BUNDLED_DATA, DEFAULT_BACKBONES, TEXT, is_preset, modality_of_backbone
 from kerastl.declare import Affects, auto, key
 from kerastl.modality import FIRST
 from kerastl.modality.recipe import foreign_keys
+from kerastl.presets import read_preset
 from kerastl.recipe.checks import check_recipe
 from kerastl.recipe.keys import keys_of, value_at
 from kerastl.recipe.schema import (
@@ -75,7 +76,9 @@ class Recipe:
     def modality(self) -> str:
         """Name of what an example is: as the backbone takes it."""
         name: str | None = self.backbone.name  # None in settings that are not whole
-        return self.data.modality or (FIRST if name is None else modality_of_backbone(name))
+        if self.data.modality or name is None:
+            return self.data.modality or FIRST
+        return read_preset(name).modality if is_preset(name) else modality_of_backbone(name)
 
     @property
     def task(self) -> Task:

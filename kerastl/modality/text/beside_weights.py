@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from kerastl.backbones import BackboneSpec
 
 CONFIG_FILE = "tokenizer_config.json"
+# In a Hugging Face folder, in a KerasHub preset, whose own tokenizer.json holds no pieces, and in a folder of model2vec.
+_PLACES = (VOCABULARY_FILE, "assets/tokenizer/vocabulary.txt", TOKENIZER_FILE)
 
 
 def vocabulary_keys(data: TextData, folder: Path | None, spec: BackboneSpec) -> dict[str, Any]:
@@ -35,8 +37,7 @@ def vocabulary_keys(data: TextData, folder: Path | None, spec: BackboneSpec) -> 
                 f"There is no vocabulary for the backbone '{spec.name}': its weights lie in no folder. Set data.vocabulary to the "
                 f"path of its {VOCABULARY_FILE}."
             )
-        files = [folder / name for name in (VOCABULARY_FILE, TOKENIZER_FILE)]
-        path = next((str(each) for each in files if each.is_file()), None)
+        path = next((str(folder / each) for each in _PLACES if (folder / each).is_file()), None)
         if path is None:
             raise UserError(
                 f"There is no {VOCABULARY_FILE} and no {TOKENIZER_FILE} in {folder}, the folder of the weights of '{spec.name}'. Fetch it from where the weights "
