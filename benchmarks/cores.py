@@ -141,6 +141,8 @@ def augmentation() -> float:
 
 def feeding() -> float:
     """Activations in a file to the batches that a step takes."""
+    import keras
+
     from kerastl.features.readers import Features
     from kerastl.recipe import load_recipe, resolve
     from kerastl.training.batches import PhaseData, batches
@@ -157,7 +159,7 @@ def feeding() -> float:
 
         def work() -> None:
             data = PhaseData(features, features.pooled_batch, features, features.pooled_batch)
-            for _ in batches(data, settings, count // BATCH, 0):
+            for _ in batches(data, settings, count // BATCH, 0, keras.Input((14, 14, 1024))):
                 pass
 
         return rate(count, work)

@@ -31,6 +31,7 @@ from kerastl.jobs.open import open_splits
 from kerastl.jobs.setup import network_setup
 from kerastl.model.graph import cut_points
 from kerastl.model.pretrained import load_backbone
+from kerastl.model.steps import mean_of_steps
 from kerastl.progress import Progress
 from kerastl.training.start import reads_of, wanted_features
 from kerastl.training.two_phase import transfer
@@ -139,17 +140,10 @@ def plain_loops(flags: dict[str, Any], train: Part, test: Part, timed: int) -> d
     )
     data = tf.data.Dataset.from_generator(batches, output_signature=signature).prefetch(2)
     count = len(ids) // BATCH
-    states = backbone.output
-
-    def head(states: Any, length: Any) -> Any:
-        mask = keras.ops.cast(
-            keras.ops.arange(keras.ops.shape(states)[1])[None] < length[:, None], "float32"
-        )[..., None]
-        mean = keras.ops.sum(states * mask, axis=1) / keras.ops.sum(mask, axis=1)
-        return keras.layers.Dense(2)(keras.layers.Dropout(0.1)(mean))
 
     length = next(each for each in backbone.inputs if each.name.startswith("length"))
-    model = keras.Model(backbone.inputs, head(states, length))
+    mean = keras.layers.Dropout(0.1)(mean_of_steps(backbone.output, length))
+    model = keras.Model(backbone.inputs, keras.layers.Dense(2)(mean))
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     point = cut_points(backbone)[LAYER].tensor
     suffix = keras.Model([point, length], model.output)
