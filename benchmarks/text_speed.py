@@ -13,13 +13,13 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
+from speed import seconds_of
 from texts import Part, drawn
 
 import kerastl
@@ -170,12 +170,6 @@ def bare_step(model: keras.Model, inputs: list[np.ndarray], labels: np.ndarray) 
     """Seconds of a training step on one batch over and over."""
     model.train_on_batch(inputs, labels)
     return statistics.median(seconds_of(lambda: model.train_on_batch(inputs, labels)) for _ in range(6))
-
-
-def seconds_of(call: Callable[[], Any]) -> float:
-    began = time.perf_counter()
-    call()
-    return time.perf_counter() - began
 
 
 def stored_sizes(asked: argparse.Namespace) -> str:

@@ -24,7 +24,7 @@ from kerastl.modality.draws import example_keys
 from kerastl.model.device import PROCESSOR
 from kerastl.recipe import AugmentRecipe
 from kerastl.store.array import digests
-from kerastl.task import Task
+from kerastl.task import Task, unit_of
 from kerastl.task.classification import CLASSIFICATION
 
 # An array, or named arrays.
@@ -71,8 +71,8 @@ class Views:
     @property
     def noun(self) -> str:
         """One of them in messages; of rows that are steps, `word`."""
-        steps = self.task.per_step and not isinstance(self.classes, StepLabels)
-        return "word" if steps else self.modality.noun
+        noun = self.modality.noun
+        return noun if isinstance(self.classes, StepLabels) else unit_of(self.task, noun)
 
     def facts(self, view: int) -> dict[str, Any]:
         """Everything that the examples of a view depend on apart from the examples themselves: part of the store's key."""

@@ -28,7 +28,7 @@ from kerastl.progress import Progress
 from kerastl.recipe import Settings
 from kerastl.report.page import Trust
 from kerastl.run import Run
-from kerastl.task import Task
+from kerastl.task import Task, unit_of
 from kerastl.training.batches import example_weights
 from kerastl.wording import counted
 from kerastl.writing import write_json_atomic
@@ -97,7 +97,7 @@ def calibrate_network(
         What was done, and the logits as the network gives them from now on.
     """
     asked, task = recipe.calibration, recipe.task
-    noun = "word" if task.per_step else modality_of(recipe).noun
+    noun = unit_of(task, modality_of(recipe).noun)
     warnings: list[str] = []
     if len(labels) < FEW_EXAMPLES and asked.kind != "none":
         warnings.append(

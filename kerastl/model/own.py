@@ -136,22 +136,28 @@ def load_own(name: str, inputs: Mapping[str, InputSpec]) -> keras.Model:
     if (length := _length_of(inputs)) is not None:
         most = max(each.shape[0] for each in inputs.values() if each.shape)
         ids = max(each.values or 1 for each in inputs.values())
-        for last, problem in (
-            (1, f"cannot compute {most} steps: %s Set data.max_pieces to what it takes."),
-            (
-                ids,
-                f"does not take all of the {ids:,} pieces of the vocabulary: %s Set data.vocabulary to its own.",
-            ),
-        ):
+
+        def error_of(last: int) -> Exception | None:
+            """The exception that TensorFlow raises at as many steps of that id; None where it raises none."""
             longest = {
-                own: np.full((1, *each.shape), last - 1 if each.values else 0, each.dtype)
+                own: np.full((1, *each.shape), last if each.values else 0, each.dtype)
                 for own, each in inputs.items()
             }
             try:
                 with tf.device("CPU"):  # where ids that a table does not have are an error and not zeros
                     backbone({**longest, length: np.array([most], inputs[length].dtype)}, training=False)
-            except Exception as error:  # whatever its layers make TensorFlow raise
-                raise UserError(f"backbone.name = '{name}': it {problem % reason_of(error)}") from error
+            except Exception as error:
+                return error
+            return None
+
+        if error := error_of(ids - 1):
+            of_steps = error_of(0)
+            problem = (
+                f"cannot compute {most} steps: {reason_of(of_steps)} Set data.max_pieces to what it takes."
+                if of_steps
+                else f"does not take all of the {ids:,} pieces of the vocabulary: {reason_of(error)} Set data.vocabulary to its own."
+            )
+            raise UserError(f"backbone.name = '{name}': it {problem}") from (of_steps or error)
     return backbone
 
 

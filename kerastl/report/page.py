@@ -14,7 +14,7 @@ from kerastl.evaluation.metrics import ClassMetrics, Metrics
 from kerastl.markdown import render
 from kerastl.modality import FIRST, modality_named
 from kerastl.run import Run
-from kerastl.task import task_named
+from kerastl.task import task_named, unit_of
 from kerastl.wording import columns, counted, duration, interval, share, wrapped
 from kerastl.writing import write_json_atomic, write_text_atomic
 
@@ -114,7 +114,7 @@ class Report:
     @property
     def answered(self) -> str:
         """One example, or where each of its words has an answer one of these, in words."""
-        return "word" if task_named(self.metrics.task).per_step else self.noun
+        return unit_of(task_named(self.metrics.task), self.noun)
 
     @property
     def columns(self) -> tuple[str, str]:

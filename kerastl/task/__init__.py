@@ -49,6 +49,11 @@ def sign_of(monitor: str) -> int:
     return -1 if MONITORS[monitor] else 1
 
 
+def unit_of(task: Task, noun: str) -> str:
+    """One of what gets an answer, in messages: a word, or an example, which is called `noun`."""
+    return "word" if task.per_step else noun
+
+
 class Task(Protocol):
     """The answer about an example.
 

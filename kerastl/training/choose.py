@@ -24,7 +24,7 @@ WAYS = {"avg": ("avg",), "max": ("max",), "avgmax": ("avg", "max"), "first": ("f
 CHOSEN_BYTES = 1 << 28
 # A row of the store with its key and header takes less.
 LEAST_ROOM = 1 << 12
-# What is remembered of a choice: depth, place of the pooling, error, error of the last activation.
+# Another number where the same arrays lead to another choice. What is remembered: depth, place of the pooling, error, error of the last activation.
 KEY = ArrayKey("head_input", {"choice": 1}, (4,), "float64", {"data": "inputs of heads"})
 
 

@@ -62,9 +62,10 @@ class RidgeProblem:
             near: the first of them; that in the middle without it.
         """
         place = len(penalties) // 2 if near is None else int(np.abs(penalties - near).argmin())
-        best = self._left_out_with(kernel, float(penalties[place]))
+        best, ahead = self._left_out_with(kernel, float(penalties[place])), {*range(len(penalties))} - {place}
         for step in (4, -4, 1, -1) if near is None else (1, -1):
-            while 0 <= place + step < len(penalties):
+            while place + step in ahead:
+                ahead.remove(place + step)
                 found = self._left_out_with(kernel, float(penalties[place + step]))
                 if found.error >= best.error:
                     break
