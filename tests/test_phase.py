@@ -366,7 +366,8 @@ def test_mixing_blends_inputs_and_labels_by_the_same_shares() -> None:
 
 def test_a_phase_mixes_only_where_it_is_asked_to() -> None:
     def labels(alpha: float) -> list[np.ndarray]:
-        stream = batches(data(), phase_settings(mixup_alpha=alpha, epochs=1), 8, 0, keras.Input((8,)))
+        held = data()
+        stream = batches(held, phase_settings(mixup_alpha=alpha, epochs=1), 8, 0, keras.Input((8,)))
         return [np.asarray(batch[1]) for batch in stream]
 
     assert all(np.isin(part, (0.0, 1.0)).all() for part in labels(0.0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import logging
@@ -333,3 +334,23 @@ def test_formats_of_a_run_on_handed_images_are_measured_but_for_integers(
     assert kerastl.benchmark(fitted.run, data).left_out.keys() == {"litert-int8"}
     made = kerastl.convert(fitted.run, "litert-int8", data, exported_dir=tmp_path)
     assert made.test_count == fitted.report.counts["test"]
+
+
+def test_fits_in_one_process_leave_no_network_and_no_graph_behind(
+    backbone: str, data: Any, tmp_path: Path
+) -> None:
+    import keras
+    from searches import graphs_alive
+
+    def alive() -> tuple[int, int]:
+        graphs = graphs_alive()  # which collects garbage first
+        return sum(isinstance(each, keras.Model) for each in gc.get_objects()), graphs
+
+    counts = []
+    options = {**QUICK, "unfreeze_from": "stem"}
+    for _ in range(3):
+        fitted = kerastl.fit(backbone, data, runs_dir=tmp_path, export_model=False, **options)
+        assert len(fitted.report.phases) == 2
+        del fitted
+        counts.append(alive())
+    assert counts[1] == counts[2]

@@ -23,6 +23,7 @@ from kerastl.progress import Progress
 from kerastl.recipe import Recipe
 from kerastl.recipe.rule import view_warnings
 from kerastl.run import Run
+from kerastl.training.reuse import leak_workaround
 from kerastl.training.two_phase import FitResult, transfer
 
 
@@ -73,7 +74,7 @@ def fit(
     for warning in (*splits.warnings, *view_warnings(recipe)):
         log.warn(warning)
     publish = functools.partial(export_network, models_dir=models_dir, keep=keep, warmup=warmup)
-    with log.end_written(), working_cache(run, recipe) as cache:
+    with leak_workaround(), log.end_written(), working_cache(run, recipe) as cache:
         setup = set_up(recipe, splits, cache, log)
         checks = write_setup(run, setup, log, export_model)
         result = train(run, setup, log, callbacks, tensorboard)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -44,19 +45,23 @@ def batches(data: PhaseData, settings: PhaseRecipe, steps: int, seed: int, like:
     waits in memory and is copied to a GPU.
 
     Args:
-        data: where inputs and labels are read.
+        data: where inputs and labels are read; has to be held as long as batches are read.
         settings: the phase's resolved recipe.
         steps: in an epoch.
         seed: decides the order of the examples and what is mixed.
         like: the model's input, or its inputs by name, which may leave open how many steps there are.
     """
-    train = data.train
-    weights = class_weights(settings, train)
+    weights = class_weights(settings, data.train)
     name = settings.__class__.__name__
-    order = functools.lru_cache(maxsize=2)(functools.partial(epoch_order, train.count, seed, name))
-    first_view = epoch_order(train.count, seed, "views", 0) % train.view_count
+    order = functools.lru_cache(maxsize=2)(functools.partial(epoch_order, data.train.count, seed, name))
+    first_view = epoch_order(data.train.count, seed, "views", 0) % data.train.view_count
+    # TensorFlow never lets go of the function that reads batches, which would hold features and networks.
+    held = weakref.ref(data)
 
     def batch(step: int) -> tuple[Inputs, np.ndarray, np.ndarray]:
+        data = held()
+        assert data is not None, "data have to be held"
+        train = data.train
         epoch, part = divmod(int(step), steps)
         positions = order(epoch)[part_of(train.count, steps, part)]
         # Each epoch shows every example once and all views alike; view 0, the plain one, is no epoch of its own.
