@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,6 +15,7 @@ import tensorflow_datasets as tfds
 
 from kerastl.data.annotated import Annotated, Entities, Span, from_words, word_places
 from kerastl.data.entities import read_entities
+from kerastl.data.spans import read_pairs
 from kerastl.data.tfds_entities import read_tfds_entities
 from kerastl.errors import DataError
 from kerastl.recipe.schema import DataRecipe
@@ -219,7 +221,9 @@ def test_label_studio_exports(tmp_path: Path) -> None:
     )
     assert found(entities) == [[("Anna", "PER"), ("Köln", "LOC")]] * 4
     assert [each.place for each in entities.documents] == [1, 2, 3, 5]
-    assert entities.warnings == ("1 text without annotation left out, such as task 4.",)
+    assert entities.warnings == (
+        "1 text without annotation left out, such as task 4; keys of such texts: 'id', 'data', 'annotations'.",
+    )
 
 
 def test_label_studio_counts_in_units_of_utf_16(tmp_path: Path) -> None:
@@ -228,6 +232,86 @@ def test_label_studio_counts_in_units_of_utf_16(tmp_path: Path) -> None:
     assert found(studio(tmp_path, tasks)) == [[("Anna", "PER")]]
     tasks["annotations"][0]["result"] = [region(3, 7, "Anna", "PER")]  # type: ignore[index]
     assert found(studio(tmp_path, tasks)) == [[("Anna", "PER")]], "the control: code points"
+
+
+def test_offsets_in_units_of_utf_16_are_those_of_python(tmp_path: Path) -> None:
+    draw = random.Random(0)
+    for _ in range(200):
+        text = " ".join(f"{at}{draw.choice(['a', '👍', 'é👍', '👍👍b'])}" for at in range(12))
+        spans = []
+        for start, end in word_places(text):
+            unit = len(text[:start].encode("utf-16-le")) // 2
+            units = len(text[start:end].encode("utf-16-le")) // 2
+            spans.append({"start": unit, "end": unit + units, "label": "X", "text": text[start:end]})
+        entities = lines(tmp_path, {"text": f"{text} 👍c", "spans": spans})
+        assert tuple((span.start, span.end) for span in entities.documents[0].spans) == word_places(text)
+    cut = {"text": "👍👍 ab", "spans": [{"start": 1, "end": 4, "label": "X", "text": "👍"}]}
+    with pytest.raises(DataError, match="at its place stands"):
+        lines(tmp_path, cut)
+
+
+def test_spans_of_a_text_count_alike(tmp_path: Path) -> None:
+    """In units the first Anna has the offsets that the second one has in code points."""
+    text = "👍👍👍👍👍 Anna Anna"
+    spans = [{"start": at, "end": at + 4, "label": "X", "text": "Anna"} for at in (11, 16)]
+    assert [span.start for span in lines(tmp_path, {"text": text, "spans": spans}).documents[0].spans] == [
+        6,
+        11,
+    ]
+    assert [
+        span.start for span in lines(tmp_path, {"text": text, "spans": spans[:1]}).documents[0].spans
+    ] == [11]
+
+
+def test_offsets_of_numpy_are_whole_numbers() -> None:
+    pairs = [("Anna saw Rome", [(np.int64(0), np.int32(4), "PER"), (9, np.uint8(13), "LOC")])]
+    (document,) = read_pairs(pairs, "source").documents
+    assert document.spans == (Span(0, 4, "PER"), Span(9, 13, "LOC"))
+    assert repr(document.spans[0]) == "Span(start=0, end=4, label='PER')"
+    with pytest.raises(DataError, match="whole numbers"):
+        read_pairs([("Anna", [(np.float64(0), 4, "PER")])], "source")
+
+
+def test_offsets_in_units_of_utf_16_are_found_in_linear_time(tmp_path: Path) -> None:
+    def seconds(count: int) -> float:
+        spans = [
+            {"start": 8 * at + 3, "end": 8 * at + 7, "label": "X", "text": "Anna"} for at in range(count)
+        ]
+        began = time.process_time()
+        row = {"text": "👍 Anna " * count, "spans": spans}
+        assert len(lines(tmp_path, row).documents[0].spans) == count
+        return time.process_time() - began
+
+    assert seconds(4000) < 30 * seconds(500), "with the square of their number it would be 64 times as long"
+
+
+def test_texts_that_prodigys_annotators_refused_are_left_out(tmp_path: Path) -> None:
+    row = FORMS["prodigy"]
+    some = [{**row, "answer": answer} for answer in ("accept", "reject", "ignore")]
+    entities = lines(tmp_path, *some, row)
+    assert [each.place for each in entities.documents] == [1, 4]
+    assert entities.warnings == ("2 texts left out whose 'answer' is 'reject' or 'ignore', such as line 2.",)
+    with pytest.raises(DataError, match=r"holds no text to learn from\. 2 texts left out whose 'answer'"):
+        lines(tmp_path, *some[1:])
+
+
+@pytest.mark.parametrize("key", ["label", "ner", "entities_of_news"])
+def test_the_smaller_export_of_label_studio_has_spans_under_the_name_of_their_control(
+    tmp_path: Path, key: str
+) -> None:
+    regions = [region(0, 4, "Anna", "PER")["value"], region(14, 18, "Köln", "LOC")["value"]]
+    tasks = [{"id": 1, "text": ANNA, key: regions}, {"id": 2, "text": ANNA, "topic": [{"choices": ["news"]}]}]
+    entities = studio(tmp_path, *tasks)
+    assert found(entities) == [[("Anna", "PER"), ("Köln", "LOC")]]
+    assert "1 text without annotation left out, such as task 2" in entities.warnings[-1]
+    entities = studio(tmp_path, {**tasks[0], "label" if key != "label" else "kind": "news"})
+    assert found(entities) == [[("Anna", "PER"), ("Köln", "LOC")]], "beside the choice for a whole text"
+    with pytest.raises(DataError, match=f"task 1: spans in '{key}', 'other'; expected one key"):
+        studio(tmp_path, {**tasks[0], "other": regions})
+    with pytest.raises(
+        DataError, match=r"no text to learn from\. 1 text without annotation.* 'text', 'topic'"
+    ):
+        studio(tmp_path, tasks[1])
 
 
 def one(start: Any, end: Any, label: Any = "PER", text: str = "Anna Schmidt-Ott, Köln") -> dict[str, Any]:
