@@ -327,7 +327,7 @@ BAD_SPANS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "no label": (one(0, 4, None), ("label is expected to be a text",)),
     "blank label": (one(0, 4, " "), ("label is expected to be a text",)),
     "several labels": (one(0, 4, ["PER", "ORG"]), ("has 2 labels",)),
-    "cuts a word": (one(0, 7), ("PER 0 to 7, 'Anna Sc', cuts a word", "expected 0 to 12, 'Anna Schmidt'", "mend=True")),
+    "cuts a word": (one(0, 7), ("PER 0 to 7, 'Anna Sc', cuts a word", "expected 0 to 12, 'Anna Schmidt'", "data.mend_spans = true", "mend=True")),
     "blanks": (one(0, 5), ("PER 0 to 5, 'Anna ', has blanks around it: expected 0 to 4, 'Anna'",)),
     "blanks alone": (one(4, 5), ("holds blanks alone",)),
     "overlap": (

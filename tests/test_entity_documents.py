@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from kerastl.data.entities import open_entities
-from kerastl.data.examples import Splits
+from kerastl.data.entities import from_entities, open_entities
+from kerastl.data.examples import Examples, Splits
+from kerastl.data.sources import open_examples
 from kerastl.data.splits import make_splits
 from kerastl.errors import DataError
+from kerastl.recipe import load_recipe
 from kerastl.recipe.schema import DataRecipe
 
 BOILERPLATE = "Copyright O\nReuters B-ORG\n"
@@ -114,3 +116,53 @@ def test_many_copies_are_found_in_linear_time(tmp_path: Path) -> None:
         splits_of(tmp_path / "a.conll", some)
         times.append(time.process_time() - began)
     assert times[1] < 30 * times[0], "with the square of their number it would be 64 times as long"
+
+
+def test_a_folder_is_read_by_the_names_of_splits_and_says_what_it_leaves_out(tmp_path: Path) -> None:
+    def splits_in(*names: str) -> Examples:
+        folder = tmp_path / "+".join(names)
+        folder.mkdir()
+        for name in names:
+            (folder / name).write_text(f"Anna B-PER\n{name} O\n")
+        return open_entities(str(folder), DataRecipe(source=str(folder)))
+
+    for name, split in (
+        ("val.conll", "validation"),
+        ("Testing.conll", "test"),
+        ("devel.txt", "validation"),
+        ("test_a.bio", "validation"),
+    ):
+        examples = splits_in("training.conll", name)
+        assert list(examples.splits) == ["train", split] and examples.warnings == ()
+    examples = splits_in(
+        "train_1.conll", "extra.conll", "testimony.conll", "test.conll", "notes.md", ".DS_Store"
+    )
+    assert list(examples.splits) == ["train", "test"]
+    assert examples.skipped == (
+        "extra.conll: not called train, validation or test",
+        "notes.md: no file of entities by its suffix",
+        "testimony.conll: not called train, validation or test",
+    )
+    assert [each.partition(":")[0] for each in examples.warnings] == [
+        "2 left out (not called train, validation or test)",
+        "1 left out (no file of entities by its suffix)",
+        "1 left out",
+    ]
+    with pytest.raises(DataError, match=r"several files for validation: dev\.conll, val\.conll"):
+        splits_in("dev.conll", "train.conll", "val.conll")
+    with pytest.raises(DataError, match=r"no file called train\. extra\.conll: not called"):
+        splits_in("extra.conll")
+
+
+def test_spans_of_files_are_mended_where_the_recipe_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "Anna saw Rome", "spans": [{"start": 0, "end": 3, "label": "PER"}]}\n')
+    for source in (path, tmp_path):
+        flags = {"data.source": str(source), "data.task": "entities"}
+        with pytest.raises(DataError, match=r"data\.mend_spans = true takes that"):
+            open_examples(load_recipe(flags=flags).data)
+        examples = open_examples(load_recipe(flags=flags, sets=["data.mend_spans=true"]).data)
+        assert [span.end for span in examples.annotated[0].spans] == [4]  # type: ignore[index]
+        assert examples.warnings[-1].startswith("1 span that cut words")
+        assert from_entities(source, mend=True).fingerprint == examples.fingerprint
+        path.rename(path := tmp_path / "train.jsonl")

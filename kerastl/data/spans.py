@@ -286,7 +286,7 @@ def _why(span: Span, whole: Span | None, text: str) -> str:
     if whole is None:
         return "holds blanks alone."
     cuts = whole.start < span.start or span.end < whole.end
-    expected = f"expected {whole.start} to {whole.end}, '{shortened(text[whole.start : whole.end])}'. mend=True takes that."
+    expected = f"expected {whole.start} to {whole.end}, '{shortened(text[whole.start : whole.end])}'. data.mend_spans = true takes that (in Python: mend=True)."
     return f"{'cuts a word' if cuts else 'has blanks around it'}: {expected}"
 
 
