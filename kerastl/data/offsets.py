@@ -13,7 +13,7 @@ _WIDE = re.compile("[\U00010000-\U0010ffff]")
 
 
 def wide_units(items: Sequence[Any], text: str) -> list[int]:
-    """Where a text's characters of two UTF-16 units stand, in units, increasing; none where its spans count code points.
+    """Places of a text's characters of two UTF-16 units, in units, increasing; none where its spans count code points.
 
     What spans say of their own text decides, and all spans of a text count alike: a name that occurs twice may stand at the other's
     place by chance.
