@@ -25,13 +25,12 @@ from kerastl.task import TAGGED_SUFFIXES
 SPAN_SUFFIXES = (*JSONL_SUFFIXES, ".json")
 
 
-def read_entities(path: Path | str, *, scheme: str | None = None, mend: bool = False) -> Entities:
+def read_entities(path: Path | str, *, mend: bool = False) -> Entities:
     """The texts of a file with their entities.
 
     Args:
         path: `.jsonl`, `.ndjson` or `.json` for spans of characters (see `kerastl.data.spans.read_spans`); any other one for
             columns of words and tags (see `kerastl.data.conll.read_conll`).
-        scheme: of the tags of a file of columns; by the tags themselves without it.
         mend: widen spans that cut a word, and take blanks off their ends, in place of refusing them; a warning counts them.
 
     Raises:
@@ -47,10 +46,8 @@ def read_entities(path: Path | str, *, scheme: str | None = None, mend: bool = F
         names = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
         raise DataError(f"'{path}' is no file.{nearest(path.name, names)}")
     if path.suffix.lower() in SPAN_SUFFIXES:
-        if scheme is not None:
-            raise DataError(f"scheme = '{scheme}': '{path}' holds spans of characters, which have no tags")
         return read_spans(path, mend=mend)
-    return read_conll(path, scheme)
+    return read_conll(path)
 
 
 _SUFFIXES = (*TAGGED_SUFFIXES, *SPAN_SUFFIXES, ".txt")
