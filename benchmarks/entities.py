@@ -40,7 +40,7 @@ def main() -> None:
     asked = parser.parse_args()
     found = {
         each.text: [(span.start, span.end, span.label) for span in each.spans]
-        for each in read_conll(asked.sentences, None).documents
+        for each in read_conll(asked.sentences).documents
     }
     pairs = list(found.items())
     figures: dict[str, list[float]] = {name: [] for name in WAYS}

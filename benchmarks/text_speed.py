@@ -176,7 +176,7 @@ def stored_sizes(asked: argparse.Namespace) -> str:
     """Bytes on the disk beside those that were foreseen, and beside those of rows that are all as long as the longest."""
     pairs = [
         (each.text, [(span.start, span.end, span.label) for span in each.spans])
-        for each in read_conll(asked.sentences, None).documents
+        for each in read_conll(asked.sentences).documents
     ]
     lines = []
     with tempfile.TemporaryDirectory() as store:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,6 +15,7 @@ import tensorflow_datasets as tfds
 
 from kerastl.data.annotated import Annotated, Entities, Span, from_words, word_places
 from kerastl.data.entities import read_entities
+from kerastl.data.spans import read_pairs
 from kerastl.data.tfds_entities import read_tfds_entities
 from kerastl.errors import DataError
 from kerastl.recipe.schema import DataRecipe
@@ -48,9 +50,8 @@ FOUND = [[("U.N.", "ORG"), ("John Smith", "PER"), ("Anna", "PER")]]
 
 
 @pytest.mark.parametrize("scheme", IN_SCHEMES)
-@pytest.mark.parametrize("told", [True, False])
-def test_every_scheme_is_recognised_and_means_the_same(tmp_path: Path, scheme: str, told: bool) -> None:
-    entities = conll(tmp_path, IN_SCHEMES[scheme], scheme=scheme if told else None)
+def test_every_scheme_is_recognised_and_means_the_same(tmp_path: Path, scheme: str) -> None:
+    entities = conll(tmp_path, IN_SCHEMES[scheme])
     assert entities.scheme == scheme and found(entities) == FOUND and entities.warnings == ()
     (sentence,) = entities.documents
     assert sentence.text == "U.N. official John Smith Anna left"
@@ -62,7 +63,7 @@ def test_every_scheme_is_recognised_and_means_the_same(tmp_path: Path, scheme: s
 
 
 def test_the_chinese_scheme_with_a_middle_is_read(tmp_path: Path) -> None:
-    entities = conll(tmp_path, "北 B-LOC\n京 M-LOC\n市 E-LOC\n在 O\n", scheme="BMES")
+    entities = conll(tmp_path, "北 B-LOC\n京 M-LOC\n市 E-LOC\n在 O\n")
     assert entities.scheme == "BIOES" and found(entities) == [[("北 京 市", "LOC")]] and not entities.warnings
 
 
@@ -80,7 +81,7 @@ def test_the_scheme_is_that_of_the_whole_file(tmp_path: Path) -> None:
 
 
 def test_tags_that_cannot_follow_are_counted_and_read_as_seqeval_does(tmp_path: Path) -> None:
-    entities = conll(tmp_path, "a B-X\nb O\nc E-X\nd B-X\ne I-Y\n", scheme="BIOES")
+    entities = conll(tmp_path, "a B-X\nb O\nc E-X\nd B-X\ne I-Y\n")
     assert found(entities) == [[("a", "X"), ("c", "X"), ("d", "X"), ("e", "Y")]]
     assert "3 tags do not follow the scheme BIOES, such as 'O' in line 2" in entities.warnings[0]
 
@@ -112,30 +113,28 @@ def test_other_scripts_are_counted_in_code_points(tmp_path: Path, words: tuple[s
     assert entities.documents[0].spans[1].end == len(" ".join(words))
 
 
-BAD: dict[str, tuple[str | bytes, dict[str, Any], tuple[str, ...]]] = {
-    "one column": ("a O\nb\n", {}, ("line 2: one column, 'b'", "tag in the last column (EU B-ORG)")),
-    "columns": ("a x O\nb O\n", {}, ("line 2: 2 columns where line 1 has 3: 'b O'",)),
-    "no tag": ("a O\nb PER\n", {}, ("line 2: 'PER' is no tag for 'b'", "Tags begin with O, B-")),
-    "no type": ("a B-\n", {}, ("line 1: 'B-' is no tag",)),
-    "no word": ("\tO\n", {}, ("line 1: no word in the first column",)),
-    "many": ("a\n" * 9, {}, ("line 3", "and 6 more")),
-    "another scheme": ("a B-X\nb E-X\n", {"scheme": "BIO"}, ("line 2: 'E-X' is no tag of IOB2",)),
-    "unknown scheme": ("a O\n", {"scheme": "BILUO2"}, ("scheme = 'BILUO2'", "BIOES, BILOU")),
-    "latin 1": ("a O\nFähre O\n".encode("latin-1"), {}, ("line 2: byte 0xe4", "Save it in UTF-8")),
-    "utf 16": ("a O\n".encode("utf-16"), {}, ("line 1: it begins as UTF-16",)),
-    "empty": ("\n-DOCSTART- O\n\n", {}, ("holds no sentence",)),
+BAD: dict[str, tuple[str | bytes, tuple[str, ...]]] = {
+    "one column": ("a O\nb\n", ("line 2: one column, 'b'", "tag in the last column (EU B-ORG)")),
+    "columns": ("a x O\nb O\n", ("line 2: 2 columns where line 1 has 3: 'b O'",)),
+    "no tag": ("a O\nb PER\n", ("line 2: 'PER' is no tag for 'b'", "Tags begin with O, B-")),
+    "no type": ("a B-\n", ("line 1: 'B-' is no tag",)),
+    "no word": ("\tO\n", ("line 1: no word in the first column",)),
+    "many": ("a\n" * 9, ("line 3", "and 6 more")),
+    "latin 1": ("a O\nFähre O\n".encode("latin-1"), ("line 2: byte 0xe4", "Save it in UTF-8")),
+    "utf 16": ("a O\n".encode("utf-16"), ("line 1: it begins as UTF-16",)),
+    "empty": ("\n-DOCSTART- O\n\n", ("holds no sentence",)),
 }
 
 
-@pytest.mark.parametrize("content, keys, fragments", BAD.values(), ids=BAD.keys())
+@pytest.mark.parametrize("content, fragments", BAD.values(), ids=BAD.keys())
 def test_columns_that_cannot_be_used(
-    tmp_path: Path, content: str | bytes, keys: dict[str, Any], fragments: tuple[str, ...]
+    tmp_path: Path, content: str | bytes, fragments: tuple[str, ...]
 ) -> None:
     with pytest.raises(DataError) as caught:
-        conll(tmp_path, content, **keys)
+        conll(tmp_path, content)
     for fragment in fragments:
         assert fragment in str(caught.value)
-    assert keys.get("scheme") == "BILUO2" or str(tmp_path / "t.conll") in str(caught.value)
+    assert str(tmp_path / "t.conll") in str(caught.value)
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
@@ -219,7 +218,9 @@ def test_label_studio_exports(tmp_path: Path) -> None:
     )
     assert found(entities) == [[("Anna", "PER"), ("Köln", "LOC")]] * 4
     assert [each.place for each in entities.documents] == [1, 2, 3, 5]
-    assert entities.warnings == ("1 text without annotation left out, such as task 4.",)
+    assert entities.warnings == (
+        "1 text without annotation left out, such as task 4; keys of such texts: 'id', 'data', 'annotations'.",
+    )
 
 
 def test_label_studio_counts_in_units_of_utf_16(tmp_path: Path) -> None:
@@ -228,6 +229,86 @@ def test_label_studio_counts_in_units_of_utf_16(tmp_path: Path) -> None:
     assert found(studio(tmp_path, tasks)) == [[("Anna", "PER")]]
     tasks["annotations"][0]["result"] = [region(3, 7, "Anna", "PER")]  # type: ignore[index]
     assert found(studio(tmp_path, tasks)) == [[("Anna", "PER")]], "the control: code points"
+
+
+def test_offsets_in_units_of_utf_16_are_those_of_python(tmp_path: Path) -> None:
+    draw = random.Random(0)
+    for _ in range(200):
+        text = " ".join(f"{at}{draw.choice(['a', '👍', 'é👍', '👍👍b'])}" for at in range(12))
+        spans = []
+        for start, end in word_places(text):
+            unit = len(text[:start].encode("utf-16-le")) // 2
+            units = len(text[start:end].encode("utf-16-le")) // 2
+            spans.append({"start": unit, "end": unit + units, "label": "X", "text": text[start:end]})
+        entities = lines(tmp_path, {"text": f"{text} 👍c", "spans": spans})
+        assert tuple((span.start, span.end) for span in entities.documents[0].spans) == word_places(text)
+    cut = {"text": "👍👍 ab", "spans": [{"start": 1, "end": 4, "label": "X", "text": "👍"}]}
+    with pytest.raises(DataError, match="at its place stands"):
+        lines(tmp_path, cut)
+
+
+def test_spans_of_a_text_count_alike(tmp_path: Path) -> None:
+    """In units the first Anna has the offsets that the second one has in code points."""
+    text = "👍👍👍👍👍 Anna Anna"
+    spans = [{"start": at, "end": at + 4, "label": "X", "text": "Anna"} for at in (11, 16)]
+    assert [span.start for span in lines(tmp_path, {"text": text, "spans": spans}).documents[0].spans] == [
+        6,
+        11,
+    ]
+    assert [
+        span.start for span in lines(tmp_path, {"text": text, "spans": spans[:1]}).documents[0].spans
+    ] == [11]
+
+
+def test_offsets_of_numpy_are_whole_numbers() -> None:
+    pairs = [("Anna saw Rome", [(np.int64(0), np.int32(4), "PER"), (9, np.uint8(13), "LOC")])]
+    (document,) = read_pairs(pairs, "source").documents
+    assert document.spans == (Span(0, 4, "PER"), Span(9, 13, "LOC"))
+    assert repr(document.spans[0]) == "Span(start=0, end=4, label='PER')"
+    with pytest.raises(DataError, match="whole numbers"):
+        read_pairs([("Anna", [(np.float64(0), 4, "PER")])], "source")
+
+
+def test_offsets_in_units_of_utf_16_are_found_in_linear_time(tmp_path: Path) -> None:
+    def seconds(count: int) -> float:
+        spans = [
+            {"start": 8 * at + 3, "end": 8 * at + 7, "label": "X", "text": "Anna"} for at in range(count)
+        ]
+        began = time.process_time()
+        row = {"text": "👍 Anna " * count, "spans": spans}
+        assert len(lines(tmp_path, row).documents[0].spans) == count
+        return time.process_time() - began
+
+    assert seconds(4000) < 30 * seconds(500), "with the square of their number it would be 64 times as long"
+
+
+def test_texts_that_prodigys_annotators_refused_are_left_out(tmp_path: Path) -> None:
+    row = FORMS["prodigy"]
+    some = [{**row, "answer": answer} for answer in ("accept", "reject", "ignore")]
+    entities = lines(tmp_path, *some, row)
+    assert [each.place for each in entities.documents] == [1, 4]
+    assert entities.warnings == ("2 texts left out whose 'answer' is 'reject' or 'ignore', such as line 2.",)
+    with pytest.raises(DataError, match=r"holds no text to learn from\. 2 texts left out whose 'answer'"):
+        lines(tmp_path, *some[1:])
+
+
+@pytest.mark.parametrize("key", ["label", "ner", "entities_of_news"])
+def test_the_smaller_export_of_label_studio_has_spans_under_the_name_of_their_control(
+    tmp_path: Path, key: str
+) -> None:
+    regions = [region(0, 4, "Anna", "PER")["value"], region(14, 18, "Köln", "LOC")["value"]]
+    tasks = [{"id": 1, "text": ANNA, key: regions}, {"id": 2, "text": ANNA, "topic": [{"choices": ["news"]}]}]
+    entities = studio(tmp_path, *tasks)
+    assert found(entities) == [[("Anna", "PER"), ("Köln", "LOC")]]
+    assert "1 text without annotation left out, such as task 2" in entities.warnings[-1]
+    entities = studio(tmp_path, {**tasks[0], "label" if key != "label" else "kind": "news"})
+    assert found(entities) == [[("Anna", "PER"), ("Köln", "LOC")]], "beside the choice for a whole text"
+    with pytest.raises(DataError, match=f"task 1: spans in '{key}', 'other'; expected one key"):
+        studio(tmp_path, {**tasks[0], "other": regions})
+    with pytest.raises(
+        DataError, match=r"no text to learn from\. 1 text without annotation.* 'text', 'topic'"
+    ):
+        studio(tmp_path, tasks[1])
 
 
 def one(start: Any, end: Any, label: Any = "PER", text: str = "Anna Schmidt-Ott, Köln") -> dict[str, Any]:
@@ -243,7 +324,7 @@ BAD_SPANS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "no label": (one(0, 4, None), ("label is expected to be a text",)),
     "blank label": (one(0, 4, " "), ("label is expected to be a text",)),
     "several labels": (one(0, 4, ["PER", "ORG"]), ("has 2 labels",)),
-    "cuts a word": (one(0, 7), ("PER 0 to 7, 'Anna Sc', cuts a word", "expected 0 to 12, 'Anna Schmidt'", "mend=True")),
+    "cuts a word": (one(0, 7), ("PER 0 to 7, 'Anna Sc', cuts a word", "expected 0 to 12, 'Anna Schmidt'", "data.mend_spans = true", "mend=True")),
     "blanks": (one(0, 5), ("PER 0 to 5, 'Anna ', has blanks around it: expected 0 to 4, 'Anna'",)),
     "blanks alone": (one(4, 5), ("holds blanks alone",)),
     "overlap": (
@@ -320,8 +401,6 @@ def test_broken_files_of_spans_are_named(tmp_path: Path) -> None:
     ):
         with pytest.raises(DataError, match=message):
             conll(tmp_path, content, "t.json")
-    with pytest.raises(DataError, match="which have no tags"):
-        lines(tmp_path, FORMS["spans"], scheme="BIO")
 
 
 def test_spans_are_mended_where_that_is_asked_for(tmp_path: Path) -> None:

@@ -10,15 +10,12 @@ from pathlib import Path
 from kerastl.data.annotated import Annotated, Entities, from_words, types_of
 from kerastl.data.names import class_name
 from kerastl.data.problems import Problems, shortened
-from kerastl.errors import DataError, nearest
+from kerastl.errors import DataError
 from kerastl.modality.text_files import why_file_not_utf8
 from kerastl.task.tags import (
     OUTSIDE,
-    SCHEMES,
-    fits,
     invalid_places,
     is_tag,
-    scheme_named,
     scheme_of,
     spans_of,
 )
@@ -39,7 +36,7 @@ class _Sentence:
     document: int
 
 
-def read_conll(path: Path, scheme: str | None = None) -> Entities:
+def read_conll(path: Path) -> Entities:
     """The sentences of a file in columns; the word stands in the first one, its tag in the last.
 
     The scheme of the tags follows from all of them; see `kerastl.task.tags.scheme_of`. What does not follow it, such as I
@@ -48,7 +45,6 @@ def read_conll(path: Path, scheme: str | None = None) -> Entities:
 
     Args:
         path: of the file, in UTF-8.
-        scheme: IOB1, IOB2 (or BIO), BIOES or BILOU; by the tags without it.
 
     Returns:
         The sentences, with their words as the file has them.
@@ -60,11 +56,6 @@ def read_conll(path: Path, scheme: str | None = None) -> Entities:
         >>> read_conll(Path("wikigold.conll")).counts()
         {'LOC': 1014, 'MISC': 712, 'ORG': 898, 'PER': 934}
     """
-    told = None if scheme is None else scheme_named(scheme)
-    if scheme is not None and told is None:
-        raise DataError(
-            f"scheme = '{scheme}'.{nearest(scheme.upper(), SCHEMES)} Expected one of {', '.join(SCHEMES)}"
-        )
     problems = Problems(f"'{path}'", expected=EXPECTED)
     try:
         with open(path, encoding="utf-8-sig", newline=None) as file:
@@ -75,15 +66,10 @@ def read_conll(path: Path, scheme: str | None = None) -> Entities:
         ) from error
     except OSError as error:
         raise DataError(f"Cannot read '{path}': {error.strerror}.") from error
-    if told is not None:
-        for each in sentences:
-            for line, tag in zip(each.lines, each.tags, strict=True):
-                if not fits(tag, told):
-                    problems.add(line, f"'{tag}' is no tag of {told}.")
     problems.raise_all()
     if not sentences:
         raise DataError(f"'{path}' holds no sentence. {EXPECTED}")
-    found = told or scheme_of(each.tags for each in sentences)
+    found = scheme_of(each.tags for each in sentences)
     documents = tuple(_annotated(each, sentences[-1].document) for each in sentences)
     return Entities(
         documents,

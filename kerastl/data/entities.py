@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from kerastl.data.annotated import Entities
 from kerastl.data.conll import read_conll
 from kerastl.data.entity_examples import entity_examples
-from kerastl.data.examples import CARVE, TEST, TRAIN, VALIDATION, Examples
+from kerastl.data.examples import CARVE, SPLIT_NAMES, TEST, TRAIN, VALIDATION, Examples
 from kerastl.data.kinds import TEXT
 from kerastl.data.manifest_cells import JSONL_SUFFIXES
+from kerastl.data.names import SPLIT_WORDS
+from kerastl.data.skipped import SkippedNames
 from kerastl.data.spans import read_pairs, read_spans
 from kerastl.data.tfds_entities import read_tfds_entities
 from kerastl.errors import DataError, nearest
@@ -21,13 +25,12 @@ from kerastl.task import TAGGED_SUFFIXES
 SPAN_SUFFIXES = (*JSONL_SUFFIXES, ".json")
 
 
-def read_entities(path: Path | str, *, scheme: str | None = None, mend: bool = False) -> Entities:
+def read_entities(path: Path | str, *, mend: bool = False) -> Entities:
     """The texts of a file with their entities.
 
     Args:
         path: `.jsonl`, `.ndjson` or `.json` for spans of characters (see `kerastl.data.spans.read_spans`); any other one for
             columns of words and tags (see `kerastl.data.conll.read_conll`).
-        scheme: of the tags of a file of columns; by the tags themselves without it.
         mend: widen spans that cut a word, and take blanks off their ends, in place of refusing them; a warning counts them.
 
     Raises:
@@ -43,14 +46,13 @@ def read_entities(path: Path | str, *, scheme: str | None = None, mend: bool = F
         names = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
         raise DataError(f"'{path}' is no file.{nearest(path.name, names)}")
     if path.suffix.lower() in SPAN_SUFFIXES:
-        if scheme is not None:
-            raise DataError(f"scheme = '{scheme}': '{path}' holds spans of characters, which have no tags")
         return read_spans(path, mend=mend)
-    return read_conll(path, scheme)
+    return read_conll(path)
 
 
-# Files of a folder, by the beginnings of their names, which are those of shared tasks.
-_FILES = {TRAIN: ("train",), VALIDATION: ("valid", "dev", "testa"), TEST: ("testb", "test")}
+_SUFFIXES = (*TAGGED_SUFFIXES, *SPAN_SUFFIXES, ".txt")
+# First words of the names of a folder's files, in lower case; CoNLL's testa is for validation, and BioNLP's devel.
+_WORDS = {**SPLIT_WORDS, "devel": VALIDATION, "testa": VALIDATION, "testb": TEST}
 _EXPECTED = (
     f"Expected a file of words and tags ({', '.join(TAGGED_SUFFIXES)}), one of spans ({', '.join(SPAN_SUFFIXES)}), a folder "
     "with such files called train, validation and test, or tfds:NAME"
@@ -77,20 +79,48 @@ def open_entities(source: str, data: DataRecipe) -> Examples:
         if not path.is_file():
             names = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
             raise DataError(f"data.source '{source}' does not exist.{nearest(path.name, names)} {_EXPECTED}.")
-        return entity_examples({CARVE: read_entities(path)}, data, str(path.resolve()))
-    parts: dict[str, Entities] = {}
-    for name, begins in _FILES.items():
-        files = sorted(each for each in path.iterdir() if _is_of(each, begins))
-        files = [each for each in files if not any(_is_of(each, others) for others in _others(name))]
-        if len(files) > 1:
+        return entity_examples({CARVE: read_entities(path, mend=data.mend_spans)}, data, str(path.resolve()))
+    files, skipped = _files_in(path)
+    for name, several in files.items():
+        if len(several) > 1:
             raise DataError(
-                f"data.source '{source}' holds several files for {name}: {', '.join(each.name for each in files)}. Expected one"
+                f"data.source '{source}' holds several files for {name}: {', '.join(each.name for each in several)}. Expected one"
             )
-        if files:
-            parts[name] = read_entities(files[0])
-    if TRAIN not in parts:
-        raise DataError(f"data.source '{source}' holds no file called train. {_EXPECTED}.")
-    return entity_examples(parts, data, str(path.resolve()))
+    if TRAIN not in files:
+        raise DataError(
+            " ".join(
+                [f"data.source '{source}' holds no file called train.", *skipped.lines()[:1], f"{_EXPECTED}."]
+            )
+        )
+    parts = {
+        name: read_entities(files[name][0], mend=data.mend_spans) for name in SPLIT_NAMES if name in files
+    }
+    examples = entity_examples(parts, data, str(path.resolve()))
+    return replace(
+        examples,
+        skipped=(*skipped.lines(), *examples.skipped),
+        warnings=(*skipped.warnings(), *examples.warnings),
+    )
+
+
+def _files_in(folder: Path) -> tuple[dict[str, list[Path]], SkippedNames]:
+    """The files of a folder by the splits that they are called, and what else is in it."""
+    files: dict[str, list[Path]] = {}
+    skipped = SkippedNames()
+    for path in sorted(folder.iterdir()):
+        words = re.findall("[a-z]+", path.stem.lower())
+        split = _WORDS.get("".join(words[:2])) or _WORDS.get("".join(words[:1]))
+        if skipped.add_if_hidden(path.name, path.is_dir()):
+            continue
+        if path.is_dir():
+            skipped.add(f"{path.name}/", "no file")
+        elif path.suffix.lower() not in _SUFFIXES:
+            skipped.add(path.name, "no file of entities by its suffix")
+        elif split is None:
+            skipped.add(path.name, "not called train, validation or test")
+        else:
+            files.setdefault(split, []).append(path)
+    return files, skipped
 
 
 def from_entities(
@@ -107,7 +137,8 @@ def from_entities(
             each (start, end, type) in code points, the end behind the last one, or a dictionary with these keys and `label`.
         validation: pairs to validate on; carved from the others without it.
         test: pairs for the test; carved without it.
-        mend: widen spans of pairs that cut a word, and take blanks off their ends, in place of refusing them; a warning counts them.
+        mend: widen spans that cut a word, and take blanks off their ends, in place of refusing them; a warning counts them. Recipes
+            have `data.mend_spans` for it.
 
     Returns:
         The examples, a text each, labelled with the types in it. A text's identity is a digest of its bytes in UTF-8.
@@ -120,12 +151,12 @@ def from_entities(
         ('LOC', 'PER')
     """
     if isinstance(source, (str, Path)):
-        if validation is not None or test is not None or mend:
+        if validation is not None or test is not None:
             raise DataError(
-                f"source = '{source}': validation, test and mend are for pairs of texts and spans. Expected a folder with a train, "
+                f"source = '{source}': validation and test are for pairs of texts and spans. Expected a folder with a train, "
                 "validation and test file"
             )
-        recipe = DataRecipe(source=str(source), task="entities", modality=TEXT.modality)
+        recipe = DataRecipe(source=str(source), task="entities", modality=TEXT.modality, mend_spans=mend)
         return open_entities(str(source), recipe)
     first = TRAIN if validation is not None and test is not None else CARVE
     parts = {first: source, VALIDATION: validation, TEST: test}
@@ -134,14 +165,3 @@ def from_entities(
     }
     recipe = DataRecipe(source=f"{HANDED}entities", task="entities", modality=TEXT.modality)
     return entity_examples(found, recipe, HANDED)
-
-
-def _is_of(path: Path, begins: tuple[str, ...]) -> bool:
-    """True for a file of entities whose name begins so."""
-    suffixes = (*TAGGED_SUFFIXES, *SPAN_SUFFIXES, ".txt")
-    return path.suffix.lower() in suffixes and path.stem.lower().replace("_", "").startswith(begins)
-
-
-def _others(name: str) -> list[tuple[str, ...]]:
-    """Beginnings that mean another split, though they begin as those of this one do: testa is for validation."""
-    return [("testa",)] if name == TEST else []

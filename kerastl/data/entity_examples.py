@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -49,11 +49,7 @@ def entity_examples(parts: Mapping[str, Entities], recipe: DataRecipe, place: st
     for row, each in enumerate(documents):
         labels[row, [number[span.label] for span in each.spans]] = 1
     splits = [name for name, several in parts.items() for _ in several.documents]
-    groups = [
-        "" if each.document is None else f"{name or 'document'} {each.document}"
-        for name, several in parts.items()
-        for each in several.documents
-    ]
+    groups = [group for name, several in parts.items() for group in _documents(several.documents, name)]
     digests = np.array([digest_of(text) for text in raw], np.int64)
     examples = examples_in_memory(
         raw,
@@ -72,6 +68,19 @@ def entity_examples(parts: Mapping[str, Entities], recipe: DataRecipe, place: st
     marks = [repr(each.spans) for each in documents]
     changed = fingerprint((text_column(marks),), (), examples.fingerprint)
     return checked_names(replace(examples, annotated=_column(documents), fingerprint=changed))
+
+
+def _documents(sentences: Sequence[Annotated], split: str) -> Iterator[str]:
+    """The group of each sentence: its document, by a digest of its text, so that other documents of the file change no name."""
+    texts: dict[int, list[str]] = {}
+    for each in sentences:
+        if each.document is not None:
+            texts.setdefault(each.document, []).append(each.text)
+    names = {
+        number: f"{split or 'document'} {digest_of(chr(10).join(lines).encode()) & (2**64 - 1):016x}"
+        for number, lines in texts.items()
+    }
+    return ("" if each.document is None else names[each.document] for each in sentences)
 
 
 def in_rows(splits: Splits, modality: Modality) -> Splits:

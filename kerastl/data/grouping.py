@@ -11,6 +11,7 @@ import numpy as np
 from kerastl.data.duplicates import UNIQUE
 from kerastl.data.examples import (
     CARVE,
+    SPLIT_NAMES,
     TEST,
     TRAIN,
     VALIDATION,
@@ -84,7 +85,8 @@ def keep_copies_together(examples: Examples) -> Examples:
 
     Copies get the name of the smallest group among them, or else of the smallest identity, so that an example
     without copies, and the first of several, lie where they would lie alone. Groups that share a content become
-    one. Copies in different given splits stay where the source put them, and a warning says so.
+    one. Copies in different given splits stay where the source put them, and a warning says so. So do sentences of documents:
+    short ones that many documents repeat would make one group of all; see `copies_held_out`.
     """
     if examples.contents is None or not (examples.contents != UNIQUE).any():
         return examples
@@ -94,9 +96,40 @@ def keep_copies_together(examples: Examples) -> Examples:
     copies = sorted(np.split(rows, bounds), key=lambda members: int(members[0]))
     joined = _Joined(examples)
     for members in copies:
-        joined.join(members)
+        joined.join(members if examples.annotated is None else members[examples.groups[members] == ""])
     warnings = (*examples.warnings, *_warnings(examples, copies))
     return replace(examples, groups=joined.groups(), warnings=warnings)
+
+
+def copies_held_out(examples: Examples, sides: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Sentences of carved splits that training, or validation for those of the test, has in another document.
+
+    Args:
+        examples: after `keep_copies_together`.
+        sides: int8 [n], the number of each one's split among train, validation and test.
+
+    Returns:
+        Positions, int64, increasing, and a warning where there are some.
+    """
+    if examples.annotated is None or examples.contents is None:
+        return np.zeros(0, np.int64), ()
+    rows = np.flatnonzero(examples.contents != UNIQUE)
+    order = rows[np.argsort(sides[rows], kind="stable")]
+    first = np.zeros(len(examples), np.int64)
+    first[examples.contents[order[::-1]]] = order[::-1]
+    first = first[examples.contents[rows]]
+    is_copy = (sides[rows] > sides[first]) & (
+        examples.splits[rows] != np.array(SPLIT_NAMES, object)[sides[rows]]
+    )
+    rows, first = rows[is_copy], first[is_copy]
+    if not len(rows):
+        return rows, ()
+    numbers = [f"{(sides[rows] == code).sum():,} {SPLIT_NAMES[code]}" for code in np.unique(sides[rows])]
+    warning = (
+        f"{' and '.join(numbers)} {examples.noun}s are left out, as they are copies of {examples.noun}s of other documents that are "
+        f"learnt from or validated on, such as {_pair(examples, (rows[0], first[0]))}."
+    )
+    return rows, (warning,)
 
 
 _Node = tuple[int, str]  # (0, a group) or (1, an identity): the smallest gives the name
@@ -158,10 +191,11 @@ class _Joined:
 
 
 def _warnings(examples: Examples, copies: list[np.ndarray]) -> Iterator[str]:
+    is_joined = examples.annotated is None or not (examples.groups != "").any()
     extra = sum(len(members) for members in copies) - len(copies)
     yield (
         f"{extra:,} of {len(examples):,} {examples.noun}s are copies of others, byte for byte, such as "
-        f"{_pair(examples, copies[0][:2])}. Copies stay in one split."
+        f"{_pair(examples, copies[0][:2])}. {'Copies stay in one split' if is_joined else 'Each stays with its document'}."
     )
     mixed = [members for members in copies if _differ(whole_labels(examples)[members])]
     if mixed:

@@ -7,6 +7,9 @@ from typing import Any
 
 from kerastl.data.examples import listed
 
+# Keys of the spans of a text: one's own and Prodigy's, Doccano's, that of its older versions, spaCy's and that of its newer ones.
+SPAN_KEYS = ("spans", "label", "labels", "entities")
+
 
 def task_of(task: Any) -> dict[str, Any] | None:
     """The text of a task, and its spans; None where it is not annotated.
@@ -29,9 +32,8 @@ def task_of(task: Any) -> dict[str, Any] | None:
     """
     if not isinstance(task, Mapping):
         raise ValueError("an object is expected, with 'data' and 'annotations'.")
-    if "annotations" not in task and "completions" not in task:  # JSON_MIN, or one's own list
-        spans = next((task[key] for key in ("label", "labels", "spans", "entities") if key in task), None)
-        return None if spans is None and "text" in task else dict(task)
+    if "annotations" not in task and "completions" not in task:
+        return _smaller_task(task)
     data = task.get("data")
     text = _text_of(data if isinstance(data, Mapping) else {})
     annotations = [
@@ -48,6 +50,32 @@ def task_of(task: Any) -> dict[str, Any] | None:
             f"{len(regions)} annotations that differ. Expected one, or one that is marked as ground truth."
         )
     return {"text": text, "spans": regions[0]}
+
+
+def _smaller_task(task: Mapping[str, Any]) -> dict[str, Any] | None:
+    """A task of JSON_MIN, or of one's own list: its spans have the name of the control that marked them, such as `label` or `ner`."""
+    marked = [key for key, value in task.items() if _is_marked(value)]
+    if len(marked) > 1:
+        raise ValueError(
+            f"spans in {listed(marked)}; expected one key with spans. Export the controls one by one."
+        )
+    if (
+        marked
+        and marked[0] not in SPAN_KEYS
+        and not any(isinstance(task.get(key), list) for key in SPAN_KEYS)
+    ):
+        others = {key: value for key, value in task.items() if key not in (marked[0], *SPAN_KEYS)}
+        return {**others, "spans": task[marked[0]]}
+    return None if "text" in task and not any(task.get(key) is not None for key in SPAN_KEYS) else dict(task)
+
+
+def _is_marked(value: Any) -> bool:
+    """True for a list of regions with labels."""
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(each, Mapping) and {"start", "labels"} <= set(each) for each in value)
+    )
 
 
 def _text_of(data: Mapping[str, Any]) -> str:

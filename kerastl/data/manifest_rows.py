@@ -16,6 +16,7 @@ from kerastl.data.examples import listed
 from kerastl.data.kinds import IMAGE, KINDS, TEXT, Kind
 from kerastl.data.manifest_cells import JSONL_SUFFIXES, csv_cells, frame_cells, jsonl_cells, parquet_cells
 from kerastl.data.names import SPLIT_WORDS, class_name, words_of
+from kerastl.data.texts import is_unicode
 from kerastl.errors import DataError, nearest
 from kerastl.recipe.schema import DataRecipe
 
@@ -110,7 +111,7 @@ class Table:
                 line,
                 f"unknown split '{split}'.{hint} Expected train, validation, test, or nothing to have it carved.",
             )
-        elif not in_files and not _is_unicode(cell):
+        elif not in_files and not is_unicode(cell):
             self.problem(
                 line, f"the {self.noun} holds half of a character (\\ud800 to \\udfff): write it in UTF-8."
             )
@@ -181,10 +182,6 @@ def read_rows(table: Table) -> Iterator[Row]:
 def shortened(cell: str) -> str:
     """A cell's text, for a message."""
     return cell if len(cell) <= _LONGEST_SHOWN else cell[:_LONGEST_SHOWN] + "…"
-
-
-def _is_unicode(text: str) -> bool:
-    return text.isascii() or text.encode("utf-8", "replace").decode("utf-8") == text
 
 
 def _kind_of(data: DataRecipe, present: list[str]) -> Kind:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Set
 
 from kerastl.data.examples import listed
-from kerastl.modality.image.files import suffix_of
+from kerastl.modality.image.files import is_hidden, suffix_of
 
 _SKIPPED_LINES = 1_000
 _KINDS_AT_MOST = 6
@@ -48,6 +48,12 @@ class SkippedNames:
         self.hidden_count += 1
         if is_folder:
             self._hidden_folders.append(printable(name))
+
+    def add_if_hidden(self, name: str, is_folder: bool) -> bool:
+        """Do so with a name that is hidden; False for others."""
+        if is_hidden(name):
+            self.add_hidden(name, is_folder)
+        return is_hidden(name)
 
     def lines(self) -> tuple[str, ...]:
         """One line for each, and a last one for those that were only counted."""

@@ -7,26 +7,29 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 from kerastl.data.annotated import Annotated, Entities, Span, types_of, word_places
 from kerastl.data.examples import listed
-from kerastl.data.label_studio import task_of
+from kerastl.data.label_studio import SPAN_KEYS, task_of
 from kerastl.data.names import class_name
+from kerastl.data.offsets import END, START, code_point, wide_units
 from kerastl.data.problems import Problems, shortened
+from kerastl.data.texts import is_unicode
 from kerastl.errors import DataError, nearest
 from kerastl.modality.text_files import why_file_not_utf8
 from kerastl.wording import counted
 
-# Keys of the spans of a text: one's own and Prodigy's, Doccano's, that of its older versions, spaCy's and that of its newer ones.
-SPAN_KEYS = ("spans", "label", "labels", "entities")
 # Keys that say nothing of entities and need no warning.
 _PASSED = frozenset(
     ["id", "meta", "metadata", "comments", "cats", "relations", "answer", "links", "tokens", "_input_hash", "_task_hash",
      "_session_id", "_view_id", "_timestamp", "_annotator_id"]
 )  # fmt: skip
-_START, _END, _LABEL = ("start", "start_offset"), ("end", "end_offset"), ("label", "labels")
+# What Prodigy's annotators answered where the marked spans are wrong, or were passed over.
+_REFUSED = ("reject", "ignore")
+_LABEL = ("label", "labels")
 EXPECTED = (
     'Expected a line for each text, {"text": "Anna lives in Rome", "spans": [{"start": 0, "end": 4, "label": "PER"}]}, or its spans as '
     '"label" or "entities": [[0, 4, "PER"]], or Label Studio\'s JSON export. Offsets count Unicode code points from 0; the end is '
@@ -48,6 +51,8 @@ class _Reading:
     mended: list[str] = field(default_factory=list)
     unread: dict[str, None] = field(default_factory=dict)
     left_out: list[int] = field(default_factory=list)
+    refused: list[int] = field(default_factory=list)
+    unmarked: dict[str, None] = field(default_factory=dict)
 
 
 def read_spans(path: Path, *, mend: bool = False) -> Entities:
@@ -70,11 +75,11 @@ def read_spans(path: Path, *, mend: bool = False) -> Entities:
         _add(reading, place, values)
     problems.raise_all()
     if not reading.documents:
-        raise DataError(f"'{path}' holds no text. {EXPECTED}")
+        left_out = list(_left_out(reading))
+        text = "text to learn from." if left_out else "text."
+        raise DataError(" ".join([f"'{path}' holds no {text}", *left_out, EXPECTED]))
     documents = tuple(reading.documents)
-    return Entities(
-        documents, types_of(documents), f"file {path}", warnings=_warnings(reading, documents, problems.unit)
-    )
+    return Entities(documents, types_of(documents), f"file {path}", warnings=_warnings(reading, documents))
 
 
 def read_pairs(pairs: Sequence[Any], name: str, mend: bool = False) -> Entities:
@@ -105,12 +110,12 @@ def read_pairs(pairs: Sequence[Any], name: str, mend: bool = False) -> Entities:
         documents,
         types_of(documents),
         counted(len(documents), "text"),
-        warnings=_warnings(reading, documents, "pair"),
+        warnings=_warnings(reading, documents),
     )
 
 
-def _warnings(reading: _Reading, documents: Sequence[Annotated], unit: str) -> tuple[str, ...]:
-    warnings = []
+def _warnings(reading: _Reading, documents: Sequence[Annotated]) -> tuple[str, ...]:
+    warnings = [*_left_out(reading)]
     if reading.mended:
         warnings.append(
             f"{counted(len(reading.mended), 'span')} that cut words, or had blanks around them, became whole words, such as "
@@ -118,13 +123,23 @@ def _warnings(reading: _Reading, documents: Sequence[Annotated], unit: str) -> t
         )
     if reading.unread:
         warnings.append(f"Keys that are not read: {listed(list(reading.unread))}.")
-    if reading.left_out:
-        warnings.append(
-            f"{counted(len(reading.left_out), 'text')} without annotation left out, such as {unit} {reading.left_out[0]:,}."
-        )
     if not any(each.spans for each in documents):
         warnings.append("No text has a span: there is no entity.")
     return tuple(warnings)
+
+
+def _left_out(reading: _Reading) -> Iterator[str]:
+    """A line for each reason for which texts are left out."""
+    unit, left_out, refused = reading.problems.unit, reading.left_out, reading.refused
+    if left_out:
+        yield (
+            f"{counted(len(left_out), 'text')} without annotation left out, such as {unit} {left_out[0]:,}; keys of such texts: "
+            f"{listed(list(reading.unmarked), 8)}."
+        )
+    if refused:
+        yield (
+            f"{counted(len(refused), 'text')} left out whose 'answer' is 'reject' or 'ignore', such as {unit} {refused[0]:,}."
+        )
 
 
 def _objects(path: Path, reading: _Reading) -> Iterator[tuple[int, Mapping[str, Any]]]:
@@ -175,12 +190,16 @@ def _tasks(tasks: list[Any], reading: _Reading) -> Iterator[tuple[int, Mapping[s
             continue
         if found is None:
             reading.left_out.append(number)
+            reading.unmarked.update(dict.fromkeys(task))
         else:
             yield number, found
 
 
 def _add(reading: _Reading, place: int, values: Mapping[str, Any]) -> None:
     """Append a text with its spans, or remember what is wrong with them."""
+    if values.get("answer") in _REFUSED:
+        reading.refused.append(place)
+        return
     text, keys = values.get("text"), [key for key in SPAN_KEYS if key in values]
     faults: list[str] = []
     spans: list[Span] = []
@@ -188,7 +207,7 @@ def _add(reading: _Reading, place: int, values: Mapping[str, Any]) -> None:
         faults.append(_no_key("text", values) if text is None else f"'text' is no text, but {_shown(text)}.")
     elif not text.strip():
         faults.append("the text is empty.")
-    elif not _is_unicode(text):
+    elif not is_unicode(text):
         faults.append("the text holds half of a character (\\ud800 to \\udfff): write it in UTF-8.")
     elif len(keys) != 1:
         several = f"both {' and '.join(map(repr, keys))}; expected one of them." if keys else ""
@@ -196,10 +215,10 @@ def _add(reading: _Reading, place: int, values: Mapping[str, Any]) -> None:
     elif not isinstance(values[keys[0]], list):
         faults.append(f"'{keys[0]}' is no list of spans, but {_shown(values[keys[0]])}.")
     else:
-        words = word_places(text)
+        words, wide = word_places(text), wide_units(values[keys[0]], text)
         for item in values[keys[0]]:
             try:
-                spans.append(_span(item, text, words, reading))
+                spans.append(_span(item, text, words, wide, reading))
             except ValueError as error:
                 faults.append(str(error))
         # Equal spans say the same twice.
@@ -217,13 +236,15 @@ def _add(reading: _Reading, place: int, values: Mapping[str, Any]) -> None:
         reading.problems.add(place, faults[0] + more)
     else:
         assert isinstance(text, str)
-        reading.documents.append(Annotated(text, tuple(spans), word_places(text), place))
+        reading.documents.append(Annotated(text, tuple(spans), words, place))
 
 
-def _span(item: Any, text: str, words: Sequence[tuple[int, int]], reading: _Reading) -> Span:
+def _span(
+    item: Any, text: str, words: Sequence[tuple[int, int]], wide: Sequence[int], reading: _Reading
+) -> Span:
     """A checked span; ValueError says what is wrong with it."""
     if isinstance(item, Mapping):
-        start, end, label = (_value(item, names) for names in (_START, _END, _LABEL))
+        start, end, label = (_value(item, names) for names in (START, END, _LABEL))
         said = item.get("text")
     elif isinstance(item, (list, tuple)) and len(item) == 3:
         (start, end, label), said = item, None
@@ -233,14 +254,13 @@ def _span(item: Any, text: str, words: Sequence[tuple[int, int]], reading: _Read
         if len(label) != 1:
             raise ValueError(f"{_shown(item)} has {len(label)} labels, where one is expected.")
         (label,) = label
-    if not all(isinstance(each, int) and not isinstance(each, bool) for each in (start, end)):
+    if not all(isinstance(each, Integral) and not isinstance(each, bool) for each in (start, end)):
         raise ValueError(f"{_shown(item)}: start and end are expected to be whole numbers.")
     if not isinstance(label, str) or not class_name(label):
         raise ValueError(f"{_shown(item)}: the label is expected to be a text.")
+    start, end = code_point(wide, int(start)), code_point(wide, int(end))
     if isinstance(said, str) and text[max(start, 0) : end] != said:
-        start, end = _from_utf16(text, start, end)
-        if text[max(start, 0) : end] != said:
-            raise ValueError(f"{_shown(item)}: at its place stands '{shortened(text[max(start, 0) : end])}'.")
+        raise ValueError(f"{_shown(item)}: at its place stands '{shortened(text[max(start, 0) : end])}'.")
     if not 0 <= start < end <= len(text):
         raise ValueError(
             f"{_shown(item)} lies outside of the text, which has {len(text):,} code points, or is empty."
@@ -266,18 +286,8 @@ def _why(span: Span, whole: Span | None, text: str) -> str:
     if whole is None:
         return "holds blanks alone."
     cuts = whole.start < span.start or span.end < whole.end
-    expected = f"expected {whole.start} to {whole.end}, '{shortened(text[whole.start : whole.end])}'. mend=True takes that."
+    expected = f"expected {whole.start} to {whole.end}, '{shortened(text[whole.start : whole.end])}'. data.mend_spans = true takes that (in Python: mend=True)."
     return f"{'cuts a word' if cuts else 'has blanks around it'}: {expected}"
-
-
-def _from_utf16(text: str, start: int, end: int) -> tuple[int, int]:
-    """Offsets in code points of offsets in UTF-16 units, in which JavaScript counts; -1 for one that cuts a character."""
-    places = {0: 0}
-    unit = 0
-    for number, character in enumerate(text, 1):
-        unit += 2 if ord(character) > 0xFFFF else 1
-        places[unit] = number
-    return places.get(start, -1), places.get(end, -1)
 
 
 def _value(item: Mapping[str, Any], names: Sequence[str]) -> Any:
@@ -297,7 +307,3 @@ def _named(span: Span, text: str) -> str:
 
 def _shown(value: Any) -> str:
     return shortened(json.dumps(value, ensure_ascii=False, default=str), 80)
-
-
-def _is_unicode(text: str) -> bool:
-    return text.isascii() or text.encode("utf-8", "replace").decode("utf-8") == text

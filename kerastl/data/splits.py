@@ -37,7 +37,7 @@ from kerastl.data.examples import (
     some_examples,
     whole_labels,
 )
-from kerastl.data.grouping import check_groups, keep_copies_together
+from kerastl.data.grouping import check_groups, copies_held_out, keep_copies_together
 from kerastl.errors import DataError, nearest
 from kerastl.modality.recipe import fewest_key
 from kerastl.recipe.schema import DataRecipe
@@ -70,6 +70,9 @@ def make_splits(examples: Examples, data: DataRecipe) -> Splits:
         _check_given(examples)
         examples = keep_copies_together(examples)
         sides = _sides(examples, data)
+        left_out, warnings = copies_held_out(examples, sides)
+        sides[left_out] = _NOT_GIVEN
+        examples = replace(examples, warnings=(*examples.warnings, *warnings))
         _check_sides(examples, sides, data)
     except DataError as error:
         # What was left out, or counts as one example, is often why.

@@ -1,4 +1,4 @@
-"""Texts that are handed over in Python, as bytes in UTF-8."""
+"""Texts as bytes in UTF-8: what can be written so, and texts that are handed over in Python."""
 
 from __future__ import annotations
 
@@ -7,6 +7,11 @@ from typing import Any
 from kerastl.errors import DataError
 
 _EXPECTED = "Expected a list of str"
+
+
+def is_unicode(text: str) -> bool:
+    """True if no half of a character (U+D800 to U+DFFF) is in it, which UTF-8 cannot write."""
+    return text.isascii() or text.encode("utf-8", "replace").decode("utf-8") == text
 
 
 def utf8_texts(texts: Any, name: str) -> list[bytes]:

@@ -66,6 +66,7 @@ class _Data:
         "of a folder source: files in folders of one name below class folders stay in one split "
         "(cat/monday/1.jpg, dog/monday/2.jpg)",
     )
+    mend_spans: bool = key(False, "bring spans that cut words, or hold blanks at an end, to whole words")
     split_salt: int = key(0, "another number draws another division into splits", low=0, high=2**31 - 1)
     validation_fraction: float = key(
         0.1,

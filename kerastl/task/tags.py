@@ -13,18 +13,8 @@ from typing import TypeAlias
 import numpy as np
 
 OUTSIDE = "O"
-SCHEMES = ("IOB1", "IOB2", "BIOES", "BILOU")
-_ALIASES = {
-    "BIO": "IOB2",
-    "IOB": "IOB1",
-    "IOBES": "BIOES",
-    "BILUO": "BILOU",
-    "BMES": "BIOES",
-    "BMESO": "BIOES",
-}
 # One alphabet for all schemes: BILOU's last and unit are BIOES' end and single, M is the middle of BMES.
 _AS_BIOES = {"B": "B", "I": "I", "E": "E", "S": "S", "L": "E", "U": "S", "M": "I"}
-_PREFIXES = {"IOB1": "BI", "IOB2": "BI", "BIOES": "BIESM", "BILOU": "BILU"}
 
 WordSpan: TypeAlias = tuple[int, int, str]
 
@@ -32,18 +22,6 @@ WordSpan: TypeAlias = tuple[int, int, str]
 def is_tag(tag: str) -> bool:
     """True for O, and for a prefix of one of the schemes with a type behind it, such as B-PER."""
     return tag == OUTSIDE or (len(tag) > 2 and tag[0] in _AS_BIOES and tag[1] == "-")
-
-
-def scheme_named(name: str) -> str | None:
-    """The scheme of that name, in any case, under another usual name as well (BIO is IOB2); None for an unknown one."""
-    upper = name.upper()
-    found = _ALIASES.get(upper, upper)
-    return found if found in SCHEMES else None
-
-
-def fits(tag: str, scheme: str) -> bool:
-    """True if a tag (see `is_tag`) is one of the scheme."""
-    return tag == OUTSIDE or tag[0] in _PREFIXES[scheme]
 
 
 def scheme_of(sentences: Iterable[Sequence[str]]) -> str:
