@@ -140,6 +140,21 @@ def test_a_long_text_and_bytes_that_are_no_utf8_are_answered(fitted: kerastl.Fit
     assert answers["count"][2] == 0 and answers["count"][4] == 0
 
 
+def test_a_mark_counts_in_a_text_and_is_none_of_a_file(fitted: kerastl.Fitted, tmp_path: Path) -> None:
+    """U+FEFF is a character of what is handed over, as in the served graph; at the beginning of a file it marks UTF-8."""
+    text = "\ufeffAnna Smith lives in Rome"
+    assert fitted.exported is not None
+    there = served(fitted, [text])
+    file = tmp_path / "marked.txt"
+    file.write_text(text, encoding="utf-8")
+    for x, mark in ((text, 1), (text.encode(), 1), (file, 0)):
+        found = fitted.predict(x).entities
+        assert [each.start - mark for each in found] == (there["starts"][0] - 1).tolist()
+        assert all(text[1:][each.start - mark : each.end - mark] == each.text for each in found)
+    (argument,) = kerastl.predict(fitted.exported.path, [text])
+    assert argument.entities is not None and argument.entities[0].start == 1
+
+
 @pytest.mark.slow
 def test_a_megabyte_is_answered(fitted: kerastl.Fitted) -> None:
     text = "Anna Smith lives in Rome . " * 40_000
@@ -158,6 +173,26 @@ def test_words_pieces_and_what_the_head_reads_are_served(fitted: kerastl.Fitted)
     np.testing.assert_allclose(words["probabilities"][0].sum(axis=1), 1, atol=1e-5)
     assert served(fitted, [text], "serving_embedding")["embedding"].shape[:2] == (1, 6)
     assert served(fitted, [])["count"].tolist() == []
+
+
+def test_one_graph_answers_any_number_of_texts(fitted: kerastl.Fitted) -> None:
+    again = kerastl.load(fitted.run)
+    counts = [len(again.predict(["Ada Wu lives in Lima ."] * count)) for count in (1, 2, 3, 5)]
+    graph: Any = again._graph
+    assert counts == [1, 2, 3, 5] and graph.experimental_get_tracing_count() == 1
+
+
+@pytest.mark.parametrize("format", ["onnx", "litert", "litert-int8"])
+def test_formats_without_words_are_refused(format: str, fitted: kerastl.Fitted, tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match="answers a text word by word.*Expected a model with one answer a text"
+    ):
+        kerastl.convert(fitted.run, format, exported_dir=tmp_path)
+    with pytest.raises(
+        UserError, match="answers a text word by word.*Expected a model with one answer a text"
+    ):
+        kerastl.benchmark(fitted.run, formats=[format])
+    assert not list(tmp_path.iterdir())
 
 
 def test_others_are_answered_as_if_alone(fitted: kerastl.Fitted) -> None:

@@ -462,7 +462,7 @@ def test_frames_hold_texts() -> None:
     ("raw", "expected"),
     [
         ("Fähre".encode(), ("Fähre", "")),
-        ("\ufeffFähre".encode(), ("Fähre", "")),
+        ("\ufeffFähre".encode(), ("\ufeffFähre", "")),
         ("Fähre 👍".encode("utf-16"), ("Fähre 👍", "utf-16")),
         ("\ufeffFähre".encode("utf-16-be"), ("Fähre", "utf-16")),
         ("Fähre".encode("utf-32"), ("Fähre", "utf-32")),

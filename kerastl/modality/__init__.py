@@ -6,6 +6,7 @@ is imported itself: listings answer at once.
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from errno import ENOENT
@@ -240,13 +241,13 @@ class Modality(Protocol):
 
 
 def bytes_of(raw: RawExample) -> bytes:
-    """A raw example, read where it is a file.
+    """A raw example, read where it is a file; UTF-8's mark at the beginning of a file is no part of it.
 
     Raises:
         OSError: it cannot be read.
     """
     try:
-        return raw if isinstance(raw, bytes) else raw.read_bytes()
+        return raw if isinstance(raw, bytes) else raw.read_bytes().removeprefix(BOM_UTF8)
     except ValueError as error:  # no file can have such a name: it holds a zero byte, or what is no text
         raise FileNotFoundError(ENOENT, "No such file") from error
 

@@ -21,9 +21,8 @@ STDIN = "-"
 
 _BEGINNING_BYTES = 1024
 _NAME_CHARACTERS = 60
-# Marks of encodings at the beginning of a file; UTF-32's begins with that of UTF-16.
+# Marks of encodings at the beginning of a file; UTF-32's begins with that of UTF-16. That of UTF-8 is none: see `utf8_of`.
 _MARKS = (
-    (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"),
@@ -45,9 +44,10 @@ def is_text_file(path: Path | str) -> bool:
 
 
 def utf8_of(raw: bytes) -> tuple[bytes, str]:
-    r"""A text as UTF-8 without a mark at its beginning, and the encoding that it was converted from; '' where it was UTF-8.
+    r"""A text as UTF-8, and the encoding that it was converted from; '' where it was UTF-8 and is returned as it is.
 
-    UTF-16 and UTF-32 are known by their mark alone (Unicode Standard, 2.13); 8-bit encodings have none and are refused.
+    UTF-16 and UTF-32 are known by their mark alone (Unicode Standard, 2.13); 8-bit encodings have none and are refused. A U+FEFF at
+    the beginning of UTF-8 is a character of the text and counts in offsets: that of a file is gone (see `bytes_of`).
 
     Raises:
         ValueError: it is empty or not valid; the text says why in a few words.
@@ -61,11 +61,11 @@ def utf8_of(raw: bytes) -> tuple[bytes, str]:
         text = raw.decode(encoding)
     except UnicodeDecodeError as error:
         raise ValueError(why_not_utf8(raw) or f"truncated or damaged {encoding}: {error.reason}") from error
-    if not text.strip():
+    if not text.removeprefix("\ufeff").strip():
         raise ValueError("empty text")
     if encoding == "utf-8":
         return raw, ""
-    return text.encode("utf-8"), "" if encoding == "utf-8-sig" else encoding
+    return text.encode("utf-8"), encoding
 
 
 def why_not_utf8(raw: bytes) -> str:
@@ -75,7 +75,7 @@ def why_not_utf8(raw: bytes) -> str:
         >>> why_not_utf8("Zug\nFähre".encode("latin-1"))
         'line 2: byte 0xe4 is not UTF-8, but perhaps Latin-1 or Windows-1252'
     """
-    mark = next((name for mark, name in _MARKS[1:] if raw.startswith(mark)), "")
+    mark = next((name for mark, name in _MARKS if raw.startswith(mark)), "")
     if mark:
         return ""
     try:
@@ -91,9 +91,7 @@ def why_file_not_utf8(path: Path | str) -> str:
     """The place at which a file of lines stops being UTF-8, in few words, for messages; it is read line by line."""
     with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
-            if number == 1 and (
-                mark := next((name for mark, name in _MARKS[1:] if line.startswith(mark)), "")
-            ):
+            if number == 1 and (mark := next((name for mark, name in _MARKS if line.startswith(mark)), "")):
                 return f"line 1: it begins as {mark.upper()}"
             if reason := why_not_utf8(line):
                 return f"line {number:,}: {reason.partition(': ')[2]}"
