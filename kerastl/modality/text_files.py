@@ -13,6 +13,7 @@ from kerastl.errors import UserError, nearest
 from kerastl.modality import RawExample
 from kerastl.modality.image.files import is_hidden, suffix_of
 from kerastl.progress import Progress
+from kerastl.wording import counted
 
 TEXT_SUFFIXES = frozenset(["txt", "text"])
 """Files with these suffixes are texts, and so is what has no suffix and holds no zero byte."""
@@ -104,22 +105,19 @@ def find_texts(words: Sequence[str], progress: Progress = Progress()) -> list[tu
     Args:
         words: names of files, folders and patterns; `-` for the standard input, a text a line; anything else is a text, unless it
             looks like a path: no space in it, and a separator or the suffix of a text file.
-        progress: told how many files of a folder are no texts.
+        progress: told how many files of a folder are no texts, and how many lines are empty.
 
     Returns:
         Name and raw example of each, without repeats of files. A text is named by its beginning.
 
     Raises:
-        UserError: a path or pattern matches nothing, or the standard input is empty.
+        UserError: a path or pattern matches nothing, or the standard input is empty, or damaged UTF-16 or UTF-32.
     """
     found: list[tuple[str, RawExample]] = []
     seen: set[str] = set()
     for word in words:
         if word == STDIN:
-            lines = [line for line in sys.stdin.buffer.read().splitlines() if line.strip()]
-            if not lines:
-                raise UserError("The standard input holds no text. Expected one a line")
-            found += [(f"line {number}", line) for number, line in enumerate(lines, 1)]
+            found += _lines(sys.stdin.buffer.read(), progress)
             continue
         paths = _paths(word, progress)
         if paths is None:
@@ -130,12 +128,33 @@ def find_texts(words: Sequence[str], progress: Progress = Progress()) -> list[tu
     return found
 
 
+def _lines(raw: bytes, progress: Progress) -> list[tuple[str, RawExample]]:
+    """The lines of the standard input that hold a text, by their numbers in it."""
+    raw = raw.removeprefix(codecs.BOM_UTF8)
+    if any(raw.startswith(mark) for mark, _ in _MARKS):  # else each line is judged by itself
+        try:
+            raw, _ = utf8_of(raw)
+        except ValueError as error:
+            raise UserError(f"The standard input: {error}. Expected a text a line, best in UTF-8") from error
+    lines = raw.splitlines()
+    found: list[tuple[str, RawExample]] = [
+        (f"line {number}", line) for number, line in enumerate(lines, 1) if line.strip()
+    ]
+    if not found:
+        raise UserError("The standard input holds no text. Expected one a line")
+    if len(found) < len(lines):
+        progress.warn(
+            f"The standard input: {counted(len(lines) - len(found), 'empty line')} left out; others keep their numbers"
+        )
+    return found
+
+
 def _paths(word: str, progress: Progress) -> list[str] | None:
     """Files that a word means; None where it is a text itself."""
     if not word.strip():
         return None
-    path = Path(word).expanduser()
     try:
+        path = Path(os.path.expanduser(word))  # as it is where ~ names no user
         if path.is_dir():
             return _texts_below(path, progress)
         if path.exists():
