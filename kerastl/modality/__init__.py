@@ -6,7 +6,6 @@ is imported itself: listings answer at once.
 
 from __future__ import annotations
 
-from codecs import BOM_UTF8
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from errno import ENOENT
@@ -247,7 +246,7 @@ def bytes_of(raw: RawExample) -> bytes:
         OSError: it cannot be read.
     """
     try:
-        return raw if isinstance(raw, bytes) else raw.read_bytes().removeprefix(BOM_UTF8)
+        return raw if isinstance(raw, bytes) else raw.read_bytes().removeprefix(b"\xef\xbb\xbf")
     except ValueError as error:  # no file can have such a name: it holds a zero byte, or what is no text
         raise FileNotFoundError(ENOENT, "No such file") from error
 
