@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,21 @@ def test_a_long_text_and_bytes_that_are_no_utf8_are_answered(fitted: kerastl.Fit
     assert answers["count"][2] == 0 and answers["count"][4] == 0
 
 
+def test_a_mark_counts_in_a_text_and_is_none_of_a_file(fitted: kerastl.Fitted, tmp_path: Path) -> None:
+    """U+FEFF is a character of what is handed over, as in the served graph; at the beginning of a file it marks UTF-8."""
+    text = "\ufeffAnna Smith lives in Rome"
+    assert fitted.exported is not None
+    there = served(fitted, [text])
+    file = tmp_path / "marked.txt"
+    file.write_text(text, encoding="utf-8")
+    for x, mark in ((text, 1), (text.encode(), 1), (file, 0)):
+        found = fitted.predict(x).entities
+        assert [each.start - mark for each in found] == (there["starts"][0] - 1).tolist()
+        assert all(text[1:][each.start - mark : each.end - mark] == each.text for each in found)
+    (argument,) = kerastl.predict(fitted.exported.path, [text])
+    assert argument.entities is not None and argument.entities[0].start == 1
+
+
 @pytest.mark.slow
 def test_a_megabyte_is_answered(fitted: kerastl.Fitted) -> None:
     text = "Anna Smith lives in Rome . " * 40_000
@@ -158,6 +174,26 @@ def test_words_pieces_and_what_the_head_reads_are_served(fitted: kerastl.Fitted)
     np.testing.assert_allclose(words["probabilities"][0].sum(axis=1), 1, atol=1e-5)
     assert served(fitted, [text], "serving_embedding")["embedding"].shape[:2] == (1, 6)
     assert served(fitted, [])["count"].tolist() == []
+
+
+def test_one_graph_answers_any_number_of_texts(fitted: kerastl.Fitted) -> None:
+    again = kerastl.load(fitted.run)
+    counts = [len(again.predict(["Ada Wu lives in Lima ."] * count)) for count in (1, 2, 3, 5)]
+    graph: Any = again._graph
+    assert counts == [1, 2, 3, 5] and graph.experimental_get_tracing_count() == 1
+
+
+@pytest.mark.parametrize("format", ["onnx", "litert", "litert-int8"])
+def test_formats_without_words_are_refused(format: str, fitted: kerastl.Fitted, tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"answers a text word by word.*Expected a model with one answer a text"
+    ):
+        kerastl.convert(fitted.run, format, exported_dir=tmp_path)
+    with pytest.raises(
+        UserError, match=r"answers a text word by word.*Expected a model with one answer a text"
+    ):
+        kerastl.benchmark(fitted.run, formats=[format])
+    assert not list(tmp_path.iterdir())
 
 
 def test_others_are_answered_as_if_alone(fitted: kerastl.Fitted) -> None:
@@ -192,11 +228,15 @@ def test_the_check_of_an_export_finds_other_tags_words_and_rows(fitted: kerastl.
     assert "'count' is wrong" in problems(dataclasses.replace(expected, counts=expected.counts + 1))
 
 
-def test_the_run_and_what_it_wrote_down(fitted: kerastl.Fitted, tmp_path: Path) -> None:
+def test_the_run_and_what_it_wrote_down(
+    fitted: kerastl.Fitted, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with (fitted.run / "predictions.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     tests = [row for row in rows if row["split"] == "test"]
-    assert len(tests) == fitted.report.metrics.count and "PER: " in tests[0]["true"]
+    assert len(tests) == fitted.report.metrics.count and re.search(
+        r"PER: \w+ \w+ \(0-\d+\)", tests[0]["true"]
+    )
     assert sum(row["true"] == row["predicted"] for row in tests) > 0.7 * len(tests)
     page = (fitted.run / "report.md").read_text(encoding="utf-8")
     assert "## Entities (test)" in page and "| type | entities |" in page and " words) |" in page
@@ -207,6 +247,9 @@ def test_the_run_and_what_it_wrote_down(fitted: kerastl.Fitted, tmp_path: Path) 
     other = tmp_path / "others.conll"
     other.write_text(in_columns(sentences(10, seed=7)), encoding="utf-8")
     assert again.evaluate(str(other)).entities.support > 20  # type: ignore[union-attr]
+    odd = kerastl.from_entities([("Anna \u200b in Rome", [(0, 4, "PER"), (5, 6, "LOC"), (10, 14, "LOC")])])
+    assert again.evaluate(odd).entities.support == 2  # type: ignore[union-attr]
+    assert any("1 entity cannot be learnt or found" in each for each in caplog.messages)
     other.write_text("Anna B-ANIMAL\nlives O\n", encoding="utf-8")
     with pytest.raises(UserError, match="has a class 'B-ANIMAL' that the model does not know"):
         again.evaluate(str(other))
@@ -301,6 +344,10 @@ def test_rates_ranks_plans_and_searches_take_entities(folder: Path, tmp_path: Pa
         assert np.isfinite(found.result.losses).all()
     ranking = kerastl.rank(recipe, backbones=["bert_tiny"], runs_dir=tmp_path / "runs")
     assert ranking.metric == "words right" and ranking.rows[0].accuracy > 0.5
+    assert (
+        "bert_tiny: 8 texts longer than 12 pieces at most are read in"
+        in (ranking.run / "log.txt").read_text()
+    )
     space = tmp_path / "space.toml"
     space.write_text("[finetune_phase]\nlearning_rate = [1e-4, 1e-3]\n", encoding="utf-8")
     searched = kerastl.tune(

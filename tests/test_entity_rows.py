@@ -17,7 +17,7 @@ from kerastl.data.examples import Splits
 from kerastl.data.splits import make_splits
 from kerastl.data.step_labels import NONE, StepLabels, answered_groups
 from kerastl.errors import DataError
-from kerastl.evaluation.entity_answers import evaluate_words
+from kerastl.evaluation.entity_answers import answers_to, evaluate_words, label_names
 from kerastl.evaluation.monitors import example_losses, validation_metrics
 from kerastl.modality.text import Text
 from kerastl.modality.text.vocabulary import Vocabulary
@@ -184,7 +184,19 @@ def test_entities_without_a_word_of_their_own_are_told() -> None:
     odd = Annotated("Anna \u200b Rome", (Span(0, 4, "PER"), Span(5, 6, "LOC"), Span(7, 11, "LOC")), (), 0)
     splits = rows_of([odd, from_words(["Rome", "Wu"], [(0, 1, "LOC"), (1, 2, "PER")], 1)])
     assert any("3 entities cannot be learnt or found" in each for each in splits.warnings)
+    assert splits.test.examples.warnings == splits.warnings  # which evaluate says
     assert len(code_spans(splits.test.labels.codes, splits.test.labels.words)) == 4
+
+
+def test_the_same_words_at_another_place_are_another_entity() -> None:
+    words = ["Anna", "Anna", "Rome"]
+    test = rows_of([from_words(words, [(0, 1, "PER"), (2, 3, "LOC")], place) for place in range(2)]).test
+    per, loc = NAMES.index("B-PER"), NAMES.index("B-LOC")
+    logits = np.eye(len(NAMES))[[0, per, loc, per, 0, loc]] * 9
+    wrong, right = answers_to(test, logits, NAMES, ENTITIES)
+    assert wrong.true == right.true == right.predicted == "PER: Anna (0-4) | LOC: Rome (10-14)"
+    assert wrong.predicted == "PER: Anna (5-9) | LOC: Rome (10-14)"
+    assert label_names(test, NAMES) == [wrong.true] * 2
 
 
 def test_sentences_of_as_many_words_are_rows_like_others() -> None:

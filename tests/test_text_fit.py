@@ -179,7 +179,10 @@ def test_texts_are_named_in_words_files_and_lines(
     assert (found[3].path, found[3].label) == ("good great film", "pos") and found[4].error == "empty text"
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"good lovely film\n\nbad dull plot\r\n")))
     lines = kerastl.predict(fitted.exported.path, ["-"])  # type: ignore[union-attr]
-    assert [(each.path, each.label) for each in lines] == [("line 1", "pos"), ("line 2", "neg")]
+    assert [(each.path, each.label) for each in lines] == [("line 1", "pos"), ("line 3", "neg")]
+    given = fitted.predict(["good great film", " ", "bad"])
+    assert [each.label for each in given] == ["pos", "", "neg"] and given[1].error == "empty text"
+    assert fitted.predict("").error == "empty text"
     with pytest.raises(UserError, match=r"No text .a\.txt."):
         kerastl.predict(fitted.run, ["a.txt"])
 

@@ -179,7 +179,8 @@ def test_a_benchmark_of_texts_speaks_of_texts() -> None:
 def test_integers_of_eight_bits_do_not_hold_pieces() -> None:
     from kerastl.modality.image import Image
 
-    said = refusal(FORMATS["litert-int8"], SERVING.modality)
+    said = refusal(FORMATS["litert-int8"], SERVING)
     assert "'litert-int8' takes inputs of eight bits, and pieces and length of a text are larger" in said
     assert said.endswith("Choose litert or onnx.")
-    assert not refusal(FORMATS["litert"], SERVING.modality) and not refusal(FORMATS["litert-int8"], Image(24))
+    of_images = dataclasses.replace(SERVING, modality=Image(24))
+    assert not refusal(FORMATS["litert"], SERVING) and not refusal(FORMATS["litert-int8"], of_images)

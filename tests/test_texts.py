@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,9 +20,10 @@ from kerastl.data.examples import Examples
 from kerastl.data.png import encode_png
 from kerastl.data.sources import open_examples
 from kerastl.data.splits import make_splits
-from kerastl.errors import DataError
+from kerastl.errors import DataError, UserError
 from kerastl.modality import bytes_of
-from kerastl.modality.text_files import utf8_of
+from kerastl.modality.text_files import find_texts, utf8_of
+from kerastl.progress import Logging
 from kerastl.recipe import Recipe, resolve
 from kerastl.recipe.schema import BackboneRecipe, DataRecipe
 
@@ -462,7 +465,7 @@ def test_frames_hold_texts() -> None:
     ("raw", "expected"),
     [
         ("Fähre".encode(), ("Fähre", "")),
-        ("\ufeffFähre".encode(), ("Fähre", "")),
+        ("\ufeffFähre".encode(), ("\ufeffFähre", "")),
         ("Fähre 👍".encode("utf-16"), ("Fähre 👍", "utf-16")),
         ("\ufeffFähre".encode("utf-16-be"), ("Fähre", "utf-16")),
         ("Fähre".encode("utf-32"), ("Fähre", "utf-32")),
@@ -482,6 +485,42 @@ def test_encodings(raw: bytes, expected: tuple[str, str] | str) -> None:
         with pytest.raises(ValueError) as caught:
             utf8_of(raw)
         assert str(caught.value) == expected
+
+
+def typed(raw: bytes, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bytes]]:
+    """Texts of the standard input."""
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(raw)))
+    return [(name, bytes_of(each)) for name, each in find_texts(["-"], Logging())]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_lines_of_the_standard_input_keep_their_numbers(
+    encoding: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = typed("Fähre\r\n\n\ufeff👍\n \nvier".encode(encoding), monkeypatch)
+    assert [(name, text.decode()) for name, text in found] == [
+        ("line 1", "Fähre"), ("line 3", "\ufeff👍"), ("line 5", "vier"),
+    ]  # fmt: skip
+    assert caplog.messages == ["The standard input: 2 empty lines left out; others keep their numbers"]
+
+
+def test_lines_that_are_no_utf8_are_judged_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = typed(b"one\nF\xe4hre\n", monkeypatch)
+    assert found == [("line 1", b"one"), ("line 2", b"F\xe4hre")]
+    for raw, message in (
+        (b"\xff\xfeab\x00", "The standard input: truncated or damaged utf-16"),
+        (b"\n \n", "holds no text"),
+    ):
+        with pytest.raises(UserError, match=message):
+            typed(raw, monkeypatch)
+
+
+def test_a_text_may_begin_like_the_home_of_a_user() -> None:
+    for text in ("~20 minutes too long", "~20", "~no\0body"):
+        ((_, raw),) = find_texts([text])
+        assert raw == text.encode()
+    with pytest.raises(UserError, match=r"No text '~nouser20/a\.txt'"):
+        find_texts(["~nouser20/a.txt"])
 
 
 def test_the_modality_of_the_data_stays_in_the_recipe(tmp_path: Path) -> None:

@@ -189,7 +189,7 @@ def _rows(examples: Examples, modality: Modality) -> tuple[Examples, np.ndarray,
             f"{counted(int((counts > 1).sum()), examples.noun)} longer than {modality.size} are read in {int(counts[counts > 1].sum()):,} "
             "parts that overlap."
         )
-    return rows, counts, tuple(warnings)
+    return replace(rows, warnings=(*examples.warnings, *warnings)), counts, tuple(warnings)
 
 
 def _column(values: Sequence[object]) -> np.ndarray:

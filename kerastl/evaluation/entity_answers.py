@@ -73,8 +73,8 @@ def entity_answers(
         task: what the logits answer.
 
     Returns:
-        A row for each text: true and found entities as `PER: John Smith`; the least probability of a word's tag, and the sum of the
-        words' log-losses.
+        A row for each text: true and found entities as `PER: John Smith (0-10)`, with their places; the least probability of a word's
+        tag, and the sum of the words' log-losses.
     """
     examples, ids = split.examples, split.ids
     assert examples.annotated is not None and examples.words is not None
@@ -89,7 +89,7 @@ def entity_answers(
 
     def named(spans: np.ndarray, text: str) -> str:
         return SEPARATOR.join(
-            f"{types[kind]}: {text[places[start, 0] : places[stop - 1, 1]]}" for start, stop, kind in spans
+            _named(types[kind], text, places[start, 0], places[stop - 1, 1]) for start, stop, kind in spans
         )
 
     spans = [code_spans(each, labels.words) for each in (codes, decided)]
@@ -139,6 +139,11 @@ def label_names(split: Split, class_names: Sequence[str]) -> list[str]:
     annotated = split.examples.annotated
     assert annotated is not None
     return [
-        SEPARATOR.join(f"{span.label}: {each.text[span.start : span.end]}" for span in each.spans)
+        SEPARATOR.join(_named(span.label, each.text, span.start, span.end) for span in each.spans)
         for each in annotated[split.indices]
     ]
+
+
+def _named(label: str, text: str, start: int, end: int) -> str:
+    """An entity with its place, as the same words may stand in a text twice."""
+    return f"{label}: {text[start:end]} ({start}-{end})"

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from kerastl.errors import UserError
 from kerastl.export.signature import LABELS_FILE, Serving, write_labels
-from kerastl.modality import Batch, Modality, only
+from kerastl.modality import Batch, only
 
 if TYPE_CHECKING:
     import keras
@@ -88,8 +88,14 @@ def require_packages(format: Format) -> None:
         )
 
 
-def refusal(format: Format, modality: Modality) -> str:
-    """Message that a format cannot take the inputs of a modality; '' where it can."""
+def refusal(format: Format, serving: Serving) -> str:
+    """Message that a format cannot hold such a model, or take its inputs; '' where it can."""
+    modality = serving.modality
+    if serving.task.per_step:
+        return (
+            f"The model answers a {modality.noun} word by word, and other formats, which begin with {' and '.join(modality.spec)}, hold no "
+            f"words. Expected a model with one answer a {modality.noun}; `kerastl export` without --format writes a SavedModel."
+        )
     wide = [name for name, each in modality.spec.items() if each.dtype != format.dtype]
     if not format.is_integer or not wide:
         return ""

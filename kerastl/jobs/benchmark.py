@@ -106,13 +106,12 @@ def benchmark(
             "cannot be loaded in a process without kerastl. `kerastl export` checks what is served."
         )
     serving = trained.serving
-    if serving.task.per_step:
-        raise UserError(
-            f"'{run}' finds entities. Expected a model with one answer an example: other formats would begin with pieces, and hold no words"
-        )
+    refused = {name: refusal(each, serving) for name, each in FORMATS.items()}
+    if all(refused.values()):
+        raise UserError(f"{trained.folder.path}: {next(iter(refused.values()))}")
     split, modality = evaluation_split(trained, data), modality_of(trained.recipe)
     integers = [name for name in chosen if name in FORMATS and FORMATS[name].is_integer]
-    left_out = {name: refusal(FORMATS[name], modality) for name in integers}
+    left_out = {name: refused[name] for name in integers}
     if trained.is_handed:
         left_out = {
             name: reason or training_examples_needed(name, trained) for name, reason in left_out.items()

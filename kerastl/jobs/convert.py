@@ -91,16 +91,16 @@ def convert(
         progress: listens.
 
     Raises:
-        UserError: the run is not complete, its data are gone, or the format takes no such inputs or its packages are not installed.
+        UserError: the run is not complete, its data are gone, or the format takes no such model or its packages are not installed.
         ExportError: it cannot be converted, or what came out does not agree with the trained model; nothing was
             published.
     """
     target = format_named(format)
-    require_packages(target)
     trained = TrainedRun(run)
     recipe, serving = trained.recipe, trained.serving
-    if reason := refusal(target, serving.modality):
-        raise UserError(reason)
+    if reason := refusal(target, serving):
+        raise UserError(f"{trained.folder.path}: {reason}")
+    require_packages(target)
     name = name or recipe.name
     check_model_name(name)
     check_apart(recipe.data.source, exported_dir)

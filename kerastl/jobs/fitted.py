@@ -94,7 +94,7 @@ class Fitted(TrainedRun):
 
         Returns:
             A `Prediction` (`label`, `probability`, `top`, ...), or a list of them for several examples. Files that cannot be
-            read carry their `error`.
+            read, and texts without a word, carry their `error`.
 
         Raises:
             DataError: an array is no example.

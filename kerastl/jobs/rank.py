@@ -145,7 +145,9 @@ def _with_backbone(recipe: Recipe, name: str, splits: Splits) -> Settings:
 
 def _scored(recipe: Settings, splits: Splits, run: Run, progress: Progress) -> RankedBackbone:
     spec, size = get_backbone(recipe.backbone.name), recipe.backbone.image_size
-    splits = in_rows(splits, modality_of(recipe))
+    said, splits = len(splits.warnings), in_rows(splits, modality_of(recipe))
+    for warning in splits.warnings[said:]:
+        progress.warn(f"{spec.name}: {warning}")
     make_repeatable(recipe)
     with working_cache(run, recipe) as cache, precision_of(recipe, progress):
         backbone, loaded = load_backbone(recipe, progress)

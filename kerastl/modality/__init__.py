@@ -240,13 +240,13 @@ class Modality(Protocol):
 
 
 def bytes_of(raw: RawExample) -> bytes:
-    """A raw example, read where it is a file.
+    """A raw example, read where it is a file; UTF-8's mark at the beginning of a file is no part of it.
 
     Raises:
         OSError: it cannot be read.
     """
     try:
-        return raw if isinstance(raw, bytes) else raw.read_bytes()
+        return raw if isinstance(raw, bytes) else raw.read_bytes().removeprefix(b"\xef\xbb\xbf")
     except ValueError as error:  # no file can have such a name: it holds a zero byte, or what is no text
         raise FileNotFoundError(ENOENT, "No such file") from error
 

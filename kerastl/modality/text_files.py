@@ -13,6 +13,7 @@ from kerastl.errors import UserError, nearest
 from kerastl.modality import RawExample
 from kerastl.modality.image.files import is_hidden, suffix_of
 from kerastl.progress import Progress
+from kerastl.wording import counted
 
 TEXT_SUFFIXES = frozenset(["txt", "text"])
 """Files with these suffixes are texts, and so is what has no suffix and holds no zero byte."""
@@ -21,9 +22,8 @@ STDIN = "-"
 
 _BEGINNING_BYTES = 1024
 _NAME_CHARACTERS = 60
-# Marks of encodings at the beginning of a file; UTF-32's begins with that of UTF-16.
+# Marks of encodings at the beginning of a file; UTF-32's begins with that of UTF-16. That of UTF-8 is none: see `utf8_of`.
 _MARKS = (
-    (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"),
@@ -45,9 +45,10 @@ def is_text_file(path: Path | str) -> bool:
 
 
 def utf8_of(raw: bytes) -> tuple[bytes, str]:
-    r"""A text as UTF-8 without a mark at its beginning, and the encoding that it was converted from; '' where it was UTF-8.
+    r"""A text as UTF-8, and the encoding that it was converted from; '' where it was UTF-8 and is returned as it is.
 
-    UTF-16 and UTF-32 are known by their mark alone (Unicode Standard, 2.13); 8-bit encodings have none and are refused.
+    UTF-16 and UTF-32 are known by their mark alone (Unicode Standard, 2.13); 8-bit encodings have none and are refused. A U+FEFF at
+    the beginning of UTF-8 is a character of the text and counts in offsets: that of a file is gone (see `bytes_of`).
 
     Raises:
         ValueError: it is empty or not valid; the text says why in a few words.
@@ -61,11 +62,11 @@ def utf8_of(raw: bytes) -> tuple[bytes, str]:
         text = raw.decode(encoding)
     except UnicodeDecodeError as error:
         raise ValueError(why_not_utf8(raw) or f"truncated or damaged {encoding}: {error.reason}") from error
-    if not text.strip():
+    if not text.removeprefix("\ufeff").strip():
         raise ValueError("empty text")
     if encoding == "utf-8":
         return raw, ""
-    return text.encode("utf-8"), "" if encoding == "utf-8-sig" else encoding
+    return text.encode("utf-8"), encoding
 
 
 def why_not_utf8(raw: bytes) -> str:
@@ -75,7 +76,7 @@ def why_not_utf8(raw: bytes) -> str:
         >>> why_not_utf8("Zug\nFähre".encode("latin-1"))
         'line 2: byte 0xe4 is not UTF-8, but perhaps Latin-1 or Windows-1252'
     """
-    mark = next((name for mark, name in _MARKS[1:] if raw.startswith(mark)), "")
+    mark = next((name for mark, name in _MARKS if raw.startswith(mark)), "")
     if mark:
         return ""
     try:
@@ -91,9 +92,7 @@ def why_file_not_utf8(path: Path | str) -> str:
     """The place at which a file of lines stops being UTF-8, in few words, for messages; it is read line by line."""
     with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
-            if number == 1 and (
-                mark := next((name for mark, name in _MARKS[1:] if line.startswith(mark)), "")
-            ):
+            if number == 1 and (mark := next((name for mark, name in _MARKS if line.startswith(mark)), "")):
                 return f"line 1: it begins as {mark.upper()}"
             if reason := why_not_utf8(line):
                 return f"line {number:,}: {reason.partition(': ')[2]}"
@@ -106,22 +105,19 @@ def find_texts(words: Sequence[str], progress: Progress = Progress()) -> list[tu
     Args:
         words: names of files, folders and patterns; `-` for the standard input, a text a line; anything else is a text, unless it
             looks like a path: no space in it, and a separator or the suffix of a text file.
-        progress: told how many files of a folder are no texts.
+        progress: told how many files of a folder are no texts, and how many lines are empty.
 
     Returns:
         Name and raw example of each, without repeats of files. A text is named by its beginning.
 
     Raises:
-        UserError: a path or pattern matches nothing, or the standard input is empty.
+        UserError: a path or pattern matches nothing, or the standard input is empty, or damaged UTF-16 or UTF-32.
     """
     found: list[tuple[str, RawExample]] = []
     seen: set[str] = set()
     for word in words:
         if word == STDIN:
-            lines = [line for line in sys.stdin.buffer.read().splitlines() if line.strip()]
-            if not lines:
-                raise UserError("The standard input holds no text. Expected one a line")
-            found += [(f"line {number}", line) for number, line in enumerate(lines, 1)]
+            found += _lines(sys.stdin.buffer.read(), progress)
             continue
         paths = _paths(word, progress)
         if paths is None:
@@ -132,12 +128,33 @@ def find_texts(words: Sequence[str], progress: Progress = Progress()) -> list[tu
     return found
 
 
+def _lines(raw: bytes, progress: Progress) -> list[tuple[str, RawExample]]:
+    """The lines of the standard input that hold a text, by their numbers in it."""
+    raw = raw.removeprefix(codecs.BOM_UTF8)
+    if any(raw.startswith(mark) for mark, _ in _MARKS):  # else each line is judged by itself
+        try:
+            raw, _ = utf8_of(raw)
+        except ValueError as error:
+            raise UserError(f"The standard input: {error}. Expected a text a line, best in UTF-8") from error
+    lines = raw.splitlines()
+    found: list[tuple[str, RawExample]] = [
+        (f"line {number}", line) for number, line in enumerate(lines, 1) if line.strip()
+    ]
+    if not found:
+        raise UserError("The standard input holds no text. Expected one a line")
+    if len(found) < len(lines):
+        progress.warn(
+            f"The standard input: {counted(len(lines) - len(found), 'empty line')} left out; others keep their numbers"
+        )
+    return found
+
+
 def _paths(word: str, progress: Progress) -> list[str] | None:
     """Files that a word means; None where it is a text itself."""
     if not word.strip():
         return None
-    path = Path(word).expanduser()
     try:
+        path = Path(os.path.expanduser(word))  # as it is where ~ names no user
         if path.is_dir():
             return _texts_below(path, progress)
         if path.exists():

@@ -139,7 +139,7 @@ class Text:
 
     @staticmethod
     def kind_of(raw: bytes) -> str:
-        """See `Modality`: there is one, UTF-8 without a mark."""
+        """See `Modality`: there is one, UTF-8."""
         try:
             return "" if utf8_of(raw)[0] is not raw else "utf-8"
         except ValueError:
