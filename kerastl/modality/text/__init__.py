@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 PIECES, LENGTH = "pieces", "length"
 VOCABULARY_FILE = "vocab.txt"
-# To be raised with any change of the pieces of a text.
-PIECES_VERSION = 1
+# To be raised with any change of the pieces of a text, or of what is noted of them.
+PIECES_VERSION = 2
 _SELF_TEST = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "cafe", "##s")
 
 
@@ -152,8 +152,17 @@ class Text:
 
     def decode_all(self, raw: tf.Tensor, kind: str | None = None) -> dict[str, tf.Tensor]:
         """See `Modality`: all texts by one call of each operation, so that each distinct word is looked up once."""
+        return self.decode_noting(raw)[0]
+
+    def decode_noting(self, raw: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+        """See `kerastl.modality.cuts.Cutting`."""
         rows = _wordpiece(self._known, self.lowercase).encode(raw, self.max_pieces, self.truncation)
-        return {PIECES: rows.ids, LENGTH: rows.lengths}
+        return {PIECES: rows.ids, LENGTH: rows.lengths}, rows.cut
+
+    @property
+    def cut_words(self) -> str:
+        """See `Cutting`."""
+        return f"longer than {self.max_pieces} pieces: the rest of them is not seen (data.max_pieces, data.truncation)"
 
     def windows(self, raw: tf.Tensor) -> Windows:
         """See `kerastl.modality.words.Worded`."""
