@@ -127,7 +127,7 @@ class Run:
 
     @property
     def near_copies_csv(self) -> Path:
-        """Test and validation examples that look nearly the same as one that they are held out from."""
+        """Test and validation examples that are nearly the same as one that they are held out from."""
         return self.path / "near_copies.csv"
 
     @property

@@ -298,6 +298,42 @@ def test_the_case_follows_from_the_folder_then_from_the_registry(broken: Path) -
         vocabulary_keys(TextData(), None, spec)
 
 
+OTHER_TOKENIZERS = {
+    "accents kept": ({"do_lower_case": True, "strip_accents": False}, "strip_accents = false, expected true"),
+    "accents stripped": ({"do_lower_case": False, "strip_accents": True}, "strip_accents = true, expected false"),
+    "Chinese whole": ({"tokenize_chinese_chars": False}, "tokenize_chinese_chars = false, expected true"),
+    "Japanese": ({"tokenizer_class": "BertJapaneseTokenizer"}, 'tokenizer_class = "BertJapaneseTokenizer", expected "BertTokenizer"'),
+    "MPNet": ({"tokenizer_class": "MPNetTokenizer"}, 'tokenizer_class = "MPNetTokenizer"'),
+    "general": ({"tokenizer_class": "PreTrainedTokenizerFast"}, 'tokenizer_class = "PreTrainedTokenizerFast"'),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", OTHER_TOKENIZERS)
+def test_a_tokenizer_that_cuts_texts_otherwise_is_refused_by_its_key(case: str, broken: Path) -> None:
+    config, message = OTHER_TOKENIZERS[case]
+    (broken / "tokenizer_config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError) as error:
+        vocabulary_keys(TextData(), broken, kerastl.get_backbone("bert_tiny"))
+    assert f"{broken / 'tokenizer_config.json'}: {message}" in str(error.value)
+    own = TextData(vocabulary=str(broken / "vocab.txt"), lowercase=True)
+    assert vocabulary_keys(own, broken, kerastl.get_backbone("bert_tiny"))["lowercase"], "the way out"
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "strip_accents": None},
+        {"tokenizer_class": "DistilBertTokenizerFast", "strip_accents": True},
+        {"tokenizer_class": "ElectraTokenizer", "do_lower_case": False, "strip_accents": False},
+        {"tokenizer_class": None, "tokenize_chinese_chars": True},
+    ],
+)
+def test_tokenizers_of_the_family_of_bert_are_taken(config: dict[str, Any], broken: Path) -> None:
+    (broken / "tokenizer_config.json").write_text(json.dumps(config))
+    found = vocabulary_keys(TextData(), broken, kerastl.get_backbone("bert_tiny"))
+    assert found["lowercase"] is config.get("do_lower_case", True)
+
+
 def test_shown_texts_are_what_the_network_sees(broken: Path) -> None:
     from kerastl.modality.read import decode_each
 

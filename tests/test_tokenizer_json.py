@@ -144,11 +144,16 @@ def with_config(folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text('{"do_lower_case": true}')
 
 
+def with_general_class(folder: Path) -> None:
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+
+
 @pytest.mark.parametrize(
     ("beside", "case", "file", "lowercase"),
     [
         ((), "other", "tokenizer.json", False),
         ((with_config,), "other", "tokenizer.json", True),
+        ((with_general_class,), "other", "tokenizer.json", False),
         ((with_lines,), "uncased", "vocab.txt", True),
         ((with_lines, with_config), "cased", "vocab.txt", True),
     ],

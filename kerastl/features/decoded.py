@@ -16,6 +16,7 @@ from kerastl.features.cache import Cache
 from kerastl.features.inputs import AGAIN, Inputs, decode_split
 from kerastl.features.views import FrozenViews, Views
 from kerastl.modality import Modality, modality_of
+from kerastl.modality.cuts import Cutting
 from kerastl.progress import Progress
 from kerastl.recipe import Settings
 from kerastl.wording import counted
@@ -155,6 +156,15 @@ def reading_warnings(
             more = ", ..." if len(kinds) > NAMED_UNREADABLE else ""
             warnings.append(f"{counted(sum(kinds.values()), modality.noun)} ({parts}{more}) {word}.")
     return tuple(warnings)
+
+
+def cut_warnings(decoded: DecodedSplits) -> tuple[str, ...]:
+    """A warning about the training examples of which the network sees a part; of words that are answered one by one there are none."""
+    modality, inputs = modality_of(decoded.recipe), decoded.inputs["train"]
+    if not isinstance(modality, Cutting) or decoded.recipe.task.per_step or not inputs.cut:
+        return ()
+    count = f"{inputs.cut:,} of {counted(len(inputs), f'training {modality.noun}')}"
+    return (f"{count} {'is' if inputs.cut == 1 else 'are'} {modality.cut_words}.",)
 
 
 def _check_unreadable(unreadable: dict[str, str], skipped: int, total: int, recipe: Settings) -> None:

@@ -106,6 +106,13 @@ def extract(
         names = [split.name for split in splits]
         done = f"{computed:,} forward passes" if computed else "read from the store, no forward pass"
         progress.note(f"Features of {' and '.join(filter(None, [', '.join(names[:-1]), names[-1]]))}: {done}")
+    kept = [found for found in rows.values() if found is not None]
+    notes = kept[0].notes() if kept else {}
+    for split, start in zip(splits, _starts(splits), strict=True):
+        if isinstance(split.views.inputs, Inputs):  # the first view is that of the examples themselves
+            split.views.inputs.note({
+                at - start: note for at, note in notes.items() if 0 <= at - start < split.views.count
+            })  # fmt: skip
     dtype = _dtype(cache)
     return [
         _features(frozen, split, start, rows, wanted, dtype)
@@ -162,6 +169,13 @@ def _starts(splits: Sequence[FrozenViews]) -> list[int]:
     """The place of each split's first row among all rows."""
     counts = [split.views.count * split.view_count for split in splits]
     return (np.cumsum(counts) - counts).tolist()
+
+
+def _notes(split: FrozenViews, positions: np.ndarray, first: int) -> dict[int, str]:
+    """What there is to note of examples in a view whose first row is `first`, by their rows: kept with these, for later runs."""
+    inputs = split.views.inputs
+    noted = inputs.notes if isinstance(inputs, Inputs) else {}
+    return {at + first: noted[at] for at in positions.tolist() if at in noted}
 
 
 class _Call:
@@ -239,7 +253,7 @@ class _Call:
                 for part in compute_rows(
                     self._frozen, split.views, view, inside, outputs, dtype, self._tracker
                 ):
-                    yield Part(part.positions + first, part.outputs)
+                    yield Part(part.positions + first, part.outputs, _notes(split, part.positions, first))
 
     def check_reading(self, live: set[str]) -> None:
         """Let examples that are going to be read in every epoch be kept first, where that was not foreseen.

@@ -14,6 +14,7 @@ from kerastl.errors import DataError
 from kerastl.features.cache import Cache
 from kerastl.features.content_keys import content_keys, fresh_keys
 from kerastl.modality import Batch, Modality
+from kerastl.modality.cuts import converted_from, is_cut
 from kerastl.modality.read import Decoded, decode_in_chunks
 from kerastl.progress import Progress, Tracker, size_text
 from kerastl.store.array import ArrayKey, Rows, first_of_each
@@ -46,7 +47,7 @@ class Inputs:
         modality: decodes them.
         reading: `IN_TURN` where none was looked at before; else as `decode_split` takes it.
         rows: name of an input -> its rows, where they are kept.
-        converted: format -> how many of them are converted before they are decoded, where that is known.
+        notes: what there is to note of an example -> of how many, where that is known; see `kerastl.modality.cuts`.
 
     Attributes:
         contents: see there.
@@ -62,11 +63,11 @@ class Inputs:
         modality: Modality,
         reading: str,
         rows: Mapping[str, Rows] | None = None,
-        converted: Mapping[str, int] | None = None,
+        notes: Mapping[str, int] | None = None,
     ) -> None:
         self._split, self._reading, self._rows = split, reading, rows
         self.contents, self.modality, self.kept = contents, modality, rows is not None
-        self._known, self._seen = converted, dict[int, str]()
+        self._known, self._seen = notes, dict[int, str]()
         self.failure: DataError | None = None
 
     def __len__(self) -> int:
@@ -75,7 +76,27 @@ class Inputs:
     @property
     def converted(self) -> dict[str, int]:
         """Format -> how many of the examples were converted first, as far as they were read."""
-        return dict(Counter(self._seen.values()) if self._known is None else self._known)
+        kinds: Counter[str] = Counter()
+        for note, count in self._counts().items():
+            kinds[converted_from(note)] += count
+        return {kind: count for kind, count in kinds.items() if kind}
+
+    @property
+    def cut(self) -> int:
+        """How many of the examples are cut, as far as they were read."""
+        return sum(count for note, count in self._counts().items() if is_cut(note))
+
+    @property
+    def notes(self) -> Mapping[int, str]:
+        """Position -> what there is to note of the example, of those that were read in turn or `note` told of."""
+        return self._seen
+
+    def note(self, notes: Mapping[int, str]) -> None:
+        """Take in what was noted of examples, by their positions, when an earlier run read them."""
+        self._seen |= notes
+
+    def _counts(self) -> Mapping[str, int]:
+        return Counter(self._seen.values()) if self._known is None else self._known
 
     @property
     def from_front(self) -> bool:
@@ -110,7 +131,7 @@ class Inputs:
             return
         rows = np.concatenate([np.zeros(0, np.int64), *batches])
         for part in _decoded(self._split, rows, self.modality, list(map(len, batches))):
-            self._seen |= {int(rows[position]): kind for position, kind in part.converted.items()}
+            self._seen |= {int(rows[position]): note for position, note in part.notes.items()}
             for position, reason in part.reasons.items():
                 name = self._split.ids[rows[position]]
                 if self._reading == IN_TURN:
@@ -174,9 +195,9 @@ def decode_split(
     known = rows if rows is not None else work.keep({READABLE: readable})
     assert known is not None, "what is known of the examples has a place in memory"
     how = CHECKED if reading == IN_TURN else reading
-    converted = dict(Counter(next(iter(known.values())).notes().values()))
+    notes = dict(Counter(next(iter(known.values())).notes().values()))
     left = np.delete(work.contents, list(work.reasons), axis=0)
-    return Inputs(without(split, work.reasons), left, modality, how, rows, converted), work.reasons
+    return Inputs(without(split, work.reasons), left, modality, how, rows, notes), work.reasons
 
 
 class _Decoding:
@@ -261,7 +282,7 @@ class _Decoding:
             good = _readable(part)
             rows = {f"inputs_{name}": values for name, values in part.inputs.items()}
             rows[READABLE] = np.ones(part.count, np.uint8)
-            notes = {int(positions[at]): kind for at, kind in part.converted.items()}
+            notes = {int(positions[at]): note for at, note in part.notes.items()}
             yield Part(positions[part.start + good], {name: rows[name][good] for name in outputs}, notes)
 
 

@@ -33,8 +33,6 @@ def near_copies_in(decoded: DecodedSplits, progress: Progress) -> tuple[list[dic
     """
     train, validation, test = decoded.splits
     modality = modality_of(decoded.recipe)
-    if not modality.pictures:
-        return [], []
     found: list[dict[str, str]] = []
     warnings: list[str] = []
     passed_over = sum(_complete_looks(decoded, split) for split in decoded.splits)
@@ -47,11 +45,11 @@ def near_copies_in(decoded: DecodedSplits, progress: Progress) -> tuple[list[dic
         found += (rows := _pairs(modality, held_out, others, warnings))
         if rows:
             shown = ", ".join(f"'{row['id']}' and '{row['near']}'" for row in rows[:_SHOWN])
+            one, several, mend = modality.near_words
             warnings.append(
-                f"{counted(len(rows), f'{held_out.name} {modality.noun}')} {'looks' if len(rows) == 1 else 'look'} nearly the same as {modality.noun}s of "
+                f"{counted(len(rows), f'{held_out.name} {modality.noun}')} {one if len(rows) == 1 else several} {modality.noun}s of "
                 f"{' or '.join(other.name for other in others)}, such as {shown} (all: near_copies.csv): the figures of "
-                f"{held_out.name} are too good. If they are frames of one scene or shots of one thing, name the groups: "
-                "data.group_pattern, data.group_subfolders or a manifest's group column."
+                f"{held_out.name} are too good. {mend} data.group_pattern, data.group_subfolders or a manifest's group column."
             )
     return found, warnings
 

@@ -17,7 +17,7 @@ from kerastl.errors import Interrupted, KerastlError
 from kerastl.evaluation.intervals import group_numbers
 from kerastl.export.facts import model_facts
 from kerastl.export.publish import ExportedModel
-from kerastl.features.decoded import reading_warnings
+from kerastl.features.decoded import cut_warnings, reading_warnings
 from kerastl.features.near import near_copies_in
 from kerastl.jobs.artifacts import save_model, write_results
 from kerastl.jobs.calibrate import Calibrated, calibrate_winner, trust_of, write_calibration
@@ -83,6 +83,7 @@ def conclude(
         near, about_near = near_copies_in(setup.prepared, log)
         warnings = (
             *about_near,
+            *cut_warnings(setup.prepared),
             *reading_warnings((), setup.prepared.converted, modality_of(setup.recipe)),
         )
         for warning in warnings:
@@ -115,7 +116,7 @@ def report_of(
         result: of the training.
         calibrated: what was fitted on validation.
         logits: split -> float [n, classes], as the network gives them after calibration.
-        warnings: about near copies and converted files.
+        warnings: about near copies, texts that are cut and converted files.
         seconds: that the fit took so far.
     """
     prepared, splits = setup.prepared, setup.prepared.splits

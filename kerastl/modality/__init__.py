@@ -76,7 +76,8 @@ class Modality(Protocol):
         converted: what a client has to know of examples that were converted first, after their number.
         layout: what the numbers of a decoded input are, as plain values.
         network: what a network of such examples is, for messages.
-        pictures: whether examples are pictures, which are shown as such, and compared by their looks.
+        pictures: whether examples are pictures, which are shown as such.
+        near_words: what `near` finds, in words: of one example, of several, and how it may be mended.
         own_files: key of `[data]` -> name of the copy that a run keeps of the file that it names, so that its model can be asked when the original
             is gone.
     """
@@ -92,6 +93,7 @@ class Modality(Protocol):
     layout: ClassVar[Mapping[str, Any]]
     network: ClassVar[str]
     pictures: ClassVar[bool]
+    near_words: ClassVar[tuple[str, str, str]]
     own_files: ClassVar[Mapping[str, str]]
 
     @staticmethod
@@ -142,9 +144,7 @@ class Modality(Protocol):
 
     @staticmethod
     def sendable(raw: bytes) -> tuple[bytes, str]:
-        """Raw bytes as a served model takes them, and what they were converted from in a word; by their beginning alone, without
-        TensorFlow. See `servable`.
-        """
+        """Raw bytes as a served model takes them, and what they were converted from in a word, without TensorFlow; see `servable`."""
 
     @staticmethod
     def at(settings: Mapping[str, Any]) -> str:
@@ -233,7 +233,7 @@ class Modality(Protocol):
         """Few bytes of each example by which nearly equal ones are found, uint8 [b, k]; k = 0 where there is no such thing."""
 
     def near(self, held_out: np.ndarray, others: np.ndarray) -> tuple[list[tuple[int, int, float]], int]:
-        """Nearly equal examples by their sketches: see `kerastl.modality.image.copies.near_copies`."""
+        """Nearly equal examples by their sketches, and how many were compared: see `kerastl.modality.image.copies.near_copies`."""
 
     def shown(self, inputs: Batch) -> Sequence[Any]:
         """Each example as a person sees it: a picture, uint8 [height, width, 3], or where these are no `pictures` a str."""

@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from kerastl.modality import Batch, Modality, RawExample, bytes_of, count_of
+from kerastl.modality.cuts import CUT, Cutting, noted
 from kerastl.pipeline import usable_cores
 
 # A task of a thread are so many examples, fewer where all threads would not have one, or where they take more bytes than this
@@ -37,13 +38,13 @@ class Decoded:
         start: position of the first.
         inputs: named inputs, [m, ...]; zeros where an example cannot be read.
         reasons: for each unreadable example its position and a short reason.
-        converted: for each example that was converted first its position and its format.
+        notes: for each example that was converted first, or is cut, its position and `kerastl.modality.cuts.noted`.
     """
 
     start: int
     inputs: Batch
     reasons: dict[int, str]
-    converted: dict[int, str]
+    notes: dict[int, str]
 
     @property
     def count(self) -> int:
@@ -97,7 +98,7 @@ def why_unread(modality: Modality, error: Exception) -> str:
     return modality.reason_of(said or "") or type(error).__name__
 
 
-# Named inputs of an example and the format that it was converted from, '' where it was not; or why it cannot be read.
+# Named inputs of an example and what there is to note of it; or why it cannot be read.
 _Result = tuple[dict[str, np.ndarray], str] | str
 _Decode = Callable[[tf.Tensor], dict[str, tf.Tensor]]
 _tracing = threading.Lock()
@@ -109,7 +110,7 @@ def _chunk(
     """The next `length` results as arrays; `start` is the position of the first."""
     inputs = {name: np.zeros((length, *each.shape), each.dtype) for name, each in modality.spec.items()}
     reasons: dict[int, str] = {}
-    converted: dict[int, str] = {}
+    notes: dict[int, str] = {}
     for at in range(length):
         if (result := next(results, None)) is None:
             raise ValueError(f"there are {start + at} examples; the chunks hold more.")
@@ -118,12 +119,12 @@ def _chunk(
         else:
             for name, value in result[0].items():
                 inputs[name][at] = value
-            converted |= {start + at: result[1]} if result[1] else {}
+            notes |= {start + at: result[1]} if result[1] else {}
         if (at + 1) % REPORTED == 0:
             advance(REPORTED)
     if length % REPORTED:
         advance(length % REPORTED)
-    return Decoded(start, inputs, reasons, converted)
+    return Decoded(start, inputs, reasons, notes)
 
 
 def _in_order(modality: Modality, raw: Iterable[RawExample], count: int) -> Generator[_Result]:
@@ -209,7 +210,11 @@ def _of_kind(modality: Modality, kind: str, raw: list[bytes]) -> list[_Result]:
 
 def _called(decode: _Decode, raw: list[bytes], converted: str) -> list[_Result]:
     inputs = {name: values.numpy() for name, values in decode(tf.constant(raw, tf.string)).items()}
-    return [({name: values[at] for name, values in inputs.items()}, converted) for at in range(len(raw))]
+    cut = inputs.pop(CUT, np.zeros(len(raw), bool))
+    return [
+        ({name: values[at] for name, values in inputs.items()}, noted(converted, bool(cut[at])))
+        for at in range(len(raw))
+    ]
 
 
 def _decoder(modality: Modality, kind: str) -> _Decode:
@@ -228,7 +233,10 @@ def _traced_decode(modality: Modality, kind: str) -> _Decode:
 
     def decode(raw: tf.Tensor) -> dict[str, tf.Tensor]:
         with tf.device("CPU:0"):
-            return modality.decode_all(raw, kind)
+            if not isinstance(modality, Cutting):
+                return modality.decode_all(raw, kind)
+            inputs, cut = modality.decode_noting(raw)
+            return {**inputs, CUT: cut}
 
     function = tf.function(decode, input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
     traced = function.get_concrete_function()

@@ -56,6 +56,11 @@ class Image:
         "Expected a functional Keras model with one input [batch, side, side, 3]: RGB pixels, 0..255."
     )
     pictures: ClassVar[bool] = True
+    near_words: ClassVar[tuple[str, str, str]] = (
+        "looks nearly the same as",
+        "look nearly the same as",
+        "If they are frames of one scene or shots of one thing, name the groups:",
+    )
     own_files: ClassVar[Mapping[str, str]] = {}
     image_size: int
     resize: str = "stretch"

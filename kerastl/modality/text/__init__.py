@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from kerastl.errors import UserError
-from kerastl.modality import Batch, InputSpec, RawExample, count_of
+from kerastl.modality import Batch, InputSpec, RawExample
 from kerastl.modality.text.text_keys import HEAD, USUAL_PIECES
 from kerastl.modality.text.vocabulary import PADDING, Vocabulary, read_vocabulary
 from kerastl.modality.text_files import find_texts, utf8_of
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 PIECES, LENGTH = "pieces", "length"
 VOCABULARY_FILE = "vocab.txt"
-# To be raised with any change of the pieces of a text.
-PIECES_VERSION = 1
+# To be raised with any change of the pieces of a text, or of what is noted of them.
+PIECES_VERSION = 2
 _SELF_TEST = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "cafe", "##s")
 
 
@@ -57,6 +57,11 @@ class Text:
         "Expected a functional Keras model with the inputs pieces, int32 [batch, steps], and length, int32 [batch]."
     )
     pictures: ClassVar[bool] = False
+    near_words: ClassVar[tuple[str, str, str]] = (
+        "is to the network the same as",
+        "are to the network the same as",
+        "They may differ in capitals, accents, spaces, or behind data.max_pieces alone. Take the copies out, or give them one group:",
+    )
     own_files: ClassVar[Mapping[str, str]] = {"vocabulary": VOCABULARY_FILE}
     vocabulary: Vocabulary | None
     lowercase: bool = True
@@ -147,8 +152,17 @@ class Text:
 
     def decode_all(self, raw: tf.Tensor, kind: str | None = None) -> dict[str, tf.Tensor]:
         """See `Modality`: all texts by one call of each operation, so that each distinct word is looked up once."""
+        return self.decode_noting(raw)[0]
+
+    def decode_noting(self, raw: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+        """See `kerastl.modality.cuts.Cutting`."""
         rows = _wordpiece(self._known, self.lowercase).encode(raw, self.max_pieces, self.truncation)
-        return {PIECES: rows.ids, LENGTH: rows.lengths}
+        return {PIECES: rows.ids, LENGTH: rows.lengths}, rows.cut
+
+    @property
+    def cut_words(self) -> str:
+        """See `Cutting`."""
+        return f"longer than {self.max_pieces} pieces: the rest of them is not seen (data.max_pieces, data.truncation)"
 
     def windows(self, raw: tf.Tensor) -> Windows:
         """See `kerastl.modality.words.Worded`."""
@@ -212,14 +226,16 @@ class Text:
         raise NotImplementedError("texts are not mixed")
 
     def sketches(self, inputs: Batch) -> np.ndarray:
-        """See `Modality`: none; equal texts are found by their contents."""
-        import numpy as np
+        """See `Modality`: digests of the pieces, uint8 [b, 8]."""
+        from kerastl.modality.text.copies import digests_of
 
-        return np.zeros((count_of(inputs), 0), np.uint8)
+        return digests_of(inputs[PIECES], inputs[LENGTH])
 
     def near(self, held_out: np.ndarray, others: np.ndarray) -> tuple[list[tuple[int, int, float]], int]:
-        """See `Modality`."""
-        return [], len(held_out)
+        """See `Modality`: texts with the same pieces."""
+        from kerastl.modality.text.copies import equal_rows
+
+        return equal_rows(held_out, others), len(held_out)
 
     def shown(self, inputs: Batch) -> Sequence[str]:
         """See `Modality`: the pieces as words, as the network sees them."""

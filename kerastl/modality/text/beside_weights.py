@@ -18,6 +18,11 @@ CONFIG_FILE = "tokenizer_config.json"
 # In a Hugging Face folder, in a KerasHub preset, whose own tokenizer.json holds no pieces, and in a folder of model2vec.
 _PLACES = (VOCABULARY_FILE, "assets/tokenizer/vocabulary.txt", TOKENIZER_FILE)
 
+# Tokenizers that cut texts alike; MPNet's, BERT's of Japanese and those of other families do not.
+_CLASSES = ("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer")
+# One that leaves all to tokenizer.json, which is checked when it is read.
+_GENERAL_CLASS = "PreTrainedTokenizerFast"
+
 
 def vocabulary_keys(data: TextData, folder: Path | None, spec: BackboneSpec) -> dict[str, Any]:
     """Values for `data.vocabulary` and `data.lowercase`.
@@ -28,7 +33,8 @@ def vocabulary_keys(data: TextData, folder: Path | None, spec: BackboneSpec) -> 
         spec: the backbone, which has an embedding for each piece.
 
     Raises:
-        UserError: there is no vocabulary, it is another backbone's, or neither folder nor registry tells the case.
+        UserError: there is no vocabulary, it is another backbone's, neither folder nor registry tells the case, or the folder's
+            tokenizer cuts texts in another way; names file and key.
     """
     path = data.vocabulary
     if path is None:
@@ -53,30 +59,55 @@ def vocabulary_keys(data: TextData, folder: Path | None, spec: BackboneSpec) -> 
 
 
 def _lowercase(data: TextData, folder: Path | None, vocabulary: Path, spec: BackboneSpec) -> bool:
-    if data.lowercase is not None:
-        return data.lowercase
-    said = _said(folder / CONFIG_FILE) if folder is not None else None
-    if said is None and vocabulary.suffix == ".json":
-        said = read_tokenizer(vocabulary)[1]
-    known = CASES.get(spec.preprocessing) if said is None else said
+    if data.lowercase is not None and data.vocabulary is not None:
+        return data.lowercase  # all is said, whatever lies there
+    config = {} if folder is None else _config(folder / CONFIG_FILE)
+    known = config.get("do_lower_case") if data.lowercase is None else data.lowercase
+    if known is None and vocabulary.suffix == ".json":
+        known = read_tokenizer(vocabulary)[1]
+    if known is None:
+        known = CASES.get(spec.preprocessing)
     if known is None:
         where = f"{folder / CONFIG_FILE} does not say" if folder else "it lies in no folder that says"
         raise UserError(
             f"The backbone '{spec.name}' may be cased or uncased: {where} (do_lower_case). Set data.lowercase to true for an uncased "
             "one, to false for a cased one."
         )
+    if folder is not None:
+        _check_cut(folder / CONFIG_FILE, config, known, vocabulary)
     return known
 
 
-def _said(path: Path) -> bool | None:
-    """The value of `do_lower_case`; None where the file or the key is not there."""
+def _config(path: Path) -> dict[str, Any]:
+    """What the file says of the tokenizer; nothing where it is not there."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return None
+        return {}
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as JSON: {error}.") from error
-    said = values.get("do_lower_case") if isinstance(values, dict) else None
+    values = values if isinstance(values, dict) else {}
+    said = values.get("do_lower_case")
     if said is not None and not isinstance(said, bool):
         raise UserError(f"{path}: do_lower_case = {said!r}. Expected true or false.")
-    return said
+    return values
+
+
+def _check_cut(path: Path, config: dict[str, Any], lowercase: bool, vocabulary: Path) -> None:
+    """Refuse a tokenizer that cuts texts into other pieces than `kerastl.modality.text.wordpiece` does."""
+    of_json = (_GENERAL_CLASS,) if vocabulary.suffix == ".json" else ()
+    allowed: dict[str, tuple[Any, ...]] = {
+        "tokenizer_class": (*_CLASSES, *(f"{name}Fast" for name in _CLASSES), *of_json),
+        "tokenize_chinese_chars": (True,),
+        "strip_accents": (lowercase,),
+    }
+    wrong = [
+        f"{key} = {json.dumps(config[key])}, expected {json.dumps(values[0])}"
+        for key, values in allowed.items()
+        if config.get(key) is not None and config[key] not in values
+    ]
+    if wrong:
+        raise UserError(
+            f"{path}: {'; '.join(wrong)}: the embeddings were trained with other pieces than a BERT tokenizer makes, which is the one "
+            "that kerastl has. Choose another backbone, or set data.vocabulary and data.lowercase where the pieces are BERT's all the same."
+        )

@@ -61,10 +61,12 @@ class Encoded(NamedTuple):
     Attributes:
         ids: int32 [n, max_pieces].
         lengths: int32 [n], ids before the padding, 2..max_pieces.
+        cut: bool [n], whether a text has more pieces than the row.
     """
 
     ids: tf.Tensor
     lengths: tf.Tensor
+    cut: tf.Tensor
 
 
 _Function = TypeVar("_Function", bound=Callable[..., object])
@@ -135,8 +137,12 @@ class WordPiece:
         """
         head = _head(max_pieces, truncation)
         with tf.device("CPU:0"):
-            split = _cut(self._split(texts), head, max_pieces)
-            return self._encoded(split, self._pieces_of(split), head, max_pieces)
+            whole = self._split(texts)
+            split = _cut(whole, head, max_pieces)
+            rows = self._encoded(split, self._pieces_of(split), head, max_pieces)
+            # Words are left out only where there are more of them than pieces in a row.
+            fewer = tf.not_equal(whole.words[1:] - whole.words[:-1], split.words[1:] - split.words[:-1])
+            return rows._replace(cut=rows.cut | fewer)
 
     @_traced_as_it_is
     def encode_words(self, texts: tf.Tensor, max_pieces: int) -> tuple[Encoded, Words]:
@@ -231,7 +237,9 @@ class WordPiece:
         rows = tf.pad(body, [[0, 0], [1, 0]], constant_values=ids[START])
         rows = tf.pad(rows, [[0, 0], [0, 1]], constant_values=ids[PADDING])
         rows = tf.where(tf.range(max_pieces)[None] == lengths + 1, ids[SEPARATOR], rows)
-        return Encoded(tf.ensure_shape(rows, [None, max_pieces]), lengths[:, 0] + SPECIAL_PIECES)
+        return Encoded(
+            tf.ensure_shape(rows, [None, max_pieces]), lengths[:, 0] + SPECIAL_PIECES, counts[:, 0] > room
+        )
 
 
 def _head(max_pieces: int, truncation: str) -> int:
