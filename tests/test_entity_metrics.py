@@ -1,4 +1,4 @@
-"""Metrics of entities: equal to seqeval's on any tags, with intervals, kinds of errors and the worst sentences."""
+"""Metrics of entities: equal to seqeval's on any tags, with intervals and kinds of errors."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ import time
 import numpy as np
 import pytest
 
-from kerastl.data.annotated import from_words
 from kerastl.errors import DataError
-from kerastl.evaluation.entity_metrics import EntityMetrics, evaluate_tags, worst_sentences
+from kerastl.evaluation.entity_metrics import EntityMetrics, evaluate_tags
 from kerastl.task.tags import code_spans, repaired, spans_of, tag_names
 
 TYPES = ("LOC", "ORG", "PER")
@@ -176,26 +175,6 @@ def test_codes_that_do_not_fit(
 def test_no_word_is_no_evaluation() -> None:
     with pytest.raises(DataError, match="no word to evaluate"):
         evaluate_tags(np.zeros(0), np.zeros(0), np.zeros(0), TYPES)
-
-
-def test_the_worst_sentences_come_first() -> None:
-    documents = [
-        from_words(["Anna", "went", "home"], [(0, 1, "PER")], 1),
-        from_words([], [], 2),
-        from_words(["مرحبا", "👍", "New", "York"], [(0, 1, "PER"), (2, 4, "LOC")], 3),
-        from_words(["Otto", "left"], [(0, 1, "PER")], 5),
-    ]
-    per, loc = NAMES.index("B-PER"), NAMES.index("B-LOC")
-    decided = np.array([per, 0, 0, per, 0, loc, 0, 0, 0])
-    worst = worst_sentences(documents, decided, TYPES)
-    assert [each.position for each in worst] == [2, 3]
-    assert (
-        worst[0].missed == ("LOC: New York",) and worst[0].spurious == ("LOC: New",) and worst[0].right == 1
-    )
-    assert worst[1].missed == ("PER: Otto",) and worst[1].spurious == () and worst[1].text == "Otto left"
-    assert worst_sentences(documents, decided, TYPES, most=1) == worst[:1]
-    true = np.concatenate([each.codes(TYPES) for each in documents])
-    assert worst_sentences(documents, true, TYPES) == [] and worst_sentences([], true[:0], TYPES) == []
 
 
 def test_a_million_words_are_cheap() -> None:

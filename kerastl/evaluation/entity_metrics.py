@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from kerastl.data.annotated import Annotated
 from kerastl.errors import DataError
 from kerastl.evaluation.confusion import Confusion
 from kerastl.evaluation.intervals import grouped_interval
@@ -96,25 +95,6 @@ class EntityMetrics:
         return cls(**{**values, **changed})
 
 
-@dataclass(frozen=True)
-class SentenceAnswer:
-    """Entities of one sentence that are wrong.
-
-    Attributes:
-        position: of the sentence among those that were evaluated.
-        text: of the sentence.
-        missed: its entities that were not answered, `PER: John Smith`.
-        spurious: answered entities that are none.
-        right: number of entities that are right.
-    """
-
-    position: int
-    text: str
-    missed: tuple[str, ...]
-    spurious: tuple[str, ...]
-    right: int
-
-
 def evaluate_tags(
     decided: np.ndarray,
     labels: np.ndarray,
@@ -170,47 +150,6 @@ def evaluate_tags(
         groups=number,
         **_errors(true, answered, is_right[0], labels, decided, len(types)),
     )
-
-
-def worst_sentences(
-    documents: Sequence[Annotated],
-    decided: np.ndarray,
-    types: Sequence[str],
-    most: int | None = None,
-) -> list[SentenceAnswer]:
-    """Sentences with wrong entities, those with the most of them first.
-
-    Args:
-        documents: that were evaluated.
-        decided: int [words], codes of the answered tags of all their words.
-        types: in the order of the codes.
-        most: so many of them at most; all without it.
-
-    Raises:
-        ValueError: the documents have another number of words.
-    """
-    lengths = np.array([len(each.words) for each in documents], np.int64)
-    labels = np.concatenate([np.zeros(0, np.int32), *(each.codes(types) for each in documents)])
-    true, answered = code_spans(labels, lengths), code_spans(np.asarray(decided), lengths)
-    first = np.cumsum([0, *lengths])
-    wrong: dict[int, tuple[list[str], list[str]]] = {}
-    for side, spans, others in ((0, true, answered), (1, answered, true)):
-        for start, stop, kind in spans[~_contains(others, spans)].tolist():
-            position = int(np.searchsorted(first, start, side="right")) - 1
-            words = documents[position].words
-            begin, end = words[start - first[position]][0], words[stop - 1 - first[position]][1]
-            entity = f"{types[kind]}: {documents[position].text[begin:end]}"
-            wrong.setdefault(position, ([], []))[side].append(entity)
-    positions = np.searchsorted(first, true[_contains(answered, true), 0], side="right") - 1
-    right = np.bincount(positions, minlength=len(documents))
-    found = [
-        SentenceAnswer(
-            position, documents[position].text, tuple(missed), tuple(spurious), int(right[position])
-        )
-        for position, (missed, spurious) in wrong.items()
-    ]
-    found.sort(key=lambda each: (-len(each.missed) - len(each.spurious), each.right, each.position))
-    return found[:most]
 
 
 def _contains(spans: np.ndarray, wanted: np.ndarray) -> np.ndarray:
