@@ -1,4 +1,4 @@
-"""Metrics of entities: equal to seqeval's on any tags, with intervals, kinds of errors and the worst sentences."""
+"""Metrics of entities: equal to seqeval's on any tags, with intervals and kinds of errors."""
 
 from __future__ import annotations
 

@@ -181,7 +181,7 @@ def test_windows_of_one_text_stay_on_one_side(tmp_path: Any) -> None:
 
 
 def test_entities_without_a_word_of_their_own_are_told() -> None:
-    odd = Annotated("Anna \u200b Rome", (Span(0, 4, "PER"), Span(5, 6, "LOC"), Span(7, 11, "LOC")), (), 0)
+    odd = Annotated("Anna \u200b Rome", (Span(0, 4, "PER"), Span(5, 6, "LOC"), Span(7, 11, "LOC")), 0)
     splits = rows_of([odd, from_words(["Rome", "Wu"], [(0, 1, "LOC"), (1, 2, "PER")], 1)])
     assert any("3 entities cannot be learnt or found" in each for each in splits.warnings)
     assert splits.test.examples.warnings == splits.warnings  # which evaluate says

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kerastl.task.tags import WordSpan, codes_of
+from kerastl.task.tags import WordSpan
 
 # What BERT takes for ideographs, which stand for themselves (`BasicTokenizer._is_chinese_char`, google-research/bert).
 _IDEOGRAPHS = (
@@ -39,28 +39,15 @@ class Annotated:
 
     Attributes:
         text: as it is written; of columns of words these with a blank between them.
-        spans: entities in the order of the text; none overlaps another, and each begins and ends with a word.
-        words: (start, end) of each word in code points; see `word_places` for those of running text.
+        spans: entities in the order of the text; none overlaps another, and each begins and ends with a word (see `word_places`).
         place: number of its line, row or task in its source.
         document: number of the document that a sentence belongs to, where the source says so; None elsewhere.
     """
 
     text: str
     spans: tuple[Span, ...]
-    words: tuple[tuple[int, int], ...]
     place: int
     document: int | None = None
-
-    @property
-    def word_spans(self) -> list[WordSpan]:
-        """The entities as spans of words."""
-        starts = {start: number for number, (start, _) in enumerate(self.words)}
-        stops = {end: number + 1 for number, (_, end) in enumerate(self.words)}
-        return [(starts[span.start], stops[span.end], span.label) for span in self.spans]
-
-    def codes(self, types: Sequence[str]) -> np.ndarray:
-        """A code for each word, int32 [words]; see `kerastl.task.tags.tag_names`."""
-        return codes_of(self.word_spans, len(self.words), types)
 
 
 @dataclass(frozen=True)
@@ -97,9 +84,11 @@ def from_words(
 ) -> Annotated:
     """A sentence from its words, which stand in its text with a blank between them, and its entities as spans of words."""
     ends = np.cumsum([len(word) + 1 for word in words]) - 1
-    places = tuple((int(end) - len(word), int(end)) for word, end in zip(words, ends, strict=True))
-    found = tuple(Span(places[start][0], places[stop - 1][1], label) for start, stop, label in sorted(spans))
-    return Annotated(" ".join(words), found, places, place, document)
+    found = tuple(
+        Span(int(ends[start]) - len(words[start]), int(ends[stop - 1]), label)
+        for start, stop, label in sorted(spans)
+    )
+    return Annotated(" ".join(words), found, place, document)
 
 
 def word_places(text: str) -> tuple[tuple[int, int], ...]:

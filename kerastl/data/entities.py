@@ -38,8 +38,8 @@ def read_entities(path: Path | str, *, mend: bool = False) -> Entities:
 
     Example:
         >>> found = read_entities("wikigold.conll")
-        >>> found.types, found.documents[0].word_spans
-        (('LOC', 'MISC', 'ORG', 'PER'), [(0, 1, 'MISC'), (6, 7, 'MISC'), (10, 14, 'ORG')])
+        >>> found.types, found.documents[0].spans[0]
+        (('LOC', 'MISC', 'ORG', 'PER'), Span(start=0, end=3, label='MISC'))
     """
     path = Path(path).expanduser()
     if not path.is_file():

@@ -236,7 +236,7 @@ def _add(reading: _Reading, place: int, values: Mapping[str, Any]) -> None:
         reading.problems.add(place, faults[0] + more)
     else:
         assert isinstance(text, str)
-        reading.documents.append(Annotated(text, tuple(spans), words, place))
+        reading.documents.append(Annotated(text, tuple(spans), place))
 
 
 def _span(

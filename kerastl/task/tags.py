@@ -102,27 +102,6 @@ def types_in(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(name[2:] for name in names[1::2])
 
 
-def codes_of(spans: Iterable[WordSpan], words: int, types: Sequence[str]) -> np.ndarray:
-    """Codes of the tags of IOB2 for one sentence, int32 [words]; see `tag_names`.
-
-    Args:
-        spans: that do not overlap.
-        words: how many there are.
-        types: of the spans.
-
-    Raises:
-        ValueError: spans overlap, or lie outside of the words.
-    """
-    codes = np.zeros(words, np.int32)
-    code = {name: 1 + 2 * number for number, name in enumerate(types)}
-    for start, stop, name in spans:
-        if not 0 <= start < stop <= words or codes[start:stop].any():
-            raise ValueError(f"Span {start} to {stop} of {words} words overlaps another one, or is none.")
-        codes[start:stop] = code[name] + 1
-        codes[start] = code[name]
-    return codes
-
-
 def code_spans(codes: np.ndarray, lengths: np.ndarray | None = None) -> np.ndarray:
     """The entities of codes of IOB2 tags, read as `spans_of` reads the tags themselves.
 
