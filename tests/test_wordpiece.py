@@ -48,7 +48,7 @@ def word_spans(wordpiece: WordPiece, text: str) -> list[str]:
 
 
 def row(wordpiece: WordPiece, text: str, max_pieces: int, truncation: str = "head") -> list[str]:
-    ids, lengths = wordpiece.encode(bytes_of(text), max_pieces, truncation)
+    ids, lengths, _ = wordpiece.encode(bytes_of(text), max_pieces, truncation)
     assert ids.dtype == lengths.dtype == tf.int32
     assert (np.arange(max_pieces) >= lengths[0].numpy()).tolist() == (ids[0].numpy() == 0).tolist()
     return [PIECES[number] for number in ids[0].numpy() if number]
@@ -226,7 +226,7 @@ def test_words_that_no_row_can_hold_are_cut_first_and_change_nothing(truncation:
     texts = [" ".join(generator.choices(words, k=generator.randrange(30))) for _ in range(300)]
     every = UNCASED.pieces(bytes_of(*texts)).ids.to_list()
     for max_pieces in (3, 8, 13):
-        ids, lengths = UNCASED.encode(bytes_of(*texts), max_pieces, truncation)
+        ids, lengths, _ = UNCASED.encode(bytes_of(*texts), max_pieces, truncation)
         head = max_pieces // 4 if truncation == "head_tail" else max_pieces - 2
         for own, length, all_ids in zip(ids.numpy(), lengths.numpy(), every, strict=True):
             tail = max_pieces - 2 - head
@@ -236,7 +236,7 @@ def test_words_that_no_row_can_hold_are_cut_first_and_change_nothing(truncation:
 
 
 def test_rows_with_the_words_in_them() -> None:
-    (ids, lengths), words = UNCASED.encode_words(bytes_of("a cafés unaffable b", "", "b"), 6)
+    (ids, lengths, _), words = UNCASED.encode_words(bytes_of("a cafés unaffable b", "", "b"), 6)
     assert [PIECES[number] for number in ids[0].numpy()] == ["[CLS]", "a", "cafe", "##s", "una", "[SEP]"]
     assert lengths.numpy().tolist() == [6, 2, 3]
     assert words.firsts.to_list() == [[1, 2, 4], [], [1]]
@@ -248,7 +248,7 @@ def test_given_words_find_their_first_pieces() -> None:
     given = tf.ragged.constant(
         [["U.N.".lower(), "a.b", "\u0301", "cafés"], [], ["", "a b", "c"]], dtype=tf.string
     )
-    (ids, _), columns = UNCASED.encode_given(given, 10)
+    (ids, _, _), columns = UNCASED.encode_given(given, 10)
     assert " ".join(PIECES[number] for number in ids[0].numpy()) == "[CLS] [UNK] . [UNK] . a . b cafe [SEP]"
     # the third word is nothing but a mark
     assert columns.to_list() == [[1, 5, -1, 8], [], [-1, 1, 3]]
@@ -296,7 +296,7 @@ def test_a_megabyte_takes_seconds_and_little_memory(raw: bytes) -> None:
     # With rows as wide as the longest text, the short ones would take gigabytes.
     texts = bytes_of(raw, *["a cafés"] * 2000)
     before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
-    ids, _ = UNCASED.encode(texts, 32)
+    ids, _, _ = UNCASED.encode(texts, 32)
     pieces, words = UNCASED.words(texts)
     assert time.process_time() - began < 20
     assert (
@@ -319,7 +319,7 @@ def test_distinct_words_without_end_take_bounded_steps() -> None:
 
 def rows(text: tf.Tensor) -> dict[str, tf.Tensor]:
     """What a model of entities would answer with."""
-    (ids, lengths), words = UNCASED.encode_words(text, 12)
+    (ids, lengths, _), words = UNCASED.encode_words(text, 12)
     found = {"starts": words.starts, "ends": words.ends, "firsts": words.firsts}
     return {"ids": ids, "lengths": lengths} | {name: each.to_tensor(-1) for name, each in found.items()}
 

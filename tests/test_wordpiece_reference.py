@@ -111,7 +111,7 @@ def assert_same(texts: Sequence[str], vocabulary: Vocabulary, lowercase: bool) -
     theirs.post_processor = special
     theirs.enable_truncation(12)
     theirs.enable_padding(pad_id=vocabulary.ids["[PAD]"], length=12)
-    ids, lengths = own.encode(raw, 12)
+    ids, lengths, _ = own.encode(raw, 12)
     rows = theirs.encode_batch(texts)
     assert ids.numpy().tolist() == [each.ids for each in rows]
     assert lengths.numpy().tolist() == [sum(each.attention_mask) for each in rows]
@@ -166,7 +166,7 @@ def test_given_words_have_the_same_first_pieces(lowercase: bool) -> None:
     given = [text.split(" ") for text in strings(500, seed=4)]
     vocabulary = vocabulary_of([" ".join(each) for each in given[:300]], lowercase)
     theirs = reference(vocabulary, lowercase)
-    (ids, lengths), columns = WordPiece(vocabulary, lowercase).encode_given(
+    (ids, lengths, _), columns = WordPiece(vocabulary, lowercase).encode_given(
         tf.ragged.constant([[word.encode() for word in each] for each in given]), 64
     )
     for row, length, column, words in zip(
