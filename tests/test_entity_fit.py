@@ -240,6 +240,12 @@ def test_the_run_and_what_it_wrote_down(
     assert sum(row["true"] == row["predicted"] for row in tests) > 0.7 * len(tests)
     page = (fitted.run / "report.md").read_text(encoding="utf-8")
     assert "## Entities (test)" in page and "| type | entities |" in page and " words) |" in page
+    # Each fifth of the 80 texts is longer than a row: rows are not counted as texts.
+    counts = json.loads((fitted.run / "data.json").read_text())["counts"]
+    assert counts == dict(fitted.report.counts) and sum(counts.values()) == 80 and counts["test"] == 16
+    with (fitted.run / "splits.csv").open(encoding="utf-8") as file:
+        assert len(list(csv.DictReader(file))) > 80, "the control: rows are apart"
+    assert "test 16" in (fitted.run / "plan.txt").read_text().splitlines()[0]
     card = next(fitted.exported.path.glob("assets.extra/*.md")).read_text(encoding="utf-8")  # type: ignore[union-attr]
     assert "Finds entities in texts" in card and "Strict F1 of entities" in card
     again = kerastl.load(fitted.run)

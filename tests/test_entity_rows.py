@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 from test_entity_fit import in_columns, sentences
 from test_entity_fit import vocabulary as pieces_of
+from test_wordpiece import whole
 
 from kerastl.data.annotated import Annotated, Entities, Span, from_words, types_of
 from kerastl.data.conll import read_conll
@@ -22,6 +23,7 @@ from kerastl.evaluation.monitors import example_losses, validation_metrics
 from kerastl.modality.text import Text
 from kerastl.modality.text.vocabulary import Vocabulary
 from kerastl.modality.text.windows import overlap_of
+from kerastl.modality.text.wordpiece import WordPiece
 from kerastl.modality.words import worded
 from kerastl.recipe.schema import DataRecipe
 from kerastl.task.tagging import ENTITIES
@@ -86,13 +88,13 @@ def test_each_word_is_answered_once_where_it_has_most_context(max_pieces: int) -
     texts = [" ".join(draw.choice(some, count)) for count in (0, 1, 3, 9, 40)]
     found = text_of(max_pieces).windows(tf.constant(texts))
     words = np.diff(found.words.numpy())
-    whole, places = _wordpiece(texts)
-    assert words.tolist() == [len(each) for each in places.starts.to_list()]
-    assert found.starts.numpy().tolist() == places.starts.values.numpy().tolist()
+    whole_ids, places = whole(WordPiece(VOCABULARY, lowercase=True), *texts)
+    assert words.tolist() == [len(each) for each in places]
+    assert found.starts.numpy().tolist() == [start for each in places for start, _, _ in each]
     room, ids = max_pieces - 2, found.ids.numpy()
     stride = room - overlap_of(max_pieces)
     for text, (first, stop) in enumerate(zip(found.words.numpy(), found.words.numpy()[1:], strict=False)):
-        pieces, begins = whole.ids[text].numpy(), places.firsts[text].numpy()
+        pieces, begins = whole_ids[text], [first for _, _, first in places[text]]
         rows = np.flatnonzero(found.texts.numpy() == text)
         assert len(rows) == 1 + max(0, -(-(len(pieces) - room) // stride))
         for word, at in zip(range(first, stop), begins, strict=True):
@@ -113,12 +115,6 @@ def test_each_word_is_answered_once_where_it_has_most_context(max_pieces: int) -
                 own * stride + room - at if own + 1 < len(rows) else len(pieces),
             )
             assert mine >= max(context) - 1
-
-
-def _wordpiece(texts: list[str]) -> tuple[Any, Any]:
-    from kerastl.modality.text.wordpiece import WordPiece
-
-    return WordPiece(VOCABULARY, lowercase=True).words(tf.constant(texts))
 
 
 def test_rows_for_training_are_those_of_the_graph_from_the_text_that_they_hold() -> None:

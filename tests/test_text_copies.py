@@ -12,7 +12,7 @@ from test_text_fit import SMALL, reviews, tiny_folder, vocabulary
 import kerastl
 from kerastl.modality.read import decode_each
 from kerastl.modality.text import Text
-from kerastl.modality.text.copies import equal_rows
+from kerastl.modality.text.equal_pieces import equal_rows
 from kerastl.modality.text.vocabulary import Vocabulary
 
 PIECES = Vocabulary(tuple(vocabulary()))

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kerastl.modality.text.given import first_pieces, joined
 from kerastl.modality.text.split import code_points
 from kerastl.modality.text.vocabulary import Vocabulary
 from kerastl.modality.text.wordpiece import WordPiece
@@ -34,21 +33,37 @@ def bytes_of(*texts: str | bytes) -> tf.Tensor:
     return tf.constant([each if isinstance(each, bytes) else each.encode() for each in texts], tf.string)
 
 
-def shown(wordpiece: WordPiece, text: str | bytes) -> list[tuple[str, int, int]]:
-    found = wordpiece.pieces(bytes_of(text))
-    ids, starts, ends = (each[0].numpy().tolist() for each in found)
-    return list(zip((PIECES[number] for number in ids), starts, ends, strict=True))
+# First and last character of each word, and the place of its first piece among those of its text.
+Words = list[tuple[int, int, int]]
+
+
+def whole(wordpiece: WordPiece, *texts: str | bytes, most: int = 800) -> tuple[list[list[int]], list[Words]]:
+    """The pieces and the words of each text, from rows that are long enough for all of it."""
+    found = type(windows := wordpiece.windows(bytes_of(*texts), most))(*(each.numpy() for each in windows))
+    assert found.texts.tolist() == [*range(len(texts))], "a row a text"
+    ids = [each[1 : length - 1].tolist() for each, length in zip(found.ids, found.lengths, strict=True)]
+    words = list(zip(found.starts.tolist(), found.ends.tolist(), (found.columns - 1).tolist(), strict=True))
+    return ids, [words[first:stop] for first, stop in zip(found.words, found.words[1:], strict=False)]
+
+
+def assert_shown(wordpiece: WordPiece, text: str | bytes, expected: list[tuple[str, int, int]]) -> None:
+    """The pieces, and where each word begins and ends: with its first piece and its last."""
+    (ids,), (words,) = whole(wordpiece, text)
+    assert [PIECES[number] for number in ids] == [piece for piece, _, _ in expected]
+    assert bool(words) == bool(expected)
+    behind = [first for _, _, first in words[1:]] + [len(ids)]
+    assert [word[:2] for word in words] == [
+        (expected[word[2]][1], expected[stop - 1][2]) for word, stop in zip(words, behind, strict=False)
+    ]
 
 
 def word_spans(wordpiece: WordPiece, text: str) -> list[str]:
     """The characters of each word, as they were sent."""
-    _, words = wordpiece.words(bytes_of(text))
-    spans = zip(words.starts[0].numpy(), words.ends[0].numpy(), strict=True)
-    return [text[start:end] for start, end in spans]
+    return [text[start:end] for start, end, _ in whole(wordpiece, text)[1][0]]
 
 
 def row(wordpiece: WordPiece, text: str, max_pieces: int, truncation: str = "head") -> list[str]:
-    ids, lengths = wordpiece.encode(bytes_of(text), max_pieces, truncation)
+    ids, lengths, _ = wordpiece.encode(bytes_of(text), max_pieces, truncation)
     assert ids.dtype == lengths.dtype == tf.int32
     assert (np.arange(max_pieces) >= lengths[0].numpy()).tolist() == (ids[0].numpy() == 0).tolist()
     return [PIECES[number] for number in ids[0].numpy() if number]
@@ -94,7 +109,7 @@ UNCASED_PIECES = [
 
 @pytest.mark.parametrize(("text", "expected"), UNCASED_PIECES, ids=[each[:12] for each, _ in UNCASED_PIECES])
 def test_pieces_of_an_uncased_model(text: str, expected: list[tuple[str, int, int]]) -> None:
-    assert shown(UNCASED, text) == expected
+    assert_shown(UNCASED, text, expected)
 
 
 @pytest.mark.parametrize(
@@ -112,17 +127,15 @@ def test_pieces_of_an_uncased_model(text: str, expected: list[tuple[str, int, in
     ],
 )
 def test_pieces_of_a_cased_model(text: str, expected: list[tuple[str, int, int]]) -> None:
-    assert shown(CASED, text) == expected
+    assert_shown(CASED, text, expected)
 
 
 def test_texts_of_a_batch_do_not_touch_each_other() -> None:
     texts = [text for text, _ in UNCASED_PIECES]
-    ids, starts, ends = UNCASED.pieces(bytes_of(*texts))
-    assert ids.shape[0] == len(texts) and {each.dtype for each in (ids, starts, ends)} == {tf.int32}
-    for position, (_, expected) in enumerate(UNCASED_PIECES):
-        assert [PIECES[number] for number in ids[position].numpy()] == [piece for piece, _, _ in expected]
-        assert starts[position].numpy().tolist() == [start for _, start, _ in expected]
-    assert UNCASED.pieces(bytes_of()).ids.shape[0] == 0
+    ids, words = whole(UNCASED, *texts)
+    for position, text in enumerate(texts):
+        assert ([ids[position]], [words[position]]) == whole(UNCASED, text)
+    assert whole(UNCASED) == ([], [])
     assert UNCASED.encode(bytes_of(), 8).ids.shape == (0, 8)
 
 
@@ -146,16 +159,15 @@ def test_words_are_what_was_sent(text: str, expected: list[str]) -> None:
 
 
 def test_an_accent_of_the_next_text_belongs_to_that() -> None:
-    _, words = UNCASED.words(bytes_of("cafe", "\u0301a"))
-    assert words.ends.to_list() == [[4], [2]]
+    assert whole(UNCASED, "cafe", "\u0301a")[1] == [[(0, 4, 0)], [(1, 2, 0)]]
 
 
 def test_words_know_their_first_pieces() -> None:
     text = "unaffable cafés, " + "x" * 101
-    pieces, words = UNCASED.words(bytes_of("a", text, ""))
-    assert words.firsts.to_list() == [[0], [0, 2, 4, 5], []]
-    firsts = [PIECES[number] for number in tf.gather(pieces.ids[1], words.firsts[1]).numpy()]
-    assert firsts == ["una", "cafe", ",", "[UNK]"]
+    ids, words = whole(UNCASED, "a", text, "")
+    firsts = [[first for _, _, first in each] for each in words]
+    assert firsts == [[0], [0, 2, 4, 5], []]
+    assert [PIECES[ids[1][first]] for first in firsts[1]] == ["una", "cafe", ",", "[UNK]"]
 
 
 BAD = [
@@ -174,7 +186,7 @@ def test_bad_bytes_are_dropped_and_counted_as_python_counts_them(raw: bytes) -> 
     replaced = raw.decode("utf-8", "replace")
     codes, _ = code_points(bytes_of(raw))
     assert codes.numpy().tolist() == [ord(each) for each in replaced]
-    assert shown(UNCASED, raw) == shown(UNCASED, replaced)
+    assert whole(UNCASED, raw) == whole(UNCASED, replaced)
 
 
 def test_random_bytes_are_counted_as_python_counts_them() -> None:
@@ -213,9 +225,9 @@ def test_rows_of_a_network(text: str, max_pieces: int, truncation: str, expected
 
 
 def test_a_quarter_from_the_beginning_is_what_was_measured() -> None:
-    texts = bytes_of(" ".join(PIECES[4 + number % 3] for number in range(700)))
-    every = UNCASED.pieces(texts).ids[0].numpy()
-    rows = UNCASED.encode(texts, 512, "head_tail").ids[0].numpy()
+    text = " ".join(PIECES[4 + number % 3] for number in range(700))
+    ((every,), _) = whole(UNCASED, text)
+    rows = UNCASED.encode(bytes_of(text), 512, "head_tail").ids[0].numpy()
     assert rows[1:-1].tolist() == [*every[:128], *every[-382:]]
 
 
@@ -224,55 +236,15 @@ def test_words_that_no_row_can_hold_are_cut_first_and_change_nothing(truncation:
     generator = random.Random(1)
     words = ["unaffable", "cafes", "a", ",", "x" * 9, "q", "x" * 101, "\u0301"]
     texts = [" ".join(generator.choices(words, k=generator.randrange(30))) for _ in range(300)]
-    every = UNCASED.pieces(bytes_of(*texts)).ids.to_list()
+    every, _ = whole(UNCASED, *texts)
     for max_pieces in (3, 8, 13):
-        ids, lengths = UNCASED.encode(bytes_of(*texts), max_pieces, truncation)
+        ids, lengths, _ = UNCASED.encode(bytes_of(*texts), max_pieces, truncation)
         head = max_pieces // 4 if truncation == "head_tail" else max_pieces - 2
         for own, length, all_ids in zip(ids.numpy(), lengths.numpy(), every, strict=True):
             tail = max_pieces - 2 - head
             if len(all_ids) > max_pieces - 2:
                 all_ids = all_ids[:head] + all_ids[len(all_ids) - tail :]
             assert own[:length].tolist() == [2, *all_ids, 3]
-
-
-def test_rows_with_the_words_in_them() -> None:
-    (ids, lengths), words = UNCASED.encode_words(bytes_of("a cafés unaffable b", "", "b"), 6)
-    assert [PIECES[number] for number in ids[0].numpy()] == ["[CLS]", "a", "cafe", "##s", "una", "[SEP]"]
-    assert lengths.numpy().tolist() == [6, 2, 3]
-    assert words.firsts.to_list() == [[1, 2, 4], [], [1]]
-    assert words.starts.to_list() == [[0, 2, 8], [], [0]]
-    assert words.ends.to_list() == [[1, 7, 17], [], [1]]
-
-
-def test_given_words_find_their_first_pieces() -> None:
-    given = tf.ragged.constant(
-        [["U.N.".lower(), "a.b", "\u0301", "cafés"], [], ["", "a b", "c"]], dtype=tf.string
-    )
-    (ids, _), columns = UNCASED.encode_given(given, 10)
-    assert " ".join(PIECES[number] for number in ids[0].numpy()) == "[CLS] [UNK] . [UNK] . a . b cafe [SEP]"
-    # the third word is nothing but a mark
-    assert columns.to_list() == [[1, 5, -1, 8], [], [-1, 1, 3]]
-    _, columns = UNCASED.encode_given(given, 5)
-    assert columns.to_list() == [[1, -1, -1, -1], [], [-1, 1, 3]]
-
-
-def test_joined_words_lie_where_they_are_said_to_lie() -> None:
-    given = [["a", "東京", ""], [], [""], ["", b"\xe2\x82", b"b\xff"]]
-    texts, starts, ends = joined(tf.ragged.constant(given, dtype=tf.string))
-    sent = [each.decode("utf-8", "replace") for each in texts.numpy()]
-    assert sent == ["a 東京  ", "", " ", " \ufffd b\ufffd "]
-    for text, words, first, behind in zip(sent, given, starts.to_list(), ends.to_list(), strict=True):
-        plain = [each.decode("utf-8", "replace") if isinstance(each, bytes) else each for each in words]
-        assert [text[start:end] for start, end in zip(first, behind, strict=True)] == plain
-
-
-def test_first_pieces_of_spans() -> None:
-    found = first_pieces(
-        tf.ragged.constant([[0, 3, 3, 8], [], [5]], dtype=tf.int32),
-        tf.ragged.constant([[0, 1, 3, 4, 9], [0], [0, 5]], dtype=tf.int32),
-        tf.ragged.constant([[1, 3, 8, 9, 10], [9], [5, 6]], dtype=tf.int32),
-    )
-    assert found.to_list() == [[0, -1, 1, 3, -1], [-1], [-1, 0]]
 
 
 @pytest.mark.parametrize(
@@ -296,32 +268,38 @@ def test_a_megabyte_takes_seconds_and_little_memory(raw: bytes) -> None:
     # With rows as wide as the longest text, the short ones would take gigabytes.
     texts = bytes_of(raw, *["a cafés"] * 2000)
     before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
-    ids, _ = UNCASED.encode(texts, 32)
-    pieces, words = UNCASED.words(texts)
+    ids, _, _ = UNCASED.encode(texts, 32)
+    found = UNCASED.windows(texts, 32)
     assert time.process_time() - began < 20
     assert (
         resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000
     )  # KiB; nothing on macOS, in bytes
-    assert ids[-1].numpy()[:5].tolist() == [2, *pieces.ids[-1].numpy().tolist(), 3]
-    assert words.ends[-1].numpy().tolist() == [1, 7]
-    assert words.ends[0].shape[0] == {b"x": 1, b"u": MEGABYTE // 10}.get(raw[:1], 0)
+    assert ids[-1].numpy()[:5].tolist() == found.ids[-1].numpy()[:5].tolist() == [2, *known("a cafe ##s"), 3]
+    assert found.ends[-2:].numpy().tolist() == [1, 7]
+    assert found.words[1] == {b"x": 1, b"u": MEGABYTE // 10}.get(raw[:1], 0)
+
+
+def known(pieces: str) -> list[int]:
+    return [PIECES.index(piece) for piece in pieces.split()]
 
 
 def test_distinct_words_without_end_take_bounded_steps() -> None:
     generator = random.Random(2)
     text = " ".join("".join(generator.choices("xios", k=100)) for _ in range(500))
     began = time.process_time()
-    pieces = UNCASED.pieces(bytes_of(text)).ids[0].numpy()
+    ((pieces,), _) = whole(UNCASED, text, most=60_000)
     assert time.process_time() - began < 20
-    known = [all(each in "xios" and each != "s" for each in word[:1]) for word in text.split()]
-    assert (pieces == 1).sum() == known.count(False)
+    may_be = [all(each in "xios" and each != "s" for each in word[:1]) for word in text.split()]
+    assert pieces.count(1) == may_be.count(False)
 
 
 def rows(text: tf.Tensor) -> dict[str, tf.Tensor]:
     """What a model of entities would answer with."""
-    (ids, lengths), words = UNCASED.encode_words(text, 12)
-    found = {"starts": words.starts, "ends": words.ends, "firsts": words.firsts}
-    return {"ids": ids, "lengths": lengths} | {name: each.to_tensor(-1) for name, each in found.items()}
+    rows = UNCASED.encode(text, 12)
+    return {
+        **rows._asdict(),
+        **{f"{name}_of_words": each for name, each in UNCASED.windows(text, 12)._asdict().items()},
+    }
 
 
 TEXTS = [text.encode() for text, _ in UNCASED_PIECES] + BAD
@@ -390,7 +368,6 @@ def test_it_works_in_a_pipeline() -> None:
 
 def test_another_vocabulary_gives_other_ids() -> None:
     turned = Vocabulary((*PIECES[:4], *reversed(PIECES[4:])))
-    texts = bytes_of("unaffable cafés")
-    ids = WordPiece(turned, lowercase=True).pieces(texts).ids[0].numpy()
+    ((ids,), _) = whole(WordPiece(turned, lowercase=True), "unaffable cafés")
     assert [turned.pieces[number] for number in ids] == ["una", "##ffable", "cafe", "##s"]
-    assert ids.tolist() != UNCASED.pieces(texts).ids[0].numpy().tolist()
+    assert [ids] != whole(UNCASED, "unaffable cafés")[0]

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import tensorflow as tf
+from test_wordpiece import Words, whole
 
 from kerastl.modality.text.vocabulary import SPECIAL, Vocabulary, read_vocabulary
 from kerastl.modality.text.wordpiece import WordPiece
@@ -91,34 +92,28 @@ def assert_same(texts: Sequence[str], vocabulary: Vocabulary, lowercase: bool) -
     own = WordPiece(vocabulary, lowercase)
     raw = tf.constant([text.encode() for text in texts])
     expected = theirs.encode_batch(texts)
-    pieces, words = own.words(raw)
-    assert pieces.ids.to_list() == [each.ids for each in expected]
-    spans = [
-        list(zip(*both, strict=True))
-        for both in zip(pieces.starts.to_list(), pieces.ends.to_list(), strict=True)
-    ]
-    found = zip(*(each.to_list() for each in words), strict=True)
+    ids, words = whole(own, *texts)
+    assert ids == [each.ids for each in expected]
     compared = 0
-    for text, span, encoding, (starts, ends, firsts) in zip(texts, spans, expected, found, strict=True):
+    for text, encoding, spans in zip(texts, expected, words, strict=True):
         if lowercase and is_reordered(text):
             continue
         compared += 1
-        assert span == encoding.offsets, ascii(text)
-        assert list(zip(firsts, starts, ends, strict=True)) == _words(encoding, text, lowercase), ascii(text)
+        assert spans == _words(encoding, text, lowercase), ascii(text)
     assert compared > 0.8 * len(texts)
 
     special = processors.BertProcessing(*((name, vocabulary.ids[name]) for name in ("[SEP]", "[CLS]")))
     theirs.post_processor = special
     theirs.enable_truncation(12)
     theirs.enable_padding(pad_id=vocabulary.ids["[PAD]"], length=12)
-    ids, lengths = own.encode(raw, 12)
+    ids, lengths, _ = own.encode(raw, 12)
     rows = theirs.encode_batch(texts)
     assert ids.numpy().tolist() == [each.ids for each in rows]
     assert lengths.numpy().tolist() == [sum(each.attention_mask) for each in rows]
 
 
-def _words(encoding: Any, text: str, lowercase: bool) -> list[tuple[int, int, int]]:
-    """First piece, first character and place behind the last of each word, and behind the marks that are dropped there."""
+def _words(encoding: Any, text: str, lowercase: bool) -> Words:
+    """First character of each word, place behind its last and the marks that are dropped there, and first piece."""
     words: dict[int, tuple[int, int, int]] = {}
     for place, (word, (start, end)) in enumerate(zip(encoding.word_ids, encoding.offsets, strict=True)):
         first, begin, _ = words.get(word, (place, start, end))
@@ -136,7 +131,7 @@ def _words(encoding: Any, text: str, lowercase: bool) -> list[tuple[int, int, in
             end += 1
         return end
 
-    return [(first, begin, behind(end)) for first, begin, end in words.values()]
+    return [(begin, behind(end), first) for first, begin, end in words.values()]
 
 
 @pytest.mark.parametrize("lowercase", [True, False], ids=["uncased", "cased"])
@@ -161,37 +156,18 @@ def test_random_strings_with_a_published_vocabulary(weights_folder: Path, lowerc
     assert_same(strings(20_000, seed=3), read_vocabulary(path), lowercase)
 
 
-@pytest.mark.parametrize("lowercase", [True, False], ids=["uncased", "cased"])
-def test_given_words_have_the_same_first_pieces(lowercase: bool) -> None:
-    given = [text.split(" ") for text in strings(500, seed=4)]
-    vocabulary = vocabulary_of([" ".join(each) for each in given[:300]], lowercase)
-    theirs = reference(vocabulary, lowercase)
-    (ids, lengths), columns = WordPiece(vocabulary, lowercase).encode_given(
-        tf.ragged.constant([[word.encode() for word in each] for each in given]), 64
-    )
-    for row, length, column, words in zip(
-        ids.numpy(), lengths.numpy(), columns.to_list(), given, strict=True
-    ):
-        encoding = theirs.encode(words, is_pretokenized=True)
-        assert row[1 : length - 1].tolist() == encoding.ids[:62]
-        firsts = {word: place + 1 for place, word in reversed(list(enumerate(encoding.word_ids[:62])))}
-        assert column == [firsts.get(word, -1) for word in range(len(words))]
-
-
 def test_a_difference_would_be_seen() -> None:
     texts = ["Été a"]
     vocabulary = vocabulary_of(texts, lowercase=True)
     theirs = reference(vocabulary, lowercase=False).encode(texts[0])
-    assert (
-        WordPiece(vocabulary, lowercase=True).pieces(tf.constant(texts)).ids[0].numpy().tolist() != theirs.ids
-    )
+    assert whole(WordPiece(vocabulary, lowercase=True), *texts)[0] != [theirs.ids]
 
 
 def test_names_of_special_pieces_are_text_here() -> None:
     # there they are special as soon as they are said to be
     vocabulary = Vocabulary((*SPECIAL, "[", "]", "sep", "a"))
     theirs = reference(vocabulary, lowercase=True)
-    own = WordPiece(vocabulary, lowercase=True).pieces(tf.constant(["a [SEP] a"])).ids[0].numpy().tolist()
+    ((own,), _) = whole(WordPiece(vocabulary, lowercase=True), "a [SEP] a")
     assert own == theirs.encode("a [SEP] a").ids == [7, 4, 6, 5, 7]
     theirs.add_special_tokens(["[SEP]"])
     assert theirs.encode("a [SEP] a").ids == [7, vocabulary.ids["[SEP]"], 7]

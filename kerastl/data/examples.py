@@ -146,8 +146,12 @@ class Splits:
         return iter((self.train, self.validation, self.test))
 
     def counts(self) -> dict[str, int]:
-        """Number of examples in each split, by its name."""
-        return {split.name: split.count for split in self}
+        """Number of examples in each split, by its name; of documents where they are read in rows of the network."""
+        return {split.name: _whole_count(split.labels) for split in self}
+
+
+def _whole_count(labels: Labels) -> int:
+    return len(np.unique(labels.documents)) if isinstance(labels, StepLabels) else len(labels)
 
 
 def without(split: Split, positions: Iterable[int]) -> Split:

@@ -172,7 +172,7 @@ def _starts(splits: Sequence[FrozenViews]) -> list[int]:
 
 
 def _notes(split: FrozenViews, positions: np.ndarray, first: int) -> dict[int, str]:
-    """What there is to note of examples in a view whose first row is `first`, by their rows: kept with these, for later runs."""
+    """Notes on examples of a view whose first row is `first`, by their rows: kept with these, for later runs."""
     inputs = split.views.inputs
     noted = inputs.notes if isinstance(inputs, Inputs) else {}
     return {at + first: noted[at] for at in positions.tolist() if at in noted}

@@ -83,7 +83,7 @@ class Inputs:
 
     @property
     def cut(self) -> int:
-        """How many of the examples are cut, as far as they were read."""
+        """Number of examples that are cut, as far as they were read."""
         return sum(count for note, count in self._counts().items() if is_cut(note))
 
     @property

@@ -21,11 +21,11 @@ class Cutting(Protocol):
 
     @property
     def cut_words(self) -> str:
-        """What is the matter with examples that are cut, after their number."""
+        """A predicate of examples that are cut, for messages, behind their number and the verb."""
 
 
 def noted(converted: str, cut: bool) -> str:
-    """What there is to note of an example; '' for nothing."""
+    """The note on an example; '' where there is nothing to note."""
     return BETWEEN.join(filter(None, [converted, CUT if cut else ""]))
 
 

@@ -227,13 +227,13 @@ class Text:
 
     def sketches(self, inputs: Batch) -> np.ndarray:
         """See `Modality`: digests of the pieces, uint8 [b, 8]."""
-        from kerastl.modality.text.copies import digests_of
+        from kerastl.modality.text.equal_pieces import digests_of
 
         return digests_of(inputs[PIECES], inputs[LENGTH])
 
     def near(self, held_out: np.ndarray, others: np.ndarray) -> tuple[list[tuple[int, int, float]], int]:
         """See `Modality`: texts with the same pieces."""
-        from kerastl.modality.text.copies import equal_rows
+        from kerastl.modality.text.equal_pieces import equal_rows
 
         return equal_rows(held_out, others), len(held_out)
 

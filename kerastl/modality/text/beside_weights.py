@@ -79,7 +79,7 @@ def _lowercase(data: TextData, folder: Path | None, vocabulary: Path, spec: Back
 
 
 def _config(path: Path) -> dict[str, Any]:
-    """What the file says of the tokenizer; nothing where it is not there."""
+    """Settings of the tokenizer, as the file has them; none where it is not there."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

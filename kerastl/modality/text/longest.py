@@ -23,12 +23,10 @@ class WordPieces(NamedTuple):
 
     Attributes:
         ids: int32 [P].
-        starts: int32 [P], the character of its word that each piece begins with.
         splits: int32 [k + 1], the first piece of each word, and P.
     """
 
     ids: tf.Tensor
-    starts: tf.Tensor
     splits: tf.Tensor
 
 
@@ -76,7 +74,6 @@ class LongestMatch:
         return gather_pieces(
             WordPieces(
                 tf.concat([ids, made.ids], 0),
-                tf.concat([tf.zeros_like(ids), made.starts], 0),
                 tf.concat([tf.range(count), count + made.splits], 0),
             ),
             row,
@@ -141,7 +138,6 @@ class LongestMatch:
         counts = tf.math.unsorted_segment_sum(tf.ones_like(word), word, count)
         return WordPieces(
             tf.gather(tf.where(last, self._unknown, ids), order),
-            tf.gather(start, order),
             tf.concat([[0], tf.cumsum(counts)], 0),
         )
 
@@ -154,4 +150,4 @@ def gather_pieces(pieces: WordPieces, words: tf.Tensor) -> WordPieces:
     splits = tf.concat([[0], behind], 0)
     word = rows_of(behind, splits[-1])
     place = tf.range(splits[-1]) + tf.gather(firsts - splits[:-1], word)
-    return WordPieces(tf.gather(pieces.ids, place), tf.gather(pieces.starts, place), splits)
+    return WordPieces(tf.gather(pieces.ids, place), splits)

@@ -12,7 +12,6 @@ from typing import NamedTuple, TypeVar
 
 import tensorflow as tf
 
-from kerastl.modality.text.given import first_pieces, joined
 from kerastl.modality.text.longest import LongestMatch, WordPieces, gather_pieces
 from kerastl.modality.text.split import Split, Splitter, behind_marks, rows_of
 from kerastl.modality.text.text_keys import HEAD, HEAD_TAIL
@@ -24,35 +23,6 @@ from kerastl.modality.words import Windows
 # the best in Sun et al., "How to Fine-Tune BERT for Text Classification?" (2019).
 HEAD_SHARE = 4
 SPECIAL_PIECES = 2
-
-
-class Pieces(NamedTuple):
-    """Pieces of n texts; offsets are in Unicode code points of a text as it was sent.
-
-    Attributes:
-        ids: ragged int32 [n, (pieces)].
-        starts: ragged int32 [n, (pieces)], each piece's first character.
-        ends: ragged int32 [n, (pieces)], the place behind its last. Pieces that were one character, a syllable of Hangul, share it.
-    """
-
-    ids: tf.RaggedTensor
-    starts: tf.RaggedTensor
-    ends: tf.RaggedTensor
-
-
-class Words(NamedTuple):
-    """Words of n texts, as they are split at spaces, at punctuation and around Chinese characters.
-
-    Attributes:
-        starts: ragged int32 [n, (words)], each word's first character, in Unicode code points of the text as it was sent.
-        ends: ragged int32 [n, (words)], the place behind its last. Marks that an uncased model drops belong to the word before them:
-            of `cafe\u0301` no accent is left over.
-        firsts: ragged int32 [n, (words)], the place of each word's first piece.
-    """
-
-    starts: tf.RaggedTensor
-    ends: tf.RaggedTensor
-    firsts: tf.RaggedTensor
 
 
 class Encoded(NamedTuple):
@@ -100,29 +70,6 @@ class WordPiece:
         self._match = LongestMatch(vocabulary)
 
     @_traced_as_it_is
-    def pieces(self, texts: tf.Tensor) -> Pieces:
-        """All pieces of each text, without special ones.
-
-        Args:
-            texts: string [n], UTF-8. What is no UTF-8 is dropped; offsets count it as `kerastl.modality.text.split.code_points` does.
-        """
-        with tf.device("CPU:0"):
-            split = self._split(texts)
-            return _pieces(split, self._pieces_of(split))
-
-    @_traced_as_it_is
-    def words(self, texts: tf.Tensor) -> tuple[Pieces, Words]:
-        """All pieces of each text, and its words; `firsts` are places among the text's pieces.
-
-        Args:
-            texts: string [n], UTF-8.
-        """
-        with tf.device("CPU:0"):
-            split = self._split(texts)
-            found = self._pieces_of(split)
-            return _pieces(split, found), _words(split, found)
-
-    @_traced_as_it_is
     def encode(self, texts: tf.Tensor, max_pieces: int, truncation: str = HEAD) -> Encoded:
         """Rows of a network for texts.
 
@@ -145,27 +92,6 @@ class WordPiece:
             return rows._replace(cut=rows.cut | fewer)
 
     @_traced_as_it_is
-    def encode_words(self, texts: tf.Tensor, max_pieces: int) -> tuple[Encoded, Words]:
-        """Rows of a network for texts, and the words whose first pieces are in them; `firsts` are columns.
-
-        Args:
-            texts: string [n], UTF-8.
-            max_pieces: the length of a row, at least 3; of longer texts the beginning is kept.
-
-        Raises:
-            ValueError: `max_pieces` is less than 3.
-        """
-        head = _head(max_pieces, HEAD)
-        with tf.device("CPU:0"):
-            split = _cut(self._split(texts), head, max_pieces)
-            found = self._pieces_of(split)
-            starts, ends, firsts = _words(split, found)
-            inside, splits = _kept(firsts.values < head, split.words)
-            words = (tf.gather(each.values, inside) for each in (starts, ends, firsts + 1))
-            encoded = self._encoded(split, found, head, max_pieces)
-            return encoded, Words(*(_ragged(each, splits) for each in words))
-
-    @_traced_as_it_is
     def windows(self, texts: tf.Tensor, max_pieces: int) -> Windows:
         """Rows of a network for texts, of which long ones have several that overlap, and which of them answers each word.
 
@@ -181,34 +107,9 @@ class WordPiece:
         with tf.device("CPU:0"):
             split = self._split(texts)
             found = self._pieces_of(split)
-            starts, ends, _ = _words(split, found)
+            starts, ends = _word_spans(split)
             special = (ids[START], ids[SEPARATOR], ids[PADDING])
-            return windows_of(split, found, starts.values, ends.values, max_pieces, special)
-
-    @_traced_as_it_is
-    def encode_given(self, words: tf.RaggedTensor, max_pieces: int) -> tuple[Encoded, tf.RaggedTensor]:
-        """Rows of a network for texts that are split already, such as rows of CoNLL files.
-
-        Args:
-            words: ragged string [n, (words)], UTF-8; a space is put behind each.
-            max_pieces: the length of a row, at least 3; of longer texts the beginning is kept.
-
-        Returns:
-            The rows, and for each given word the column of its first piece, ragged int32 [n, (words)]; -1 for a word that has
-            none in the row, because it is cut off or nothing of it is left after normalisation.
-
-        Raises:
-            ValueError: `max_pieces` is less than 3.
-        """
-        head = _head(max_pieces, HEAD)
-        with tf.device("CPU:0"):
-            texts, starts, ends = joined(words)
-            split = _cut(self._split(texts), head, max_pieces)
-            found = self._pieces_of(split)
-            firsts = first_pieces(_pieces(split, found).starts, starts, ends)
-            columns = tf.where(firsts.values < head, firsts.values, -1)
-            columns = tf.where(columns < 0, -1, columns + 1)
-            return self._encoded(split, found, head, max_pieces), firsts.with_values(columns)
+            return windows_of(split, found, starts, ends, max_pieces, special)
 
     def _pieces_of(self, split: Split) -> WordPieces:
         """Pieces of all words; each distinct word is looked up once."""
@@ -218,7 +119,6 @@ class WordPiece:
         # One more row, for words that are too long.
         found = WordPieces(
             tf.concat([found.ids, [self.vocabulary.ids[UNKNOWN]]], 0),
-            tf.concat([found.starts, [0]], 0),
             tf.concat([found.splits, found.splits[-1:] + 1], 0),
         )
         rows = tf.fill(tf.shape(split.starts), tf.size(words))
@@ -282,28 +182,12 @@ def _strings(split: Split, words: tf.Tensor) -> tf.Tensor:
     return tf.strings.unicode_encode(tf.gather(codes, 2 * words + 1), "UTF-8")
 
 
-def _pieces(split: Split, found: WordPieces) -> Pieces:
-    count = tf.size(found.ids)
-    word = rows_of(found.splits[1:], count)
-    first = tf.gather(split.starts, word) + found.starts
-    is_last = tf.range(count) + 1 == tf.gather(found.splits[1:], word)
-    behind = tf.where(is_last, tf.gather(split.ends, word), tf.concat([first[1:], [0]], 0)[:count])
-    text = tf.gather(rows_of(split.words[1:], tf.size(split.starts)), word)
-    begin = tf.gather(split.texts, text)
-    starts = tf.gather(split.origins, first) - begin
-    ends = tf.gather(split.origins, behind - 1) + 1 - begin
-    splits = tf.gather(found.splits, split.words)
-    return Pieces(*(_ragged(each, splits) for each in (found.ids, starts, ends)))
+def _word_spans(split: Split) -> tuple[tf.Tensor, tf.Tensor]:
+    """The first character of each word in its text, and the place behind its last, int32 [W] each.
 
-
-def _words(split: Split, found: WordPieces) -> Words:
+    Marks that an uncased model drops belong to the word before them: of `cafe\u0301` no accent is left over.
+    """
     text = rows_of(split.words[1:], tf.size(split.starts))
     begin = tf.gather(split.texts, text)
     starts = tf.gather(split.origins, split.starts) - begin
-    ends = behind_marks(split, tf.gather(split.origins, split.ends - 1) + 1) - begin
-    firsts = found.splits[:-1] - tf.gather(tf.gather(found.splits, split.words), text)
-    return Words(*(_ragged(each, split.words) for each in (starts, ends, firsts)))
-
-
-def _ragged(values: tf.Tensor, splits: tf.Tensor) -> tf.RaggedTensor:
-    return tf.RaggedTensor.from_row_splits(values, tf.cast(splits, tf.int64), validate=False)
+    return starts, behind_marks(split, tf.gather(split.origins, split.ends - 1) + 1) - begin
