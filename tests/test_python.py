@@ -354,3 +354,15 @@ def test_fits_in_one_process_leave_no_network_and_no_graph_behind(
         del fitted
         counts.append(alive())
     assert counts[1] == counts[2]
+
+
+@pytest.mark.parametrize("weighting", ["none", "balanced"])
+def test_fine_tuning_has_to_beat_the_head_phase_however_it_weighs_classes(
+    weighting: str, tmp_path: Path
+) -> None:
+    # Fine-tuning begins with a head of a heavy penalty, and at this rate makes it better, but no better than the head phase's.
+    options = {"examples_per_class": 20, "augment": "none", "finetune_epochs": 2, "runs_dir": tmp_path}
+    more = {"finetune_phase.learning_rate": 1e-5, "finetune_phase.class_weights": weighting}
+    fitted = kerastl.fit("digits", export_model=False, **options, **more)
+    head, finetune = fitted.report.phases
+    assert head.solved and fitted.report.winner == "head_phase" and finetune.best_epoch == 0

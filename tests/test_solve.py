@@ -79,6 +79,60 @@ def test_leave_one_out_is_what_comes_of_leaving_each_out(case: Any) -> None:
     assert found.error > 1.1 * np.mean(weights * ((rows @ fitted[0] + fitted[1] - targets) ** 2).sum(axis=1))
 
 
+def test_groups_are_left_out_whole(case: Any) -> None:
+    rows, targets, weights, _, kernel, penalty = case
+    groups = np.arange(COUNT) // 4 % 7 * (np.arange(COUNT) < 50) + np.arange(COUNT) * (np.arange(COUNT) >= 50)
+    found = RidgeProblem(targets, weights, groups).left_out(kernel, np.array([0.3]))
+    expected = []
+    for place in range(COUNT):
+        others = groups != groups[place]
+        kept, offset = by_hand(rows[others], targets[others], weights[others], penalty)
+        expected.append(rows[place] @ kept + offset)
+    assert len(np.unique(groups)) == 7 + 10
+    np.testing.assert_allclose(found.scores, expected, rtol=1e-5, atol=1e-8)
+
+
+def test_of_a_group_that_holds_a_class_each_row_is_left_out_alone() -> None:
+    rows, targets = rows_and_targets()
+    whole = RidgeProblem(targets, None, targets.argmax(axis=1))
+    alone = RidgeProblem(targets, None)
+    kernel = alone.kernel(rows)
+    assert whole.left_out(kernel, PENALTIES).error == alone.left_out(kernel, PENALTIES).error
+
+
+def test_a_solution_is_made_of_all_examples_before_further_views_and_of_soft_labels(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("kerastl.training.solve.SOLVED_ROWS", 200)
+    monkeypatch.setattr("kerastl.training.solve.LEFT_OUT", 50)
+    train, seen = features(120, seed=0), dict[int, set[int]]()
+    rows = train.pooled_batch(np.arange(120), 0)
+
+    def read(at: np.ndarray, view: int) -> np.ndarray:
+        seen.setdefault(view, set()).update(at.tolist())
+        return rows[at]
+
+    def solved(given: Features) -> np.ndarray:
+        seen.clear()
+        return solve(given, rows.mean(0), rows.var(0) + 1, CLASSIFICATION, None).kernel
+
+    given = dataclasses.replace(train, pooled_batch=read, view_count=3)
+    one = solved(given)
+    assert seen == {0: set(range(120))}, "one view of all, rather than two of most"
+    monkeypatch.setattr("kerastl.training.solve.SOLVED_ROWS", 240)
+    two = solved(given)
+    assert seen == {view: set(range(120)) for view in (0, 1)}
+    np.testing.assert_allclose(two, one, rtol=0.1, atol=0.02)
+    turned = np.roll(np.eye(3, dtype=np.float32), 1, axis=0)[train.views.classes]
+    labels = type(train.views).labels
+
+    def blended(views: Any, at: np.ndarray, view: int) -> np.ndarray:
+        return turned[at] if view else labels(views, at, view)
+
+    monkeypatch.setattr(type(train.views), "labels", blended)
+    assert np.abs(solved(given) - two).max() > 0.5, "a view has labels of its own"
+
+
 def test_scores_become_logits_of_the_least_log_loss() -> None:
     generator = np.random.default_rng(0)
     labels = generator.integers(0, 3, 2000)
@@ -267,7 +321,29 @@ def test_a_choice_is_made_once_for_the_same_features_and_anew_for_others(
         stored[5, 0, 0] += 1e-3
         other = dataclasses.replace(given, outputs=lambda asked, at, view: {"joins": stored[at]})
         choice_of(other, reads, ("avg", "avgmax"), None, store)
-    assert len(made) == 4, "other poolings, other weights, other features"
+        groups = np.repeat([f"scene {number}" for number in range(given.count // 4)], 4).astype(object)
+        of_scenes = dataclasses.replace(given, views=dataclasses.replace(given.views, groups=groups))
+        choice_of(of_scenes, reads, ("avg", "avgmax"), None, store)
+    assert len(made) == 5, "other poolings, other weights, other features, groups"
+
+
+def test_copies_of_one_group_do_not_choose_what_is_read() -> None:
+    names = ("a", "backbone")
+    base, reads = of_joins(("backbone",), names, count=60)
+    copies, noise = 5, np.random.default_rng(8)
+    plain = base.outputs(["joins"], np.arange(60), 0)["joins"]
+    stored = np.repeat(plain, copies, axis=0) + 0.05 * noise.normal(size=(60 * copies, 2, 16)).astype(
+        np.float32
+    )
+    views = dataclasses.replace(base.views, classes=np.repeat(base.views.classes, copies))
+    views = dataclasses.replace(views, ids=np.array([f"{at}" for at in range(60 * copies)], object))
+    groups = np.repeat([f"scene {number}" for number in range(60)], copies).astype(object)
+    given = dataclasses.replace(base, views=views, outputs=lambda asked, at, view: {"joins": stored[at]})
+    leaked = choice_of(given, reads, ("avg",), None)
+    grouped = dataclasses.replace(given, views=dataclasses.replace(views, groups=groups))
+    sound = choice_of(grouped, reads, ("avg",), None)
+    assert sound.reads.names == ("backbone",) and sound.error > 1.3 * leaked.error
+    assert leaked.reads.names == names, "the control: noise tells copies apart from others"
 
 
 def test_a_choice_that_cannot_be_remembered_is_made_all_the_same(

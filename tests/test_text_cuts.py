@@ -68,7 +68,8 @@ def test_a_fit_counts_them_once_and_again_from_the_store(
     words = f"{count} of 62 training texts are longer than 16 pieces: the rest of them is not seen (data.max_pieces, data.truncation)."
     weights = str(tiny_folder(tmp_path / "tiny", vocabulary()))
     monkeypatch.setattr("kerastl.features.near._MOST_DECODED", 0)  # nothing is read for its looks alone
-    settings = {**SMALL, "finetune_phase.epochs": 0, "cache.mode": "disk"}
+    store = {"cache.mode": "disk", "cache.directory": str(tmp_path / "store")}
+    settings = {**SMALL, "finetune_phase.epochs": 0, **store}
     for passes in (62 + 30 + 30, 0):
         decoded.clear()
         fitted = kerastl.fit("bert_tiny", data, weights=weights, **settings)

@@ -54,7 +54,14 @@ class DecodedSplits:
         classes = len(self.splits.class_names)
         inputs = self.inputs[split]
         return Views(
-            inputs, inputs.modality, part.labels, classes, part.ids, self.recipe.augment, self.recipe.task
+            inputs,
+            inputs.modality,
+            part.labels,
+            classes,
+            part.ids,
+            self.recipe.augment,
+            self.recipe.task,
+            groups=part.groups,
         )
 
     def frozen_views(self, split: str) -> FrozenViews:

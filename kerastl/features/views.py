@@ -17,7 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kerastl.data.step_labels import NONE, Labels, StepLabels
+from kerastl.data.step_labels import NONE, Labels, StepLabels, answered_groups
 from kerastl.features.sequences import steps_for
 from kerastl.modality import Batch, Mixing, Modality
 from kerastl.modality.draws import example_keys
@@ -50,6 +50,7 @@ class Views:
         recipe: resolved augmentation; ignored for view 0.
         task: what the classes answer.
         words: int [documents], how many of the examples belong to each, where they are words that were answered one by one.
+        groups: object [n] of str, the group of each example, '' for none; None where there are no groups.
     """
 
     inputs: Decoded
@@ -60,6 +61,7 @@ class Views:
     recipe: AugmentRecipe
     task: Task = CLASSIFICATION
     words: np.ndarray | None = None
+    groups: np.ndarray | None = None
     _keys: dict[int, np.ndarray] = field(default_factory=dict, init=False, repr=False)
     _plans: dict[int, Mixing] = field(default_factory=dict, init=False, repr=False)
 
@@ -110,9 +112,21 @@ class Views:
         labels = self.classes
         if not isinstance(labels, StepLabels):
             return self
+        groups = np.full(self.count, "", object) if self.groups is None else self.groups
         return dataclasses.replace(
-            self, classes=labels.codes, ids=self.ids[labels.places[0]], words=labels.words
+            self,
+            classes=labels.codes,
+            ids=self.ids[labels.places[0]],
+            words=labels.words,
+            groups=answered_groups(labels, groups),
         )
+
+    def leave_out(self, positions: np.ndarray) -> np.ndarray:
+        """Numbers int [m] that are equal for examples at `positions` which are left out together, as they are of one group."""
+        if self.groups is None:
+            return np.arange(len(positions))
+        names = [str(group) or f"\0{at}" for at, group in zip(positions, self.groups[positions], strict=True)]
+        return np.unique(names, return_inverse=True)[1]
 
     def batch(self, positions: np.ndarray, view: int | np.ndarray) -> Batch:
         """Named inputs at `positions`, [b, ...], all in one view or each in its own (int [b])."""

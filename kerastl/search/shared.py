@@ -239,11 +239,13 @@ def fold_positions(split: Split, folds: int, noun: str) -> list[tuple[np.ndarray
 
 def chosen(features: Features, positions: np.ndarray, view_count: int) -> Features:
     """The features of some of the examples."""
+    whole = features.views
     views = dataclasses.replace(
-        features.views,
-        inputs=_Rows(features.views.inputs, positions),
-        classes=features.views.classes[positions],
-        ids=features.views.ids[positions],
+        whole,
+        inputs=_Rows(whole.inputs, positions),
+        classes=whole.classes[positions],
+        ids=whole.ids[positions],
+        groups=None if whole.groups is None else whole.groups[positions],
     )
     activations = features.activations
     return Features(

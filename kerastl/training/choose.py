@@ -25,7 +25,7 @@ CHOSEN_BYTES = 1 << 28
 # A row of the store with its key and header takes less.
 LEAST_ROOM = 1 << 12
 # Another number where the same arrays lead to another choice. What is remembered: depth, place of the pooling, error, error of the last activation.
-KEY = ArrayKey("head_input", {"choice": 1}, (4,), "float64", {"data": "inputs of heads"})
+KEY = ArrayKey("head_input", {"choice": 2}, (4,), "float64", {"data": "inputs of heads"})
 
 
 @dataclass(frozen=True)
@@ -71,13 +71,14 @@ def choose_reads(
     stored = features.outputs([output], positions, 0)[output]
     targets = np.asarray(features.views.targets(positions), np.float64)
     weighted = np.ones(len(positions)) if weights is None else np.asarray(weights[positions], np.float64)
+    groups = features.views.leave_out(positions)
 
     def choose() -> list[float]:
-        return _choose(RidgeProblem(targets, weighted), stored, reads, poolings)
+        return _choose(RidgeProblem(targets, weighted, groups), stored, reads, poolings)
 
     described = json.dumps([list(reads.channels.items()), list(poolings)]).encode()
     depth, pooling, error, last_error = _remembered(
-        store, (np.frombuffer(described, np.uint8), stored, targets, weighted), choose
+        store, (np.frombuffer(described, np.uint8), stored, targets, weighted, groups), choose
     )
     chosen = HeadInput(poolings[int(pooling)], names[-int(depth) :], reads.channels)
     return Choice(chosen, error, last_error, len(positions))

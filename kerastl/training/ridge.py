@@ -5,7 +5,7 @@ All in float64: the small eigenvalues of a kernel in float32 are noise, and leav
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +15,8 @@ from scipy.linalg import cho_factor, cho_solve, cholesky, lapack
 PENALTIES = np.geomspace(0.01, 30.0, 15)
 # Examples on which penalties, and what a head reads, are chosen, at most; the time grows with their third power.
 LEFT_OUT = 2_048
+# Of the identity, beside which a group's part of the hat matrix may have no inverse.
+TINY = 1e-9
 # Features of which products are summed at a time.
 CHUNK = 1_024
 SEED = 0
@@ -34,15 +36,19 @@ class RidgeProblem:
     Args:
         targets: float [n, classes].
         weights: float [n], or None.
+        groups: int [n], equal for rows that are left out together, such as frames of one scene; None where each is left out alone.
     """
 
-    def __init__(self, targets: np.ndarray, weights: np.ndarray | None) -> None:
+    def __init__(
+        self, targets: np.ndarray, weights: np.ndarray | None, groups: np.ndarray | None = None
+    ) -> None:
         given = np.ones(len(targets)) if weights is None else np.asarray(weights, np.float64)
         self.weights = given / given.mean()
         self._root = np.sqrt(self.weights)[:, None]
         self._targets = np.asarray(targets, np.float64)
         self._mean = self.weights @ self._targets / len(targets)
         self._centred = self._root * (self._targets - self._mean)
+        self._groups = _left_out_together(self._targets, groups)
 
     def kernel(self, rows: np.ndarray) -> np.ndarray:
         """Products of rows [n, features], centred and weighted, float64 [n, n]."""
@@ -52,7 +58,7 @@ class RidgeProblem:
         return total
 
     def left_out(self, kernel: np.ndarray, penalties: np.ndarray, near: float | None = None) -> LeftOut:
-        """The penalty with which rows that are left out have the smallest error, reached downhill from a first one.
+        """The penalty with which rows, or groups of them, that are left out have the smallest error, reached downhill from a first one.
 
         A factorisation for each of the four or so that are looked at takes half as long as eigenvectors, which serve all.
 
@@ -79,10 +85,17 @@ class RidgeProblem:
         factor = cholesky(shifted, lower=True, overwrite_a=True)
         dual = cho_solve((factor, True), self._centred)
         inverse, _ = lapack.dtrtri(factor, lower=1, overwrite_c=1)
+        # What is left of the targets, and the same of each row while it is left out: with the hat matrix H, (I - H) of its group
+        # goes over into the inverse of that.
+        left = total * dual
         diagonal = np.einsum("ij,ij->j", inverse, inverse)  # of the inverse of `shifted`
-        fitted = (self._centred - total * dual) / self._root + self._mean
-        leverage = np.minimum(1 - total * diagonal + self.weights / len(kernel), 1 - 1e-9)[:, None]
-        scores = (fitted - leverage * self._targets) / (1 - leverage)
+        apart = left / np.maximum(total * diagonal - self.weights / len(kernel), TINY)[:, None]
+        for rows in self._groups:
+            part, root = inverse[:, rows], self._root[rows]
+            inside = total * (part.T @ part) - root @ root.T / len(kernel)
+            inside[np.diag_indices_from(inside)] += TINY
+            apart[rows] = np.linalg.solve(inside, left[rows])
+        scores = self._targets - apart / self._root
         error = float(np.mean(self.weights * ((scores - self._targets) ** 2).sum(axis=1)))
         return LeftOut(error, penalty, scores)
 
@@ -102,6 +115,18 @@ class RidgeProblem:
             part = rows[:, start : start + CHUNK].astype(np.float64)
             mean = self.weights @ part / len(rows)
             yield mean, self._root * (part - mean)
+
+
+def _left_out_together(targets: np.ndarray, groups: np.ndarray | None) -> Sequence[np.ndarray]:
+    """Positions of each group of several rows. Of a group that holds all there is of a class, each row is left out alone."""
+    if groups is None:
+        return ()
+    order = np.argsort(groups, kind="stable")
+    every = np.split(order, np.flatnonzero(np.diff(groups[order])) + 1)
+    sums = np.maximum(targets.sum(axis=0), TINY)
+    return [
+        rows for rows in every if len(rows) > 1 and not (targets[rows].sum(axis=0) >= sums * (1 - TINY)).any()
+    ]
 
 
 def sample(count: int, most: int) -> np.ndarray:

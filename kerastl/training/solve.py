@@ -18,7 +18,7 @@ from kerastl.task import Task
 from kerastl.training.ridge import CHUNK, LEFT_OUT, PENALTIES, RidgeProblem, sample
 
 # Rows (of all views) that a head is solved on, and their bytes, at most.
-SOLVED_ROWS, SOLVED_BYTES = 4_096, 1 << 28
+SOLVED_ROWS, SOLVED_BYTES = 4_096, 1 << 29
 # Of logits beside scores of 0 and 1, where examples cannot tell.
 USUAL_SCALE = 5.0
 
@@ -71,21 +71,24 @@ def solve(
         rows /= deviation
         return rows
 
-    def problem_of(at: np.ndarray) -> RidgeProblem:
-        return RidgeProblem(features.views.targets(at), None if weights is None else weights[at])
+    def problem_of(at: np.ndarray, views: int) -> RidgeProblem:
+        targets = np.concatenate([features.views.labels(at, view) for view in range(views)])
+        groups = np.tile(features.views.leave_out(at), views)
+        return RidgeProblem(targets, None if weights is None else np.tile(weights[at], views), groups)
 
-    rows, problem = standardised(positions, 0), problem_of(positions)
+    rows, problem = standardised(positions, 0), problem_of(positions, 1)
     kernel = problem.kernel(rows)
     best = problem.left_out(kernel, penalties)
     labels = answered(features.views.classes)[positions]
     scale, bias, log_loss = logits_of_scores(best.scores, labels, task, problem.weights)
     most = min(SOLVED_ROWS, SOLVED_BYTES // (4 * len(mean)))
-    views = min(features.view_count, max(1, most // len(positions)))
+    # Another example says more than another view of one.
+    views = min(features.view_count, max(1, most // features.count))
     every = sample(features.count, most // views)
     if views > 1 or len(every) > len(positions):
         del rows, kernel
         rows = np.concatenate([standardised(every, view) for view in range(views)])
-        problem = problem_of(np.tile(every, views))
+        problem = problem_of(every, views)
         kernel = problem.kernel(rows)
     coefficients, offset = problem.solution(kernel, rows, best.penalty * views)
     return Solution(

@@ -136,14 +136,17 @@ class Steps:
     ) -> PhaseResult:
         """Train head and blocks above the cut, which begin with the weights of the phase before and end with the better ones."""
         settings = recipe.finetune_phase
+        start = before.best
+        if (
+            settings.class_weights != recipe.head_phase.class_weights
+        ):  # its figures weigh classes in another way
+            start = _validated(network, train, validation, recipe)
         rewind_dropout(network.head.layers)
         factors = begin_finetuning(network, cut, train, recipe)
         if cut.unfreeze_point == "input" and train.view_count > 1:
             # Nothing is kept there, and each view is made when it is read: few of them would save nothing.
             train = dataclasses.replace(train, view_count=max(train.view_count, settings.epochs))
         data = PhaseData(train, train.activation_batch, validation, validation.activation_batch)
-        # Figures that weigh classes in another way do not compare.
-        start = before.best if settings.class_weights == recipe.head_phase.class_weights else None
         result = self._run("finetune_phase", cut.suffix, data, settings, recipe, factors=factors, start=start)
         if not result.best_epoch:
             network.head.set_weights(list(before.weights))
@@ -171,6 +174,14 @@ class Steps:
             progress=self.progress,
             **more,
         )
+
+
+def _validated(network: Network, train: Features, validation: Features, recipe: Settings) -> dict[str, float]:
+    """Validation metrics of the head as it is, with classes weighed as in the fine-tune phase."""
+    train, validation = train.rows, validation.rows
+    data = PhaseData(train, train.pooled_batch, validation, validation.pooled_batch)
+    batch_size = evaluation_batch(recipe.head_phase)
+    return validate(inference_of(network.head), data, recipe.finetune_phase, recipe.task, batch_size)
 
 
 def solve_head(network: Network, data: PhaseData, recipe: Settings) -> str:
