@@ -76,6 +76,16 @@ def test_the_disk_or_the_memory_that_a_recipe_asks_for_has_room_or_an_error_says
     assert set(asked_last.values()) == {"live"}, "the test images, after hours of training"
 
 
+def test_of_features_of_several_depths_the_messages_name_the_key_that_makes_them_smaller(
+    tmp_path: Path, memory: list[int]
+) -> None:
+    for name, named in (("joins", True), ("join_steps", True), ("pooled", False)):
+        for mode in ("disk", "memory"):
+            with pytest.raises(NoSpaceError) as error:
+                cache(tmp_path, mode).places({name: 10**6}, 0, (name,))
+            assert ('head.features = "last"' in str(error.value)) == named
+
+
 def test_with_the_cache_off_nothing_is_kept_but_decoded_images_in_memory(
     tmp_path: Path, memory: list[int]
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,20 +12,33 @@ import numpy as np
 import openvino
 import pytest
 from test_carried import texts
-from test_features import EVERYTHING, POINT, SIZE, Said, features_of, frozen_at, new_network, views
+from test_features import (
+    EVERYTHING,
+    POINT,
+    SIZE,
+    Said,
+    features_of,
+    frozen_at,
+    frozen_views,
+    new_network,
+    views,
+)
 from toy_transformer import network_on, transformer
 
 from kerastl import pipeline
 from kerastl.backbones import get_backbone
 from kerastl.errors import TrainingError, UserError
 from kerastl.features import engines
+from kerastl.features.cache import Cache
 from kerastl.features.engines import BOUND, FEW_EXAMPLES, in_constants, in_openvino, in_variables
+from kerastl.features.extract import Wanted, extract
 from kerastl.features.frozen import BATCH_SIZE, Frozen
 from kerastl.modality import Batch
 from kerastl.modality.image import Image
 from kerastl.model.build import Network, build_backbone
 from kerastl.model.cut import cut
-from kerastl.recipe import Settings, load_recipe, resolve
+from kerastl.model.head_input import HeadInput
+from kerastl.recipe import CacheRecipe, Settings, load_recipe, resolve
 from kerastl.recipe.keys import affecting
 from kerastl.training.start import frozen_part
 
@@ -171,29 +185,76 @@ def test_few_examples_are_computed_by_what_is_compiled_soonest_and_the_rest_of_t
     assert frozen.engine == VARIABLES and said.lines == [] and engines._TAKEN == {}
 
 
+def race(monkeypatch: pytest.MonkeyPatch, openvino: float, tensorflow: float) -> list[str]:
+    """Let the two take so many seconds for a batch.
+
+    Returns:
+        Names of the engines that were timed, filled as they are.
+    """
+    timed: list[str] = []
+
+    def seconds(engine: engines.Engine, inputs: Batch) -> float:
+        timed.append(engine.name)
+        return openvino if engine.name == OPENVINO else tensorflow
+
+    monkeypatch.setattr(engines, "_seconds", seconds)
+    return timed
+
+
 def test_the_faster_one_is_taken_once_and_it_is_said(
     network: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    timed: list[float] = []
-    seconds = [0.1, 0.25]
-    monkeypatch.setattr(engines, "_seconds", lambda engines, inputs: timed.append(0.0) or seconds)  # type: ignore[func-returns-value]
+    timed = race(monkeypatch, 0.1, 0.25)
     first, second = frozen_at(network, POINT), frozen_at(network, "conv_pw_11_relu")
     said, quiet = coming(first), coming(second, 1)
     first.run(pixels(), ("pooled", "activation"))
     first.run(pixels(), ("activation",))
     second.run(pixels(), ("pooled",))
-    assert first.engine == second.engine == OPENVINO and len(timed) == 1 and quiet.lines == []
+    assert first.engine == second.engine == OPENVINO and len(timed) == 2 and quiet.lines == []
     (line,) = said.lines
     assert line.startswith(f"Engine: {OPENVINO}, 320 images/s beside 128 of TensorFlow, difference "), line
 
 
 def test_a_slower_one_is_not_taken(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines, "_seconds", lambda engines, inputs: [0.25, 0.1])
+    race(monkeypatch, 0.25, 0.1)
     frozen = frozen_at(network, POINT)
     said = coming(frozen)
     frozen.run(pixels(), ("pooled",))
     assert frozen.engine == CONSTANTS
     assert said.lines[0].startswith(f"Engine: TensorFlow, 320 images/s beside 128 of {OPENVINO}, difference ")
+
+
+@pytest.mark.parametrize(("openvino", "taken"), [(0.114, OPENVINO), (0.116, CONSTANTS)])
+def test_openvino_is_taken_where_the_two_are_close_after_one_turn_of_each(
+    network: Network, monkeypatch: pytest.MonkeyPatch, openvino: float, taken: str
+) -> None:
+    timed = race(monkeypatch, openvino, 0.1)
+    frozen = frozen_at(network, POINT)
+    said = coming(frozen)
+    frozen.run(pixels(), ("pooled",))
+    assert frozen.engine == taken and timed == [OPENVINO, VARIABLES]
+    rates = {
+        OPENVINO: "281 images/s beside 320 of TensorFlow",
+        CONSTANTS: f"320 images/s beside 276 of {OPENVINO}",
+    }
+    assert rates[taken] in said.lines[0]
+
+
+def test_batches_of_other_steps_have_the_same_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    timed = race(monkeypatch, 0.1, 0.25)
+
+    def compiled(model: keras.Model, steps: int) -> str:
+        said = Said()
+        prefix = engines.Prefix("auto", model, "weights", "float32", MANY, "text", said)
+        return engines.engine_for(prefix, {"pieces": np.ones((BATCH_SIZE, steps), np.int32)}).name
+
+    open_steps, eight_steps = (
+        keras.Model(inputs, {"pooled": keras.ops.mean(keras.layers.Embedding(9, 4)(inputs), axis=1)})
+        for inputs in (keras.Input((steps,), dtype="int32", name="pieces") for steps in (None, 8))
+    )
+    assert {compiled(open_steps, steps) for steps in (32, 64, 96)} == {OPENVINO} and len(timed) == 2
+    compiled(eight_steps, 8)
+    assert len(timed) == 4, "the control: a side that a network does not leave open"
 
 
 def shifted(monkeypatch: pytest.MonkeyPatch, share: float) -> None:
@@ -327,7 +388,18 @@ def test_extraction_tells_how_many_rows_are_missing(network: Network, tmp_path: 
     features_of(frozen, images, 1, tmp_path)
     features_of(frozen, images, 3, tmp_path)
     features_of(frozen, images, 3, tmp_path / "live", "off")
-    assert told == [(10, "image"), (20, "image"), (30, "image")]
+    # Live, an image is computed in one view in each of ten epochs.
+    wanted, full = Wanted(HeadInput("avg"), ("pooled", "activation"), finetune_epochs=10), ("disk", "memory")
+    cache = Cache(CacheRecipe(directory=str(tmp_path / "full")), tmp_path / "scratch")
+    extract(frozen, [frozen_views(images, 3)], cache, wanted, excluded=full)
+    extract(
+        frozen,
+        [frozen_views(images, 3)],
+        cache,
+        dataclasses.replace(wanted, finetune_epochs=0),
+        excluded=full,
+    )
+    assert told == [(count, "image") for count in (10, 20, 100, 100, 30)]
 
 
 def test_no_more_threads_than_this_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:

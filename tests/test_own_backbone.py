@@ -111,6 +111,26 @@ def test_its_weights_are_those_of_the_file_unless_others_are_asked_for(tmp_path:
         load_weights(backbone, spec, "imagenet")
 
 
+def test_without_weights_an_adapted_normalization_stays_what_it_was(tmp_path: Path) -> None:
+    normalization = layers.Normalization(name="scale")
+    normalization.adapt(pixels(16))
+    images = keras.Input((SIDE, SIDE, 3))
+    model = keras.Model(images, base()(normalization(images), training=False))
+    spec = get_backbone(saved(model, tmp_path))
+    backbone = build_backbone(spec, Image(SIDE).spec)
+    kernels = [each.numpy() for each in backbone.weights if each.path.endswith("kernel")]
+    load_weights(backbone, spec, "none")
+    drawn = [each.numpy() for each in backbone.weights if each.path.endswith("kernel")]
+    assert not any(np.array_equal(*each) for each in zip(kernels, drawn, strict=True)), "the rest is random"
+    np.testing.assert_array_equal(
+        backbone.get_layer("scale").get_weights()[0], normalization.get_weights()[0]
+    )
+    expected = backbone(pixels(), training=False)
+    backbone.save(tmp_path / "trained.keras")
+    again = keras.saving.load_model(tmp_path / "trained.keras")
+    np.testing.assert_array_equal(again(pixels(), training=False), expected)
+
+
 BROKEN = {
     "grey": (lambda: keras.Sequential([keras.Input((SIDE, SIDE, 1)), layers.Conv2D(4, 3)]), "its input has the shape"),
     "oblong": (lambda: keras.Sequential([keras.Input((SIDE, 40, 3)), layers.Conv2D(4, 3)]), "its input has the shape"),

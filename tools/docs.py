@@ -27,7 +27,8 @@ OWN_NETWORKS = """
 by `model.save`, made of layers that Keras can load. Its unfreeze points are found on its graph, also within a model that was
 used as a layer, as tutorials do it; what stands on the last activation, such as pooling and classifier, is left out. Where the
 blocks above a point take the network's input as well, they read it beside the stored activations. Its weights are
-those of the file, unless `--weights` names others (`none` draws them anew). A network that was trained on rescaled pixels has to
+those of the file, unless `--weights` names others (`none` draws them anew, but for what its `Normalization`
+layers were adapted to: that is preprocessing). A network that was trained on rescaled pixels has to
 begin with its `Rescaling` or `Normalization` layer; where it has neither, a warning says so. `kerastl backbones my_network.keras`
 shows what was found. A model that was trained on it does not need the file any more.
 
@@ -56,7 +57,7 @@ network the message says what to fetch. `kerastl backbones kerashub:FOLDER` show
   vision encoder, which pools by itself) have no first.
 - **Unfreeze points** are found on the graph. An encoder that is one layer there (ViT, DINOv2, Swin) is unfolded, so that each of its blocks ends in a
   point; DeiT's cannot be, and has one point below it.
-- **Weights** are the preset's, one `model.weights.h5` whose SHA-256 the run records, or `none`.
+- **Weights** are the preset's, one `model.weights.h5` whose SHA-256 the run records, or `none`: drawn anew, but for `Normalization` layers.
 - **Afterwards.** A run needs the preset no more: its `model.keras` holds weights and sizes. To load that takes kerastl and KerasHub; the exported
   SavedModel, LiteRT and ONNX files need neither. `kerastl benchmark` is refused, as it asks the Keras model in a process without kerastl.
 """

@@ -88,13 +88,13 @@ class Cache:
                 raise NoSpaceError(
                     f"cache.mode = memory: the {what} need {size_text(total)}, and {size_text(memory)} may be taken "
                     f"({ASKED_MEMORY_SHARE:.0%} of the memory that this machine, or its container, has left). Set cache.mode to auto or "
-                    f"disk, fewer augment.views, {smaller}, or a later finetune_phase.unfreeze_from"
+                    f"disk, fewer augment.views, {smaller}{smaller_heads(missing)}, or a later finetune_phase.unfreeze_from"
                 )
         room = 0 if "disk" in excluded or not self.on_disk else room
         if mode == "disk" and not excluded and total > room:
             raise NoSpaceError(
                 f"The {what} need {size_text(total)}, and {self.folder.root} has room for {size_text(room)} (cache.max_gigabytes, "
-                'and half of the free disk). Raise or free it, or set cache.mode = "auto"'
+                f'and half of the free disk). Raise or free it{smaller_heads(missing)}, or set cache.mode = "auto"'
             )
         chosen = {}
         for name in sorted(missing, key=order.index):
@@ -114,6 +114,12 @@ class Cache:
                 f"{self.folder.root} holds {size} of features that an earlier version of kerastl kept and this one does not read: "
                 "`kerastl cache prune` removes them"
             )
+
+
+def smaller_heads(missing: Collection[str]) -> str:
+    """The key that makes features of several depths smaller, for messages; empty where there are none among some outputs."""
+    # By their names, as `model.cut` loads TensorFlow, and listing the store does without it.
+    return ', head.features = "last"' if {"joins", "join_steps"} & {*missing} else ""
 
 
 def cache_directory(recipe: CacheRecipe) -> Path:

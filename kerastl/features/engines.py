@@ -10,7 +10,7 @@ import contextlib
 import importlib.util
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,8 +32,8 @@ FEW_EXAMPLES = 1000
 # TensorFlow holds constants about eight times, in graphs before and after optimisation and packed for its kernels: with
 # ResNet50's 94 MB a process takes 0.7 GB more than with variables, and 1.2 GB while it traces.
 LARGEST_CONSTANTS = 256_000_000
-# Turns that two engines are timed for, at most, and how much faster the first one settles it.
-TIMED_TURNS, CLEAR = 3, 1.15
+# How much faster than OpenVINO TensorFlow has to be for a batch: a close race would be decided by chance.
+CLEAR = 1.15
 # Parts of a batch that OpenVINO computes side by side, one core or more each, at most: cores that share one part wait for each
 # other after every layer (benchmarks/README.md).
 MOST_STREAMS = 8
@@ -89,7 +89,7 @@ def engine_for(prefix: Prefix, inputs: Batch) -> Engine:
     """The engine that is asked for, compiled; of `auto` the faster one.
 
     `auto` takes OpenVINO where it is installed and can compute this network in float32 on the processor, agrees with TensorFlow
-    on the batch and is not slower there, and more than `FEW_EXAMPLES` are coming; TensorFlow otherwise.
+    on the batch and is not clearly slower there, and more than `FEW_EXAMPLES` are coming; TensorFlow otherwise.
 
     Args:
         prefix: what for.
@@ -99,7 +99,9 @@ def engine_for(prefix: Prefix, inputs: Batch) -> Engine:
         UserError: OpenVINO is asked for, and is not installed or cannot compute this network.
         TrainingError: OpenVINO is asked for, and its outputs are not TensorFlow's.
     """
-    key = (prefix.weights, tuple((name, each.shape, each.dtype.str) for name, each in sorted(inputs.items())))
+    specs = sorted(_specs(prefix.model, inputs).items())
+    # Without the sides that the model leaves open, such as the steps of texts.
+    key = (prefix.weights, tuple((name, tuple(each.shape), each.dtype.name) for name, each in specs))
     taken = _TAKEN.get(key) if prefix.asked == "auto" else None
     if prefix.asked == "auto" and taken is None and prefix.coming <= FEW_EXAMPLES:
         return in_variables(prefix.model)
@@ -122,10 +124,10 @@ def engine_for(prefix: Prefix, inputs: Batch) -> Engine:
         _TAKEN[key] = False
         return in_constants(prefix.model, inputs)
     if prefix.asked == "auto" and taken is None:
-        # Beside variables, which OpenVINO outruns by far or not at all: a close race would be decided by chance, and
-        # two runs would differ in their last digits.
-        ours, theirs = (count_of(inputs) / each for each in _seconds((engine, reference), inputs))
-        taken = _TAKEN[key] = ours >= theirs
+        # Beside variables, which it outruns by far or not at all. Where the two are close, OpenVINO: were it chance, two runs would
+        # differ in their last digits.
+        ours, theirs = (count_of(inputs) / _seconds(each, inputs) for each in (engine, reference))
+        taken = _TAKEN[key] = theirs <= CLEAR * ours
         sides = [(engine.name, ours), ("TensorFlow", theirs)]
         (first, rate), (second, other) = sides if taken else reversed(sides)
         prefix.progress.note(
@@ -292,20 +294,11 @@ def _checked(found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]
     return largest
 
 
-def _seconds(engines: Sequence[Engine], inputs: Batch) -> list[float]:
-    """Shortest time of each engine for a batch, which all have computed before; they take turns, as a machine's speed drifts.
-
-    One turn is enough where one is faster by far.
-    """
-    turns = []
-    for _ in range(TIMED_TURNS):
-        for engine in engines:
-            began = time.perf_counter()
-            engine.run(inputs)
-            turns.append(time.perf_counter() - began)
-        if max(turns) > CLEAR * min(turns):
-            break
-    return [min(turns[place :: len(engines)]) for place in range(len(engines))]
+def _seconds(engine: Engine, inputs: Batch) -> float:
+    """Time that an engine takes for a batch, which it has computed before."""
+    began = time.perf_counter()
+    engine.run(inputs)
+    return time.perf_counter() - began
 
 
 def _threads() -> int:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kerastl.data.examples import spread_positions
-from kerastl.features.cache import Cache
+from kerastl.features.cache import Cache, smaller_heads
 from kerastl.features.compute import compute_rows
 from kerastl.features.frozen import Frozen, as_kept
 from kerastl.features.inputs import Inputs
@@ -85,7 +85,7 @@ def extract(
             if cache.recipe.mode == "off":
                 progress.note("Features: computed live, anew in every epoch (cache.mode = off)")
                 rows: Mapping[str, Rows | None] = {}
-                call.prepare(len(keys))
+                call.prepare(len(keys), live=True)
                 call.check_reading({key.output for key in arrays})
             else:
                 with call.stack:
@@ -222,14 +222,14 @@ class _Call:
         if places.get(pooled) == "live" and cache.recipe.mode == "auto" and trains:
             progress.warn(
                 f"Pooled features ({size_text(missing[pooled])}) have room neither on the disk nor in memory: the network runs over all "
-                f"{self._splits[0].views.modality.noun}s again in every epoch of the head phase. Free that much in either, lower augment.views, or lower "
-                "head_phase.epochs (up to 100 by the rule)"
+                f"{self._splits[0].views.modality.noun}s again in every epoch of the head phase. Free that much in either, lower augment.views{smaller_heads(missing)}, or "
+                "lower head_phase.epochs (up to 100 by the rule)"
             )
         rows = {
             key.output: missing[key.output] // key.row_bytes for key in self._arrays if key.output in missing
         }
         kept = [count for name, count in rows.items() if places[name] != "live"]
-        self.prepare(max(rows.values()))
+        self.prepare(max(rows.values()), live="live" in places.values())
         if kept:
             if pooled in order:
                 self._frozen.check_untouched()
@@ -239,9 +239,14 @@ class _Call:
             self._tracker = self.stack.enter_context(tracker)
         return places
 
-    def prepare(self, rows: int) -> None:
-        """Tell the frozen part how many rows are not there, also where they are to be live: both get one engine."""
-        self._frozen.prepare(rows, self._splits[0].views.modality.noun, self._progress)
+    def prepare(self, rows: int, live: bool) -> None:
+        """Tell the frozen part how many examples it computes, about: those of missing rows, or live one view of each in each epoch.
+
+        Both get one engine.
+        """
+        once = sum(split.views.count for split in self._splits)
+        coming = max(rows, once * self._wanted.finetune_epochs) if live else rows
+        self._frozen.prepare(coming, self._splits[0].views.modality.noun, self._progress)
 
     def compute(self, positions: np.ndarray, outputs: Collection[str]) -> Iterator[Part]:
         """Rows at some positions of all rows."""

@@ -64,7 +64,7 @@ def load_weights(
         backbone: From `build_backbone`, of the same spec. After an error its weights are what they were.
         spec: Which network it is.
         weights: `pretrained` (what ships with kerastl, else ImageNet), `imagenet` (Keras' published file),
-            `none`, or the path of a `.weights.h5`, a legacy `.h5` or a `.keras` file. In a file of a whole
+            `none` (random ones; a file's or preset's `Normalization` layers keep what they were adapted to), or the path of a `.weights.h5`, a legacy `.h5` or a `.keras` file. In a file of a whole
             model the part with the same layers is found. Of an encoder the path of a Hugging Face folder, or `pretrained` where
             it lies in `weights_dir`.
         weights_dir: Folder with Keras' published files, used instead of a download; the environment
@@ -75,7 +75,7 @@ def load_weights(
     """
     if weights == "none":
         if spec.file:
-            backbone.set_weights(type(backbone).from_config(backbone.get_config()).get_weights())
+            _draw_anew(backbone)
         return LoadedWeights("none", None, None)
     if spec.in_folder:
         folder = find_folder(spec, weights, _dir_of(weights_dir))
@@ -98,6 +98,20 @@ def load_weights(
     _check_is_file(path, weights)
     load_file(backbone, spec, path)
     return LoadedWeights(origin, sha256_of(path), str(path))
+
+
+def _draw_anew(backbone: keras.Model) -> None:
+    """Give a network the weights of a new one, but for `Normalization`: what it was adapted to is preprocessing."""
+    kept = {
+        id(variable)
+        for layer in walk_layers(backbone)
+        if isinstance(layer, keras.layers.Normalization)
+        for variable in layer.weights
+    }
+    drawn = type(backbone).from_config(backbone.get_config())
+    for variable, value in zip(backbone.weights, drawn.weights, strict=True):
+        if id(variable) not in kept:
+            variable.assign(value)
 
 
 def load_file(backbone: keras.Model, spec: BackboneSpec, path: Path) -> None:

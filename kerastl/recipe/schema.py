@@ -124,7 +124,7 @@ class _Backbone:
     engine: str = key(
         "auto",
         "what computes the frozen part: tensorflow, openvino (`pip install 'kerastl[openvino]'`; float32 on processors), or auto: "
-        "openvino where it is installed, agrees with tensorflow to 1e-4 and is not slower, for more than 1,000 examples, and "
+        "openvino where it is installed, agrees with tensorflow to 1e-4 and is not clearly slower, for more than 1,000 examples, and "
         "tensorflow elsewhere and with deterministic = true",
         choices=("auto", "tensorflow", "openvino"),
         affects="run",
