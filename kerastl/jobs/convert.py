@@ -96,11 +96,11 @@ def convert(
             published.
     """
     target = format_named(format)
+    require_packages(target)
     trained = TrainedRun(run)
     recipe, serving = trained.recipe, trained.serving
     if reason := refusal(target, serving):
         raise UserError(f"{trained.folder.path}: {reason}")
-    require_packages(target)
     name = name or recipe.name
     check_model_name(name)
     check_apart(recipe.data.source, exported_dir)
