@@ -12,13 +12,7 @@ from kerastl.data.names import class_name
 from kerastl.data.problems import Problems, shortened
 from kerastl.errors import DataError
 from kerastl.modality.text_files import why_file_not_utf8
-from kerastl.task.tags import (
-    OUTSIDE,
-    invalid_places,
-    is_tag,
-    scheme_of,
-    spans_of,
-)
+from kerastl.task.tags import OUTSIDE, invalid_places, is_tag, scheme_of, spans_of
 from kerastl.wording import counted
 
 DOCUMENT = "-DOCSTART-"

@@ -71,7 +71,6 @@ def _texts(x: Any, progress: Progress) -> tuple[bool, list[tuple[str, bytes | st
     if isinstance(x, Path):
         return x.is_file(), [contents_of(each) for each in find_texts([str(x)], progress)]
     one = isinstance(x, (str, bytes))
-    texts = utf8_texts(
-        [x] if one else x, "x", allow_empty=True
-    )  # which are answered as files that cannot be read
+    # Empty ones are answered as files that cannot be read.
+    texts = utf8_texts([x] if one else x, "x", allow_empty=True)
     return one, [(f"x[{row}]", text) for row, text in enumerate(texts)]

@@ -78,6 +78,11 @@ def answered(labels: Labels) -> np.ndarray:
     return labels.codes if isinstance(labels, StepLabels) else labels
 
 
+def named_groups(groups: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """Groups, object [n] of str, in which '' stands for none; those without one get a group by their number, int [n]."""
+    return np.array([group or f"\0{number}" for group, number in zip(groups, numbers, strict=True)], object)
+
+
 def answered_groups(labels: Labels, groups: np.ndarray) -> np.ndarray:
     """The group of each of `answered`, object [m] of str; what belongs to one document has one group at least.
 
@@ -87,7 +92,4 @@ def answered_groups(labels: Labels, groups: np.ndarray) -> np.ndarray:
     """
     if not isinstance(labels, StepLabels):
         return groups
-    named = np.array(
-        [group or f"\0{number}" for group, number in zip(groups, labels.documents, strict=True)], object
-    )
-    return named[labels.places[0]]
+    return named_groups(groups, labels.documents)[labels.places[0]]

@@ -17,7 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kerastl.data.step_labels import NONE, Labels, StepLabels, answered_groups
+from kerastl.data.step_labels import NONE, Labels, StepLabels, answered_groups, named_groups
 from kerastl.features.sequences import steps_for
 from kerastl.modality import Batch, Mixing, Modality
 from kerastl.modality.draws import example_keys
@@ -125,8 +125,7 @@ class Views:
         """Numbers int [m] that are equal for examples at `positions` which are left out together, as they are of one group."""
         if self.groups is None:
             return np.arange(len(positions))
-        names = [str(group) or f"\0{at}" for at, group in zip(positions, self.groups[positions], strict=True)]
-        return np.unique(names, return_inverse=True)[1]
+        return np.unique(named_groups(self.groups[positions], positions), return_inverse=True)[1]
 
     def batch(self, positions: np.ndarray, view: int | np.ndarray) -> Batch:
         """Named inputs at `positions`, [b, ...], all in one view or each in its own (int [b])."""

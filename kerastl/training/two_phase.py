@@ -118,8 +118,7 @@ class Steps:
     ) -> PhaseResult:
         """Train the head alone, on pooled features of the frozen backbone; it ends with its best weights."""
         freeze_backbone(network)
-        train, validation = train.rows, validation.rows
-        data = PhaseData(train, train.pooled_batch, validation, validation.pooled_batch)
+        data = _head_data(train, validation)
         began = time.perf_counter()
         solved = solve_head(network, data, recipe) if recipe.head.start == "solved" else ""
         result = self._run("head_phase", network.head, data, recipe.head_phase, recipe, solved=solved)
@@ -136,11 +135,9 @@ class Steps:
     ) -> PhaseResult:
         """Train head and blocks above the cut, which begin with the weights of the phase before and end with the better ones."""
         settings = recipe.finetune_phase
-        start = before.best
-        if (
-            settings.class_weights != recipe.head_phase.class_weights
-        ):  # its figures weigh classes in another way
-            start = _validated(network, train, validation, recipe)
+        # Figures that weigh classes in another way do not compare.
+        weighed_alike = settings.class_weights == recipe.head_phase.class_weights
+        start = before.best if weighed_alike else _validated(network, train, validation, recipe)
         rewind_dropout(network.head.layers)
         factors = begin_finetuning(network, cut, train, recipe)
         if cut.unfreeze_point == "input" and train.view_count > 1:
@@ -176,11 +173,15 @@ class Steps:
         )
 
 
+def _head_data(train: Features, validation: Features) -> PhaseData:
+    """Features that the head alone is trained and validated on."""
+    train, validation = train.rows, validation.rows
+    return PhaseData(train, train.pooled_batch, validation, validation.pooled_batch)
+
+
 def _validated(network: Network, train: Features, validation: Features, recipe: Settings) -> dict[str, float]:
     """Validation metrics of the head as it is, with classes weighed as in the fine-tune phase."""
-    train, validation = train.rows, validation.rows
-    data = PhaseData(train, train.pooled_batch, validation, validation.pooled_batch)
-    batch_size = evaluation_batch(recipe.head_phase)
+    data, batch_size = _head_data(train, validation), evaluation_batch(recipe.head_phase)
     return validate(inference_of(network.head), data, recipe.finetune_phase, recipe.task, batch_size)
 
 
