@@ -405,7 +405,7 @@ def test_spans_are_mended_where_that_is_asked_for(tmp_path: Path) -> None:
     entities = lines(tmp_path, *rows, mend=True)
     assert found(entities) == [[("Anna Schmidt", "PER")], [("Anna", "PER")], [("Anna", "PER")]]
     (warning,) = entities.warnings
-    assert warning.startswith("2 spans that cut words") and "now 'Anna Schmidt'" in warning
+    assert warning.startswith("2 spans that cut words") and "', now 'Anna Schmidt'" in warning
     with pytest.raises(DataError, match="blanks alone"):
         lines(tmp_path, one(4, 5), mend=True)
 

@@ -270,7 +270,7 @@ def _span(
     if whole != span:
         if whole is None or not reading.mend:
             raise ValueError(f"{_named(span, text)} {_why(span, whole, text)}")
-        reading.mended.append(f"{_named(span, text)}, now '{shortened(text[whole.start : whole.end])}'")
+        reading.mended.append(f"{_named(span, text)} now '{shortened(text[whole.start : whole.end])}'")
         return whole
     return span
 
