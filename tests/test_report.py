@@ -195,6 +195,12 @@ def test_the_curves_say_which_epoch_and_phase_were_kept(
     boundary = [line.get_xdata()[0] for line in drawn[0].axes[0].lines if line.get_linestyle() == "--"
                 and len(set(line.get_xdata())) == 1]  # fmt: skip
     assert boundary == [8.5]
+    plot_curves(
+        [("head_phase", []), HISTORIES[1]], tmp_path / "curves.png", {"head_phase": 0}, "finetune_phase"
+    )
+    solved = drawn[1]
+    assert solved.get_suptitle().startswith("head phase: no epochs\nfine-tune phase, kept: best")
+    assert [text.get_text() for text in solved.axes[0].texts] == ["fine-tune phase"]
 
 
 def test_the_curves_show_the_monitor_at_whose_best_value_an_epoch_was_kept(

@@ -98,9 +98,10 @@ def plot_curves(
             len(epochs) < total / 4
         ):  # a phase that is narrow beside the other: its name grows away from the edge
             position, align = (start + 0.5, "left") if number == 0 else (start + len(epochs) + 0.5, "right")
-        axes[0].annotate(
-            title, (position, 1.02), xycoords=axes[0].get_xaxis_transform(), ha=align, va="bottom"
-        )
+        if epochs:
+            axes[0].annotate(
+                title, (position, 1.02), xycoords=axes[0].get_xaxis_transform(), ha=align, va="bottom"
+            )
         start += len(epochs)
     # the figures stand above the curves: beside their points they would cover other points
     captions = [
@@ -160,6 +161,8 @@ def _caption(
     winner: str | None,
     monitor: str,
 ) -> str:
+    if not epochs:
+        return f"{phase_title(phase)}{', kept' if phase == winner else ''}: no epochs"
     best = best_epochs.get(phase, _lowest(_column(epochs, "val_loss")))
     if not 1 <= best <= len(epochs):
         better = "none better than what it began with of " if phase in best_epochs else ""
