@@ -32,11 +32,14 @@ FEW_EXAMPLES = 1000
 # TensorFlow holds constants about eight times, in graphs before and after optimisation and packed for its kernels: with
 # ResNet50's 94 MB a process takes 0.7 GB more than with variables, and 1.2 GB while it traces.
 LARGEST_CONSTANTS = 256_000_000
-# How much faster than OpenVINO TensorFlow has to be for a batch: a close race would be decided by chance.
+# How much faster than OpenVINO TensorFlow has to be for a batch, so that two runs do not differ in their last digits by chance.
 CLEAR = 1.15
+# Examples of a batch on which OpenVINO is compared with TensorFlow, and TensorFlow timed, about.
+COMPARED = 16
 # Parts of a batch that OpenVINO computes side by side, one core or more each, at most: cores that share one part wait for each
 # other after every layer (benchmarks/README.md).
 MOST_STREAMS = 8
+VARIABLES = "TensorFlow, weights in variables"
 MEND = 'Set backbone.engine = "tensorflow"'
 # (weights, inputs) -> whether OpenVINO was taken: one engine for all splits of a run and all trials of a search.
 _TAKEN = dict[tuple[object, ...], bool]()
@@ -99,7 +102,7 @@ def engine_for(prefix: Prefix, inputs: Batch) -> Engine:
         UserError: OpenVINO is asked for, and is not installed or cannot compute this network.
         TrainingError: OpenVINO is asked for, and its outputs are not TensorFlow's.
     """
-    specs = sorted(_specs(prefix.model, inputs).items())
+    specs = sorted(_specs(prefix.model, inputs, count_of(inputs)).items())
     # Without the sides that the model leaves open, such as the steps of texts.
     key = (prefix.weights, tuple((name, tuple(each.shape), each.dtype.name) for name, each in specs))
     taken = _TAKEN.get(key) if prefix.asked == "auto" else None
@@ -110,13 +113,17 @@ def engine_for(prefix: Prefix, inputs: Batch) -> Engine:
         raise UserError(f'backbone.engine = "openvino": {problem}. {MEND}')
     if prefix.asked == "tensorflow" or taken is False or problem:
         return in_constants(prefix.model, inputs)
-    reference = in_variables(prefix.model)
-    expected = reference.run(inputs)
+    spread = slice(None, None, max(1, count_of(inputs) // COMPARED))
+    some = {name: values[spread] for name, values in inputs.items()}
+    traced = _traced(prefix.model, inputs)
+    reference = Engine(VARIABLES, traced)
+    expected = reference.run(some)
     if not all(np.isfinite(each).all() for each in expected.values()):
-        return reference  # so that it is seen: the weights are damaged, and OpenVINO's rectifiers make zeros of NaN
+        return in_variables(prefix.model)  # which shows it; OpenVINO's rectifiers make zeros of NaN
     try:
-        engine = in_openvino(prefix.model, inputs)
-        difference = _checked(engine.run(inputs), expected)
+        engine = in_openvino(prefix.model, inputs, traced)
+        found = {name: values[spread] for name, values in engine.run(inputs).items()}
+        difference = _checked(found, expected)
     except (UserError, TrainingError) as error:
         if prefix.asked == "openvino":
             raise
@@ -124,9 +131,8 @@ def engine_for(prefix: Prefix, inputs: Batch) -> Engine:
         _TAKEN[key] = False
         return in_constants(prefix.model, inputs)
     if prefix.asked == "auto" and taken is None:
-        # Beside variables, which it outruns by far or not at all. Where the two are close, OpenVINO: were it chance, two runs would
-        # differ in their last digits.
-        ours, theirs = (count_of(inputs) / _seconds(each, inputs) for each in (engine, reference))
+        # Beside variables, which it outruns by far or not at all. A close race would be decided by chance: OpenVINO.
+        ours, theirs = _rate(engine, inputs), _rate(reference, some)
         taken = _TAKEN[key] = theirs <= CLEAR * ours
         sides = [(engine.name, ours), ("TensorFlow", theirs)]
         (first, rate), (second, other) = sides if taken else reversed(sides)
@@ -140,7 +146,7 @@ def engine_for(prefix: Prefix, inputs: Batch) -> Engine:
 
 def in_variables(model: keras.Model) -> Engine:
     """TensorFlow with the weights where they are: quick to trace, and computes with what they are at each call."""
-    return Engine("TensorFlow, weights in variables", _function(model, constants=False))
+    return Engine(VARIABLES, _function(model, constants=False))
 
 
 def in_constants(model: keras.Model, inputs: Batch) -> Engine:
@@ -158,14 +164,13 @@ def in_constants(model: keras.Model, inputs: Batch) -> Engine:
         return in_variables(model)
     function = _function(model, constants=True)
     try:
-        function.get_concrete_function(_specs(model, inputs))
-    except Exception:
-        # A layer of somebody's own may do with a variable what cannot be done with a constant, such as assign to it.
+        function.get_concrete_function(_specs(model, inputs, count_of(inputs)))
+    except Exception:  # a layer of somebody's own may do with a variable what a constant does not allow
         return in_variables(model)
     return Engine("TensorFlow, weights in constants", function)
 
 
-def in_openvino(model: keras.Model, inputs: Batch) -> Engine:
+def in_openvino(model: keras.Model, inputs: Batch, traced: Any = None) -> Engine:
     """OpenVINO on the processor, in float32, with the weights that there are now and as many threads as TensorFlow.
 
     A batch is computed in equal parts side by side, if it can be cut into as many as there are threads.
@@ -173,18 +178,18 @@ def in_openvino(model: keras.Model, inputs: Batch) -> Engine:
     Args:
         model: inputs -> outputs by name.
         inputs: a batch of the shapes and dtypes to compile for.
+        traced: the model as `_traced` gives it, if it was traced before.
 
     Raises:
         UserError: it cannot convert or compile this network.
     """
     import openvino
 
-    version = ".".join(openvino.get_version().split("-")[0].split(".")[:2])
+    version = ".".join(openvino.get_version().split(".")[:2])
     count, threads = count_of(inputs), _threads()
     streams = min(threads, MOST_STREAMS)
     size = count // streams if count % streams == 0 else count
-    shortened = {name: values[:size] for name, values in inputs.items()}
-    traced = _function(model, constants=False).get_concrete_function(_specs(model, shortened))
+    traced = traced or _traced(model, inputs)
     settings = {
         "INFERENCE_PRECISION_HINT": "f32",
         "NUM_STREAMS": count // size,
@@ -200,7 +205,10 @@ def in_openvino(model: keras.Model, inputs: Batch) -> Engine:
         # ones would follow the training.
         frontend = FrontEndManager().load_by_framework("tf")
         graph = create_tf_graph_iterator(traced, None, None, None, share_weights=False)
-        compiled = openvino.Core().compile_model(frontend.convert(frontend.load(graph)), "CPU", settings)
+        converted = frontend.convert(frontend.load(graph))
+        # A known size of batches is worth a few per cent of the rate.
+        converted.reshape({each: [size, *each.partial_shape[1:]] for each in converted.inputs})
+        compiled = openvino.Core().compile_model(converted, "CPU", settings)
         names = {each.name: name for each, name in zip(traced.inputs, sorted(inputs), strict=False)}
         ports = {names[name]: port for port in compiled.inputs for name in port.names & names.keys()}
         given = {name: compiled.output(name) for name in model.output}
@@ -244,11 +252,16 @@ def _function(model: keras.Model, constants: bool) -> Any:
     return tf.function(forward, autograph=False)
 
 
-def _specs(model: keras.Model, inputs: Batch) -> dict[str, tf.TensorSpec]:
-    """Of inputs in batches of one size; sides that the model leaves open stay so, as the next batch may have others."""
+def _traced(model: keras.Model, inputs: Batch) -> Any:
+    """A model with its variables as a function of named inputs, traced once for batches of any size."""
+    return _function(model, constants=False).get_concrete_function(_specs(model, inputs, None))
+
+
+def _specs(model: keras.Model, inputs: Batch, count: int | None) -> dict[str, tf.TensorSpec]:
+    """Of inputs in batches of one size, or any (None); sides that the model leaves open stay so, as the next batch may have others."""
     left = {each.name: each.shape[1:] for each in model.inputs}
     return {
-        name: tf.TensorSpec((each.shape[0], *left.get(name, each.shape[1:])), each.dtype, name)
+        name: tf.TensorSpec((count, *left.get(name, each.shape[1:])), each.dtype, name)
         for name, each in inputs.items()
     }
 
@@ -260,9 +273,7 @@ def _hindrance(precision: str) -> str:
     if precision != "float32":
         return f'it computes in float32, and this run in {precision}: set precision = "float32"'
     if tf.config.list_physical_devices("GPU"):
-        return (
-            "it computes on the processor, and this machine has a GPU: hide it with CUDA_VISIBLE_DEVICES=-1"
-        )
+        return "it computes on the processor, and there is a GPU: hide it with CUDA_VISIBLE_DEVICES=-1"
     return ""
 
 
@@ -294,11 +305,11 @@ def _checked(found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]
     return largest
 
 
-def _seconds(engine: Engine, inputs: Batch) -> float:
-    """Time that an engine takes for a batch, which it has computed before."""
+def _rate(engine: Engine, inputs: Batch) -> float:
+    """Examples a second of an engine, by a batch that it has computed before."""
     began = time.perf_counter()
     engine.run(inputs)
-    return time.perf_counter() - began
+    return count_of(inputs) / (time.perf_counter() - began)
 
 
 def _threads() -> int:
