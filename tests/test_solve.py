@@ -21,7 +21,7 @@ from kerastl.training import choose
 from kerastl.training.choose import WAYS, Choice
 from kerastl.training.ridge import PENALTIES, RidgeProblem, sample
 from kerastl.training.solve import logits_of_scores, solve
-from kerastl.training.two_phase import transfer
+from kerastl.training.two_phase import soften_head, transfer
 from kerastl.writing import WriteError
 
 COUNT, WIDTH = 60, 12
@@ -301,6 +301,36 @@ def test_a_solution_that_validation_finds_no_better_than_the_shares_is_not_kept(
     assert phase.history == () and bool(phase.solved) == informative and kept != informative
     assert any("better on validation" in line for line in said.warnings) != informative
     assert phase.best["val_calibrated_loss"] <= np.log(3) + 1e-6
+
+
+def test_trials_begin_fine_tuning_with_one_solution_of_the_same_features(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from test_features import new_network
+
+    from kerastl.training import two_phase
+
+    network, made, real = new_network(), [], two_phase.solve
+    monkeypatch.setattr(two_phase, "solve", lambda *some: made.append(1) or real(*some))
+    train, other = (widened(features(60, seed=seed), network.feature_count) for seed in (1, 2))
+    recipe = resolve(Recipe(), 60, 3)
+    soften_head(network, train, recipe)
+    first = network.logits.get_weights()
+    network.logits.kernel.assign(np.zeros(network.logits.kernel.shape))
+    later = dataclasses.replace(
+        recipe, finetune_phase=dataclasses.replace(recipe.finetune_phase, learning_rate=1e-5)
+    )
+    soften_head(network, train, later)
+    for one, again in zip(first, network.logits.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, again)
+    assert made == [1]
+    balanced = dataclasses.replace(recipe.head_phase, class_weights="balanced")
+    soften_head(network, train, dataclasses.replace(recipe, head_phase=balanced))
+    soften_head(network, other, recipe)
+    assert (network.logits.get_weights()[0] != first[0]).any()
+    network.normalization.mean = network.normalization.mean + 1
+    soften_head(network, other, recipe)
+    assert len(made) == 4, "other weights, other features, other statistics"
 
 
 def test_a_choice_is_made_once_for_the_same_features_and_anew_for_others(

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import keras
 import numpy as np
@@ -35,6 +36,8 @@ from kerastl.training.solve import Solution, solve
 
 # Of the head that fine-tuning begins with, in parts of the mean squared length of its features.
 FINETUNE_PENALTIES = np.array([30.0])
+# The same by features, and by what else it follows from: trials of a search that differ in their fine-tune phase begin with one.
+_SOFTENED: WeakKeyDictionary[Features, dict[tuple[Any, ...], Solution]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -215,7 +218,10 @@ def soften_head(network: Network, train: Features, recipe: Settings) -> None:
     begin with weights of zero. Measured in docs/rule.md.
     """
     last = last_part(network)
-    solution = _solution(network, train.rows, recipe, FINETUNE_PENALTIES, last)
+    normalization, found = network.normalization, _SOFTENED.setdefault(train.rows, {})
+    statistics = (np.asarray(each).tobytes() for each in (normalization.mean, normalization.variance))
+    key = (recipe.task.name, recipe.head_phase.class_weights, last.start, *statistics)
+    solution = found[key] = found.get(key) or _solution(network, train.rows, recipe, FINETUNE_PENALTIES, last)
     kernel = np.zeros(network.logits.kernel.shape, np.float32)
     kernel[last] = solution.kernel
     network.logits.set_weights([kernel, solution.bias])
