@@ -34,7 +34,7 @@ FEW_EXAMPLES = 1000
 LARGEST_CONSTANTS = 256_000_000
 # How much faster than OpenVINO TensorFlow has to be for a batch, so that two runs do not differ in their last digits by chance.
 CLEAR = 1.15
-# Examples of a batch on which OpenVINO is compared with TensorFlow, and TensorFlow timed, about.
+# About so many examples of a batch are given to TensorFlow, to compare OpenVINO with it and to time it.
 COMPARED = 16
 # Parts of a batch that OpenVINO computes side by side, one core or more each, at most: cores that share one part wait for each
 # other after every layer (benchmarks/README.md).
@@ -206,7 +206,7 @@ def in_openvino(model: keras.Model, inputs: Batch, traced: Any = None) -> Engine
         frontend = FrontEndManager().load_by_framework("tf")
         graph = create_tf_graph_iterator(traced, None, None, None, share_weights=False)
         converted = frontend.convert(frontend.load(graph))
-        # A known size of batches is worth a few per cent of the rate.
+        # So that kernels are chosen once, for parts of this size; an open one was as fast.
         converted.reshape({each: [size, *each.partial_shape[1:]] for each in converted.inputs})
         compiled = openvino.Core().compile_model(converted, "CPU", settings)
         names = {each.name: name for each, name in zip(traced.inputs, sorted(inputs), strict=False)}
